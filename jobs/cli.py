@@ -1,0 +1,44 @@
+"""What every entry point does the same way: parse, run, and turn a user's mistake into one line and exit code 2."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+Arguments = TypeVar("Arguments")
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def main(run: Callable[[Arguments], object], arguments: type[Arguments], description: str) -> None:
+    """Parse the command line into `arguments`, run, and exit.
+
+    A ValueError is the user's: it becomes one line on stderr and exit code 2. Anything else is ours and keeps its
+    traceback. `description` is the module's docstring; its first lines are examples.
+    """
+    check_imports()
+    logging.basicConfig(level=os.environ.get("COUNTERPOINT_LOG", "WARNING"), format="%(levelname)s %(message)s")
+    parsed = tyro.cli(arguments, description=description)
+    try:
+        run(parsed)
+    except ValueError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(USER_ERROR) from error
+    except KeyboardInterrupt:
+        print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def check_imports() -> None:
+    """Raise ImportError if another package (dask's, say) stands where ours should."""
+    import distributed
+
+    if not getattr(distributed, "COUNTERPOINT", False):
+        raise ImportError(
+            f"'distributed' was imported from {distributed.__file__}, which is not Counterpoint's; "
+            "run `python -m jobs.X` from the root of the checkout"
+        )
