@@ -1,0 +1,147 @@
+"""From a table of the log to the arrays a model reads, and the moments that put numeric features on one scale.
+
+Shapes: R rows, K categorical fields, N numeric features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pat
+
+from data.hashing import hash_array
+from data.log import Log, Part, PartFile, is_text
+from data.schema import CategoricalField, Schema
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded rows.
+
+    ids_RK         int64, C-contiguous: rows of the fused embedding table (every field's offset is added)
+    numeric_RN     float32, C-contiguous: as in the log, NaN where missing
+    click_R        float32, 0 or 1
+    conversion_R   float32, 0 or 1
+    weight_R       float32, or None if the schema names no weight
+    """
+
+    ids_RK: np.ndarray
+    numeric_RN: np.ndarray
+    click_R: np.ndarray
+    conversion_R: np.ndarray
+    weight_R: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.click_R)
+
+
+class Encoder:
+    """Encodes tables of one schema. `field_rows[k]` is the size of field k's block in the fused table."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.field_rows: tuple[int, ...] = tuple(field.rows for field in schema.categorical)
+        self.offsets: tuple[int, ...] = tuple(sum(self.field_rows[:k]) for k in range(len(self.field_rows)))
+        self._vocabularies = [pa.array(field.vocabulary) if field.vocabulary else None for field in schema.categorical]
+
+    def encode(self, table: pa.Table) -> Rows:
+        """Encode a table that holds the schema's columns (as Log.read_row_group reads it).
+
+        Raises ValueError naming the column where a numeric feature is infinite.
+        """
+        schema, rows = self.schema, table.num_rows
+        ids_RK = np.empty((rows, len(schema.categorical)), np.int64)
+        for k, (field, vocabulary) in enumerate(zip(schema.categorical, self._vocabularies, strict=True)):
+            np.add(field_ids(field, vocabulary, one_chunk(table, field.name)), self.offsets[k], out=ids_RK[:, k])
+        numeric_RN = numeric_values(table, schema.numeric)
+        infinite = np.isinf(numeric_RN).any(axis=0)
+        if infinite.any():
+            raise ValueError(f"column {schema.numeric[int(infinite.argmax())]!r} has an infinite value")
+        return Rows(
+            ids_RK,
+            numeric_RN,
+            number(table, schema.click),
+            number(table, schema.conversion),
+            number(table, schema.weight) if schema.weight else None,
+        )
+
+
+def field_ids(field: CategoricalField, vocabulary: pa.Array | None, column: pa.Array) -> np.ndarray:
+    """int64_R: the rows of the field's own block of the embedding table (see CategoricalField)."""
+    if field.kind == "hash":
+        hash_R = hash_array(column)
+        # numpy divides by a scalar without a division per element; it has no such path for %.
+        bucket_R = hash_R - hash_R // np.uint64(field.size) * np.uint64(field.size)
+        ids_R = bucket_R.view(np.int64) + 1
+    elif field.kind == "range":
+        values_R = column.fill_null(0).to_numpy()
+        ids_R = np.where((values_R >= 0) & (values_R < field.size), values_R, -1).astype(np.int64) + 2
+    else:
+        assert vocabulary is not None
+        if pat.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        column = column.cast(pa.large_string() if is_text(column.type) else pa.int64(), safe=False)
+        ids_R = pc.index_in(column, vocabulary.cast(column.type)).fill_null(-1).to_numpy().astype(np.int64)
+        # -1 (not in the vocabulary) becomes row 1
+        ids_R += 2
+    if column.null_count:
+        ids_R[column.is_null().to_numpy(zero_copy_only=False)] = 0
+    return ids_R
+
+
+def one_chunk(table: pa.Table, name: str) -> pa.Array:
+    combined = table.column(name).combine_chunks()
+    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def number(table: pa.Table, name: str) -> np.ndarray:
+    """float32_R of a column of numbers or booleans, NaN where missing."""
+    column = table.column(name)
+    if pat.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    values = column.cast(pa.float32(), safe=False)
+    return (values.fill_null(float("nan")) if values.null_count else values).to_numpy()
+
+
+def numeric_values(table: pa.Table, names: Sequence[str]) -> np.ndarray:
+    values_RN = np.empty((table.num_rows, len(names)), np.float32)
+    for n, name in enumerate(names):
+        values_RN[:, n] = number(table, name)
+    return values_RN
+
+
+def numeric_moments(log: Log, part: Part, max_rows: int = 1_000_000) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and population standard deviation of every numeric feature: (float64_N, float64_N).
+
+    Streams whole row groups, spread evenly over the part, until about max_rows rows are seen. Missing values are
+    left out; a constant feature has std 1, one without any value mean 0 and std 1. Moments of row groups are joined
+    as in Chan, Golub, LeVeque 1979. Raises ValueError naming file and column where a value is infinite.
+    """
+    names = list(log.schema.numeric)
+    count_N, mean_N, square_N = (np.zeros(len(names)) for _ in range(3))
+    for file, index in spread(part, max_rows) if names else ():
+        values_RN = numeric_values(log.read_row_group(file, index, names), names).astype(np.float64)
+        infinite = np.isinf(values_RN).any(axis=0)
+        if infinite.any():
+            raise ValueError(f"{file.path}: column {names[int(infinite.argmax())]!r} has an infinite value")
+        seen_RN = ~np.isnan(values_RN)
+        here_N = seen_RN.sum(axis=0)
+        here_mean_N = np.where(seen_RN, values_RN, 0).sum(axis=0) / np.maximum(here_N, 1)
+        here_square_N = (np.where(seen_RN, values_RN - here_mean_N, 0) ** 2).sum(axis=0)
+        total_N = np.maximum(count_N + here_N, 1)
+        shift_N = here_mean_N - mean_N
+        square_N += here_square_N + shift_N**2 * count_N * here_N / total_N
+        mean_N += shift_N * here_N / total_N
+        count_N += here_N
+    std_N = np.sqrt(square_N / np.maximum(count_N, 1))
+    # The mean of n equal floats can miss them by a rounding error, which is no spread.
+    return mean_N, np.where(std_N > 1e-9 * np.maximum(np.abs(mean_N), 1e-30), std_N, 1.0)
+
+
+def spread(part: Part, max_rows: int) -> list[tuple[PartFile, int]]:
+    """Row groups at even distances over the part, about max_rows rows together."""
+    groups = list(part.row_groups())
+    wanted = min(len(groups), max(1, -(-max_rows * len(groups) // max(part.rows, 1))))
+    return [groups[i * len(groups) // wanted] for i in range(wanted)]

@@ -1,0 +1,77 @@
+"""Checks the labels of a whole part before a run starts: a bad row found after an hour is an hour lost."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from data.log import Log, Part, PartFile
+
+THREADS = min(16, 2 * (os.cpu_count() or 1))
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    rows: int
+    clicks: int
+    conversions: int
+
+
+def check_labels(log: "Log", part: "Part") -> LabelFacts:
+    """Stream the click, conversion and weight columns of every file and count.
+
+    Raises ValueError naming file, column and row (counted from 0 in the file): a label that is missing or neither 0
+    nor 1, a conversion without a click, a weight that is missing, negative or infinite.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        facts = list(pool.map(lambda file: check_file(log, file), part.files))
+    return LabelFacts(sum(f.rows for f in facts), sum(f.clicks for f in facts), sum(f.conversions for f in facts))
+
+
+def check_file(log: "Log", file: "PartFile") -> LabelFacts:
+    schema = log.schema
+    columns = [schema.click, schema.conversion, *([schema.weight] if schema.weight else [])]
+    start = clicks = conversions = 0
+    for index, rows in enumerate(file.row_groups):
+        table = log.read_row_group(file, index, columns)
+        click_R, conversion_R = (label(table, name, file.path, start) for name in columns[:2])
+        unclicked = np.flatnonzero(conversion_R & ~click_R)
+        if len(unclicked):
+            raise ValueError(
+                f"{file.path}: row {start + unclicked[0]}: column {schema.conversion!r} is 1 where {schema.click!r} "
+                "is 0; a conversion needs a click"
+            )
+        if schema.weight:
+            check_weight(table, schema.weight, file.path, start)
+        start += rows
+        clicks += int(click_R.sum())
+        conversions += int(conversion_R.sum())
+    return LabelFacts(start, clicks, conversions)
+
+
+def label(table: pa.Table, name: str, path: str, start: int) -> np.ndarray:
+    """The column as bool_R."""
+    column = table.column(name)
+    if column.null_count:
+        row = start + int(np.flatnonzero(column.is_null().to_numpy())[0])
+        raise ValueError(f"{path}: row {row}: column {name!r} is missing; a label is 0 or 1")
+    values_R = column.to_numpy()
+    wrong = np.flatnonzero((values_R != 0) & (values_R != 1))
+    if len(wrong):
+        row = start + int(wrong[0])
+        raise ValueError(f"{path}: row {row}: column {name!r} is {values_R[wrong[0]]}; a label is 0 or 1")
+    return values_R.astype(bool)
+
+
+def check_weight(table: pa.Table, name: str, path: str, start: int) -> None:
+    weight_R = table.column(name).cast(pa.float64()).fill_null(float("nan")).to_numpy()
+    wrong = np.flatnonzero(~((weight_R >= 0) & (weight_R < np.inf)))
+    if len(wrong):
+        raise ValueError(
+            f"{path}: row {start + int(wrong[0])}: column {name!r} is {weight_R[wrong[0]]}; "
+            "a weight is a finite number of at least 0"
+        )

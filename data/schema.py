@@ -1,0 +1,240 @@
+"""What the columns of an exposure log mean: schema.json, read, checked and written.
+
+    {"format": "counterpoint.schema", "version": 1, "name": "my log",
+     "categorical": [{"name": "user_id", "kind": "hash", "size": 100000},
+                     {"name": "channel", "kind": "vocabulary", "vocabulary": ["search", "feed"]},
+                     {"name": "hour", "kind": "range", "size": 24}],
+     "numeric": ["price"], "click": "click", "conversion": "conversion",
+     "exposure": "exposure_id", "user": "user_id", "request": "request_id", "weight": null, "value": null,
+     "truth": {"key": "exposure_id", "potential_conversion": "potential_conversion",
+               "propensity": "propensity", "conversion_probability": "conversion_probability"}}
+
+Features are an allow-list: only `categorical` and `numeric` reach a model, and a label among them is an error.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORMAT, VERSION = "counterpoint.schema", 1
+SCHEMA_FILE = "schema.json"
+KINDS = ("hash", "vocabulary", "range")
+REQUIRED_KEYS = ("format", "version", "name", "categorical", "numeric", "click", "conversion")
+OPTIONAL_KEYS = ("exposure", "user", "request", "weight", "value", "truth")
+TRUTH_KEYS = ("key", "potential_conversion", "propensity", "conversion_probability")
+
+
+@dataclass(frozen=True)
+class CategoricalField:
+    """One categorical feature and how its values become rows of an embedding table.
+
+    hash        any int or string -> 1 + hash(value) % size
+    vocabulary  the listed values -> 2 + place in the list
+    range       the ints 0 .. size-1 -> 2 + value
+    Row 0 is a missing value; vocabulary and range keep row 1 for values that are not in them.
+    """
+
+    name: str
+    kind: str
+    size: int = 0
+    vocabulary: tuple[int, ...] | tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding table that this field needs."""
+        if self.kind == "hash":
+            return 1 + self.size
+        return 2 + (len(self.vocabulary) if self.kind == "vocabulary" else self.size)
+
+    def to_dict(self) -> dict[str, Any]:
+        if self.kind == "vocabulary":
+            return {"name": self.name, "kind": self.kind, "vocabulary": list(self.vocabulary)}
+        return {"name": self.name, "kind": self.kind, "size": self.size}
+
+
+@dataclass(frozen=True)
+class TruthColumns:
+    """Columns of the truth files: what a log does not show and a simulation or an experiment knows."""
+
+    key: str
+    potential_conversion: str
+    propensity: str | None = None
+    conversion_probability: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in TRUTH_KEYS}
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a log. Raises ValueError where a feature is a label, is listed twice or has no values."""
+
+    name: str
+    categorical: tuple[CategoricalField, ...]
+    numeric: tuple[str, ...]
+    click: str
+    conversion: str
+    exposure: str | None = None
+    user: str | None = None
+    request: str | None = None
+    weight: str | None = None
+    value: str | None = None
+    truth: TruthColumns | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return tuple(field.name for field in self.categorical) + self.numeric
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns read for training: the features, click, conversion and, if there is one, the weight."""
+        return [*self.features, self.click, self.conversion, *([self.weight] if self.weight else [])]
+
+    @property
+    def all_columns(self) -> list[str]:
+        """`columns` and the identifiers and values beside them, each once."""
+        others = [self.exposure, self.user, self.request, self.value]
+        return list(dict.fromkeys([*self.columns, *(name for name in others if name)]))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": self.name,
+            "categorical": [field.to_dict() for field in self.categorical],
+            "numeric": list(self.numeric),
+            "click": self.click,
+            "conversion": self.conversion,
+            **{key: getattr(self, key) for key in OPTIONAL_KEYS[:-1]},
+            "truth": self.truth.to_dict() if self.truth else None,
+        }
+
+    @classmethod
+    def from_dict(cls, value: object, where: str = SCHEMA_FILE) -> "Schema":
+        """Check a parsed schema.json; `where` opens the message of every ValueError."""
+        keys = expect_keys(value, REQUIRED_KEYS, OPTIONAL_KEYS, where)
+        if keys["format"] != FORMAT or keys["version"] != VERSION:
+            found = f"format {keys['format']!r} version {keys['version']!r}"
+            raise ValueError(f"{where}: {found}; this reads {FORMAT!r} version {VERSION}")
+        for key in ("categorical", "numeric"):
+            if not isinstance(keys[key], list):
+                raise ValueError(f"{where}: {key!r} must be a list")
+        truth = keys.get("truth")
+        if truth is not None:
+            given = expect_keys(truth, TRUTH_KEYS[:2], TRUTH_KEYS[2:], f"{where}: 'truth'")
+            names = {
+                key: column_name(given.get(key), f"{where}: truth {key!r}", key in TRUTH_KEYS[2:]) for key in given
+            }
+            truth = TruthColumns(**names)  # type: ignore[arg-type]
+        try:
+            return cls(
+                name=column_name(keys["name"], "'name'") or "",
+                categorical=tuple(categorical_field(entry) for entry in keys["categorical"]),
+                numeric=tuple(column_name(entry, "a 'numeric' entry") or "" for entry in keys["numeric"]),
+                click=column_name(keys["click"], "'click'") or "",
+                conversion=column_name(keys["conversion"], "'conversion'") or "",
+                **{key: column_name(keys.get(key), repr(key), True) for key in OPTIONAL_KEYS[:-1]},
+                truth=truth,
+            )
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str = SCHEMA_FILE) -> "Schema":
+        try:
+            value = json.loads(text)
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{where}: not readable as JSON ({error})") from None
+        return cls.from_dict(value, where)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Schema":
+        """Read schema.json; raise ValueError naming the file if it is absent, no JSON or no schema."""
+        try:
+            text = Path(path).read_bytes()
+        except FileNotFoundError:
+            raise ValueError(f"{path}: no such file; a log directory needs a {SCHEMA_FILE}") from None
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+        return cls.from_json(text, str(path))
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+
+
+def check_fields(schema: Schema) -> None:
+    if not schema.features:
+        raise ValueError("no features: list columns under 'categorical' or 'numeric'")
+    repeated = sorted({name for name in schema.features if schema.features.count(name) > 1})
+    if repeated:
+        raise ValueError(f"feature {repeated[0]!r} is listed twice")
+    if schema.click == schema.conversion:
+        raise ValueError(f"'click' and 'conversion' are the same column {schema.click!r}")
+    forbidden = {schema.click: "the click label", schema.conversion: "the conversion label"}
+    if schema.weight:
+        forbidden[schema.weight] = "the row weight"
+    if schema.exposure:
+        forbidden[schema.exposure] = "the exposure key"
+    for key, name in schema.truth.to_dict().items() if schema.truth else ():
+        if name is not None:
+            forbidden.setdefault(name, f"the truth column {key!r}")
+    leaks = [name for name in schema.features if name in forbidden]
+    if leaks:
+        raise ValueError(f"column {leaks[0]!r} is {forbidden[leaks[0]]} and cannot be a feature")
+    if schema.truth and schema.exposure is None:
+        raise ValueError("'truth' is joined by the exposure key: name its column under 'exposure'")
+    for field in schema.categorical:
+        check_field(field)
+
+
+def check_field(field: CategoricalField) -> None:
+    if field.kind not in KINDS:
+        raise ValueError(f"column {field.name!r}: kind {field.kind!r} is none of {', '.join(KINDS)}")
+    if field.kind != "vocabulary":
+        if isinstance(field.size, bool) or not isinstance(field.size, int) or field.size < 1:
+            raise ValueError(f"column {field.name!r}: size is {field.size!r}, must be a whole number of at least 1")
+        return
+    if not field.vocabulary:
+        raise ValueError(f"column {field.name!r}: the vocabulary is empty")
+    if {type(value) for value in field.vocabulary} not in ({int}, {str}):
+        raise ValueError(f"column {field.name!r}: a vocabulary is all strings or all whole numbers")
+    if len(set(field.vocabulary)) < len(field.vocabulary):
+        raise ValueError(f"column {field.name!r}: the vocabulary lists a value twice")
+
+
+def categorical_field(entry: object) -> CategoricalField:
+    given = expect_keys(entry, ("name", "kind"), ("size", "vocabulary"), "a 'categorical' entry")
+    name = column_name(given["name"], "the 'name' of a 'categorical' entry") or ""
+    own, other = ("vocabulary", "size") if given["kind"] == "vocabulary" else ("size", "vocabulary")
+    if own not in given or other in given:
+        raise ValueError(f"column {name!r}: kind {given['kind']!r} takes {own!r}, and no {other!r}")
+    if own == "size":
+        return CategoricalField(name, given["kind"], given["size"])
+    if not isinstance(given["vocabulary"], list):
+        raise ValueError(f"column {name!r}: 'vocabulary' must be a list")
+    return CategoricalField(name, given["kind"], vocabulary=tuple(given["vocabulary"]))
+
+
+def column_name(value: object, what: str, optional: bool = False) -> str | None:
+    if value is None and optional:
+        return None
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{what} must be a non-empty string{' or null' if optional else ''}, not {value!r}")
+    return value
+
+
+def expect_keys(value: object, required: tuple[str, ...], optional: tuple[str, ...], where: str) -> dict[str, Any]:
+    """The JSON object itself, if it has the required keys and no unknown one."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: must be a JSON object, not {type(value).__name__}")
+    unknown = [key for key in value if key not in required + optional]
+    if unknown:
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}; valid keys: {', '.join(required + optional)}")
+    missing = [key for key in required if key not in value]
+    if missing:
+        raise ValueError(f"{where}: missing key {missing[0]!r}; valid keys: {', '.join(required + optional)}")
+    return value

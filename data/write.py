@@ -1,0 +1,168 @@
+"""Writing a log whole or not at all.
+
+    with new_log(out, schema) as directory:
+        with PartWriter(directory, "train", schema) as writer:
+            writer.write(table, truth_table)
+
+Everything goes into a hidden sibling of `out` and is renamed when the last file is closed, so a killed run leaves no
+directory that could be mistaken for a log.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.log import TRUTH
+from data.schema import SCHEMA_FILE, Schema
+
+ROWS_PER_GROUP = 16_384
+ROWS_PER_FILE = 131_072
+
+
+@contextmanager
+def new_log(out: str | Path, schema: Schema) -> Iterator[Path]:
+    """Give a directory to fill; on a clean exit add schema.json and rename it to `out`, else remove it.
+
+    Raises ValueError if `out` holds anything already.
+    """
+    out = Path(out).absolute()
+    check_new(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    directory = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    try:
+        yield directory
+        schema.save(directory / SCHEMA_FILE)
+        directory.replace(out)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+def check_new(out: Path) -> None:
+    """Raise ValueError unless `out` is absent or an empty directory."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file; choose a new directory")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out}: is not empty; choose a new directory")
+
+
+@dataclass
+class PartFacts:
+    """What was written: counts of rows and labels and, with truth, of potential conversions."""
+
+    rows: int = 0
+    clicks: int = 0
+    conversions: int = 0
+    potential: int | None = None
+    potential_clicked: int | None = None
+
+
+class PartWriter:
+    """Writes tables of any length as part-00000.parquet ... with row groups of one size.
+
+    The truth goes to files of the same names and row order under truth/. The bytes depend on the rows alone, not on
+    how they were cut into tables.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        part: str,
+        schema: Schema,
+        rows_per_file: int = ROWS_PER_FILE,
+        rows_per_group: int = ROWS_PER_GROUP,
+    ) -> None:
+        if rows_per_group < 1 or rows_per_file < rows_per_group:
+            raise ValueError(f"{rows_per_group} rows a row group, {rows_per_file} rows a file: need 1 <= group <= file")
+        self.schema, self.part, self.directory = schema, part, directory
+        self.rows_per_group = rows_per_group
+        self.groups_per_file = rows_per_file // rows_per_group
+        self.facts = PartFacts()
+        self._waiting: list[tuple[pa.Table, pa.Table | None]] = []
+        self._waiting_rows = self._groups = 0
+        self._files: list[Any] = []
+
+    def write(self, table: pa.Table, truth: pa.Table | None = None) -> None:
+        """Add rows, and their truth in the same order; whole row groups go to disk at once."""
+        assert truth is None or truth.num_rows == table.num_rows
+        self._count(table, truth)
+        self._waiting.append((table, truth))
+        self._waiting_rows += table.num_rows
+        while self._waiting_rows >= self.rows_per_group:
+            self._write_group(self.rows_per_group)
+
+    def close(self) -> PartFacts:
+        """Write what is left. A part without rows is an empty directory, which Log.part refuses."""
+        if self._waiting_rows:
+            self._write_group(self._waiting_rows)
+        self._close_files()
+        return self.facts
+
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._close_files()
+
+    def _count(self, table: pa.Table, truth: pa.Table | None) -> None:
+        facts = self.facts
+        click_R = table.column(self.schema.click).to_numpy().astype(bool)
+        facts.rows += table.num_rows
+        facts.clicks += int(click_R.sum())
+        facts.conversions += int(table.column(self.schema.conversion).to_numpy().astype(bool).sum())
+        if truth is not None and self.schema.truth:
+            potential_R = truth.column(self.schema.truth.potential_conversion).to_numpy()
+            facts.potential = (facts.potential or 0) + int(potential_R.sum())
+            facts.potential_clicked = (facts.potential_clicked or 0) + int(potential_R[click_R].sum())
+
+    def _write_group(self, rows: int) -> None:
+        joined = [pa.concat_tables(t) for t in zip(*self._waiting, strict=True) if t[0] is not None]
+        self._waiting_rows = joined[0].num_rows - rows
+        rest = [table.slice(rows) for table in joined]
+        self._waiting = [(rest[0], rest[1] if len(rest) > 1 else None)] if self._waiting_rows else []
+        if self._groups % self.groups_per_file == 0:
+            self._close_files()
+            self._open_files(joined)
+        for file, table in zip(self._files, joined, strict=True):
+            file.write_table(table.slice(0, rows).combine_chunks(), row_group_size=rows)
+        self._groups += 1
+
+    def _open_files(self, tables: list[pa.Table]) -> None:
+        name = f"part-{self._groups // self.groups_per_file:05d}.parquet"
+        folders = [self.directory / self.part, self.directory / TRUTH / self.part]
+        for folder, table in zip(folders, tables, strict=False):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._files.append(
+                pq.ParquetWriter(folder / name, table.schema, compression="zstd", write_page_checksum=True)
+            )
+
+    def _close_files(self) -> None:
+        for file in self._files:
+            file.close()
+        self._files = []
+
+
+def truth_table(
+    schema: Schema, exposure_R: np.ndarray, potential_R: np.ndarray, **probabilities: np.ndarray
+) -> pa.Table:
+    """A truth table in the types that every log of ours has; probabilities: propensity, conversion_probability."""
+    assert schema.truth is not None
+    columns = {schema.truth.key: pa.array(exposure_R, pa.int64())}
+    columns[schema.truth.potential_conversion] = pa.array(potential_R, pa.int8())
+    for key, values_R in probabilities.items():
+        columns[getattr(schema.truth, key)] = pa.array(values_R, pa.float32())
+    return pa.table(columns)
