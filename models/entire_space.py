@@ -1,0 +1,66 @@
+"""The model: fused embedding -> backbone -> one tower per task -> named logits.
+
+Shapes: B rows, K categorical fields, N numeric features, E embedding width.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from models.backbones.base import BackboneConfig
+from models.embedding import FusedEmbedding
+from models.layers import MLP, Standardise
+from models.registry import build_backbone
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    embedding_width: int = 16
+    """Width of every field's embedding vector."""
+    embedding_scale: float = 0.01
+    """Standard deviation of the embedding's initial values."""
+    tower_hidden: tuple[int, ...] = (32,)
+    """Layer widths of each task's tower."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+
+    def __post_init__(self) -> None:
+        if self.embedding_width < 1:
+            raise ValueError(f"model.embedding_width must be at least 1, got {self.embedding_width}")
+        if self.embedding_scale <= 0:
+            raise ValueError(f"model.embedding_scale must be positive, got {self.embedding_scale}")
+        if any(width < 1 for width in self.tower_hidden):
+            raise ValueError(f"model.tower_hidden needs positive widths, got {self.tower_hidden}")
+
+
+class EntireSpaceModel(nn.Module):
+    """Logits of every task for every exposure, clicked or not.
+
+    field_rows: rows of the fused table that each categorical field owns; numerics: how many numeric features;
+    tasks: names such as ("ctr", "cvr"), decided by the objective; seed: the whole initialisation.
+    """
+
+    def __init__(
+        self, config: ModelConfig, field_rows: tuple[int, ...], numerics: int, tasks: tuple[str, ...], seed: int
+    ) -> None:
+        super().__init__()
+        if not field_rows and not numerics:
+            raise ValueError("the schema lists no features: name at least one categorical or numeric column")
+        self.tasks = tasks
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.embedding = FusedEmbedding(field_rows, config.embedding_width, config.embedding_scale)
+            self.standardise = Standardise(numerics)
+            inputs = self.embedding.output_width + numerics
+            self.backbone = build_backbone(config.backbone, inputs, len(tasks))
+            width: int = self.backbone.output_width
+            dropout = config.backbone.dropout
+            self.towers = nn.ModuleDict({task: MLP(width, config.tower_hidden, 1, dropout) for task in tasks})
+
+    def forward(self, ids_BK: Tensor, numeric_BN: Tensor) -> dict[str, Tensor]:
+        """ids with field offsets added, raw numerics (NaN = missing) -> {task: logit_B}."""
+        x_BI = torch.cat([self.embedding(ids_BK), self.standardise(numeric_BN)], dim=1)
+        representations = self.backbone(x_BI)
+        return {
+            task: self.towers[task](h_BH).squeeze(1) for task, h_BH in zip(self.tasks, representations, strict=True)
+        }
