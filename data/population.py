@@ -11,8 +11,8 @@ import numpy as np
 SEGMENTS, CATEGORIES, CITIES, TASTES = 12, 40, 200, 4
 AGES = ("<18", "18-24", "25-29", "30-34", "35-44", "45-54", "55+")
 CHANNELS = ("search", "feed", "cart", "mail")
-SPREAD = 0.5  # of a user's or item's taste around its group's
-MISLABELLED = 0.1  # share of users and items filed under a random segment or category
+SPREAD = 0.25  # of a user's or item's taste around its group's
+MISLABELLED = 0.05  # share of users and items filed under a random segment or category
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ def draw_population(rng: np.random.Generator, users: int, items: int) -> Populat
     share_U = long_tail(rng, users, exponent=0.8, flat=20)
     activity_U = rng.normal(size=users)
 
-    brands, shops = max(items // 10, 1), max(items // 5, 1)
+    brands, shops = max(items // 50, 1), max(items // 20, 1)
     brand_I, shop_I = rng.integers(brands, size=items), rng.integers(shops, size=items)
     share_I = long_tail(rng, items, exponent=1.0, flat=10)
     popularity_I = standardised(np.log(share_I))
-    appeal_I = 0.5 * popularity_I + 0.6 * rng.normal(size=brands)[brand_I] + 0.6 * rng.normal(size=items)
-    quality_I = 0.7 * rng.normal(size=shops)[shop_I] + 0.7 * rng.normal(size=items)
+    appeal_I = 0.5 * popularity_I + 0.7 * rng.normal(size=brands)[brand_I] + 0.25 * rng.normal(size=items)
+    quality_I = 0.8 * rng.normal(size=shops)[shop_I] + 0.4 * rng.normal(size=items)
     log_price_I = 0.6 * rng.normal(size=CATEGORIES)[group_I] + 0.8 * rng.normal(size=items)
     return Population(
         user_cdf_U=np.cumsum(share_U),
@@ -69,9 +69,9 @@ def draw_population(rng: np.random.Generator, users: int, items: int) -> Populat
         activity_U=activity_U,
         budget_U=budget_U,
         segment_U=mislabelled(rng, group_U, SEGMENTS),
-        age_U=banded(0.7 * budget_U + 0.7 * rng.normal(size=users), len(AGES)),
+        age_U=banded(0.8 * budget_U + 0.4 * rng.normal(size=users), len(AGES)),
         city_U=banded(0.5 * budget_U + rng.normal(size=users), CITIES),
-        user_activity_U=np.exp(0.5 * activity_U + 0.2 * rng.normal(size=users)),
+        user_activity_U=np.exp(0.5 * activity_U + 0.1 * rng.normal(size=users)),
         item_cdf_I=np.cumsum(share_I),
         item_taste_ID=(category_taste[group_I] + SPREAD * rng.normal(size=(items, TASTES))).astype(np.float32),
         appeal_I=appeal_I,

@@ -20,7 +20,7 @@ for each exposure and shown nowhere. With hidden = 0 (the default) q and p are f
 (user_id and item_id settle z, appeal, activity, quality, budget and price), so weighting clicks by 1/q is unbiased.
 b_click solves E[q] = click_rate and b_conversion solves E[q p]/E[q] = conversion_rate on a fixed sample of exposures.
 
-Tastes z lie in 4 dimensions around 12 segments' and 40 categories' centres; one user or item in ten is filed under a
+Tastes z lie in 4 dimensions around 12 segments' and 40 categories' centres; one user or item in twenty is filed under a
 random segment or category. Users and items follow a Zipf-Mandelbrot law. A request is one user's list of 30 items.
 Every draw is addressed by the seed and a place under it (data/generate.py), so its order does not matter.
 """
