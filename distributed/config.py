@@ -1,0 +1,159 @@
+"""Everything a training run can be told, as one tree of dataclasses; `--set a.b=c` writes into it.
+
+TrainConfig is what decides the result; where a run reads, writes and on how many workers is not in it.
+"""
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from models.entire_space import ModelConfig
+from models.objectives.base import ObjectiveConfig
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    lanes: int = 8
+    """The epoch's shuffled rows are cut into this many lanes; a global batch takes an equal share of each, and each
+    worker reads its own lanes. Batches do not depend on the number of workers, which may be at most this."""
+    shuffle_rows: int = 32_768
+    """Rows of a lane that are shuffled together (beside the shuffle of all row groups)."""
+    read_ahead: int = 8
+    """Batches that a reader thread keeps ready."""
+
+    def __post_init__(self) -> None:
+        at_least("stream.lanes", self.lanes, 1)
+        at_least("stream.shuffle_rows", self.shuffle_rows, 1)
+        at_least("stream.read_ahead", self.read_ahead, 1)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    learning_rate: float = 1e-3
+    """Adam's rate for everything but the embedding table."""
+    embedding_learning_rate: float = 1e-3
+    """The table's rate."""
+    embedding: str = "adam"
+    """The table's row-wise optimizer: adam (two moments a weight, touched rows only) or adagrad (one number a row)."""
+    weight_decay: float = 0.0
+    """L2 decay (decoupled, as in AdamW) of the dense weights."""
+
+    def __post_init__(self) -> None:
+        for key in ("learning_rate", "embedding_learning_rate"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"optimizer.{key} must be positive, got {getattr(self, key)}")
+        if self.weight_decay < 0:
+            raise ValueError(f"optimizer.weight_decay must be at least 0, got {self.weight_decay}")
+        if self.embedding not in ("adam", "adagrad"):
+            raise ValueError(f"optimizer.embedding must be 'adam' or 'adagrad', got {self.embedding!r}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    epochs: int = 3
+    """Passes over the training part, at most; the best epoch on the validation part is kept."""
+    batch_size: int = 2048
+    """Rows of a global batch, over all workers."""
+    seed: int = 0
+    """Decides initialisation, shuffles and dropout."""
+    stop_metric: str = "ctcvr.log_loss"
+    """Validation figure that picks the best epoch and stops early: SPACE.FIGURE with SPACE of ctr, cvr.click, ctcvr
+    and FIGURE of auc, log_loss."""
+    patience: int = 2
+    """Stop after this many validations without a better stop_metric; 0 never stops early."""
+    checkpoint_steps: int = 0
+    """Save a checkpoint every so many steps, beside the one each epoch ends with; 0 = only then."""
+    log_steps: int = 20
+    """Steps between two lines of metrics.jsonl."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    stream: StreamConfig = field(default_factory=StreamConfig)
+
+    def __post_init__(self) -> None:
+        at_least("epochs", self.epochs, 1)
+        at_least("batch_size", self.batch_size, 1)
+        at_least("patience", self.patience, 0)
+        at_least("checkpoint_steps", self.checkpoint_steps, 0)
+        at_least("log_steps", self.log_steps, 1)
+        spaces, figures = ("ctr", "cvr.click", "ctcvr"), ("auc", "log_loss")
+        if self.stop_metric not in [f"{space}.{figure}" for space in spaces for figure in figures]:
+            raise ValueError(f"stop_metric {self.stop_metric!r}: want one of {spaces} with .auc or .log_loss")
+        if self.batch_size < self.stream.lanes:
+            raise ValueError(f"batch_size {self.batch_size} is below stream.lanes {self.stream.lanes}")
+
+
+def at_least(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{key} must be at least {least}, got {value}")
+
+
+Config = TypeVar("Config")
+
+
+def override(config: Config, assignments: list[str]) -> Config:
+    """A copy of a dataclass tree with `a.b=value` assignments applied, values read by the field's type.
+
+    Raises ValueError for an unknown key (listing the valid ones) or a value of another type.
+    """
+    tree = dataclasses.asdict(config)  # type: ignore[call-overload]
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"--set {assignment}: want key=value")
+        kind = leaf_type(type(config), key.strip())
+        *parents, leaf = key.strip().split(".")
+        node = tree
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = parse(key.strip(), text.strip(), kind)
+    return from_dict(type(config), tree)
+
+
+def from_dict(kind: type[Config], tree: dict[str, Any], where: str = "") -> Config:
+    """Build a dataclass tree from plain dicts and lists; an unknown key is a ValueError that lists the valid ones."""
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in tree.items():
+        if key not in hints:
+            raise ValueError(f"unknown key {where + key!r}; valid keys: {', '.join(where + name for name in hints)}")
+        if dataclasses.is_dataclass(hints[key]):
+            value = from_dict(hints[key], value, f"{where}{key}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[key] = value
+    return kind(**values)
+
+
+def leaf_type(kind: Any, key: str) -> Any:
+    """The type of a dotted key; ValueError listing every valid key if there is none."""
+    hint = kind
+    for name in key.split("."):
+        hints = typing.get_type_hints(hint) if dataclasses.is_dataclass(hint) else {}
+        if name not in hints:
+            raise ValueError(f"unknown key {key!r}; valid keys: {', '.join(leaf_keys(kind))}")
+        hint = hints[name]
+    if dataclasses.is_dataclass(hint):
+        raise ValueError(f"{key!r} is a group; its keys: {', '.join(leaf_keys(hint, key + '.'))}")
+    return hint
+
+
+def leaf_keys(kind: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for name, hint in typing.get_type_hints(kind).items():
+        keys += leaf_keys(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else [prefix + name]
+    return keys
+
+
+def parse(key: str, text: str, hint: Any) -> Any:
+    """Read `text` as `hint`: int, float, str, a union of them, or a tuple of ints written 128,64."""
+    if typing.get_origin(hint) is tuple:
+        return tuple(parse(key, part, int) for part in text.strip("()[] ").split(",") if part.strip())
+    for kind in typing.get_args(hint) or (hint,):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    names = " or ".join(kind.__name__ for kind in typing.get_args(hint) or (hint,))
+    raise ValueError(f"--set {key}={text}: want {names}")

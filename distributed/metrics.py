@@ -1,0 +1,153 @@
+"""AUC, log-loss, PCOC and calibration of any number of predictions in fixed memory, added up over workers.
+
+Scores fall into 2^18 equal bins of the logit over [-20, 20] (a bin is 1.5e-4 wide, relative in probability where it is
+small). Counts are integers and add exactly, so the AUC of a part is the same bits however the rows were dealt. The only
+approximation is that scores of one bin count as tied; `auc_error` bounds what that can change.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from distributed.collectives import sum_over_workers
+
+BINS = 2**18
+LIMIT = 20.0
+
+
+@dataclass
+class BinaryMetrics:
+    """Figures of one prediction in one space: feed rows with `add`, join workers with `merge`, then read `figures`."""
+
+    counts_2N: Tensor = field(default_factory=lambda: torch.zeros(2, BINS, dtype=torch.int64))
+    """Rows by label (0, 1) and bin."""
+    sums_2: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
+    """Sum of the log-losses and of the predictions."""
+
+    def add(self, logit_B: Tensor, label_B: Tensor) -> None:
+        logit_B, label_B = logit_B.detach().cpu().double(), label_B.detach().cpu().double()
+        bin_B = ((logit_B + LIMIT) * (BINS / (2 * LIMIT))).clamp_(0, BINS - 1).long()
+        index_B = bin_B + BINS * (label_B > 0.5).long()
+        self.counts_2N += torch.bincount(index_B, minlength=2 * BINS).view(2, BINS)
+        self.sums_2 += torch.stack([(softplus(logit_B) - label_B * logit_B).sum(), logit_B.sigmoid().sum()])
+
+    def merge(self, device: torch.device) -> None:
+        """Add up over workers; every worker then holds the whole."""
+        self.counts_2N = sum_over_workers(self.counts_2N.to(device)).cpu()
+        self.sums_2 = sum_over_workers(self.sums_2.to(device)).cpu()
+
+    @property
+    def count(self) -> int:
+        return int(self.counts_2N.sum())
+
+    @property
+    def positives(self) -> int:
+        return int(self.counts_2N[1].sum())
+
+    def auc(self) -> float:
+        """P(score of a positive > score of a negative) + half the ties; needs both labels."""
+        negative_N, positive_N = self.counts_2N.double()
+        below_N = negative_N.cumsum(0) - negative_N
+        wins = (positive_N * (below_N + 0.5 * negative_N)).sum()
+        return float(wins / (positive_N.sum() * negative_N.sum()))
+
+    def auc_error(self) -> float:
+        """Largest distance between `auc` and the AUC of unbinned scores: half the share of pairs tied by a bin."""
+        negative_N, positive_N = self.counts_2N.double()
+        return float(0.5 * (positive_N * negative_N).sum() / (positive_N.sum() * negative_N.sum()))
+
+    def figures(self) -> tuple[dict[str, float], dict[str, str]]:
+        """(figures by name, reasons for those that cannot be computed)."""
+        count, positives = self.count, self.positives
+        figures: dict[str, float] = {"count": count, "positives": positives}
+        absent: dict[str, str] = {}
+        if count == 0:
+            return figures, dict.fromkeys(("auc", "log_loss", "pcoc"), "no rows")
+        log_loss, prediction = (self.sums_2 / count).tolist()
+        figures |= {"log_loss": log_loss, "mean_prediction": prediction, "mean_label": positives / count}
+        if 0 < positives < count:
+            figures["auc"] = self.auc()
+        else:
+            absent["auc"] = "no positives" if positives == 0 else "no negatives"
+        if positives:
+            figures["pcoc"] = prediction * count / positives
+        else:
+            absent["pcoc"] = "no positives"
+        return figures, absent
+
+    def calibration(self, groups: int = 20) -> list[dict[str, float]]:
+        """Equal-count groups of rows by score: mean prediction (from bin centres), mean label, count."""
+        total_N = self.counts_2N.sum(0).numpy().astype(np.float64)
+        positive_N = self.counts_2N[1].numpy().astype(np.float64)
+        centre_N = 1 / (1 + np.exp(-((np.arange(BINS) + 0.5) * (2 * LIMIT / BINS) - LIMIT)))
+        used = np.flatnonzero(total_N)
+        if not len(used):
+            return []
+        before_N = np.cumsum(total_N[used]) - total_N[used]
+        group_N = np.minimum((before_N * groups / total_N.sum()).astype(int), groups - 1)
+        result = []
+        for group in np.unique(group_N):
+            bins = used[group_N == group]
+            count = total_N[bins].sum()
+            mean = float((total_N[bins] * centre_N[bins]).sum() / count)
+            result.append(
+                {"mean_prediction": mean, "mean_label": float(positive_N[bins].sum() / count), "count": int(count)}
+            )
+        return result
+
+
+@dataclass
+class PropensityHealth:
+    """What the inverse propensities of clicked rows are like: few large weights mean few rows carry the estimate."""
+
+    clip: float
+    sums_4: Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
+    """Clicks, sum of weights, sum of squared weights, clipped clicks."""
+    histogram_N: Tensor = field(default_factory=lambda: torch.zeros(40, dtype=torch.int64))
+    """Clicks by log10 of the weight, in 40 bins over [0, 4]."""
+    largest_1: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
+
+    def add(self, ctr_logit_B: Tensor, click_B: Tensor) -> None:
+        q_B = ctr_logit_B.detach().cpu().double().sigmoid()[click_B.cpu() > 0.5]
+        if not len(q_B):
+            return
+        weight_B = 1 / q_B.clamp(min=max(self.clip, 1e-12))
+        clipped = (q_B < self.clip).sum().double()
+        self.sums_4 += torch.stack([weight_B.new_tensor(len(q_B)), weight_B.sum(), weight_B.square().sum(), clipped])
+        self.largest_1 = torch.maximum(self.largest_1, weight_B.max().view(1))
+        bin_B = (weight_B.log10() * 10).clamp(0, 39).long()
+        self.histogram_N += torch.bincount(bin_B, minlength=40)
+
+    def merge(self, device: torch.device) -> None:
+        from distributed.collectives import max_over_workers
+
+        self.sums_4 = sum_over_workers(self.sums_4.to(device)).cpu()
+        self.histogram_N = sum_over_workers(self.histogram_N.to(device)).cpu()
+        self.largest_1 = max_over_workers(self.largest_1.to(device)).cpu()
+
+    def figures(self) -> dict[str, float]:
+        """Effective sample size (sum w)^2 / sum w^2 and its share of the clicks, largest weight, share clipped."""
+        clicks, total, squares, clipped = self.sums_4.tolist()
+        if not clicks:
+            return {"clicks": 0, "clip": self.clip}
+        size = total**2 / squares
+        return {
+            "clicks": int(clicks),
+            "clip": self.clip,
+            "effective_sample_size": size,
+            "effective_share": size / clicks,
+            "largest_weight": self.largest_1.item(),
+            "share_clipped": clipped / clicks,
+        }
+
+    def weight_histogram(self) -> dict[str, list[float]]:
+        """Edges (40 bins + 1) of the weight and counts, cut to the bins in use."""
+        used = torch.nonzero(self.histogram_N).flatten()
+        if not len(used):
+            return {"edges": [], "counts": []}
+        low, high = int(used[0]), int(used[-1]) + 1
+        edges = [10 ** (edge / 10) for edge in range(low, high + 1)]
+        return {"edges": edges, "counts": self.histogram_N[low:high].tolist()}

@@ -1,0 +1,77 @@
+"""Row-wise optimizers for embedding tables: state of the touched rows is read, moved and written; the rest is not seen.
+
+Shapes: V touched rows, E width. `step(table, ids_V, gradient_VE)` changes the table in place; `state()` is all that
+decides the next step.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class RowOptimizer(Protocol):
+    def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor) -> None: ...
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def load(self, state: dict[str, Tensor]) -> None: ...
+
+
+class RowAdam:
+    """Adam [Kingma and Ba, ICLR 2015] on the rows a batch touched; the same as torch.optim.SparseAdam.
+
+    Moments of untouched rows do not decay; the bias correction counts all steps.
+    """
+
+    def __init__(
+        self, table: Tensor, rate: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ) -> None:
+        self.rate, self.betas, self.eps = rate, betas, eps
+        self.steps = 0
+        self.mean = torch.zeros_like(table)
+        self.square = torch.zeros_like(table)
+
+    def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor) -> None:
+        self.steps += 1
+        first, second = self.betas
+        mean_VE = self.mean.index_select(0, ids_V).lerp_(gradient_VE, 1 - first)
+        square_VE = self.square.index_select(0, ids_V).mul_(second).addcmul_(gradient_VE, gradient_VE, value=1 - second)
+        self.mean.index_copy_(0, ids_V, mean_VE)
+        self.square.index_copy_(0, ids_V, square_VE)
+        rate = self.rate * (1 - second**self.steps) ** 0.5 / (1 - first**self.steps)
+        table.index_add_(0, ids_V, mean_VE.div_(square_VE.sqrt_().add_(self.eps)), alpha=-rate)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"mean": self.mean, "square": self.square, "steps": torch.tensor(self.steps)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self.mean.copy_(state["mean"])
+        self.square.copy_(state["square"])
+        self.steps = int(state["steps"])
+
+
+class RowAdagrad:
+    """Row-wise Adagrad: one accumulator a row, the running sum of the mean squared gradient of its weights.
+
+    Takes 1/E of Adagrad's memory [used for large tables in Mudigere et al., ISCA 2022, arXiv 2104.05158].
+    """
+
+    def __init__(self, table: Tensor, rate: float, eps: float = 1e-10) -> None:
+        self.rate, self.eps = rate, eps
+        self.total = table.new_zeros(len(table))
+
+    def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor) -> None:
+        total_V = self.total.index_select(0, ids_V).add_(gradient_VE.square().mean(1))
+        self.total.index_copy_(0, ids_V, total_V)
+        table.index_add_(0, ids_V, gradient_VE / total_V.sqrt_().add_(self.eps).unsqueeze(1), alpha=-self.rate)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"total": self.total}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self.total.copy_(state["total"])
+
+
+def build_row_optimizer(name: str, table: Tensor, rate: float) -> RowOptimizer:
+    return RowAdam(table, rate) if name == "adam" else RowAdagrad(table, rate)

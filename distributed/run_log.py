@@ -1,0 +1,35 @@
+"""metrics.jsonl: one JSON object a line, in the order of steps, without the lines that a crash made untrue."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class RunLog:
+    """Appends events. On a resume from `step`, events of later steps are dropped first: they will be made again."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines(keepends=True) if is_before(line, step)]
+            temporary = path.with_name(f".{path.name}.tmp")
+            temporary.write_text("".join(kept))
+            os.replace(temporary, path)
+        self.file: TextIO = path.open("a")
+
+    def write(self, event: str, step: int, **values: Any) -> None:
+        # JSON has no NaN: a figure that is not a number is not there
+        finite = {k: v for k, v in values.items() if not (isinstance(v, float) and not math.isfinite(v))}
+        self.file.write(json.dumps({"event": event, "step": step, **finite}) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def is_before(line: str, step: int) -> bool:
+    try:
+        return line.endswith("\n") and json.loads(line)["step"] <= step
+    except (json.JSONDecodeError, KeyError):
+        return False  # the half line of a crash

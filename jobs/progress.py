@@ -1,0 +1,71 @@
+"""What a person sees while a run goes on, read from its metrics.jsonl: the workers may be other processes, even hosts.
+
+On a terminal a bar, elsewhere one line per validation.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from jobs.run_directory import METRICS_FILE
+
+INTERVAL_S = 0.3
+
+
+@contextmanager
+def follow_training(console: Console, run: Path, epochs: int) -> Iterator[None]:
+    """Show the progress of the training in `run` while the body runs."""
+    stopped = threading.Event()
+    thread = threading.Thread(target=show_training, args=(console, run / METRICS_FILE, epochs, stopped), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def show_training(console: Console, path: Path, epochs: int, stopped: threading.Event) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+        task = bars.add_task("starting", total=epochs, figures="")
+        file: TextIO | None = None
+        seen = path.stat().st_size if path.exists() else 0
+        while True:
+            last = stopped.is_set()
+            if file is None and path.exists():
+                file = path.open()
+                # what an earlier start wrote was shown then; a resume may also have cut the file shorter
+                file.seek(min(seen, path.stat().st_size))
+            for line in file or ():
+                show_event(console, bars, task, line, epochs)
+            if last:
+                return
+            stopped.wait(INTERVAL_S)
+
+
+def show_event(console: Console, bars: Progress, task: TaskID, line: str, epochs: int) -> None:
+    try:
+        event: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        return  # the half line of a writer in mid-word
+    if event["event"] == "step":
+        figures = f"loss {event['loss']:.4f}  {event['rows_per_s']:,.0f} rows/s"
+        bars.update(task, description=f"epoch {event['epoch']:.1f}/{epochs}", completed=event["epoch"], figures=figures)
+    elif event["event"] == "start" and event["step"]:
+        console.print(f"continuing from step {event['step']} with {event['workers']} workers")
+    elif event["event"] == "valid":
+        names = {"ctr.auc": "CTR AUC", "cvr.click.auc": "CVR AUC (clicks)", "ctcvr.auc": "CTCVR AUC"}
+        figures = ", ".join(f"{name} {event[key]:.4f}" for key, name in names.items() if key in event)
+        console.print(f"epoch {event['epoch']}: valid {figures}{'  (best)' if event['best'] else ''}")

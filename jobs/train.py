@@ -1,0 +1,133 @@
+"""Train an entire-space model on an exposure log, data-parallel on Ray Train.
+
+    python -m jobs.train --data runs/log --out runs/ips
+    python -m jobs.train --data runs/log --out runs/dr --objective escm2_dr --workers 2 --epochs 5
+    python -m jobs.train --data runs/log --out runs/wide --set model.embedding_width=32 model.backbone.experts=8
+    python -m jobs.train --data runs/log --out runs/plain --workers 0          # this process, no Ray
+
+The same command again continues a run that was stopped, or says that it is finished. Results are in OUT/summary.json.
+"""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from data.log import open_log
+from distributed.config import TrainConfig, override
+from distributed.train_loop import TrainJob
+from distributed.trainer import prepare, run_training
+from jobs.cli import main
+from jobs.cluster import check_cpus, connect
+from jobs.progress import follow_training
+from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
+
+
+@dataclass
+class Arguments:
+    data: str
+    """Log directory (path or URI) with schema.json and the parts train, valid and, if it has one, test."""
+    out: Path
+    """Run directory: new, or one of the same run to continue."""
+    objective: Literal["naive", "esmm", "escm2_ips", "escm2_dr"] = "escm2_ips"
+    """What is minimised; docs/math.md has the formulas."""
+    backbone: Literal["mmoe", "shared_bottom"] = "mmoe"
+    """The network between the embedding and the towers."""
+    workers: int = min(2, usable_cpus())
+    """Ray Train workers, one CPU (or GPU, where there is one for each) apiece; 0 trains in this process without Ray."""
+    epochs: int = 3
+    """Passes over the training part, at most."""
+    seed: int = 0
+    """Decides initialisation, shuffles and dropout."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
+    """Any other setting, such as optimizer.learning_rate=0.002; an unknown key prints the valid ones."""
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Train to the end and return summary.json as a dict."""
+    started = time.time()
+    out = arguments.out.expanduser().absolute()
+    config = configure(arguments)
+    settings = {"train": dataclasses.asdict(config), "data": arguments.data, "workers": arguments.workers}
+    state = inspect_run(out, "train", settings, may_change=frozenset({"workers"}))
+    console = Console()
+    if state is RunState.DONE:
+        summary = read_json(out / SUMMARY_FILE)
+        console.print(f"{out} is finished already:")
+        show(console, summary)
+        return summary
+    check_cpus(arguments.workers)
+    if arguments.workers > config.stream.lanes:
+        raise ValueError(f"--workers {arguments.workers} needs --set stream.lanes={arguments.workers} or more")
+    log = open_log(arguments.data)
+    job, facts = prepare(out, log, config, started)
+    data = {
+        "location": job.location,
+        "name": log.schema.name,
+        "parts": {name: dataclasses.asdict(fact) for name, fact in facts.items()},
+        "features": {"categorical": len(log.schema.categorical), "numeric": len(log.schema.numeric)},
+    }
+    if state is RunState.NEW:
+        start_run(out, "train", settings, {"data": data})
+    announce(console, arguments, job, state)
+    if arguments.workers:
+        connect(arguments.workers)
+    with follow_training(console, out, config.epochs):
+        figures = run_training(job, arguments.workers)
+    summary = {**figures, "train.seconds": time.time() - started, "part": "test" if "test" in job.parts else "valid"}
+    write_json(out / SUMMARY_FILE, summary)
+    show(console, summary)
+    console.print(f"run: {out}")
+    return summary
+
+
+def configure(arguments: Arguments) -> TrainConfig:
+    assignments = list(arguments.set)
+    named = {
+        "objective.name": arguments.objective,
+        "model.backbone.name": arguments.backbone,
+        "epochs": arguments.epochs,
+        "seed": arguments.seed,
+    }
+    taken = [key for key in named if any(entry.split("=")[0].strip() == key for entry in assignments)]
+    if taken:
+        raise ValueError(f"--set {taken[0]}: this setting has an option of its own")
+    return override(TrainConfig(), [f"{key}={value}" for key, value in named.items()] + assignments)
+
+
+def announce(console: Console, arguments: Arguments, job: TrainJob, state: RunState) -> None:
+    where = f"{arguments.workers} Ray Train workers" if arguments.workers else "this process"
+    verb = "Continuing" if state is RunState.RESUME else "Training"
+    rows = job.parts["train"].rows
+    console.print(
+        f"{verb} {arguments.objective} on {arguments.backbone}: {rows:,} rows of {job.schema.name!r} "
+        f"(click rate {job.click_rate:.2%}) in {where}"
+    )
+
+
+def show(console: Console, summary: dict[str, Any]) -> None:
+    table = Table("task", "space", "rows", "AUC", "log-loss", "PCOC", title=f"{summary['part']} part", title_style="")
+    names = {"ctr": ("CTR", "exposures"), "cvr.click": ("CVR", "clicks"), "ctcvr": ("CTCVR", "exposures")}
+    names["cvr.entire"] = ("CVR", "exposures (truth)")
+    for space, (task, where) in names.items():
+        if f"{space}.count" not in summary:
+            continue
+
+        def cell(name: str, form: str, space: str = space) -> str:
+            value = summary.get(f"{space}.{name}")
+            return "-" if value is None else format(value, form)
+
+        table.add_row(
+            task, where, cell("count", ",d"), cell("auc", ".4f"), cell("log_loss", ".5f"), cell("pcoc", ".3f")
+        )
+    console.print(table)
+    console.print(f"{summary['train.rows_per_s']:,.0f} rows/s, {summary['train.steps']} steps")
+
+
+if __name__ == "__main__":
+    main(run, Arguments, __doc__ or "")
