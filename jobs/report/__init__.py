@@ -1,0 +1,34 @@
+"""One self-contained HTML page about one or more finished runs.
+
+    python -m jobs.report runs/train --out report.html
+    python -m jobs.report runs/train runs/evolve --out report.html
+    python -m jobs.report runs/naive runs/esmm runs/escm2_ips runs/escm2_dr --out objectives.html
+
+Several train runs are compared side by side. What a run did not measure is shown as absent, with the reason. The file
+needs no network, is written whole or not at all, and replaces an earlier report but nothing else.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from jobs.report.page import check_target, render, write_whole
+from jobs.report.runs import load_runs
+
+
+@dataclass
+class Args:
+    runs: tyro.conf.Positional[list[Path]]
+    """Run directories written by jobs.train or jobs.evolve, in the order to show them."""
+    out: Path
+    """The HTML file to write."""
+
+
+def run(args: Args) -> Path:
+    """Write the report and return its absolute path; ValueError if a run or the target is not what it should be."""
+    out = args.out.resolve()
+    check_target(out)
+    write_whole(out, render(load_runs(args.runs)))
+    print(out)
+    return out
