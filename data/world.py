@@ -44,9 +44,13 @@ class GeneratedLog:
     """What to generate; the knobs are those of the equations above."""
 
     rows: int = 1_000_000
+    """Exposures in all; train, valid and test take 80, 10 and 10 per cent."""
     seed: int = 0
+    """The same settings and seed give the same log."""
     users: int = 20_000
+    """How many users there are to draw from."""
     items: int = 10_000
+    """How many items there are to draw from."""
     click_rate: float = 0.04
     """E[click] over exposures."""
     conversion_rate: float = 0.05
@@ -58,24 +62,9 @@ class GeneratedLog:
     hidden: float = 0.0
     """Weight of an unobserved cause of both clicks and conversions."""
     rows_per_file: int = ROWS_PER_FILE
+    """Rows of a parquet file."""
     rows_per_group: int = ROWS_PER_GROUP
-
-    def __post_init__(self) -> None:
-        for name in ("users", "items", "rows_per_group"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
-        if self.rows < 10 * CANDIDATES:
-            raise ValueError(f"rows is {self.rows}, must be at least {10 * CANDIDATES} (ten requests)")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}, must not be negative")
-        for name in ("click_rate", "conversion_rate"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must lie between 0 and 1")
-        for name in ("selection", "hidden"):
-            if not 0 <= getattr(self, name) <= 10:
-                raise ValueError(f"{name} is {getattr(self, name)}, must lie in 0..10")
-        if not -10 <= self.confounding <= 10:
-            raise ValueError(f"confounding is {self.confounding}, must lie in -10..10")
+    """Rows of a row group, the unit that training workers share out."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +90,7 @@ class World:
     """The population of a config and the constants (means, standard deviations, intercepts) of its equations."""
 
     def __init__(self, config: GeneratedLog) -> None:
+        check(config)
         self.config = config
         self.population: Population = draw_population(address(config.seed, POPULATION), config.users, config.items)
         sample = self.draw_exposures(address(config.seed, SAMPLE), SAMPLE_ROWS // CANDIDATES)
@@ -148,6 +138,25 @@ class World:
     def probabilities(self, shown: Exposures) -> Probabilities:
         click_R, conversion_R = self.scores(shown)
         return Probabilities(sigmoid(self.click_intercept + click_R), sigmoid(self.conversion_intercept + conversion_R))
+
+
+def check(config: GeneratedLog) -> None:
+    """Raise ValueError naming the knob whose value makes no log."""
+    for name in ("users", "items", "rows_per_group"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}, must be at least 1")
+    if config.rows < 10 * CANDIDATES:
+        raise ValueError(f"rows is {config.rows}, must be at least {10 * CANDIDATES} (ten requests)")
+    if config.seed < 0:
+        raise ValueError(f"seed is {config.seed}, must not be negative")
+    for name in ("click_rate", "conversion_rate"):
+        if not 0 < getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}, must lie between 0 and 1")
+    for name in ("selection", "hidden"):
+        if not 0 <= getattr(config, name) <= 10:
+            raise ValueError(f"{name} is {getattr(config, name)}, must lie in 0..10")
+    if not -10 <= config.confounding <= 10:
+        raise ValueError(f"confounding is {config.confounding}, must lie in -10..10")
 
 
 def address(seed: int, *where: int) -> np.random.Generator:

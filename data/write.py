@@ -59,13 +59,14 @@ def check_new(out: Path) -> None:
 
 @dataclass
 class PartFacts:
-    """What was written: counts of rows and labels and, with truth, of potential conversions."""
+    """What was written: counts of rows and labels, with truth of potential conversions, and of rows left out."""
 
     rows: int = 0
     clicks: int = 0
     conversions: int = 0
     potential: int | None = None
     potential_clicked: int | None = None
+    dropped: int = 0
 
 
 class PartWriter:

@@ -1,0 +1,116 @@
+"""Make an exposure log: generated with known truth, or from a public data set's files.
+
+    python -m jobs.make_data --rows 300000 --out /tmp/log                       (a laptop CPU: two seconds)
+    python -m jobs.make_data --rows 1000000 --hidden 1 --seed 7 --out /tmp/log  (with an unobserved confounder)
+    python -m jobs.make_data --source speed_dating --input DIR --fold 0 --out /tmp/log
+    python -m jobs.make_data --source ali_ccp --input DIR --out /tmp/log
+
+The log is written beside --out and renamed when it is whole: a run that dies leaves no log.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from data.generate import GeneratedLog, generate_log
+from data.loaders.ali_ccp import load_ali_ccp
+from data.loaders.ali_express import load_ali_express
+from data.loaders.speed_dating import load_speed_dating
+from data.world import check
+from data.write import PartFacts, check_new
+from jobs.cli import main
+
+KNOBS = tuple(field.name for field in dataclasses.fields(GeneratedLog))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeData(GeneratedLog):
+    """Which log to make, and where. The knobs of a generated log are those of the equations in data/world.py."""
+
+    out: Path
+    """Directory to make; it must be absent or empty."""
+    source: Literal["generated", "speed_dating", "ali_ccp", "ali_express"] = "generated"
+    """Where the rows come from."""
+    input: Path | None = None
+    """Directory (or file) with the public data set's files; nothing is downloaded."""
+    folds: int = 7
+    """speed_dating: in how many folds the waves are dealt."""
+    fold: int = 0
+    """speed_dating: which fold is the test part (the next one is valid)."""
+
+
+def run(args: MakeData) -> Path:
+    """Make the log, print what is in it, return its absolute path. Raises ValueError for what cannot be made."""
+    out = args.out.expanduser().absolute()
+    check_arguments(args)
+    check_new(out)
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task(args.source, total=args.rows if args.source == "generated" else None)
+        facts = make(args, out, lambda rows: bar.advance(task, rows))
+    console.print(report(args, facts))
+    console.print(f"log: {out}", soft_wrap=True)
+    return out
+
+
+def make(args: MakeData, out: Path, progress: Callable[[int], None]) -> dict[str, PartFacts]:
+    if args.source == "generated":
+        return generate_log(config_of(args), out, progress)
+    assert args.input is not None
+    if args.source == "speed_dating":
+        return load_speed_dating(args.input, out, args.folds, args.fold, args.seed, progress)
+    load: Any = load_ali_ccp if args.source == "ali_ccp" else load_ali_express
+    return load(args.input, out, seed=args.seed, progress=progress)
+
+
+def config_of(args: MakeData) -> GeneratedLog:
+    return GeneratedLog(**{name: getattr(args, name) for name in KNOBS})
+
+
+def check_arguments(args: MakeData) -> None:
+    """Raise ValueError where a flag and the source do not go together: a flag without effect is a mistake."""
+    if args.source != "generated" and args.input is None:
+        raise ValueError(f"--source {args.source} needs --input, the directory of its files")
+    if args.source == "generated" and args.input is not None:
+        raise ValueError("--input goes with --source speed_dating, ali_ccp or ali_express")
+    fixed = [] if args.source == "generated" else [name for name in KNOBS if name != "seed"]
+    fixed += [] if args.source == "speed_dating" else ["folds", "fold"]
+    for field in dataclasses.fields(MakeData):
+        if field.name in fixed and getattr(args, field.name) != field.default:
+            raise ValueError(f"--{field.name.replace('_', '-')} has no effect with --source {args.source}")
+    if args.source == "generated":
+        check(config_of(args))
+
+
+def report(args: MakeData, facts: dict[str, PartFacts]) -> Table:
+    """One line a part; with truth also what clicks hide: E[r] over all exposures against E[r] over clicks."""
+    table = Table(title=f"{args.source} log")
+    truth = any(part.potential is not None for part in facts.values())
+    dropped = any(part.dropped for part in facts.values())
+    names = ["part", "rows", "clicks", "conversions", "CTR", "CVR"] + (
+        ["E\\[r|all]", "E\\[r|clicked]"] if truth else []
+    )
+    for name in names + (["dropped"] if dropped else []):
+        table.add_column(name, justify="left" if name == "part" else "right")
+    for name, part in facts.items():
+        cells = [name, f"{part.rows:,}", f"{part.clicks:,}", f"{part.conversions:,}"]
+        cells += [share(part.clicks, part.rows), share(part.conversions, part.clicks)]
+        if truth:
+            cells += [share(part.potential, part.rows), share(part.potential_clicked, part.clicks)]
+        table.add_row(*cells, *([f"{part.dropped:,}"] if dropped else []))
+    return table
+
+
+def share(count: int | None, total: int) -> str:
+    return "-" if count is None or total == 0 else f"{count / total:.4f}"
+
+
+if __name__ == "__main__":
+    main(run, MakeData, __doc__)
