@@ -99,6 +99,8 @@ def write_checkpoint(
     temporary.mkdir(parents=True)
     checksums = {}
     for name, tensors in ((MODEL, model), (OPTIMIZER, optimizer)):
+        if not tensors:
+            continue
         save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary / name)
         checksums[name] = checksum(temporary / name)
         sync(temporary / name)
@@ -127,7 +129,7 @@ def read_checkpoint(path: Path, with_optimizer: bool = True) -> Checkpoint:
     for name in (MODEL, OPTIMIZER) if with_optimizer else (MODEL,):
         file = path / name
         try:
-            if checksum(file) != record["checksums"][name]:
+            if checksum(file) != record["checksums"].get(name):
                 raise ValueError(f"{file}: damaged (its checksum is not the one in {RECORD})")
             tensors[name] = load_file(file)
         except (OSError, SafetensorError) as error:

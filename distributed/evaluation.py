@@ -110,7 +110,7 @@ def evaluate(
             exposures = table.column(schema.exposure).to_numpy()
             potential_B = torch.from_numpy(known.potential_R[known.lookup(exposures)].astype(np.float32))
         logits = predict(model, rows, device)
-        evaluation.add(logits, torch.from_numpy(rows.click_R), torch.from_numpy(rows.conversion_R), potential_B)
+        evaluation.add(logits, torch.tensor(rows.click_R), torch.tensor(rows.conversion_R), potential_B)
     model.train(training)
     evaluation.merge(device)
     return evaluation

@@ -55,6 +55,9 @@ class TrainJob:
     parts: dict[str, Part]
     """train and valid, and test if the log has it."""
     click_rate: float
+    """Clicks by exposures of the training part."""
+    conversion_rate: float
+    """Conversions by clicks of the training part."""
     numeric_mean: tuple[float, ...]
     numeric_std: tuple[float, ...]
     started: float
@@ -68,6 +71,7 @@ class Trainer:
         self.config, self.device, self.rank = job.config, device, rank
         self.objective: Objective = build_objective(job.config.objective, job.click_rate)
         self.model = build_model(job.config, job.schema, self.objective.tasks).to(device)
+        self.model.start_at({"ctr": job.click_rate, "cvr": job.conversion_rate})
         self.model.standardise.mean.copy_(torch.tensor(job.numeric_mean))
         self.model.standardise.std.copy_(torch.tensor(job.numeric_std))
         settings = job.config.optimizer

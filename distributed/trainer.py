@@ -31,14 +31,14 @@ def prepare(run: Path, log: Log, config: TrainConfig, started: float) -> tuple[T
             what = "clicks" if facts[name].clicks == 0 else "conversions"
             raise ValueError(f"{log.location}/{name}: no {what} in {facts[name].rows} rows; there is nothing to learn")
     mean_N, std_N = numeric_moments(log, parts["train"])
-    click_rate = facts["train"].clicks / facts["train"].rows
     job = TrainJob(
         run=str(run),
         location=absolute(log),
         config=config,
         schema=log.schema,
         parts=parts,
-        click_rate=click_rate,
+        click_rate=facts["train"].clicks / facts["train"].rows,
+        conversion_rate=facts["train"].conversions / facts["train"].clicks,
         numeric_mean=tuple(mean_N.tolist()),
         numeric_std=tuple(std_N.tolist()),
         started=started,

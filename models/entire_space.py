@@ -3,6 +3,7 @@
 Shapes: B rows, K categorical fields, N numeric features, E embedding width.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -64,3 +65,15 @@ class EntireSpaceModel(nn.Module):
         return {
             task: self.towers[task](h_BH).squeeze(1) for task, h_BH in zip(self.tasks, representations, strict=True)
         }
+
+    @torch.no_grad()
+    def start_at(self, rates: dict[str, float]) -> None:
+        """Let the named tasks start at their base rates: the last bias becomes logit(rate).
+
+        From 0.5 a model would spend its first hundreds of steps on finding out that clicks are rare.
+        """
+        for task, rate in rates.items():
+            bounded = min(max(rate, 1e-6), 1 - 1e-6)
+            last = list(self.towers[task].children())[-1]
+            assert isinstance(last, nn.Linear)
+            last.bias.fill_(math.log(bounded / (1 - bounded)))

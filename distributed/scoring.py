@@ -1,0 +1,79 @@
+"""A trained model applied to a log: probabilities of every exposure, row group by row group."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from data.encode import Encoder
+from data.log import Log, Part
+from data.schema import Schema
+from distributed.checkpoint import MODEL, check_tensors, read_checkpoint
+from distributed.config import TrainConfig, from_dict
+from distributed.evaluation import predict
+from distributed.stream import ordered_tables
+from distributed.train_loop import MODEL_DIRECTORY, build_model
+from models.entire_space import EntireSpaceModel
+from models.objectives.terms import log_product
+
+SCORES = ("pctr", "pcvr", "pctcvr")
+
+
+def load_model(run: Path) -> tuple[EntireSpaceModel, Schema]:
+    """The best model of a finished training run, in evaluation mode, and the schema it was trained on.
+
+    Raises ValueError if the run is not finished or its model is damaged.
+    """
+    directory = run / MODEL_DIRECTORY
+    if not directory.is_dir():
+        raise ValueError(f"{run}: holds no trained model (no {MODEL_DIRECTORY}/); is this a finished training run?")
+    checkpoint = read_checkpoint(directory, with_optimizer=False)
+    identity = checkpoint.identity
+    schema = Schema.from_dict(identity["schema"], f"{directory}: schema")
+    config = from_dict(TrainConfig, identity["config"])
+    model = build_model(config, schema, tuple(identity["tasks"]))
+    check_tensors(checkpoint.model, model.state_dict(), directory / MODEL)
+    model.load_state_dict(checkpoint.model)
+    return model.eval(), schema
+
+
+def for_scoring(log: Log, trained: Schema) -> Log:
+    """The log read with the trained model's features and labels, and the log's own keys beside them."""
+    own = log.schema
+    schema = dataclasses.replace(
+        trained,
+        exposure=own.exposure,
+        user=own.user,
+        request=own.request,
+        value=own.value,
+        weight=None,
+        truth=None,
+    )
+    return dataclasses.replace(log, schema=schema)
+
+
+def score(model: EntireSpaceModel, log: Log, part: Part, device: torch.device) -> Iterator[pa.Table]:
+    """Tables of exposure_id, user, request (where the schema names them), click, conversion, pctr, pcvr, pctcvr, value.
+
+    One table a row group, read ahead: memory is flat in the number of rows.
+    """
+    schema = log.schema
+    encoder = Encoder(schema)
+    keys = {"exposure_id": schema.exposure, "user": schema.user, "request": schema.request}
+    for table in ordered_tables(log, part, schema.all_columns):
+        logits = predict(model, encoder.encode(table), device)
+        probabilities = {
+            "pctr": logits["ctr"].sigmoid(),
+            "pcvr": logits["cvr"].sigmoid(),
+            "pctcvr": log_product(logits["ctr"], logits["cvr"]).exp(),
+        }
+        columns = {name: table.column(source) for name, source in keys.items() if source}
+        for name, source in (("click", schema.click), ("conversion", schema.conversion)):
+            columns[name] = table.column(source).cast(pa.int8())
+        columns |= {name: pa.array(values.numpy().astype(np.float32)) for name, values in probabilities.items()}
+        if schema.value:
+            columns["value"] = table.column(schema.value).cast(pa.float32())
+        yield pa.table(columns)

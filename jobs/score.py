@@ -1,0 +1,71 @@
+"""Score a part of a log with a trained run: pCTR, pCVR and pCTCVR of every exposure, as Parquet.
+
+    python -m jobs.score --run runs/ips --data runs/log --out runs/scored.parquet
+    python -m jobs.score --run runs/ips --data runs/log --part valid --out runs/valid.parquet
+
+The file also holds the labels and the user, request and exposure ids that jobs.evolve groups by. Rows stream through:
+memory does not grow with the log.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from data.log import open_log
+from distributed.scoring import for_scoring, load_model, score
+from jobs.cli import main
+
+METADATA_KEY = b"counterpoint.scored"
+
+
+@dataclass
+class Arguments:
+    run: Path
+    """Directory of a finished training run."""
+    data: str
+    """Log directory (path or URI)."""
+    out: Path
+    """Parquet file to write; it must not exist."""
+    part: str = "test"
+    """Part of the log to score."""
+
+
+def run(arguments: Arguments) -> Path:
+    """Score and return the path of the file."""
+    out = arguments.out.expanduser().absolute()
+    if out.exists():
+        raise ValueError(f"--out {out} exists already: choose another name")
+    model, schema = load_model(arguments.run.expanduser().absolute())
+    log = for_scoring(open_log(arguments.data), schema)
+    part = log.part(arguments.part)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    about = {"version": 1, "run": str(arguments.run), "data": arguments.data, "part": part.name}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    console = Console()
+    groups = sum(1 for _ in part.row_groups())
+    writer = None
+    try:
+        tables = score(model.to(device), log, part, device)
+        for table in track(tables, "scoring", total=groups, console=console, disable=not console.is_terminal):
+            if writer is None:
+                described = table.schema.with_metadata({METADATA_KEY: json.dumps(about).encode()})
+                writer = pq.ParquetWriter(temporary, described)
+            writer.write_table(table.cast(described))
+        assert writer is not None, "a part has at least one row"
+        writer.close()
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    console.print(f"scored {part.rows:,} exposures: {out}")
+    return out
+
+
+if __name__ == "__main__":
+    main(run, Arguments, __doc__ or "")
