@@ -1,0 +1,103 @@
+"""A checkpoint: one safetensors file that holds everything that decides the next step, written whole or not at all.
+
+Tensors: theta, generation and the optimizer's state. Header: format, version, what the run is (the settings that
+decide theta, objective, noise), counters, and a digest of the tensors. No pickle.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+FORMAT, VERSION = "counterpoint.es", 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    tensors: dict[str, np.ndarray]
+    counters: dict[str, Any]
+
+
+def save_checkpoint(path: Path, identity: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Write to a temporary file, fsync, rename, fsync the directory. `identity`: JSON facts, which run it is."""
+    tensors = {name: np.ascontiguousarray(value) for name, value in checkpoint.tensors.items()}
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "identity": identity,
+        "counters": checkpoint.counters,
+        "digest": digest(tensors),
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(save(tensors, {"counterpoint": json.dumps(header)}))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def load_checkpoint(path: Path, identity: dict[str, Any], like: dict[str, np.ndarray]) -> Checkpoint:
+    """Read and check a checkpoint; ValueError, one line, if it is broken, foreign, newer, or another run's.
+
+    `like` gives the names, shapes and types the tensors must have.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            text = (file.metadata() or {}).get("counterpoint")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a whole checkpoint ({error})") from error
+    try:
+        header = json.loads(text or "null")
+        known = isinstance(header, dict) and header["format"] == FORMAT and isinstance(header["version"], int)
+    except (json.JSONDecodeError, KeyError):
+        known = False
+    if not known:
+        raise ValueError(f"{path}: a safetensors file, but not a checkpoint of an evolution-strategies run")
+    if header["version"] > VERSION:
+        raise ValueError(f"{path}: written by a newer version (format {header['version']}, this one reads {VERSION})")
+    _check_identity(path, header.get("identity"), identity)
+    for name in sorted(like.keys() | tensors.keys()):
+        found, wanted = tensors.get(name), like.get(name)
+        if found is None or wanted is None or found.shape != wanted.shape or found.dtype != wanted.dtype:
+            raise ValueError(f"{path}: tensor {name!r} is {_kind(found)}, this run needs {_kind(wanted)}")
+    if header.get("digest") != digest(tensors):
+        raise ValueError(f"{path}: its tensors are not the ones that were saved (digest differs)")
+    return Checkpoint(tensors, dict(header.get("counters") or {}))
+
+
+def _check_identity(path: Path, found: Any, wanted: dict[str, Any]) -> None:
+    wanted = json.loads(json.dumps(wanted))
+    found = found if isinstance(found, dict) else {}
+    for part in wanted:
+        before, now = found.get(part), wanted[part]
+        if before == now:
+            continue
+        if isinstance(before, dict) and isinstance(now, dict):
+            key = min(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+            raise ValueError(f"{path}: of another run: {part}.{key} was {before.get(key)!r}, now {now.get(key)!r}")
+        raise ValueError(f"{path}: of another run: {part} was {before!r}, now {now!r}")
+
+
+def _kind(tensor: np.ndarray | None) -> str:
+    return "absent" if tensor is None else f"{tensor.dtype}{list(tensor.shape)}"
+
+
+def digest(tensors: dict[str, np.ndarray]) -> str:
+    """sha256 over names and bytes, 32 hex digits."""
+    state = hashlib.sha256()
+    for name in sorted(tensors):
+        state.update(name.encode())
+        state.update(np.ascontiguousarray(tensors[name]).data)
+    return state.hexdigest()[:32]

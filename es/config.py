@@ -1,0 +1,136 @@
+"""What a run of the engine is: every setting, its default, and which of them decide the result."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+# Settings that say how the work is done. They may change when a run is resumed: theta does not depend on them.
+EXECUTION_SETTINGS = frozenset(
+    {
+        "generations",
+        "workers",
+        "cpus_per_worker",
+        "calls_per_worker",
+        "reissue_after_s",
+        "timeout_s",
+        "start_timeout_s",
+        "max_failures",
+        "max_lost_workers",
+        "checkpoint_every",
+        "centre_every",
+    }
+)
+
+
+@dataclass(frozen=True)
+class ESConfig:
+    """Settings of one run; `check` refuses impossible ones with a one-line ValueError."""
+
+    seed: int = 0
+    """Decides the noise, the evaluation seeds, and with them the whole run."""
+    generations: int = 100
+    pairs: int = 64
+    """Antithetic pairs per generation (n): 2 n evaluations."""
+    sigma: float = 0.1
+    """Standard deviation of the perturbations."""
+    learning_rate: float = 0.05
+    weight_decay: float = 0.0
+    """L2 pull of theta towards 0, added to the gradient."""
+    optimizer: Literal["adam", "sgd", "clipup"] = "adam"
+    momentum: float = 0.9
+    """Of sgd and clipup."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of adam."""
+    epsilon: float = 1e-8
+    """Of adam."""
+    shaping: Literal["centred_ranks", "standardised", "raw"] = "centred_ranks"
+    evaluation_seeds: Literal["pair", "generation"] = "pair"
+    """Which evaluations share a seed: the two members of a pair, or the whole generation."""
+    centre_every: int = 1
+    """Evaluate the unperturbed theta every this many generations: the honest curve. 0: only at the end."""
+    noise: Literal["auto", "table", "fresh"] = "auto"
+    """Slices of a shared table, or normals drawn anew; auto draws anew where a generation takes few of them."""
+    table_floats: int | None = None
+    """Size of the table. None: 32 generations' worth, between 4M and 64M floats."""
+    batch_pairs: int | None = None
+    """Pairs the objective sees in one call, a power of two up to 64. None: 16, fewer where theta is large. The split
+    is fixed (it does not follow the number of workers), so an objective may depend on it to the last bit."""
+    workers: int = 0
+    """Ray actors; 0 evaluates in this process and starts nothing."""
+    cpus_per_worker: float = 1.0
+    calls_per_worker: int = 1
+    """Tasks per worker and generation: 1 for cheap objectives, more for uneven ones (handed out as workers free up)."""
+    reissue_after_s: float = 30.0
+    """A task unanswered for so long is given to an idle worker too; the first answer counts, both are equal."""
+    timeout_s: float = 600.0
+    """A worker that leaves a task unanswered for so long is ended and replaced."""
+    start_timeout_s: float = 120.0
+    max_failures: int = 100
+    """Failed evaluations (an exception, or a return that is not finite) before the run stops with the first error."""
+    max_lost_workers: int = 20
+    """Workers replaced before the run gives up."""
+    checkpoint_every: int = 1
+    """Generations between checkpoints (the last generation always has one)."""
+
+    def check(self) -> None:
+        """Raise ValueError, one line, naming the setting and what would be right."""
+        for name in ("generations", "pairs", "calls_per_worker", "checkpoint_every"):
+            self._require(
+                name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "a whole number of at least 1"
+            )
+        for name in ("seed", "workers", "centre_every", "max_failures", "max_lost_workers"):
+            self._require(
+                name, _is_int(getattr(self, name)) and getattr(self, name) >= 0, "a whole number of at least 0"
+            )
+        self._require("seed", self.seed < 2**63, "below 2**63")
+        for name in (
+            "sigma",
+            "learning_rate",
+            "epsilon",
+            "cpus_per_worker",
+            "reissue_after_s",
+            "timeout_s",
+            "start_timeout_s",
+        ):
+            self._require(name, math.isfinite(getattr(self, name)) and getattr(self, name) > 0, "above 0")
+        self._require("weight_decay", math.isfinite(self.weight_decay) and self.weight_decay >= 0, "at least 0")
+        self._require("momentum", 0 <= self.momentum < 1, "in [0, 1)")
+        self._require(
+            "betas", len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"
+        )
+        for name, choices in _CHOICES.items():
+            self._require(name, getattr(self, name) in choices, "one of " + ", ".join(choices))
+        if self.table_floats is not None:
+            self._require("table_floats", _is_int(self.table_floats) and self.table_floats >= 1024, "at least 1024")
+        if self.batch_pairs is not None:
+            allowed = (1, 2, 4, 8, 16, 32, 64)
+            self._require("batch_pairs", self.batch_pairs in allowed, "one of " + ", ".join(map(str, allowed)))
+
+    def _require(self, name: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} is {getattr(self, name)!r}: it must be {what}")
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide theta, as plain JSON values."""
+        settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in EXECUTION_SETTINGS}
+        return dict(json.loads(json.dumps(settings)))
+
+
+_CHOICES = {
+    "optimizer": ("adam", "sgd", "clipup"),
+    "shaping": ("centred_ranks", "standardised", "raw"),
+    "evaluation_seeds": ("pair", "generation"),
+    "noise": ("auto", "table", "fresh"),
+}
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def fingerprint(facts: dict[str, Any]) -> str:
+    """16 hex digits that change with any value of a JSON object."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,187 @@
+"""The engine: ask, have the pairs scored, tell, record; until the generations are done.
+
+    result = run(Sphere(dimension=100), ESConfig(pairs=64, generations=200, workers=2))
+
+theta is the same bits for any number of workers, after the loss of any of them, and after stop and resume.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from es.checkpoint import Checkpoint
+from es.config import ESConfig
+from es.noise import Noise, open_noise
+from es.objectives.base import Objective
+from es.openai_es import OpenAIES, Proposal, Step
+from es.pool import Evaluation, Pool, open_pool
+from es.record import RunRecord
+
+
+@dataclass
+class ESResult:
+    """theta after the last generation, the return of it unperturbed, and what it took.
+
+    `history` holds the metrics of the generations run by this call (a resumed run's earlier ones are in metrics.jsonl).
+    """
+
+    theta: np.ndarray
+    final_return: float | None
+    generations: int
+    evaluations: int
+    failed_evaluations: int
+    lost_pairs: int
+    reissued_pairs: int
+    seconds: float
+    resumed_at: int
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Counters:
+    """Totals over the whole run, stops and resumes included."""
+
+    evaluations: int = 0
+    failed_evaluations: int = 0
+    lost_pairs: int = 0
+    reissued_pairs: int = 0
+    seconds: float = 0.0
+
+
+def run(
+    objective: Objective,
+    config: ESConfig,
+    out: Path | None = None,
+    on_generation: Callable[[dict[str, Any]], None] | None = None,
+) -> ESResult:
+    """Maximise an objective. With `out`, checkpoints go there and a run already in it continues.
+
+    `on_generation` is called after each generation with its metrics (the keys are those of metrics.jsonl). Raises
+    ValueError for impossible settings or a checkpoint of another run, and the objective's own error once more than
+    config.max_failures evaluations have failed. With workers, a Ray that this process is connected to is used, else a
+    local one is started and stopped again.
+    """
+    config.check()
+    theta_D = initial_theta(objective)
+    noise = open_noise(config, len(theta_D))
+    try:
+        algorithm, counters = OpenAIES(config, theta_D, noise), Counters()
+        record = RunRecord(out, identity(objective, config, noise), config.pairs) if out else None
+        checkpoint = record.resume(algorithm.state()) if record else None
+        if checkpoint:
+            algorithm.load(checkpoint.tensors)
+            counters = Counters(**checkpoint.counters)
+        resumed_at, history = algorithm.generation, list[dict[str, Any]]()
+        pool = open_pool(objective, config, noise)
+        try:
+            while algorithm.generation < config.generations:
+                metrics, returns_n2 = one_generation(algorithm, pool, config, counters)
+                history.append(metrics)
+                if record:
+                    record.generation(metrics, returns_n2)
+                    if (
+                        algorithm.generation % config.checkpoint_every == 0
+                        or algorithm.generation == config.generations
+                    ):
+                        record.checkpoint(Checkpoint(algorithm.state(), vars(counters)))
+                if on_generation:
+                    on_generation(metrics)
+            final = pool.evaluate(algorithm.ask(), pairs=0, centre=True).centre
+        finally:
+            pool.close()
+    finally:
+        noise.close()
+    return ESResult(
+        algorithm.theta_D, finite(final), algorithm.generation, resumed_at=resumed_at, history=history, **vars(counters)
+    )
+
+
+def one_generation(
+    algorithm: OpenAIES, pool: Pool, config: ESConfig, counters: Counters
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Ask, evaluate, tell; return the metrics and the returns (n, 2)."""
+    began = time.perf_counter()
+    proposal = algorithm.ask()
+    centre = config.centre_every > 0 and proposal.generation % config.centre_every == 0
+    evaluation = pool.evaluate(proposal, config.pairs, centre)
+    check_failures(evaluation, proposal, config, counters)
+    step = algorithm.tell(evaluation.returns_n2)
+    seconds = time.perf_counter() - began
+    counters.evaluations += evaluation.returns_n2.size + centre
+    counters.lost_pairs += evaluation.lost_pairs
+    counters.reissued_pairs += evaluation.reissued_pairs
+    counters.seconds += seconds
+    return generation_metrics(proposal, evaluation, step, seconds), evaluation.returns_n2
+
+
+def check_failures(evaluation: Evaluation, proposal: Proposal, config: ESConfig, counters: Counters) -> None:
+    """Count failures; beyond the bound, or when a whole generation failed, raise the objective's own error."""
+    failed = int(np.count_nonzero(~np.isfinite(evaluation.returns_n2)))
+    counters.failed_evaluations += failed
+    if failed < evaluation.returns_n2.size and counters.failed_evaluations <= config.max_failures:
+        return
+    where = f"generation {proposal.generation}: {counters.failed_evaluations} evaluations have failed so far"
+    if evaluation.error is None:
+        pair, member = np.argwhere(~np.isfinite(evaluation.returns_n2))[0]
+        value = evaluation.returns_n2[pair, member]
+        raise RuntimeError(f"the objective returned {value} (first for pair {pair}); {where}")
+    evaluation.error.add_note(where)
+    raise evaluation.error
+
+
+def generation_metrics(proposal: Proposal, evaluation: Evaluation, step: Step, seconds: float) -> dict[str, Any]:
+    """One line of metrics.jsonl: plain finite numbers, or null."""
+    returns = evaluation.returns_n2[np.isfinite(evaluation.returns_n2)]
+    evaluations = evaluation.returns_n2.size + (evaluation.centre is not None)
+    return {
+        "event": "generation",
+        "generation": proposal.generation,
+        "return.centre": finite(evaluation.centre),
+        "return.mean": float(returns.mean()),
+        "return.std": float(returns.std()),
+        "return.best": float(returns.max()),
+        "return.min": float(returns.min()),
+        "grad_norm": step.grad_norm,
+        "theta_norm": step.theta_norm,
+        "update_ratio": step.update_ratio,
+        "seconds": seconds,
+        "evaluations_per_s": evaluations / seconds,
+        "lost_pairs": evaluation.lost_pairs,
+        "reissued_pairs": evaluation.reissued_pairs,
+        "failed_evaluations": evaluation.returns_n2.size - len(returns),
+        "bytes_out": evaluation.bytes_out,
+        "bytes_in": evaluation.bytes_in,
+    }
+
+
+def replay(objective: Objective, config: ESConfig, returns: np.ndarray) -> np.ndarray:
+    """theta after the generations whose returns (generations, n, 2) are given, without evaluating anything."""
+    theta_D = initial_theta(objective)
+    noise = open_noise(config, len(theta_D))
+    try:
+        algorithm = OpenAIES(config, theta_D, noise)
+        for returns_n2 in returns:
+            algorithm.tell(returns_n2)
+    finally:
+        noise.close()
+    return algorithm.theta_D
+
+
+def initial_theta(objective: Objective) -> np.ndarray:
+    theta_D = np.array(objective.initial(), np.float32)
+    if theta_D.ndim != 1 or not len(theta_D) or not np.isfinite(theta_D).all():
+        raise ValueError(f"{type(objective).__name__}.initial() must be a non-empty vector of finite numbers")
+    return theta_D
+
+
+def identity(objective: Objective, config: ESConfig, noise: Noise) -> dict[str, Any]:
+    """What a checkpoint must share with the run that continues it."""
+    return {"settings": config.deciding(), "objective": objective.describe(), "noise": noise.fingerprint}
+
+
+def finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None

@@ -1,0 +1,39 @@
+"""Fitness shaping: 2n returns to 2n utilities (Salimans et al. 2017, s.2.1; centred ranks after Wierstra et al. 2014).
+
+A failed evaluation (NaN or infinite return) has a defined place: it is worst, tied with every other failure.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def centred_ranks(returns_n2: np.ndarray) -> np.ndarray:
+    """Ranks over all returns, ties averaged, scaled to [-0.5, 0.5]: (rank - 1)/(2n - 1) - 0.5, float64, same shape."""
+    flat = np.where(np.isfinite(returns_n2), returns_n2, -np.inf).ravel()
+    ascending = np.sort(flat)
+    below = np.searchsorted(ascending, flat, side="left")
+    up_to = np.searchsorted(ascending, flat, side="right")
+    ranks = (below + up_to - 1) / 2  # averaged over ties, from 0
+    return np.asarray(ranks / max(flat.size - 1, 1) - 0.5).reshape(returns_n2.shape)
+
+
+def raw(returns_n2: np.ndarray) -> np.ndarray:
+    """The returns themselves; a failure counts as the lowest finite return (0 if there is none)."""
+    finite = np.isfinite(returns_n2)
+    worst = returns_n2[finite].min() if finite.any() else 0.0
+    return np.where(finite, returns_n2, worst).astype(np.float64)
+
+
+def standardised(returns_n2: np.ndarray) -> np.ndarray:
+    """(return - mean)/standard deviation over all returns; all 0 where the returns are all equal."""
+    filled = raw(returns_n2)
+    deviation = filled.std()
+    return (filled - filled.mean()) / deviation if deviation > 0 else np.zeros_like(filled)
+
+
+SHAPINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "centred_ranks": centred_ranks,
+    "raw": raw,
+    "standardised": standardised,
+}
