@@ -4,16 +4,18 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_jobs_report import report, train_run, write
 
 from jobs.report import Args, run
+from jobs.report.figures import bins
+from jobs.report.intervals import half_width
 from jobs.report.page import MARKER
 from jobs.report.runs import distinct_names, load_run
 from jobs.report.svg import spread
-from jobs.report.tables import half_width
 from jobs.report.words import compact, duration, number, percent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,3 +120,16 @@ def test_numbers_read_well():
     assert [duration(value) for value in (7.34, 61.5, 100, 3725)] == ["7.3 s", "61.5 s", "1 min 40 s", "1 h 02 min"]
     assert number(-0.5, 2) == "−0.50"
     assert distinct_names([Path("/a/x"), Path("/b/x")]) == ["a/x", "b/x"]
+
+
+def test_calibration_bins_are_merged_until_they_hold_ten_positives(tmp_path):
+    def bins_of(*rows: tuple[float, float, int]) -> list[list[float]]:
+        named = [dict(zip(("mean_prediction", "mean_label", "count"), row, strict=True)) for row in rows]
+        return bins(replace(whole, evaluation={"calibration": {"ctr": named}}), "ctr").tolist()
+
+    whole = load_run(train_run(tmp_path / "train"))
+    assert bins_of((0.1, 0.1, 100), (0.3, 0.3, 100)) == [[0.1, 0.1, 100], [0.3, 0.3, 100]]
+    assert bins_of((0.1, 0.0, 100), (0.3, 0.1, 300)) == [pytest.approx([0.25, 0.075, 400])]
+    assert bins_of((0.1, 0.1, 100), (0.3, 0.02, 100)) == [pytest.approx([0.2, 0.06, 200])]
+    assert bins_of((0.1, 0.0, 100)) == [[0.1, 0.0, 100]]
+    assert bins_of() == []

@@ -67,8 +67,10 @@ def test_several_runs_are_compared_and_the_best_is_marked(compared):
     assert compared.row("escm2_dr", 2)[2] == "0.951 (best) ±0.033"
     # CTR differs in AUC only, click-space CVR in AUC and log-loss, CTCVR in nothing.
     assert len(compared.best) == 1 + 2 + 3
-    assert "the CVR of escm2_dr is nearest to unbiased, PCOC 0.951 (the others: 1.062 to 1.418)" in compared.text
-    assert "and escm2_ips has the highest AUC, 0.7312." in compared.text
+    assert (
+        "the CVR of escm2_dr is nearest to unbiased, PCOC 0.951 ± 0.033 (the others: 1.062 to 1.418)" in compared.text
+    )
+    assert "and escm2_ips has the highest AUC, 0.7312 ± 0.0102." in compared.text
 
 
 def test_runs_judged_on_different_rows_are_not_ranked(tmp_path):

@@ -9,8 +9,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from jobs.report.intervals import wilson
 from jobs.report.runs import Run, finite
-from jobs.report.svg import INK, MUTED, PAPER, STYLE, colour, label_ends, panel, plain_ticks, shorten, to_svg
+from jobs.report.svg import (
+    INK,
+    MUTED,
+    NORMAL,
+    PAPER,
+    SMALL,
+    STYLE,
+    colour,
+    label_ends,
+    panel,
+    plain_ticks,
+    shorten,
+    to_svg,
+)
 from jobs.report.words import compact, count, percent
 
 SPACES = (
@@ -28,6 +42,7 @@ LOSSES = (
 )
 SMALL_RATE = 0.15  # calibration of rates below this is drawn on logarithmic axes
 BUCKETS = 120
+FEWEST = 10  # positives in a calibration bin
 
 
 @dataclass(frozen=True)
@@ -38,7 +53,9 @@ class Panel:
 
 def loss_panels(runs: Sequence[Run]) -> list[Panel]:
     """A panel per loss term: the logged values faint, their running mean strong."""
-    drawn = (curve(runs, "step", key, title, f"loss-{index}") for index, (key, title) in enumerate(LOSSES))
+    logged = [(key, title) for key, title in LOSSES if any(run.series("step", "step", key)[0] for run in runs)]
+    size = SMALL if len(logged) == 4 and len(runs) == 1 else NORMAL
+    drawn = (curve(runs, "step", key, title, key.replace(".", "-"), size) for key, title in logged)
     return [item for item in drawn if item]
 
 
@@ -52,14 +69,16 @@ def validation_panels(runs: Sequence[Run]) -> list[Panel]:
     return [item for item in drawn if item]
 
 
-def curve(runs: Sequence[Run], event: str, key: str, title: str, name: str) -> Panel | None:
+def curve(
+    runs: Sequence[Run], event: str, key: str, title: str, name: str, size: tuple[float, float] = NORMAL
+) -> Panel | None:
     title = title.replace(", all exposures", "")
     lines = [(index, run, *run.series(event, "step", key)) for index, run in enumerate(runs)]
     lines = [line for line in lines if line[2]]
     if not lines:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = panel()
+        figure, axes = panel(*size)
         ends = []
         for index, run, x, y in lines:
             if len(x) > BUCKETS // 4 and event == "step":
@@ -91,10 +110,28 @@ def calibration_panels(runs: Sequence[Run]) -> list[Panel]:
 
 
 def bins(run: Run, key: str) -> np.ndarray:
-    """(prediction, label, count) of each bin as an array [n, 3]; empty if the run has none."""
+    """(prediction, label, count) of each bin as an array [n, 3]; empty if the run has none.
+
+    Neighbours are merged until each bin holds FEWEST positives: emptier ones would show chance, not calibration.
+    """
     rows = (run.evaluation.get("calibration") or {}).get(key) or []
     found = [[finite(row.get(part)) for part in ("mean_prediction", "mean_label", "count")] for row in rows]
-    return np.array([row for row in found if None not in row and row[2]], dtype=float).reshape(-1, 3)
+    table = np.array([row for row in found if None not in row and row[2]], dtype=float).reshape(-1, 3)
+    merged: list[np.ndarray] = []
+    for row in table:
+        if merged and merged[-1][1] * merged[-1][2] < FEWEST - 0.5:
+            row = merge(merged.pop(), row)
+        merged.append(row)
+    if len(merged) > 1 and merged[-1][1] * merged[-1][2] < FEWEST - 0.5:
+        last = merged.pop()
+        merged.append(merge(merged.pop(), last))
+    return np.array(merged).reshape(-1, 3)
+
+
+def merge(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The bin that holds the rows of both: means weighted by count."""
+    total = one[2] + other[2]
+    return np.append((one[:2] * one[2] + other[:2] * other[2]) / total, total)
 
 
 def calibration_panel(lines: Sequence[tuple[int, Run, np.ndarray]], title: str, name: str) -> Panel:
@@ -113,7 +150,7 @@ def calibration_panel(lines: Sequence[tuple[int, Run, np.ndarray]], title: str, 
             if len(lines) <= 2:
                 below, above = wilson(label, table[:, 2])
                 axes.vlines(prediction, np.maximum(below, low), above, color=colour(index), linewidth=1, alpha=0.45)
-            axes.plot(prediction, shown, color=colour(index), linewidth=1.2)
+            axes.plot(prediction, shown, color=colour(index), linewidth=1.2, alpha=0.7)
             for positives, face in ((label > 0, colour(index)), (label == 0, PAPER)):
                 axes.plot(prediction[positives], shown[positives], "o", markersize=3.6, mfc=face, mec=colour(index))
             ends.append((run.name, shown[-1], colour(index)))
@@ -147,7 +184,7 @@ def weight_panels(runs: Sequence[Run]) -> list[Panel]:
         if len(edges) != len(counts) + 1 or not counts:
             continue
         with mpl.rc_context(STYLE):
-            figure, axes = panel(2.6, 2.1) if len(runs) > 1 else panel()
+            figure, axes = panel(*(SMALL if len(runs) > 1 else NORMAL))
             axes.stairs(counts, edges, fill=True, color=colour(index), alpha=0.75, linewidth=0)
             if edges[0] > 0 and edges[-1] / edges[0] > 20:
                 axes.set_xscale("log")
@@ -163,12 +200,10 @@ def weight_panels(runs: Sequence[Run]) -> list[Panel]:
                 axes.axvline(1 / clip, color=INK, linewidth=0.9, dashes=(4, 3))
                 axes.annotate(
                     f"clip {compact(clip)}",
-                    (1 / clip, 1),
+                    (1 / clip, 1.02),
                     xycoords=("data", "axes fraction"),
-                    xytext=(-5, 0),
-                    textcoords="offset points",
                     ha="right",
-                    va="top",
+                    va="bottom",
                     color=MUTED,
                 )
             mode = int(np.argmax(counts))
@@ -193,13 +228,6 @@ def smooth(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[fl
 def thin(x: Sequence[float], y: Sequence[float], most: int = 400) -> tuple[Sequence[float], Sequence[float]]:
     stride = -(-len(x) // most)
     return x[::stride], y[::stride]
-
-
-def wilson(rate: np.ndarray, rows: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's 95% interval of a rate observed on this many rows."""
-    centre = (rate + z * z / (2 * rows)) / (1 + z * z / rows)
-    half = z / (1 + z * z / rows) * np.sqrt(rate * (1 - rate) / rows + z * z / (4 * rows * rows))
-    return centre - half, centre + half
 
 
 def step_axis(axes: Axes) -> None:

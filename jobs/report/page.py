@@ -76,7 +76,6 @@ def render(runs: Sequence[Run]) -> str:
         calibration_part=", ".join(
             sorted({str(run.evaluation["part"]) for run in train if run.evaluation.get("part")})
         ),
-        empty_bins=any(row.get("mean_label") == 0 for run in train for row in all_bins(run)),
         propensity=tables.propensity_table(train) if train else None,
         weights=weight_panels(train),
         absent=absent_reasons(train),
@@ -84,10 +83,6 @@ def render(runs: Sequence[Run]) -> str:
         cards=[card(run) for run in runs],
         glossary=words.GLOSSARY,
     )
-
-
-def all_bins(run: Run) -> list[dict[str, Any]]:
-    return [row for rows in (run.evaluation.get("calibration") or {}).values() for row in rows]
 
 
 def fusion_of(run: Run, name: str) -> Fusion:

@@ -46,6 +46,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
 }
+NORMAL, SMALL = (3.5, 2.3), (2.6, 2.0)  # inches: three and four panels in a line
 LABEL_GAP = 0.085  # of the axes' height: one line of text
 
 
@@ -53,7 +54,7 @@ def colour(index: int) -> str:
     return SERIES[index % len(SERIES)]
 
 
-def panel(width: float = 3.5, height: float = 2.3) -> tuple[Figure, Axes]:
+def panel(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure of this size in inches (72 user units each). Call it, and draw, inside `rc_context(STYLE)`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.report.figures import SPACES
+from jobs.report.intervals import half_width
 from jobs.report.runs import Run, comparable, finite
 from jobs.report.words import DASH, MINUS, compact, count, duration, number, percent, stronger_rival, verdict
 
@@ -83,24 +84,6 @@ def metric_row(run: Run, key: str, head: str, notes: Footnotes, series: int) -> 
     cells.append(Cell(count(rows)))
     cells.append(Cell(count(positives), minor=percent(rate) if rate is not None else ""))
     return cells
-
-
-def half_width(metric: str, value: float, rows: float | None, positives: float | None) -> float | None:
-    """Half of the 95% interval that the finite sample alone allows.
-
-    AUC: Hanley and McNeil (Radiology 143, 1982). PCOC: the number of positives is Poisson, predictions count as fixed.
-    """
-    if not rows or not positives or positives >= rows:
-        return None
-    if metric == "pcoc":
-        return 1.96 * value / math.sqrt(positives)
-    if metric == "auc":
-        negatives = rows - positives
-        two_positives, two_negatives = value / (2 - value), 2 * value**2 / (1 + value)
-        variance = value * (1 - value)
-        variance += (positives - 1) * (two_positives - value**2) + (negatives - 1) * (two_negatives - value**2)
-        return 1.96 * math.sqrt(max(variance, 0.0) / (positives * negatives))
-    return None
 
 
 def mark_best(runs: Sequence[Run], key: str, rows: Sequence[list[Cell]]) -> None:

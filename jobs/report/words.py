@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from jobs.report.intervals import half_width
 from jobs.report.runs import Run, comparable
 
 DASH = "–"
@@ -107,22 +108,33 @@ def train_headline(runs: Sequence[Run]) -> str:
         return f"{trained}; {space}.pcoc is absent ({runs[0].why_absent(f'{space}.pcoc')})."
     best = min(pcoc, key=lambda name: abs(math.log(pcoc[name])) if pcoc[name] > 0 else math.inf)
     if len(runs) == 1:
-        tail = f" at AUC {number(auc[best])}" if best in auc else ""
-        text = f"{trained}; {place} its CVR has PCOC {number(pcoc[best], 3)} ({bias(pcoc[best])}){tail}."
+        run = runs[0]
+        tail = f" at AUC {with_half(run, space, 'auc', 4)}" if best in auc else ""
+        text = f"{trained}; {place} its CVR has PCOC {with_half(run, space, 'pcoc', 3)} ({bias(pcoc[best])}){tail}."
     elif not comparable(runs, space):
         text = f"{trained}; they were judged on different rows, so their figures cannot be compared."
     else:
         others = sorted(value for name, value in pcoc.items() if name != best)
         limits = " to ".join(number(value, 3) for value in sorted({*others[:1], *others[-1:]}))
         spread = f" (the other{'s' if len(others) > 1 else ''}: {limits})" if others else ""
-        text = f"{trained}; {place} the CVR of {best} is nearest to unbiased, PCOC {number(pcoc[best], 3)}{spread}"
+        by_name = {run.name: run for run in runs}
+        level = with_half(by_name[best], space, "pcoc", 3)
+        text = f"{trained}; {place} the CVR of {best} is nearest to unbiased, PCOC {level}{spread}"
         if auc:
             top = max(auc, key=lambda name: auc[name])
-            text += f", and {'it also' if top == best else top} has the highest AUC, {number(auc[top])}"
+            who = "it also" if top == best else top
+            text += f", and {who} has the highest AUC, {with_half(by_name[top], space, 'auc', 4)}"
         text += "."
     if not entire:
         text += f" The entire space cannot be judged: {runs[0].why_absent('cvr.entire.pcoc').rstrip('.')}."
     return text
+
+
+def with_half(run: Run, space: str, metric: str, digits: int) -> str:
+    """1.062 ± 0.037, not to be broken over lines."""
+    value = run.number(f"{space}.{metric}")
+    half = half_width(metric, value or 0.0, run.number(f"{space}.count"), run.number(f"{space}.positives"))
+    return number(value, digits) + (f"\u00a0±\u00a0{number(half, digits)}" if half is not None else "")
 
 
 def trained_on(runs: Sequence[Run]) -> str:
