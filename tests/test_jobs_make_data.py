@@ -1,0 +1,85 @@
+"""python -m jobs.make_data: what it makes, what it refuses, and what a killed run leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data.log import check_labels, open_log
+from jobs.make_data import MakeData, run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "jobs.make_data", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_command_makes_a_log_and_prints_what_is_in_it(tmp_path: Path) -> None:
+    process = start(
+        "--rows", "6000", "--click-rate", "0.2", "--users", "100", "--items", "100", "--out", f"{tmp_path}/log"
+    )
+    printed, errors = process.communicate()
+    assert process.returncode == 0, errors
+    log = open_log(tmp_path / "log")
+    facts = check_labels(log, log.part("train"))
+    assert facts.rows == 4800
+    for cell in ("4,800", str(facts.clicks), f"{facts.clicks / facts.rows:.4f}", "E[r|all]", "E[r|click]"):
+        assert cell in printed
+
+
+def test_run_returns_the_path_of_each_source(tmp_path: Path, shared_data: Path) -> None:
+    for source, folder in (
+        ("speed_dating", "speed_dating"),
+        ("ali_ccp", "aliccp_sample"),
+        ("ali_express", "aliexpress_sample"),
+    ):
+        args = MakeData(source=source, input=shared_data / folder, out=tmp_path / source)  # type: ignore[arg-type]
+        assert run(args) == tmp_path / source
+        assert open_log(tmp_path / source).part("test").rows > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"source": "ali_ccp"}, "--source ali_ccp needs --input"),
+        ({"input": Path("x")}, "--input goes with --source"),
+        ({"fold": 1}, "--fold has no effect with --source generated"),
+        (
+            {"source": "ali_ccp", "input": Path("x"), "click_rate": 0.1},
+            "--click-rate has no effect with --source ali_ccp",
+        ),
+        ({"rows": 5}, "rows is 5, must be at least 300"),
+        ({"source": "ali_ccp", "input": Path("/nowhere")}, "/nowhere: no such file or directory"),
+    ],
+)
+def test_a_mistake_is_named_and_leaves_nothing(tmp_path: Path, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(MakeData(out=tmp_path / "log", **arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_somebodys_directory_is_refused_with_one_line_and_code_2(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    process = start("--rows", "3000", "--out", str(tmp_path))
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors == f"error: {tmp_path}: is not empty; choose a new directory\n"
+
+
+def test_a_killed_run_leaves_no_log(tmp_path: Path) -> None:
+    process = start("--rows", "100000000", "--out", str(tmp_path / "log"))
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob(".log.partial-*/train/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    left = list(tmp_path.iterdir())
+    assert [path.name for path in left] == [f".log.partial-{process.pid}"]
+    with pytest.raises(ValueError, match=r"schema\.json: no such file"):
+        open_log(left[0])
