@@ -77,7 +77,7 @@ def field_ids(field: CategoricalField, vocabulary: pa.Array | None, column: pa.A
         ids_R = bucket_R.view(np.int64) + 1
     elif field.kind == "range":
         values_R = column.fill_null(0).to_numpy()
-        ids_R = np.where((values_R >= 0) & (values_R < field.size), values_R, -1).astype(np.int64) + 2
+        ids_R = np.where((values_R >= 0) & (values_R < field.size), values_R.astype(np.int64), -1) + 2
     else:
         assert vocabulary is not None
         if pat.is_dictionary(column.type):

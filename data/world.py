@@ -26,7 +26,7 @@ Every draw is addressed by the seed and a place under it (data/generate.py), so 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -93,7 +93,7 @@ class World:
         check(config)
         self.config = config
         self.population: Population = draw_population(address(config.seed, POPULATION), config.users, config.items)
-        sample = self.draw_exposures(address(config.seed, SAMPLE), SAMPLE_ROWS // CANDIDATES)
+        sample = self.draw_sample(address(config.seed, SAMPLE))
         interest_R = self.population.interest(sample.user_R, sample.item_R)
         self._interest = moments(interest_R)
         self._presentation = moments(presentation(sample))
@@ -123,6 +123,13 @@ class World:
             discount_R=np.maximum(rng.integers(-5, 6, shape), 0).ravel() / 20,
             hidden_R=rng.normal(size=shape).ravel(),
         )
+
+    def draw_sample(self, rng: np.random.Generator) -> Exposures:
+        """Exposures of the same law, but with a user of its own for each, spread evenly: they estimate means better."""
+        sample = self.draw_exposures(rng, SAMPLE_ROWS // CANDIDATES)
+        rows = len(sample.user_R)
+        user_R = pick(self.population.user_cdf_U, (rng.permutation(rows) + rng.random(rows)) / rows)
+        return replace(sample, user_R=user_R)
 
     def scores(self, shown: Exposures) -> tuple[np.ndarray, np.ndarray]:
         """Click and conversion logits without their intercepts."""
@@ -193,7 +200,7 @@ def pick(cdf: np.ndarray, uniform: np.ndarray) -> np.ndarray:
 def solve(rate: Callable[[float], float], target: float) -> float:
     """The x where an increasing rate(x) meets the target, by bisection."""
     low, high = -100.0, 100.0
-    for _ in range(80):
+    for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if rate(middle) < target else (low, middle)
     return (low + high) / 2

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -91,12 +92,10 @@ def check_arguments(args: MakeData) -> None:
 
 def report(args: MakeData, facts: dict[str, PartFacts]) -> Table:
     """One line a part; with truth also what clicks hide: E[r] over all exposures against E[r] over clicks."""
-    table = Table(title=f"{args.source} log")
+    table = Table(title=f"{args.source} log", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
     truth = any(part.potential is not None for part in facts.values())
     dropped = any(part.dropped for part in facts.values())
-    names = ["part", "rows", "clicks", "conversions", "CTR", "CVR"] + (
-        ["E\\[r|all]", "E\\[r|clicked]"] if truth else []
-    )
+    names = ["part", "rows", "clicks", "conversions", "CTR", "CVR"] + (["E\\[r|all]", "E\\[r|click]"] if truth else [])
     for name in names + (["dropped"] if dropped else []):
         table.add_column(name, justify="left" if name == "part" else "right")
     for name, part in facts.items():
