@@ -64,8 +64,8 @@ def sum_rows(ids_U: Tensor, values_UE: Tensor) -> tuple[Tensor, Tensor]:
     values[: len(ids_U)] = values_UE
     all_ids = ids.new_empty(workers * most)
     all_values = values.new_empty(workers * most, values.shape[1])
-    dist.all_gather_into_tensor(all_ids, ids)
-    dist.all_gather_into_tensor(all_values, values)
+    dist.all_gather_single(all_ids, ids)
+    dist.all_gather_single(all_values, values)
     kept = [slice(rank * most, rank * most + size) for rank, size in enumerate(sizes)]
     ids_R = torch.cat([all_ids[rows] for rows in kept])
     values_RE = torch.cat([all_values[rows] for rows in kept])

@@ -160,7 +160,7 @@ def train(job: TrainJob, rank: int, world_size: int, device: torch.device) -> di
             progress.train_seconds += now - clock
             reporter.add(terms, len(batch), now - clock)
             clock = now
-            if progress.step % config.log_steps == 0 or progress.step_in_epoch == stream.steps:
+            if reporter.count == config.log_steps or progress.step_in_epoch == stream.steps:
                 reporter.step(progress)
             if config.checkpoint_steps and progress.step % config.checkpoint_steps == 0 and rank == 0:
                 if progress.step_in_epoch < stream.steps:

@@ -79,7 +79,12 @@ def run(arguments: Arguments) -> dict[str, Any]:
         connect(arguments.workers)
     with follow_training(console, out, config.epochs):
         figures = run_training(job, arguments.workers)
-    summary = {**figures, "train.seconds": time.time() - started, "part": "test" if "test" in job.parts else "valid"}
+    summary = {
+        **figures,
+        "train.workers": arguments.workers,
+        "train.seconds": time.time() - started,
+        "part": "test" if "test" in job.parts else "valid",
+    }
     write_json(out / SUMMARY_FILE, summary)
     show(console, summary)
     console.print(f"run: {out}")

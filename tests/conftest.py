@@ -17,7 +17,7 @@ SHARED_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One local Ray cluster with 4 logical CPUs (more than this machine may have: tests sleep more than they compute)."""
+    """One local Ray cluster with 4 logical CPUs, more than the machine may have: tests wait more than they compute."""
     import ray
 
     ray.init(
@@ -38,3 +38,15 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real data at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def small_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated log of 6,000 rows with truth, in many small row groups and with enough conversions to learn from."""
+    from data.generate import generate_log
+    from data.world import GeneratedLog
+
+    directory = tmp_path_factory.mktemp("logs") / "small"
+    shape = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100}
+    generate_log(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), directory)
+    return directory

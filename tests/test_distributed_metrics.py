@@ -1,0 +1,95 @@
+"""Binned figures against scikit-learn and direct formulas."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+
+from distributed.metrics import BinaryMetrics, PropensityHealth
+
+
+def sample(rows: int, seed: int = 0, rate: float = -3.0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logit_B = torch.randn(rows, generator=generator) * 1.5 + rate
+    label_B = (torch.rand(rows, generator=generator) < (logit_B * 0.8).sigmoid()).float()
+    return logit_B, label_B
+
+
+@pytest.mark.parametrize(("rows", "seed"), [(500, 0), (20_000, 1), (200_000, 2)])
+def test_auc_and_log_loss_match_scikit_learn(rows: int, seed: int) -> None:
+    logit_B, label_B = sample(rows, seed)
+    metrics = BinaryMetrics()
+    for start in range(0, rows, 7000):
+        metrics.add(logit_B[start : start + 7000], label_B[start : start + 7000])
+    figures, absent = metrics.figures()
+    probability_B = logit_B.double().sigmoid()
+    exact = roc_auc_score(label_B, logit_B)
+    assert not absent
+    assert abs(figures["auc"] - exact) <= metrics.auc_error() + 1e-12
+    assert figures["auc"] == pytest.approx(exact, abs=2e-6)
+    assert metrics.auc_error() < 1e-4
+    assert figures["log_loss"] == pytest.approx(log_loss(label_B, probability_B), rel=1e-9)
+    assert figures["pcoc"] == pytest.approx((probability_B.mean() / label_B.double().mean()).item(), rel=1e-9)
+    assert figures["count"] == rows
+
+
+def test_auc_with_ties_and_scores_beyond_the_bins() -> None:
+    logit_B = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, -50.0, 50.0, -30.0])
+    label_B = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0])
+    metrics = BinaryMetrics()
+    metrics.add(logit_B, label_B)
+    assert metrics.auc() == pytest.approx(roc_auc_score(label_B, logit_B), abs=1e-12)
+
+
+def test_counts_add_in_any_order_to_the_same_bits() -> None:
+    logit_B, label_B = sample(5000)
+    whole, parts = BinaryMetrics(), BinaryMetrics()
+    whole.add(logit_B, label_B)
+    for rows in torch.randperm(5000).split(617):
+        parts.add(logit_B[rows], label_B[rows])
+    assert torch.equal(whole.counts_2N, parts.counts_2N)
+    assert whole.auc() == parts.auc()
+
+
+def test_figures_that_do_not_exist_say_why() -> None:
+    empty = BinaryMetrics().figures()
+    assert empty[1]["auc"] == "no rows"
+    metrics = BinaryMetrics()
+    metrics.add(torch.zeros(3), torch.zeros(3))
+    figures, absent = metrics.figures()
+    assert absent == {"auc": "no positives", "pcoc": "no positives"}
+    assert "auc" not in figures
+    assert figures["log_loss"] == pytest.approx(np.log(2))
+
+
+def test_calibration_groups_hold_all_rows() -> None:
+    logit_B, label_B = sample(20_000, 3)
+    metrics = BinaryMetrics()
+    metrics.add(logit_B, label_B)
+    groups = metrics.calibration(10)
+    assert sum(group["count"] for group in groups) == 20_000
+    assert all(1500 < group["count"] < 2500 for group in groups)
+    order_B = logit_B.argsort()
+    top = order_B[-groups[-1]["count"] :]
+    assert groups[-1]["mean_prediction"] == pytest.approx(logit_B[top].double().sigmoid().mean().item(), rel=2e-4)
+    assert groups[-1]["mean_label"] == pytest.approx(label_B[top].mean().item(), rel=1e-6)
+    labels = sum(group["mean_label"] * group["count"] for group in groups)
+    assert labels == pytest.approx(label_B.sum().item())
+
+
+def test_propensity_health_is_its_formula() -> None:
+    logit_B, click_B = sample(3000, 4)
+    health = PropensityHealth(clip=0.05)
+    for rows in torch.arange(3000).split(700):
+        health.add(logit_B[rows], click_B[rows])
+    q_B = logit_B[click_B == 1].double().sigmoid()
+    weight_B = 1 / q_B.clamp(min=0.05)
+    figures = health.figures()
+    assert figures["clicks"] == len(q_B)
+    assert figures["effective_sample_size"] == pytest.approx((weight_B.sum() ** 2 / (weight_B**2).sum()).item())
+    assert figures["largest_weight"] == pytest.approx(weight_B.max().item())
+    assert figures["share_clipped"] == pytest.approx((q_B < 0.05).double().mean().item())
+    histogram = health.weight_histogram()
+    assert sum(histogram["counts"]) == len(q_B)
+    assert len(histogram["edges"]) == len(histogram["counts"]) + 1
+    assert PropensityHealth(clip=0.1).figures() == {"clicks": 0, "clip": 0.1}

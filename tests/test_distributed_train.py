@@ -1,0 +1,219 @@
+"""The loop in this process: it learns, resumes to the same bits, stops early, and says what went wrong."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+
+from data.log import open_log
+from distributed import train_loop
+from distributed.checkpoint import CheckpointStore, read_checkpoint
+from distributed.config import TrainConfig, override
+from distributed.scoring import for_scoring, load_model, score
+from distributed.trainer import prepare, run_training
+from models.objectives.terms import log_product
+
+SMALL = [
+    "batch_size=200",
+    "epochs=2",
+    "log_steps=5",
+    "stream.lanes=4",
+    "stream.shuffle_rows=600",
+    "model.embedding_width=4",
+    "model.backbone.experts=2",
+    "model.backbone.expert_hidden=16,8",
+    "model.tower_hidden=8",
+    "optimizer.learning_rate=0.005",
+    "optimizer.embedding_learning_rate=0.005",
+]
+
+
+def config(*more: str) -> TrainConfig:
+    return override(TrainConfig(), [*SMALL, *more])
+
+
+def train_here(run: Path, log_dir: Path, settings: TrainConfig) -> dict:
+    run.mkdir(parents=True, exist_ok=True)
+    job, _ = prepare(run, open_log(log_dir), settings, time.time())
+    return run_training(job, workers=0)
+
+
+def final_tensors(run: Path) -> dict[str, torch.Tensor]:
+    path = CheckpointStore(run / train_loop.CHECKPOINTS).latest()
+    assert path is not None
+    checkpoint = read_checkpoint(path)
+    return checkpoint.model | checkpoint.optimizer
+
+
+def events(run: Path, kind: str) -> list[dict]:
+    lines = (run / train_loop.METRICS).read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+@pytest.fixture(scope="module")
+def unbroken(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    run = tmp_path_factory.mktemp("runs") / "unbroken"
+    return run, train_here(run, small_log, config("checkpoint_steps=7"))
+
+
+def test_training_learns(unbroken: tuple[Path, dict]) -> None:
+    run, figures = unbroken
+    assert figures["ctr.auc"] > 0.62
+    assert figures["cvr.click.auc"] > 0.55
+    assert 0.8 < figures["ctr.pcoc"] < 1.25
+    steps = events(run, "step")
+    rate = figures["ctr.mean_label"]
+    assert figures["ctr.log_loss"] < -rate * np.log(rate) - (1 - rate) * np.log(1 - rate) - 0.01  # beats the base rate
+    assert steps[-1]["step"] == figures["train.steps"] == 48
+    assert [event["epoch"] for event in events(run, "valid")] == [1, 2]
+
+
+class Killed(Exception):
+    """Stands for a process that dies between two steps."""
+
+
+@pytest.mark.parametrize("dies_at", [3, 12, 24, 30, 47])
+def test_resume_gives_the_bits_of_the_unbroken_run(
+    unbroken: tuple[Path, dict], small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
+) -> None:
+    """Checkpoints at steps 7, 14, 21, 24 (epoch), 28, ...: deaths before, on and after the epoch border."""
+    step = train_loop.Trainer.step
+
+    def dying(self: train_loop.Trainer, batch: object, number: int) -> dict:
+        if number == dies_at:
+            raise Killed
+        return step(self, batch, number)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train_loop.Trainer, "step", dying)
+    with pytest.raises(Killed):
+        train_here(tmp_path, small_log, config("checkpoint_steps=7"))
+    monkeypatch.setattr(train_loop.Trainer, "step", step)
+    figures = train_here(tmp_path, small_log, config("checkpoint_steps=7"))
+    whole, resumed = final_tensors(unbroken[0]), final_tensors(tmp_path)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    same = {name for name in figures if not name.startswith("train.")}
+    assert {name: figures[name] for name in same} == {name: unbroken[1][name] for name in same}
+    logged = [(event["step"], event["loss"]) for event in events(unbroken[0], "step")]
+    again = [(event["step"], event["loss"]) for event in events(tmp_path, "step")]
+    assert [number for number, _ in again] == sorted({number for number, _ in again})
+    assert again[-1] == logged[-1]
+
+
+def test_dropout_is_addressed_by_step(small_log: Path, tmp_path: Path) -> None:
+    settings = config("model.backbone.dropout=0.2", "epochs=1")
+    runs = []
+    for name in ("one", "two"):
+        torch.manual_seed(len(runs))
+        train_here(tmp_path / name, small_log, settings)
+        runs.append(final_tensors(tmp_path / name))
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_figures_match_scikit_learn_on_the_scored_part(unbroken: tuple[Path, dict], small_log: Path) -> None:
+    run, figures = unbroken
+    model, schema = load_model(run)
+    log = open_log(small_log)
+    scoring = for_scoring(log, schema)
+    tables = [t.to_pandas() for t in score(model, scoring, scoring.part("test"), torch.device("cpu"))]
+    scored = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
+    truth = log.truth("test")
+    potential = truth.potential_R[truth.lookup(scored["exposure_id"])]
+    clicked = scored["click"] == 1
+    expected = {
+        "ctr": (scored["click"], scored["pctr"]),
+        "cvr.click": (scored["conversion"][clicked], scored["pcvr"][clicked]),
+        "cvr.entire": (potential, scored["pcvr"]),
+        "ctcvr": (scored["conversion"], scored["pctcvr"]),
+    }
+    for space, (label, probability) in expected.items():
+        assert figures[f"{space}.auc"] == pytest.approx(roc_auc_score(label, probability), abs=1e-4), space
+        assert figures[f"{space}.log_loss"] == pytest.approx(log_loss(label, probability.astype(float)), rel=1e-5)
+        assert figures[f"{space}.pcoc"] == pytest.approx(probability.astype(float).mean() / label.mean(), rel=1e-5)
+        assert figures[f"{space}.count"] == len(label)
+    np.testing.assert_allclose(scored["pctcvr"], scored["pctr"] * scored["pcvr"], rtol=1e-5)
+    assert log_product(torch.zeros(1), torch.zeros(1)).exp().item() == pytest.approx(0.25)
+
+
+def test_truth_is_never_read_in_training(small_log: Path, tmp_path: Path) -> None:
+    """A log whose truth is shuffled nonsense trains to the same bits; only the entire-space figures differ."""
+    import shutil
+
+    other = tmp_path / "log"
+    shutil.copytree(small_log, other)
+    for path in (other / "truth").rglob("*.parquet"):
+        table = pq.read_table(path)
+        flipped = 1 - table.column("potential_conversion").to_numpy()
+        index = table.schema.get_field_index("potential_conversion")
+        pq.write_table(table.set_column(index, "potential_conversion", [flipped]), path)
+    settings = config("epochs=1")
+    honest = train_here(tmp_path / "a", small_log, settings)
+    flipped = train_here(tmp_path / "b", other, settings)
+    one, two = final_tensors(tmp_path / "a"), final_tensors(tmp_path / "b")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert flipped["cvr.entire.auc"] == pytest.approx(1 - honest["cvr.entire.auc"], abs=1e-9)
+    assert flipped["ctr.auc"] == honest["ctr.auc"]
+
+
+def test_without_truth_entire_space_figures_are_absent_with_a_reason(small_log: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(small_log, tmp_path / "log")
+    shutil.rmtree(tmp_path / "log" / "truth")
+    figures = train_here(tmp_path / "run", tmp_path / "log", config("epochs=1"))
+    assert not any(name.startswith("cvr.entire") for name in figures)
+    assert "not observed" in figures["absent"]["cvr.entire.auc"]
+
+
+def test_early_stop_keeps_the_best_epoch(small_log: Path, tmp_path: Path) -> None:
+    settings = config("epochs=30", "patience=2", "stop_metric=ctr.log_loss", "optimizer.embedding_learning_rate=0.05")
+    figures = train_here(tmp_path, small_log, settings)
+    valid = events(tmp_path, "valid")
+    losses = [event["ctr.log_loss"] for event in valid]
+    best = int(np.argmin(losses))
+    assert len(valid) == best + 3 < 30
+    assert figures["train.best_step"] == valid[best]["step"]
+    assert read_checkpoint(tmp_path / "model", with_optimizer=False).progress.best_step == valid[best]["step"]
+
+
+def test_divergence_is_one_clear_error(small_log: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+: training diverged"):
+        train_here(tmp_path, small_log, config("optimizer.learning_rate=1e30"))
+
+
+def test_a_checkpoint_of_another_model_is_refused(unbroken: tuple[Path, dict], small_log: Path) -> None:
+    job, _ = prepare(unbroken[0], open_log(small_log), config("model.embedding_width=5"), time.time())
+    with pytest.raises(ValueError, match="of another model"):
+        run_training(job, workers=0)
+
+
+def test_prepare_refuses_parts_without_outcomes(small_log: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(small_log, tmp_path / "log")
+    for path in (tmp_path / "log" / "valid").glob("*.parquet"):
+        table = pq.read_table(path)
+        index = table.schema.get_field_index("conversion")
+        none = np.zeros(table.num_rows, np.int8)
+        pq.write_table(table.set_column(index, "conversion", [none]), path)
+    with pytest.raises(ValueError, match="valid: no conversions in 600 rows"):
+        prepare(tmp_path / "run", open_log(tmp_path / "log"), config(), time.time())
+
+
+def test_scoring_needs_a_finished_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no trained model"):
+        load_model(tmp_path)
+
+
+def test_job_is_plain_values(small_log: Path, tmp_path: Path) -> None:
+    """What workers receive holds no open files, no tensors, no modules."""
+    job, facts = prepare(tmp_path, open_log(small_log), config(), time.time())
+    assert json.loads(json.dumps(dataclasses.asdict(job)))["click_rate"] == job.click_rate
+    assert facts["train"].rows == job.parts["train"].rows == 4800
+    assert job.conversion_rate == facts["train"].conversions / facts["train"].clicks

@@ -1,0 +1,167 @@
+"""Several workers against one: collectives and the whole loop over plain gloo processes, then Ray Train itself."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from test_distributed_train import config, events, final_tensors, train_here
+
+from data.log import open_log
+from distributed.collectives import sum_gradients, sum_rows
+from distributed.config import TrainConfig
+from distributed.stream import TrainStream
+from distributed.train_loop import METRICS, Trainer, train
+from distributed.trainer import TrainJob, prepare, run_training
+
+WORKERS = 3
+OBJECTIVES = ("escm2_dr", "naive")
+
+
+def worker(rank: int, rendezvous: str, jobs: dict[str, TrainJob]) -> None:
+    """One process of a gloo group. What it asserts fails the spawn, and so the fixture below."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=WORKERS)
+    check_collectives(rank)
+    check_same_weights_everywhere(rank, jobs["naive"])
+    for job in jobs.values():
+        assert train(job, rank, WORKERS, torch.device("cpu"))["train.workers"] == WORKERS
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def check_collectives(rank: int) -> None:
+    """Row gradients and dense gradients summed over ranks, against the sum formed in one place."""
+    generator = torch.Generator().manual_seed(0)
+    everyone = []
+    for number in range(WORKERS):
+        count = 0 if number == 1 else 20 + number  # rank 1 touched nothing
+        ids = torch.unique(torch.randint(0, 60, (count,), generator=generator))
+        everyone.append((ids, torch.randn(len(ids), 3, generator=generator)))
+    expected = torch.zeros(60, 3)
+    for ids, values in everyone:
+        expected.index_add_(0, ids, values)
+    ids, values = sum_rows(*everyone[rank])
+    assert ids.tolist() == sorted({row for ids, _ in everyone for row in ids.tolist()})
+    torch.testing.assert_close(torch.zeros(60, 3).index_copy_(0, ids, values), expected)
+
+    first, second = torch.zeros(2, 3, requires_grad=True), torch.zeros(4, requires_grad=True)
+    first.grad = torch.full((2, 3), float(rank + 1))
+    if rank == 0:
+        second.grad = torch.arange(4.0)
+    sum_gradients([first, second])
+    assert torch.equal(first.grad, torch.full((2, 3), WORKERS * (WORKERS + 1) / 2))
+    assert second.grad is not None
+    assert torch.equal(second.grad, torch.arange(4.0))
+
+
+def check_same_weights_everywhere(rank: int, job: TrainJob) -> None:
+    """After some steps every rank holds rank 0's bits: nobody drifts."""
+    trainer = Trainer(job, torch.device("cpu"), rank)
+    log = open_log(job.location)
+    stream = TrainStream(log, job.parts["train"], job.config.stream, job.config.batch_size, 0, rank, WORKERS)
+    for step, batch in zip(range(6), stream.epoch(0), strict=False):
+        trainer.step(batch, step)
+    for name, tensor in sorted((trainer.model.state_dict() | trainer.tensors()).items()):
+        reference = tensor.clone()
+        dist.broadcast(reference, src=0)
+        assert torch.equal(reference, tensor), name
+
+
+def settings_of(objective: str) -> TrainConfig:
+    return config("epochs=1", f"objective.name={objective}")
+
+
+@pytest.fixture(scope="module")
+def three_workers(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of three plain gloo processes, by objective (one spawn for all: starting Python is what takes time)."""
+    directory = tmp_path_factory.mktemp("three")
+    jobs = {}
+    for objective in OBJECTIVES:
+        (directory / objective).mkdir()
+        jobs[objective], _ = prepare(directory / objective, open_log(small_log), settings_of(objective), time.time())
+    mp.spawn(worker, args=(str(directory / "rendezvous"), jobs), nprocs=WORKERS)
+    return directory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_three_workers_train_what_one_trains(
+    three_workers: Path, small_log: Path, tmp_path: Path, objective: str
+) -> None:
+    """The same global batches, the same normalisation: equal weights to float32 tolerance after 24 steps."""
+    alone = train_here(tmp_path, small_log, settings_of(objective))
+    one, three = final_tensors(tmp_path), final_tensors(three_workers / objective)
+    assert one.keys() == three.keys()
+    for name in one:
+        torch.testing.assert_close(three[name], one[name], rtol=2e-3, atol=2e-5, msg=name)
+    (valid,) = events(three_workers / objective, "valid")
+    (expected,) = events(tmp_path, "valid")
+    assert valid["ctr.auc"] == pytest.approx(expected["ctr.auc"], abs=2e-4)
+    assert valid["ctr.count"] == expected["ctr.count"]
+    assert alone["train.steps"] == valid["step"]
+    losses = [[event["loss"] for event in events(run, "step")] for run in (tmp_path, three_workers / objective)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def kill_a_worker_at(run: Path, step: int, killed: list[int]) -> None:
+    """SIGKILL one Ray Train worker once the run has logged `step`."""
+    deadline = time.time() + 120
+    while time.time() < deadline:
+        path = run / METRICS
+        if path.exists() and any(json.loads(line)["step"] >= step for line in path.read_text().splitlines(True)[:-1]):
+            pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and is_train_worker(entry)]
+            if pids:
+                os.kill(pids[-1], signal.SIGKILL)
+                killed.append(pids[-1])
+                return
+        time.sleep(0.02)
+
+
+def is_train_worker(pid: str) -> bool:
+    try:
+        return b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_killed_worker_is_retried_to_the_same_bits(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
+    """Ray Train with 2 workers, unbroken and with one of them killed: the same tensors, the same figures."""
+    settings = config("epochs=8", "checkpoint_steps=5", "log_steps=2", "patience=0")
+    results = []
+    killed: list[int] = []
+    for name in ("unbroken", "broken"):
+        run = tmp_path / name
+        run.mkdir()
+        job, _ = prepare(run, open_log(small_log), settings, time.time())
+        if name == "broken":
+            threading.Thread(target=kill_a_worker_at, args=(run, 30, killed), daemon=True).start()
+        results.append(run_training(job, workers=2))
+    assert len(killed) == 1
+    starts = events(tmp_path / "broken", "start")
+    assert len(starts) == 2
+    assert 0 < starts[1]["step"] < 192
+    whole, retried = final_tensors(tmp_path / "unbroken"), final_tensors(tmp_path / "broken")
+    assert all(torch.equal(whole[name], retried[name]) for name in whole)
+    same = {name for name in results[0] if not name.startswith("train.")}
+    assert {name: results[0][name] for name in same} == {name: results[1][name] for name in same}
+    assert results[0]["train.workers"] == 2
+
+    alone = train_here(tmp_path / "alone", small_log, settings)
+    assert alone["ctr.auc"] == pytest.approx(results[0]["ctr.auc"], abs=2e-3)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_users_mistake_in_a_worker_reaches_the_driver(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
+    job, _ = prepare(tmp_path, open_log(small_log), config("optimizer.learning_rate=1e30"), time.time())
+    with pytest.raises(ValueError, match="training diverged"):
+        run_training(job, workers=1)
