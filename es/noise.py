@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from es.config import ESConfig
+from es.hashing import hash64
 from es.shared_table import SharedTable
 
 RUN_PAIRS = 64
@@ -85,11 +86,11 @@ class TableNoise:
     def offset(self, generation: int, run: int) -> int:
         """Where a run starts in the table."""
         size, start = self.table.size, run * self.run_pairs * self.dimension
+        index = np.asarray([0 if self.disjoint else 1 + run])
+        address = int(hash64((self.seed, _OFFSET, generation), index)[0])
         if self.disjoint:
-            address = hash64(self.seed, _OFFSET, generation, 0)
-            return int(address) % (size - self.generation_floats + 1) // ALIGN * ALIGN + start
-        address = hash64(self.seed, _OFFSET, generation, 1 + run)
-        return int(address) % (size - self.run_pairs * self.dimension + 1) // ALIGN * ALIGN
+            return address % (size - self.generation_floats + 1) // ALIGN * ALIGN + start
+        return address % (size - self.run_pairs * self.dimension + 1) // ALIGN * ALIGN
 
     def run(self, generation: int, run: int, pairs: int) -> np.ndarray:
         start = self.offset(generation, run)
@@ -144,19 +145,4 @@ def evaluation_seeds(seed: int, generation: int, pairs_P: np.ndarray, per_genera
     """Seeds (uint64, as many as pairs) for the evaluation of pairs; equal for all where the generation shares one."""
     if per_generation:
         pairs_P = np.zeros_like(pairs_P)
-    return hash64(seed, _EVALUATION, generation, pairs_P)
-
-
-def hash64(seed: int, purpose: int, generation: int, index: int | np.ndarray) -> np.ndarray:
-    """64 well-mixed bits of an address (SplitMix64's finaliser, once per word)."""
-    mixed = np.zeros(1, np.uint64)
-    for word in (seed, purpose, generation, index):
-        mixed = _mix(mixed ^ np.atleast_1d(np.asarray(word)).astype(np.uint64))
-    return mixed if isinstance(index, np.ndarray) else mixed[0]
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(x ^ (x >> np.uint64(31)))
+    return hash64((seed, _EVALUATION, generation), pairs_P)

@@ -1,0 +1,19 @@
+"""Well-mixed bits from an address, vectorised: the randomness that must not depend on who asks or in which order."""
+
+import numpy as np
+
+
+def hash64(words: tuple[int, ...], index: np.ndarray) -> np.ndarray:
+    """64 bits for each index (uint64, same shape) under an address of words, each below 2**64."""
+    mixed = np.zeros(1, np.uint64)
+    for word in words:
+        mixed = mix64(mixed ^ np.asarray([word], np.uint64))
+    return mix64(mixed ^ index.astype(np.uint64))
+
+
+def mix64(x: np.ndarray) -> np.ndarray:
+    """SplitMix64 (Steele, Lea and Flood 2014): one step and its finaliser; a bijection of uint64."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(x ^ (x >> np.uint64(31)))
