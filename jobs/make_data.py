@@ -5,7 +5,8 @@
     python -m jobs.make_data --source speed_dating --input DIR --fold 0 --out /tmp/log
     python -m jobs.make_data --source ali_ccp --input DIR --out /tmp/log
 
-The log is written beside --out and renamed when it is whole: a run that dies leaves no log.
+The log is written beside --out and renamed when it is whole: a run that is killed leaves no log, only a hidden
+directory .NAME.partial-PID that may be deleted.
 """
 
 import dataclasses

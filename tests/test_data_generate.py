@@ -99,6 +99,31 @@ def test_clicks_overstate_conversion_and_the_true_weights_undo_it(log: Log) -> N
     assert abs(weighted.sum() - p.sum()) < 4 * np.sqrt((p / q - p**2).sum())
 
 
+def test_a_model_of_clicks_alone_is_wrong_about_all_exposures_and_weights_repair_it(log: Log) -> None:
+    """The reason for entire-space objectives must be in the data: a small logistic regression shows it."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    encoder = Encoder(log.schema)
+    coarse = [k for k, field in enumerate(log.schema.categorical) if field.rows < 100]
+    sizes = np.array([encoder.field_rows[k] for k in coarse])
+
+    def features(name: str) -> np.ndarray:
+        rows = [encoder.encode(table) for table in log.read(log.part(name))]
+        local = np.concatenate([r.ids_RK for r in rows])[:, coarse] - np.array(encoder.offsets)[coarse]
+        one_hot = np.zeros((len(local), sizes.sum()), np.float32)
+        np.put_along_axis(one_hot, local + np.cumsum(sizes) - sizes, 1.0, axis=1)
+        return np.hstack([one_hot, np.nan_to_num(np.concatenate([r.numeric_RN for r in rows])) / (100, 1, 100, 30, 1)])
+
+    train, test = joined(log), joined(log, "test")
+    clicked = array(train, "click") == 1
+    x, y, q = features("train")[clicked], array(train, "r")[clicked], array(train, "q")[clicked]
+    pcoc = {}
+    for name, weight in (("naive", None), ("weighted", q.mean() / q)):
+        model = linear_model.LogisticRegression(C=0.1, max_iter=300).fit(x, y, sample_weight=weight)
+        pcoc[name] = model.predict_proba(features("test"))[:, 1].mean() / array(test, "p").mean()
+    assert pcoc["naive"] > 1.2
+    assert abs(pcoc["weighted"] - 1) < 0.5 * abs(pcoc["naive"] - 1)
+
+
 @pytest.mark.parametrize(
     "knobs",
     [
