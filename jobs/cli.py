@@ -14,11 +14,14 @@ USER_ERROR = 2
 INTERRUPTED = 130
 
 
-def main(run: Callable[[Arguments], object], arguments: type[Arguments], description: str) -> None:
+def main(
+    run: Callable[[Arguments], object], arguments: type[Arguments], description: str, resumes: bool = False
+) -> None:
     """Parse the command line into `arguments`, run, and exit.
 
     A ValueError is the user's: it becomes one line on stderr and exit code 2. Anything else is ours and keeps its
-    traceback. `description` is the module's docstring; its first lines are examples.
+    traceback. `description` is the module's docstring; its first lines are examples. `resumes` says that
+    the same command goes on from where it was interrupted.
     """
     check_imports()
     logging.basicConfig(level=os.environ.get("COUNTERPOINT_LOG", "WARNING"), format="%(levelname)s %(message)s")
@@ -29,7 +32,7 @@ def main(run: Callable[[Arguments], object], arguments: type[Arguments], descrip
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(USER_ERROR) from error
     except KeyboardInterrupt:
-        print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
+        print("stopped" + ("; the same command goes on from here" if resumes else ""), file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
 
 

@@ -135,4 +135,4 @@ def show(console: Console, summary: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(run, Arguments, __doc__ or "")
+    main(run, Arguments, __doc__ or "", resumes=True)

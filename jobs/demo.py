@@ -1,0 +1,62 @@
+"""Everything once, on a generated log with known truth: log -> training -> scores -> fusion weights -> report.
+
+    python -m jobs.demo --out runs/demo                    # about two minutes on two cores
+    python -m jobs.demo --out runs/small --rows 200000 --workers 1
+
+Each stage is the command of its own that is printed with it. Run again, it goes on where it stopped.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from jobs import evolve, make_data, report, score, train
+from jobs.cli import main
+from jobs.cluster import check_cpus
+from jobs.run_directory import usable_cpus
+
+
+@dataclass
+class Arguments:
+    out: Path
+    """Directory for the log, the runs and the report."""
+    rows: int = 1_000_000
+    """Exposures to generate."""
+    workers: int = min(2, usable_cpus())
+    """Ray workers of the training and of the evolution."""
+    seed: int = 0
+    """Decides the log, the training and the evolution."""
+
+
+def run(arguments: Arguments) -> Path:
+    """Run all stages and return the path of the report."""
+    check_cpus(arguments.workers)
+    console = Console()
+    out = arguments.out.expanduser().absolute()
+    log, trained, scored, fusion = (out / name for name in ("log", "train", "scored.parquet", "fusion"))
+    workers, seed = arguments.workers, arguments.seed
+
+    def stage(number: int, command: str) -> None:
+        console.print(f"\n[bold]{number}/5[/bold] python -m jobs.{command}", highlight=False, soft_wrap=True)
+
+    stage(1, f"make_data --rows {arguments.rows} --seed {seed} --out {log}")
+    if (log / "schema.json").exists():
+        console.print(f"the log is there already: {log}")
+    else:
+        make_data.run(make_data.MakeData(rows=arguments.rows, seed=seed, out=log))
+    stage(2, f"train --data {log} --out {trained} --workers {workers} --seed {seed}")
+    train.run(train.Arguments(data=str(log), out=trained, workers=workers, seed=seed))
+    stage(3, f"score --run {trained} --data {log} --out {scored}")
+    if scored.exists():
+        console.print(f"the scores are there already: {scored}")
+    else:
+        score.run(score.Arguments(run=trained, data=str(log), out=scored))
+    stage(4, f"evolve --scored {scored} --out {fusion} --workers {workers} --seed {seed}")
+    evolve.run(evolve.Arguments(scored=scored, out=fusion, workers=workers, seed=seed))
+    stage(5, f"report {trained} {fusion} --out {out / 'report.html'}")
+    return report.run(report.Args(runs=[trained, fusion], out=out / "report.html"))
+
+
+if __name__ == "__main__":
+    main(run, Arguments, __doc__ or "", resumes=True)
