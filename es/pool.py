@@ -92,7 +92,11 @@ class RayPool:
         self.started_ray = start_ray_if_needed(config)
         self.objective = ray.put(objective)
         self.members = [self._start_member() for _ in range(config.workers)]
-        self._await_members()
+        try:
+            self._await_members()
+        except BaseException:
+            self.close()
+            raise
 
     # ---- one generation
 
@@ -172,6 +176,8 @@ class RayPool:
             except RayTaskError as error:
                 raise _cause(error) from error
             except RayError as error:
+                if reference in starting and not isinstance(error, RayActorError):
+                    raise RuntimeError(f"a worker did not start: {error}") from error
                 arrivals += [(call, None) for call in self._replace(member, error)]
                 continue
             if reference in starting:
@@ -219,8 +225,9 @@ class RayPool:
 
     def _start_member(self) -> Member:
         options = {"num_cpus": self.config.cpus_per_worker, "max_restarts": 0, "max_task_retries": 0}
-        actor = Worker.options(**options).remote(self.objective, self.config, self.noise.dimension)  # type: ignore[attr-defined]
-        return Member(actor, actor.fingerprint.remote(), time.monotonic())
+        actor = Worker.options(**options).remote()  # type: ignore[attr-defined]
+        ready = actor.start.remote(self.objective, self.config, self.noise.dimension)
+        return Member(actor, ready, time.monotonic())
 
     def _admit(self, member: Member, fingerprint: str) -> None:
         if fingerprint != self.noise.fingerprint:
@@ -241,21 +248,15 @@ class RayPool:
         return list(member.calls.values())
 
     def _await_members(self) -> None:
-        references = {member.ready: member for member in self.members}
-        ready, pending = ray.wait(list(references), num_returns=len(references), timeout=self.config.start_timeout_s)
-        for reference in ready:
-            try:
-                self._admit(references[reference], ray.get(reference))
-            except RayTaskError as error:
-                raise _cause(error) from error
-            except RayActorError as error:
-                raise RuntimeError(f"a worker did not start: {error}") from error
-        if pending:
-            cpus, free = ray.cluster_resources().get("CPU", 0), ray.available_resources().get("CPU", 0)
-            raise RuntimeError(
-                f"{len(pending)} of {self.config.workers} workers did not start in {self.config.start_timeout_s:g} s: "
-                f"Ray has {cpus:g} CPUs, {free:g} of them free"
-            )
+        deadline = time.monotonic() + self.config.start_timeout_s
+        while missing := sum(not member.started for member in self.members):
+            if time.monotonic() > deadline:
+                cpus, free = ray.cluster_resources().get("CPU", 0), ray.available_resources().get("CPU", 0)
+                raise RuntimeError(
+                    f"{missing} of {self.config.workers} workers did not start in {self.config.start_timeout_s:g} s: "
+                    f"Ray has {cpus:g} CPUs, {free:g} of them free"
+                )
+            self._arrivals(-1, {})
 
     def close(self) -> None:
         """End the actors, letting go of their node's noise table first, and a Ray that was started here."""

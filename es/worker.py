@@ -50,16 +50,20 @@ class Evaluator:
         """Score a task. Batches are cut at multiples of batch_pairs, so they do not depend on the task's borders."""
         self._error = None
         returns_k2 = np.empty((task.stop - task.start, 2))
+        ids_k = np.arange(task.start, task.stop, dtype=np.uint64)
+        per_generation = self.config.evaluation_seeds == "generation"
+        seeds_k = evaluation_seeds(self.config.seed, proposal.generation, ids_k, per_generation)
         for start in range(task.start, task.stop, self.batch_pairs):
             stop = min(start + self.batch_pairs, task.stop)
-            returns_k2[start - task.start : stop - task.start] = self._evaluate_pairs(proposal, start, stop)
+            part = slice(start - task.start, stop - task.start)
+            returns_k2[part] = self._evaluate_pairs(proposal, start, stop, seeds_k[part])
         centre = None
         if task.centre:
             seeds = evaluation_seeds(self.config.seed, proposal.generation, np.zeros(1, np.uint64), True)
             centre = float(self._score(proposal.theta_D[None, :], seeds)[0])
         return Reply(returns_k2, centre, self._error)
 
-    def _evaluate_pairs(self, proposal: Proposal, start: int, stop: int) -> np.ndarray:
+    def _evaluate_pairs(self, proposal: Proposal, start: int, stop: int, seeds_k: np.ndarray) -> np.ndarray:
         run, first = divmod(start, self.noise.run_pairs)
         pairs = stop - start
         eps_kD = self.noise.run(proposal.generation, run, first + pairs)[first:]
@@ -69,11 +73,7 @@ class Evaluator:
         np.multiply(eps_kD, np.float32(proposal.sigma), out=minus)
         np.add(proposal.theta_D, minus, out=plus)
         np.subtract(proposal.theta_D, minus, out=minus)
-        per_generation = self.config.evaluation_seeds == "generation"
-        seeds = evaluation_seeds(
-            self.config.seed, proposal.generation, np.arange(start, stop, dtype=np.uint64), per_generation
-        )
-        returns_P = self._score(self._buffer, np.concatenate([seeds, seeds]))
+        returns_P = self._score(self._buffer, np.concatenate([seeds_k, seeds_k]))
         return returns_P.reshape(2, pairs).T
 
     def _score(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> np.ndarray:
@@ -108,12 +108,11 @@ def batch_pairs(config: ESConfig, noise: Noise) -> int:
 class Worker:
     """A Ray actor around an Evaluator. Ray gives it as many BLAS and torch threads as CPUs: one."""
 
-    def __init__(self, objective: Objective, config: ESConfig, dimension: int) -> None:
+    def start(self, objective: Objective, config: ESConfig, dimension: int) -> str:
+        """Return the fingerprint of the noise: were it not the driver's, other perturbations would be scored than the
+        driver adds up. (Not __init__: what goes wrong here is an error to show, not a dead actor to replace.)"""
         self.noise = open_noise(config, dimension)
         self.evaluator = Evaluator(objective, config, self.noise)
-
-    def fingerprint(self) -> str:
-        """Of the noise: another one than the driver's would score other perturbations than the driver adds up."""
         return self.noise.fingerprint
 
     def evaluate(self, generation: int, theta_D: np.ndarray, sigma: float, task: tuple[int, int, bool]) -> Reply:

@@ -225,3 +225,32 @@ def test_a_wrong_shape_is_said():
 
     with pytest.raises(TypeError, match=r"Wrong.evaluate_batch returned shape \(32, 1\)"):
         run(Wrong(3), CONFIG)
+
+
+@pytest.mark.ray
+def test_a_worker_has_one_thread_and_shares_the_table(ray_cluster, tmp_path):
+    """Both workers and this process map one inode; nobody holds a copy. Ray gives a one-CPU actor one BLAS thread."""
+
+    class Spy(Sphere):
+        def evaluate_batch(self, theta_PD, seeds_P):
+            maps = {line.split()[4] for line in Path("/proc/self/maps").read_text().splitlines() if "noise-v" in line}
+            facts = {"inodes": sorted(maps), "threads": os.environ.get("OMP_NUM_THREADS"), "pid": os.getpid()}
+            (tmp_path / f"{os.getpid()}.json").write_text(json.dumps(facts))
+            return super().evaluate_batch(theta_PD, seeds_P)
+
+    run(Spy(3000), ESConfig(pairs=64, generations=2, noise="table", table_floats=2**20, workers=2))
+    facts = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    assert len(facts) == 2
+    assert os.getpid() not in {fact["pid"] for fact in facts}
+    assert {fact["threads"] for fact in facts} == {"1"}
+    assert len({inode for fact in facts for inode in fact["inodes"]}) == 1
+
+
+@pytest.mark.ray
+def test_an_objective_that_workers_cannot_load_is_an_error_and_not_a_dead_worker(ray_cluster):
+    class Unloadable(Sphere):
+        def __reduce__(self):
+            return (int, ("not a number",))
+
+    with pytest.raises(Exception, match="not a number"):
+        run(Unloadable(3), with_(workers=1))
