@@ -208,24 +208,22 @@ def progress(console: Console, generations: int) -> Iterator[Callable[[dict[str,
 
 def show(console: Console, summary: dict[str, Any], arguments: Arguments) -> None:
     title = f"{summary['fusion.test_users']:,} held-out users, {summary['fusion.test_requests']:,} requests"
-    table = Table("policy", f"value@{arguments.k}", "95% interval", f"NDCG@{arguments.k}", "95% interval", title=title)
-    table.title_style = ""
+    k = arguments.k
+    table = Table("policy", f"value@{k} (95% interval)", f"NDCG@{k} (95% interval)", title=title, title_style="")
     rows = {
         "tuned": "tuned",
         "untuned": "untuned",
-        "best_single": f"best single score ({summary['fusion.best_single_name']})",
+        "best_single": f"best single: {summary['fusion.best_single_name']}",
         "gain_over_untuned": "gain over untuned",
-        "gain_over_best_single": "gain over best single",
+        "gain_over_best_single": "gain over best",
     }
     for name, label in rows.items():
-        sign = "+" if name.startswith("gain") else ""
+        form = "+.3g" if name.startswith("gain") else ".4g"
         cells = []
         for metric in ("value", "ndcg"):
-            key = f"fusion.{metric}_at_{arguments.k}.{name}"
-            cells += [
-                f"{summary[key]:{sign}.4f}",
-                f"{summary[key + '.low']:{sign}.4f} to {summary[key + '.high']:{sign}.4f}",
-            ]
+            key = f"fusion.{metric}_at_{k}.{name}"
+            value, low, high = (format(summary[key + end], form) for end in ("", ".low", ".high"))
+            cells.append(f"{value} ({low} to {high})")
         table.add_row(label, *cells)
     console.print(table)
     short = summary["fusion.test_requests_of_at_most_k"]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -254,3 +255,22 @@ def test_an_objective_that_workers_cannot_load_is_an_error_and_not_a_dead_worker
 
     with pytest.raises(Exception, match="not a number"):
         run(Unloadable(3), with_(workers=1))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_without_a_cluster_a_quiet_local_one_is_started_and_stopped(tmp_path):
+    program = """
+import numpy as np, ray
+from es.config import ESConfig
+from es.engine import run
+from es.objectives.toy import Sphere
+here, there = (run(Sphere(4), ESConfig(pairs=4, generations=2, workers=workers)) for workers in (0, 1))
+assert (here.theta == there.theta).all() and not ray.is_initialized()
+"""
+    root = Path(__file__).resolve().parent.parent
+    clean = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, env=clean, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
