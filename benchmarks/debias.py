@@ -1,0 +1,218 @@
+"""Does debiasing pay? Naive, ESMM, ESCM2-IPS, ESCM2-DR and an oracle, judged over all exposures by known truth.
+
+    python -m benchmarks.debias --source generated --rows 1000000 --seeds 3
+    python -m benchmarks.debias --source speed_dating --input ../shared/data/speed_dating --seeds 5 --folds 7
+
+The oracle is the same network trained on the potential conversion of every exposure, which no log shows: what the data
+would allow if clicks hid nothing. A method closes (naive - method)/(naive - oracle) of the gap. All methods share the
+network, the batches, the number of epochs at most, and the rule that picks the epoch (CTCVR log-loss on the validation
+part; for the oracle its own loss there).
+"""
+
+import dataclasses
+import shutil
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tyro
+
+from benchmarks.bench import markdown, write_result
+from data.generate import generate_log
+from data.loaders.speed_dating import load_speed_dating
+from data.log import Log, Part, open_log
+from data.world import GeneratedLog
+from distributed.config import TrainConfig, override
+from distributed.trainer import prepare, run_training
+from models.objectives.base import Labels, ObjectiveConfig
+from models.objectives.terms import binary_cross_entropy
+from models.registry import OBJECTIVES
+
+METHODS: dict[str, list[str]] = {
+    "naive": ["objective.name=naive"],
+    "ESMM": ["objective.name=esmm"],
+    "ESCM2-IPS": ["objective.name=escm2_ips"],
+    "ESCM2-IPS, CVR x0.1": ["objective.name=escm2_ips", "objective.lambda_c=0.1"],
+    "ESCM2-DR": ["objective.name=escm2_dr"],
+    "ESCM2-DR, labels": ["objective.name=escm2_dr", "objective.imputation=label"],
+    "oracle": ["objective.name=oracle", "stop_metric=cvr.click.log_loss"],
+}
+
+
+class Oracle:
+    """CTR over exposures and CVR over exposures, with `conversion` holding the potential conversion of all of them."""
+
+    tasks: tuple[str, ...] = ("ctr", "cvr")
+
+    def __init__(self, config: ObjectiveConfig, click_rate: float) -> None:
+        self.clip = 0.0
+
+    def __call__(self, logits: dict[str, Any], labels: Labels, totals: Any) -> dict[str, Any]:
+        ctr = labels.weigh(binary_cross_entropy(logits["ctr"], labels.click_B)).sum() / totals[0]
+        cvr = labels.weigh(binary_cross_entropy(logits["cvr"], labels.conversion_B)).sum() / totals[0]
+        return {"loss": ctr + cvr, "ctr": ctr, "cvr": cvr}
+
+
+OBJECTIVES["oracle"] = Oracle
+
+
+@dataclass
+class Arguments:
+    source: Literal["generated", "speed_dating"] = "generated"
+    rows: int = 1_000_000
+    """Exposures of each generated log."""
+    seeds: int = 3
+    """Seeds: of the log and of the training."""
+    input: Path = Path("../shared/data/speed_dating")
+    """Folder of the speed-dating files."""
+    folds: int = 7
+    """Folds by wave; every fold is the test part once."""
+    set: tuple[str, ...] = ()
+    """Settings for all methods."""
+
+
+SPACES = {"CTR AUC": "ctr.auc", "CVR AUC, clicks": "cvr.click.auc"}
+ENTIRE = {"AUC": "cvr.entire.auc", "log-loss": "cvr.entire.log_loss", "PCOC": "cvr.entire.pcoc"}
+SPEED_DATING = ("batch_size=128", "epochs=20", "patience=4", "model.backbone.expert_hidden=32,16",
+                "model.tower_hidden=16", "model.backbone.dropout=0.3", "model.embedding_width=4")  # fmt: skip
+
+
+def main(arguments: Arguments) -> None:
+    """Train every method on every log; write the table."""
+    began = time.time()
+    figures: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
+    with tempfile.TemporaryDirectory() as folder:
+        for label, seed, log in logs(arguments, Path(folder)):
+            for name, settings in METHODS.items():
+                run = Path(folder) / "run"
+                shutil.rmtree(run, ignore_errors=True)
+                run.mkdir()
+                result = train_one(run, log, Path(folder), [*shared(arguments), *settings, f"seed={seed}"])
+                figures[name].append({"log": label, **result})  # type: ignore[dict-item]
+                numbers = " ".join(f"{key} {result[source]:.4f}" for key, source in ENTIRE.items())
+                print(f"[{time.time() - began:5.0f} s] {label} {name}: {numbers}", flush=True)
+    tables = describe(arguments, figures)
+    name = f"debias-{arguments.source}"
+    write_result(name, {"runs": figures, "seconds": time.time() - began}, tables)
+
+
+def shared(arguments: Arguments) -> list[str]:
+    return [*(SPEED_DATING if arguments.source == "speed_dating" else ()), *arguments.set]
+
+
+def logs(arguments: Arguments, folder: Path) -> Any:
+    """(label, training seed, log) one after the other; each replaces the one before."""
+    for seed in range(arguments.seeds):
+        for fold in range(arguments.folds if arguments.source == "speed_dating" else 1):
+            for name in ("log", "oracle"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            if arguments.source == "generated":
+                generate_log(GeneratedLog(rows=arguments.rows, seed=seed), folder / "log")
+            else:
+                load_speed_dating(arguments.input, folder / "log", folds=arguments.folds, fold=fold, seed=seed)
+            yield f"seed {seed} fold {fold}", seed, open_log(folder / "log")
+
+
+def train_one(run: Path, log: Log, folder: Path, settings: list[str]) -> dict[str, float]:
+    config = override(TrainConfig(), settings)
+    job, _ = prepare(run, log, config, time.time())
+    if config.objective.name == "oracle":
+        directory = folder / "oracle"
+        if not directory.exists():
+            write_oracle_log(log, directory)
+        oracle = open_log(directory)
+        parts = {name: oracle.part(name) for name in ("train", "valid")}
+        potential = log.truth("train").potential_R.mean()
+        test = {"test": relocate(job.parts["test"], log.root, str(directory))}
+        job = dataclasses.replace(
+            job, location=str(directory), parts={**parts, **test}, conversion_rate=float(potential)
+        )
+    figures = run_training(job, workers=0)
+    return {key: value for key, value in figures.items() if isinstance(value, int | float)}
+
+
+def write_oracle_log(log: Log, directory: Path) -> None:
+    """The log with conversion = potential conversion; in valid every row counts as clicked, so that the figures "on
+    clicks" there are those of all exposures. The test part is the log's own."""
+    directory.mkdir()
+    log.schema.save(directory / "schema.json")
+    for name in ("train", "valid"):
+        truth = log.truth(name)
+        for file in log.part(name).files:
+            table = pq.read_table(file.path)
+            potential = truth.potential_R[truth.lookup(table.column(log.schema.exposure).to_numpy())]
+            table = replaced(table, log.schema.conversion, potential)
+            if name == "valid":
+                table = replaced(table, log.schema.click, np.ones(len(potential), np.int8))
+            (directory / name).mkdir(exist_ok=True)
+            pq.write_table(table, directory / name / Path(file.path).name, row_group_size=max(file.row_groups))
+    for name in ("test", "truth"):
+        (directory / name).symlink_to(Path(log.root) / name)
+
+
+def replaced(table: pa.Table, name: str, values: np.ndarray) -> pa.Table:
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, name, pa.array(values, table.schema.field(name).type))
+
+
+def relocate(part: Part, old: str, new: str) -> Part:
+    files = tuple(dataclasses.replace(file, path=file.path.replace(old, new, 1)) for file in part.files)
+    return dataclasses.replace(part, files=files)
+
+
+def describe(arguments: Arguments, figures: dict[str, list[dict[str, float]]]) -> str:
+    """Mean and standard deviation over seeds (speed dating: folds are pooled within a seed by their mean)."""
+    by_seed = {name: per_seed(runs) for name, runs in figures.items()}
+    keys = {**SPACES, **{f"CVR {name}, all exposures": key for name, key in ENTIRE.items()}}
+    rows = []
+    for name, runs in by_seed.items():
+        cells = [spread([run[key] for run in runs], 5 if "log_loss" in key else 4) for key in keys.values()]
+        predicted = statistics.mean(run["cvr.entire.mean_prediction"] for run in runs)
+        truth = statistics.mean(run["cvr.entire.mean_label"] for run in runs)
+        rows.append([name, *cells, f"{predicted:.4f} / {truth:.4f}"])
+    table = markdown(["method", *keys, "mean pCVR / truth"], rows)
+    shares = []
+    for name in [name for name in by_seed if name not in ("naive", "oracle")]:
+        cells = []
+        for key, target in (("cvr.entire.auc", None), ("cvr.entire.log_loss", None), ("cvr.entire.pcoc", 1.0)):
+            naive, method, oracle = (distances(by_seed[n], key, target) for n in ("naive", name, "oracle"))
+            gap, closed = (
+                statistics.mean(naive) - statistics.mean(oracle),
+                [a - b for a, b in zip(naive, method, strict=True)],
+            )
+            better = sum(value > 0 for value in closed)
+            cells.append(f"{statistics.mean(closed) / gap:+.0%} ({better} of {len(closed)} seeds better)")
+        shares.append([name, *cells])
+    title = ["method", "AUC gap closed", "log-loss gap closed", "|PCOC - 1| gap closed"]
+    return f"Mean ± standard deviation over {arguments.seeds} seeds.\n\n{table}\n{markdown(title, shares)}"
+
+
+def per_seed(runs: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The mean over the folds of each seed."""
+    grouped: dict[str, list[dict[str, float]]] = {}
+    for run in runs:
+        grouped.setdefault(str(run["log"]).split(" fold")[0], []).append(run)
+    keys = [key for key in runs[0] if key != "log"]
+    return [{key: statistics.mean(r[key] for r in group if key in r) for key in keys} for group in grouped.values()]
+
+
+def distances(runs: list[dict[str, float]], key: str, target: float | None) -> list[float]:
+    """How far from good: |x - target|, -AUC, or the loss itself."""
+    if target is not None:
+        return [abs(run[key] - target) for run in runs]
+    return [-run[key] if key.endswith("auc") else run[key] for run in runs]
+
+
+def spread(values: list[float], digits: int) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))
