@@ -5,7 +5,7 @@ mapped, read-only, by all workers of a node.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +26,35 @@ class Objective(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Plain JSON facts that tell this objective from another: a checkpoint of another one is refused."""
+
+
+@runtime_checkable
+class Observing(Protocol):
+    """What an objective offers besides, if it learns from what its evaluations see (observation normalisation).
+
+    The engine, where `isinstance(objective, Observing)`:
+      1. sends `state()` of the driver's objective with every task of a generation; a worker hands it to its own
+         objective's `load` before the first candidate (once per generation and worker is enough);
+      2. has pairs scored by `evaluate_observed`, and brings the statistics back beside the returns, one row per
+         candidate (zeros where the evaluation raised; a re-issued task brings the same rows: the first answer counts);
+      3. after the last pair, in the driver, calls `observe` with the rows of all pairs in pair order (plus before
+         minus within a pair), before the checkpoint is written, and merges what it returns into the line of metrics;
+      4. keeps `state()` in the checkpoint (under "objective.") and hands it to `load` on resume.
+    So what a generation has seen applies from the next one on, and no bit depends on who evaluated what. The centre is
+    evaluated by `evaluate_batch`, with the same state, and observes nothing. S statistics of a candidate.
+    """
+
+    def evaluate_observed(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (P,) exactly as `evaluate_batch`, and what was seen on the way, (P, S) float64, S fixed."""
+
+    def observe(self, statistics_n2S: np.ndarray) -> dict[str, float]:
+        """Take in the statistics of a generation; return finite figures for its line of metrics."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that `observe` changes, as arrays whose names, shapes and types never change."""
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        """Take over a state (copy what will be written to: the arrays may be read-only)."""
 
 
 class FunctionObjective:
