@@ -45,10 +45,10 @@ class Observing(Protocol):
     """
 
     def evaluate_observed(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (P,) exactly as `evaluate_batch`, and what was seen on the way, (P, S) float64, S fixed."""
+        """Returns (P,) to train on (`evaluate_batch`'s, or cut shorter) and what was seen, (P, S) float64, S fixed."""
 
     def observe(self, statistics_n2S: np.ndarray) -> dict[str, float]:
-        """Take in the statistics of a generation; return finite figures for its line of metrics."""
+        """Take in the statistics of a generation, (n, 2, S); return finite figures for its line of metrics."""
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that `observe` changes, as arrays whose names, shapes and types never change."""

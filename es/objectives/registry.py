@@ -13,6 +13,7 @@ from typing import Any
 
 from es.objectives import toy
 from es.objectives.base import Objective
+from es.objectives.control import Control
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ OBJECTIVES: dict[str, Entry] = {
     "rastrigin": _toy(toy.Rastrigin),
     "sleep": _toy(toy.Sleep),
     "nothing": _toy(toy.Nothing),
+    "control": Entry(Control, _itself, "A control task of Gymnasium, played by a linear or tanh network."),
 }
 
 
