@@ -31,6 +31,8 @@ class ESConfig:
 
     seed: int = 0
     """Decides the noise, the evaluation seeds, and with them the whole run."""
+    algorithm: Literal["openai_es"] = "openai_es"
+    """How theta is moved (es/algorithms/)."""
     generations: int = 100
     pairs: int = 64
     """Antithetic pairs per generation (n): 2 n evaluations."""
@@ -113,6 +115,11 @@ class ESConfig:
         if not holds:
             raise ValueError(f"{name} is {getattr(self, name)!r}: it must be {what}")
 
+    @property
+    def rows_per_pair(self) -> int:
+        """Rows of noise behind a pair: one if its members are mirror images."""
+        return 1
+
     def deciding(self) -> dict[str, Any]:
         """The settings that decide theta, as plain JSON values."""
         settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in EXECUTION_SETTINGS}
@@ -120,6 +127,7 @@ class ESConfig:
 
 
 _CHOICES = {
+    "algorithm": ("openai_es",),
     "optimizer": ("adam", "sgd", "clipup"),
     "shaping": ("centred_ranks", "standardised", "raw"),
     "evaluation_seeds": ("pair", "generation"),

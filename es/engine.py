@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from es.algorithms.base import Algorithm, Proposal, Step
+from es.algorithms.registry import make_algorithm
 from es.checkpoint import Checkpoint
 from es.config import ESConfig
 from es.noise import Noise, open_noise
 from es.objectives.base import Objective
-from es.openai_es import OpenAIES, Proposal, Step
 from es.pool import Evaluation, Pool, open_pool
 from es.record import RunRecord
 
@@ -69,7 +70,7 @@ def run(
     theta_D = initial_theta(objective)
     noise = open_noise(config, len(theta_D))
     try:
-        algorithm, counters = OpenAIES(config, theta_D, noise), Counters()
+        algorithm, counters = make_algorithm(config, theta_D, noise), Counters()
         record = RunRecord(out, identity(objective, config, noise), config.pairs) if out else None
         checkpoint = record.resume(algorithm.state()) if record else None
         if checkpoint:
@@ -101,7 +102,7 @@ def run(
 
 
 def one_generation(
-    algorithm: OpenAIES, pool: Pool, config: ESConfig, counters: Counters
+    algorithm: Algorithm, pool: Pool, config: ESConfig, counters: Counters
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Ask, evaluate, tell; return the metrics and the returns (n, 2)."""
     began = time.perf_counter()
@@ -148,6 +149,7 @@ def generation_metrics(proposal: Proposal, evaluation: Evaluation, step: Step, s
         "grad_norm": step.grad_norm,
         "theta_norm": step.theta_norm,
         "update_ratio": step.update_ratio,
+        "sigma": step.sigma,
         "seconds": seconds,
         "evaluations_per_s": evaluations / seconds,
         "lost_pairs": evaluation.lost_pairs,
@@ -163,7 +165,7 @@ def replay(objective: Objective, config: ESConfig, returns: np.ndarray) -> np.nd
     theta_D = initial_theta(objective)
     noise = open_noise(config, len(theta_D))
     try:
-        algorithm = OpenAIES(config, theta_D, noise)
+        algorithm = make_algorithm(config, theta_D, noise)
         for returns_n2 in returns:
             algorithm.tell(returns_n2)
     finally:

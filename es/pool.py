@@ -15,13 +15,13 @@ import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from es.algorithms.base import Proposal
 from es.config import ESConfig
 from es.noise import Noise
 from es.objectives.base import Objective
-from es.openai_es import Proposal
 from es.worker import Evaluator, Reply, Task, Worker, batch_pairs
 
-INLINE_BYTES = 2**16  # a theta up to this size travels inside the call; Ray would put larger ones into its store itself
+INLINE_BYTES = 2**16  # a proposal up to this size travels inside the call; Ray would put a larger one into its store
 TASK_BYTES = 32  # generation, sigma and a range of pairs
 TICK_S = 0.2  # how often deaths, stragglers and timeouts are looked for while nothing arrives
 
@@ -53,7 +53,7 @@ class LocalPool:
         self.evaluator = Evaluator(objective, config, noise)
 
     def evaluate(self, proposal: Proposal, pairs: int, centre: bool) -> Evaluation:
-        reply = self.evaluator.evaluate(proposal, Task(0, pairs, centre))
+        reply = self.evaluator.evaluate(proposal, Task(0, pairs, centre), proposal.rows(0, pairs))
         return Evaluation(reply.returns_k2, reply.centre, reply.error)
 
     def close(self) -> None:
@@ -103,15 +103,15 @@ class RayPool:
     def evaluate(self, proposal: Proposal, pairs: int, centre: bool) -> Evaluation:
         tasks = self._split(pairs, centre)
         waiting, replies = deque(range(len(tasks))), dict[int, Reply]()
-        theta_D = proposal.theta_D
-        inline = theta_D.nbytes <= INLINE_BYTES
-        theta = theta_D if inline else ray.put(theta_D)
-        result = Evaluation(np.empty((pairs, 2)), None, bytes_out=0 if inline else theta_D.nbytes)
+        inline = proposal.nbytes <= INLINE_BYTES
+        shared = proposal.shared() if inline else ray.put(proposal.shared())
+        result = Evaluation(np.empty((pairs, 2)), None, bytes_out=0 if inline else proposal.nbytes)
 
         def submit(member: Member, task: int) -> None:
-            reference = member.actor.evaluate.remote(proposal.generation, theta, proposal.sigma, tuple(tasks[task]))
+            rows = proposal.rows(tasks[task].start, tasks[task].stop)
+            reference = member.actor.evaluate.remote(shared, tuple(tasks[task]), rows)
             member.calls[reference] = Call(reference, member, task, proposal.generation, time.monotonic())
-            result.bytes_out += TASK_BYTES + (theta_D.nbytes if inline else 0)
+            result.bytes_out += TASK_BYTES + (proposal.nbytes if inline else 0) + (0 if rows is None else rows.nbytes)
 
         while len(replies) < len(tasks):
             self._hand_out(waiting, submit)

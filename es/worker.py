@@ -4,6 +4,7 @@ A worker is sent pair ids and theta, makes the perturbations itself, and answers
 P candidates, D parameters, k pairs of a range.
 """
 
+import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,10 +12,10 @@ import numpy as np
 import ray
 import ray.cloudpickle
 
+from es.algorithms.base import Proposal
 from es.config import ESConfig
 from es.noise import Noise, evaluation_seeds, open_noise
-from es.objectives.base import Objective
-from es.openai_es import Proposal
+from es.objectives.base import Objective, Observing
 
 DEFAULT_BATCH_PAIRS = 16
 BATCH_BYTES = 2**26  # of candidates, at most, unless a single pair is larger
@@ -30,11 +31,16 @@ class Task(NamedTuple):
 
 @dataclass
 class Reply:
-    """Returns of a task; NaN where an evaluation raised, with the first error met."""
+    """Returns of a task; NaN where an evaluation raised, with the first error met.
+
+    `statistics_k2S`: what an observing objective saw (zeros where it raised; None if nothing was seen at all).
+    """
 
     returns_k2: np.ndarray
     centre: float | None = None
     error: Exception | None = None
+    statistics_k2S: np.ndarray | None = None
+    seconds: float = 0.0
 
 
 class Evaluator:
@@ -43,12 +49,18 @@ class Evaluator:
     def __init__(self, objective: Objective, config: ESConfig, noise: Noise) -> None:
         self.objective, self.config, self.noise = objective, config, noise
         self.batch_pairs = batch_pairs(config, noise)
+        self.observing = isinstance(objective, Observing)
         self._error: Exception | None = None
+        self._seen: list[np.ndarray | None] = []  # a row for each candidate scored, if the objective observes
         self._buffer = np.empty((0, 0), np.float32)
 
-    def evaluate(self, proposal: Proposal, task: Task) -> Reply:
-        """Score a task. Batches are cut at multiples of batch_pairs, so they do not depend on the task's borders."""
-        self._error = None
+    def evaluate(self, proposal: Proposal, task: Task, rows_PD: np.ndarray | None = None) -> Reply:
+        """Score a task. Batches are cut at multiples of batch_pairs, so they do not depend on the task's borders.
+
+        rows_PD: the task's candidates, two rows per pair, where the proposal does not say how to make them.
+        """
+        began = time.perf_counter()
+        self._error, statistics = None, list[list[np.ndarray | None]]()
         returns_k2 = np.empty((task.stop - task.start, 2))
         ids_k = np.arange(task.start, task.stop, dtype=np.uint64)
         per_generation = self.config.evaluation_seeds == "generation"
@@ -56,42 +68,70 @@ class Evaluator:
         for start in range(task.start, task.stop, self.batch_pairs):
             stop = min(start + self.batch_pairs, task.stop)
             part = slice(start - task.start, stop - task.start)
-            returns_k2[part] = self._evaluate_pairs(proposal, start, stop, seeds_k[part])
+            rows_PD_part = None if rows_PD is None else rows_PD[2 * part.start : 2 * part.stop]
+            candidates_PD = self._candidates(proposal, start, stop, rows_PD_part)
+            self._seen, pairs = [], stop - start
+            returns_P = self._score(candidates_PD, np.concatenate([seeds_k[part], seeds_k[part]]))
+            returns_k2[part] = returns_P.reshape(2, -1).T
+            statistics += [[self._seen[i], self._seen[pairs + i]] for i in range(pairs) if self.observing]
         centre = None
         if task.centre:
             seeds = evaluation_seeds(self.config.seed, proposal.generation, np.zeros(1, np.uint64), True)
-            centre = float(self._score(proposal.theta_D[None, :], seeds)[0])
-        return Reply(returns_k2, centre, self._error)
+            centre = float(self._score(proposal.theta_D[None, :], seeds, centre=True)[0])
+        return Reply(returns_k2, centre, self._error, stack_rows(statistics), time.perf_counter() - began)
 
-    def _evaluate_pairs(self, proposal: Proposal, start: int, stop: int, seeds_k: np.ndarray) -> np.ndarray:
-        run, first = divmod(start, self.noise.run_pairs)
+    def _candidates(self, proposal: Proposal, start: int, stop: int, rows_PD: np.ndarray | None) -> np.ndarray:
+        """The candidates of pairs [start, stop): the first members of all, then the second."""
         pairs = stop - start
-        eps_kD = self.noise.run(proposal.generation, run, first + pairs)[first:]
         if self._buffer.shape != (2 * pairs, self.noise.dimension):
             self._buffer = np.empty((2 * pairs, self.noise.dimension), np.float32)
-        plus, minus = self._buffer[:pairs], self._buffer[pairs:]
-        np.multiply(eps_kD, np.float32(proposal.sigma), out=minus)
-        np.add(proposal.theta_D, minus, out=plus)
-        np.subtract(proposal.theta_D, minus, out=minus)
-        returns_P = self._score(self._buffer, np.concatenate([seeds_k, seeds_k]))
-        return returns_P.reshape(2, pairs).T
+        first, second = self._buffer[:pairs], self._buffer[pairs:]
+        if rows_PD is not None:
+            first[:], second[:] = rows_PD[0::2], rows_PD[1::2]
+            return self._buffer
+        sigma = np.asarray(proposal.sigma, np.float32)
+        if proposal.mirrored:
+            np.multiply(self.noise.rows(proposal.generation, start, stop), sigma, out=second)
+            np.add(proposal.theta_D, second, out=first)
+            np.subtract(proposal.theta_D, second, out=second)
+        else:
+            eps_PD = self.noise.rows(proposal.generation, 2 * start, 2 * stop)
+            for members, eps_kD in ((first, eps_PD[0::2]), (second, eps_PD[1::2])):
+                np.multiply(eps_kD, sigma, out=members)
+                np.add(proposal.theta_D, members, out=members)
+        return self._buffer
 
-    def _score(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> np.ndarray:
+    def _score(self, theta_PD: np.ndarray, seeds_P: np.ndarray, centre: bool = False) -> np.ndarray:
+        rows: list[np.ndarray | None] = []
         try:
-            returns_P = np.asarray(self.objective.evaluate_batch(theta_PD, seeds_P))
+            if self.observing and not centre:
+                returns_P, rows_PS = self.objective.evaluate_observed(theta_PD, seeds_P)  # type: ignore[attr-defined]
+                returns_P, rows = np.asarray(returns_P), list(np.asarray(rows_PS, np.float64))
+            else:
+                returns_P = np.asarray(self.objective.evaluate_batch(theta_PD, seeds_P))
         except Exception as error:
             self._error = self._error or error
             if len(theta_PD) == 1:
+                self._seen.append(None)
                 return np.full(1, np.nan)
             # One candidate's failure is not the others': evaluate them one by one.
-            singles = [self._score(theta_PD[i : i + 1], seeds_P[i : i + 1]) for i in range(len(theta_PD))]
+            singles = [self._score(theta_PD[i : i + 1], seeds_P[i : i + 1], centre) for i in range(len(theta_PD))]
             return np.concatenate(singles)
+        self._seen += rows
         if returns_P.shape != (len(theta_PD),):
             raise TypeError(
                 f"{type(self.objective).__name__}.evaluate_batch returned shape {returns_P.shape}: "
                 f"it must be ({len(theta_PD)},), one return per candidate"
             )
         return returns_P.astype(np.float64)
+
+
+def stack_rows(rows_k2: list[list[np.ndarray | None]]) -> np.ndarray | None:
+    """(k, 2, S) float64, zeros for a row that is None; None if there is not one row."""
+    blank = next((np.zeros_like(row) for pair in rows_k2 for row in pair if row is not None), None)
+    if blank is None:
+        return None
+    return np.array([[blank if row is None else row for row in pair] for pair in rows_k2])
 
 
 def batch_pairs(config: ESConfig, noise: Noise) -> int:
@@ -101,7 +141,7 @@ def batch_pairs(config: ESConfig, noise: Noise) -> int:
         wanted = DEFAULT_BATCH_PAIRS
         while wanted > 1 and 8 * wanted * noise.dimension > BATCH_BYTES:
             wanted //= 2
-    return min(wanted, noise.run_pairs)
+    return min(wanted, noise.run_rows // config.rows_per_pair)
 
 
 @ray.remote
@@ -111,12 +151,22 @@ class Worker:
     def start(self, objective: Objective, config: ESConfig, dimension: int) -> str:
         """Return the fingerprint of the noise: were it not the driver's, other perturbations would be scored than the
         driver adds up. (Not __init__: what goes wrong here is an error to show, not a dead actor to replace.)"""
-        self.noise = open_noise(config, dimension)
+        self.noise, self.state_of = open_noise(config, dimension), -1
         self.evaluator = Evaluator(objective, config, self.noise)
         return self.noise.fingerprint
 
-    def evaluate(self, generation: int, theta_D: np.ndarray, sigma: float, task: tuple[int, int, bool]) -> Reply:
-        reply = self.evaluator.evaluate(Proposal(generation, theta_D, sigma), Task(*task))
+    def evaluate(
+        self,
+        proposal: Proposal,
+        task: tuple[int, int, bool],
+        rows_PD: np.ndarray | None = None,
+        state: dict[str, np.ndarray] | None = None,
+    ) -> Reply:
+        """Score a task of a proposal. `state`: what an observing objective knows by now."""
+        if state is not None and proposal.generation != self.state_of:
+            self.evaluator.objective.load(state)  # type: ignore[attr-defined]
+            self.state_of = proposal.generation
+        reply = self.evaluator.evaluate(proposal, Task(*task), rows_PD)
         if reply.error is not None:
             reply.error = _portable(reply.error)
         return reply

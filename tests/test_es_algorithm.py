@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from es.algorithms.openai_es import OpenAIES
 from es.config import ESConfig
 from es.engine import run
 from es.noise import open_noise
 from es.objectives.toy import Rastrigin, Rosenbrock, Sphere
-from es.openai_es import OpenAIES
 from es.shaping import centred_ranks, raw, standardised
 
 
@@ -58,7 +58,7 @@ def test_estimator_is_the_gradient_in_expectation():
             seed=seed, pairs=pairs, sigma=sigma, shaping="raw", optimizer="sgd", momentum=0.0, learning_rate=1.0
         )
         algorithm = OpenAIES(config, theta, open_noise(config, dimension))
-        eps = algorithm.noise.run(0, 0, pairs).astype(np.float64)
+        eps = algorithm.noise.rows(0, 0, pairs).astype(np.float64)
         points = theta + sigma * np.stack([eps, -eps], axis=1)
         algorithm.tell(-0.5 * np.einsum("nci,ij,ncj->nc", points, matrix, points) + points @ bias)
         steps.append(algorithm.theta_D - theta)
@@ -71,7 +71,7 @@ def test_tell_is_the_formula():
     theta = np.linspace(-1, 1, 7).astype(np.float32)
     algorithm = OpenAIES(config, theta, open_noise(config, 7))
     returns = np.random.default_rng(0).standard_normal((100, 2))
-    eps = np.concatenate([algorithm.noise.run(0, 0, 64), algorithm.noise.run(0, 1, 36)]).astype(np.float64)
+    eps = np.concatenate([algorithm.noise.rows(0, 0, 64), algorithm.noise.rows(0, 64, 100)]).astype(np.float64)
     shaped = centred_ranks(returns)
     gradient = (shaped[:, 0] - shaped[:, 1]) @ eps / (2 * 100 * 0.2)
     step = algorithm.tell(returns)

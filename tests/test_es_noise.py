@@ -24,10 +24,8 @@ def directory(tmp_path, monkeypatch):
 
 
 def all_rows(noise, generation, pairs):
-    size = noise.run_pairs
-    return np.concatenate(
-        [noise.run(generation, start // size, min(size, pairs - start)) for start in range(0, pairs, size)]
-    )
+    size = noise.run_rows
+    return np.concatenate([noise.rows(generation, start, min(start + size, pairs)) for start in range(0, pairs, size)])
 
 
 def test_content_is_the_same_for_any_threads_and_normal():
@@ -95,9 +93,9 @@ def test_runs_lie_within_the_table_and_differ(directory, dimension, pairs):
     noise = TableNoise(3, dimension, pairs, SIZE)
     for generation in range(50):
         starts = []
-        for start in range(0, pairs, noise.run_pairs):
-            length = min(noise.run_pairs, pairs - start) * dimension
-            offset = noise.offset(generation, start // noise.run_pairs)
+        for start in range(0, pairs, noise.run_rows):
+            length = min(noise.run_rows, pairs - start) * dimension
+            offset = noise.offset(generation, start // noise.run_rows)
             assert 0 <= offset <= SIZE - length
             starts.append((offset, offset + length))
         if noise.disjoint:
@@ -112,8 +110,8 @@ def test_runs_lie_within_the_table_and_differ(directory, dimension, pairs):
 
 def test_noise_does_not_depend_on_the_order_of_asking():
     forwards, backwards = FreshNoise(4, 6, 150), FreshNoise(4, 6, 150)
-    there = [forwards.run(g, r, 22).copy() for g in (0, 1) for r in (0, 1, 2)]
-    back = [backwards.run(g, r, 22).copy() for g in (1, 0) for r in (2, 1, 0)][::-1]
+    there = [forwards.rows(g, 64 * r, 64 * r + 22).copy() for g in (0, 1) for r in (0, 1, 2)]
+    back = [backwards.rows(g, 64 * r, 64 * r + 22).copy() for g in (1, 0) for r in (2, 1, 0)][::-1]
     np.testing.assert_array_equal(there, back)
 
 
@@ -136,9 +134,9 @@ def test_weighted_sum_adds_in_a_fixed_order(directory, monkeypatch, dimension, p
     noise = TableNoise(1, dimension, pairs, 2**17)
     weights = np.random.default_rng(0).standard_normal(pairs).astype(np.float32)
     rows, total = all_rows(noise, 3, pairs), np.zeros(dimension)
-    for start in range(0, pairs, noise.run_pairs):
+    for start in range(0, pairs, noise.run_rows):
         partial = np.zeros(dimension, np.float32)
-        for j in range(start, min(start + noise.run_pairs, pairs)):
+        for j in range(start, min(start + noise.run_rows, pairs)):
             partial += weights[j] * rows[j]
         total += partial
     result = weighted_sum(noise, 3, weights)
