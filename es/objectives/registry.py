@@ -14,6 +14,7 @@ from typing import Any
 from es.objectives import toy
 from es.objectives.base import Objective
 from es.objectives.control import Control
+from es.objectives.off_policy import LoggedActions, OffPolicy, OffPolicySettings
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ OBJECTIVES: dict[str, Entry] = {
     "sleep": _toy(toy.Sleep),
     "nothing": _toy(toy.Nothing),
     "control": Entry(Control, _itself, "A control task of Gymnasium, played by a linear or tanh network."),
+    "off_policy": Entry(
+        OffPolicySettings,
+        OffPolicy,
+        "Which action for whom, by its estimated value on another policy's log.",
+        LoggedActions,
+    ),
 }
 
 

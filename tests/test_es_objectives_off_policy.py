@@ -1,0 +1,191 @@
+"""Off-policy values: unbiasedness by enumeration of all logs, direct formulas, policies, the guard, and real logs."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from es.config import ESConfig
+from es.engine import run
+from es.objectives.estimators import (
+    cross_fitted_rewards,
+    effective_size,
+    estimate,
+    predict_rewards,
+    ratio_parts,
+    ridge_rewards,
+)
+from es.objectives.off_policy import LoggedActions, OffPolicy, OffPolicySettings, constant, probabilities, scores
+from es.objectives.off_policy_evaluation import bootstrap_ratios, compare_policies
+from es.objectives.registry import build
+
+# A toy in which everything is known: 2 contexts, 3 actions.
+CONTEXT_X = np.array([0.3, 0.7])
+REWARD_XA = np.array([[1.0, 0.0, 4.0], [2.0, 5.0, 0.5]])
+LOGGING_XA = np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])
+TARGET_XA = np.array([[0.1, 0.1, 0.8], [0.25, 0.5, 0.25]])
+MODEL_XA = np.array([[0.5, 0.5, 1.0], [2.0, 1.0, 0.0]])  # wrong on purpose
+TRUTH = float((CONTEXT_X[:, None] * TARGET_XA * REWARD_XA).sum())
+
+
+def toy_value(kind, rounds, clip=math.inf):
+    """The estimate on one log, a tuple of (context, action)."""
+    x, a = np.array(rounds).T
+    weight = TARGET_XA[x, a] / LOGGING_XA[x, a]
+    expected = (TARGET_XA * MODEL_XA).sum(axis=1)[x]
+    return estimate(kind, weight, ratio_parts(kind, weight, REWARD_XA[x, a], clip, expected, MODEL_XA[x, a])).value
+
+
+def expectation(kind, length=2, clip=math.inf):
+    """Over every log of `length` rounds, by its probability."""
+    total = 0.0
+    for rounds in itertools.product(itertools.product(range(2), range(3)), repeat=length):
+        chance = math.prod(CONTEXT_X[x] * LOGGING_XA[x, a] for x, a in rounds)
+        total += chance * toy_value(kind, rounds, clip)
+    return total
+
+
+def test_ips_and_dr_are_unbiased_whatever_the_model():
+    assert expectation("ips") == pytest.approx(TRUTH, rel=1e-12)
+    assert expectation("dr") == pytest.approx(TRUTH, rel=1e-12)
+    assert expectation("clipped") == pytest.approx(TRUTH, rel=1e-12)  # nothing is above an infinite clip
+    assert expectation("clipped", clip=1.5) < TRUTH
+    bias = [abs(expectation("snips", length) - TRUTH) for length in (1, 2, 3, 4)]
+    assert bias == sorted(bias, reverse=True)  # consistent: the bias falls with the length of the log
+    assert bias[-1] < 0.5 * bias[0]
+
+
+def test_direct_formulas():
+    generator = np.random.default_rng(0)
+    w, y, expected, predicted = generator.exponential(size=(4, 50))
+    value = estimate("snips", w, ratio_parts("snips", w, y))
+    assert value.value == pytest.approx((w * y).sum() / w.sum())
+    assert value.standard_error == pytest.approx(math.sqrt((w**2 * (y - value.value) ** 2).sum()) / w.sum())
+    assert value.effective_size == pytest.approx(w.sum() ** 2 / (w**2).sum())
+    for kind, rows in (
+        ("ips", w * y),
+        ("clipped", np.minimum(w, 0.7) * y),
+        ("dr", expected + w * (y - predicted)),
+    ):
+        value = estimate(kind, w, ratio_parts(kind, w, y, 0.7, expected, predicted))
+        assert value.value == pytest.approx(rows.mean())
+        assert value.standard_error == pytest.approx(rows.std(ddof=1) / math.sqrt(50))
+    assert value.lower(0.95) == pytest.approx(value.value - 1.6448536 * value.standard_error)
+    assert value.lower(0.5) == value.value
+    assert effective_size(np.ones(30)) == 30
+    nothing = estimate("snips", np.zeros(3), ratio_parts("snips", np.zeros(3), np.ones(3)))
+    assert (nothing.value, nothing.effective_size) == (0, 0)
+
+
+def make_log(rounds=4000, seed=0, actions=3):
+    """Action 0 pays where x > 0, action 1 where x < 0, the others never; logged at known uneven odds."""
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal(rounds)
+    odds = np.exp(0.5 * generator.standard_normal((actions, rounds)))
+    odds /= odds.sum(axis=0)
+    action = (odds.cumsum(axis=0) < generator.random(rounds)).sum(axis=0)
+    chance = 0.1 + 0.5 * ((action == 0) & (x > 0)) + 0.5 * ((action == 1) & (x < 0))
+    reward = (generator.random(rounds) < chance).astype(np.float64)
+    context = np.stack([np.ones(rounds), x]).astype(np.float32)
+    return LoggedActions(context, action, odds[action, np.arange(rounds)], reward, np.eye(actions, dtype=np.float32))
+
+
+def test_scores_and_policies_are_their_formulas():
+    generator = np.random.default_rng(0)
+    log = LoggedActions(
+        generator.standard_normal((4, 6)).astype(np.float32),
+        np.zeros(6, np.int64),
+        np.ones(6),
+        np.ones(6),
+        generator.standard_normal((2, 5)).astype(np.float32),
+        generator.standard_normal((3, 5, 6)).astype(np.float32),
+    )
+    theta = generator.standard_normal(4 * 2 + 3).astype(np.float32)
+    expected = np.empty((5, 6))
+    for a, r in np.ndindex(5, 6):
+        expected[a, r] = sum(theta[2 * f + e] * log.context_FR[f, r] * log.actions_EA[e, a]
+                             for f in range(4) for e in range(2))  # fmt: skip
+        expected[a, r] += sum(theta[8 + j] * log.pairs_JAR[j, a, r] for j in range(3))
+    np.testing.assert_allclose(scores(theta, log), expected, rtol=1e-6)
+    softmax = probabilities(OffPolicySettings(temperature=2), theta, log)
+    np.testing.assert_allclose(softmax, np.exp(expected / 2) / np.exp(expected / 2).sum(axis=0), rtol=1e-6)
+    greedy = probabilities(OffPolicySettings(policy="greedy", epsilon=0.2), theta, log)
+    np.testing.assert_allclose(greedy.sum(axis=0), 1)
+    np.testing.assert_array_equal(greedy.argmax(axis=0), expected.argmax(axis=0))
+    np.testing.assert_allclose(np.sort(greedy, axis=0)[-1], 0.8 + 0.04)
+
+
+def test_the_reward_model_finds_a_line():
+    generator = np.random.default_rng(0)
+    x, action = generator.standard_normal((2, 3000)), generator.integers(0, 2, 3000)
+    reward = np.where(action == 0, 1 + 2 * x[0], -3 * x[1])
+    model = ridge_rewards(x, action, reward, actions=2, penalty=1e-6)
+    np.testing.assert_allclose(model, [[1, 2, 0], [0, 0, -3]], atol=1e-6)
+    np.testing.assert_allclose(predict_rewards(model, x)[0], 1 + 2 * x[0], atol=1e-5)
+    assert ridge_rewards(x, action, reward, actions=3)[2] == pytest.approx([reward.mean(), 0, 0])
+    crossed = cross_fitted_rewards(x, action, reward, 2)
+    assert np.abs(crossed[action, np.arange(3000)] - reward).mean() < 0.2  # shrunk by the default penalty
+
+
+@pytest.mark.parametrize("estimator", ["ips", "clipped", "snips", "dr"])
+def test_learning_finds_the_policy_that_pays(estimator):
+    tune, test = make_log(), make_log(seed=1)
+    objective = OffPolicy(OffPolicySettings(estimator=estimator), tune)
+    result = run(objective, ESConfig(generations=40, pairs=16, sigma=0.3, learning_rate=0.2))
+    figures = compare_policies(objective, result.theta, test, resamples=200)
+    assert figures["off_policy.significant"]
+    assert "significant" in figures["off_policy.message"]
+    assert 0.5 < figures["off_policy.learnt"] < 0.65  # the best there is: 0.6
+    assert figures["off_policy.logging"] == pytest.approx(test.reward_R.mean())
+
+
+def test_too_small_a_sample_never_looks_good():
+    log = make_log(rounds=300)
+    settings = OffPolicySettings(level=0.5, smallest_size=250, policy="greedy", epsilon=0.0)
+    objective = OffPolicy(settings, log)
+    theta = np.zeros((2, 6), np.float32)
+    theta[1, :2] = 5, -5  # where x > 0 action 0, elsewhere action 1
+    theta[1, 3:5] = 5, -5
+    unguarded = OffPolicy(OffPolicySettings(level=0.5, smallest_size=0, policy="greedy", epsilon=0.0), log)
+    seeds = np.zeros(2, np.uint64)
+    assert (objective.evaluate_batch(theta, seeds) < unguarded.evaluate_batch(theta, seeds) - 0.1).all()
+    tame = OffPolicy(OffPolicySettings(level=0.5, smallest_size=50), log)
+    plain = OffPolicy(OffPolicySettings(level=0.5, smallest_size=0), log)
+    zero = np.zeros((1, 6), np.float32)
+    assert tame.evaluate_batch(zero, seeds[:1]) == plain.evaluate_batch(zero, seeds[:1])
+
+
+def test_a_return_does_not_depend_on_its_neighbours():
+    objective = OffPolicy(OffPolicySettings(estimator="dr"), make_log(500))
+    theta = np.random.default_rng(0).standard_normal((5, 6)).astype(np.float32)
+    seeds = np.zeros(5, np.uint64)
+    apart = [objective.evaluate_batch(theta[i : i + 1], seeds[:1])[0] for i in range(5)]
+    np.testing.assert_array_equal(objective.evaluate_batch(theta, seeds), apart)
+    assert objective.describe() == OffPolicy(OffPolicySettings(estimator="dr"), make_log(500)).describe()
+    assert objective.describe() != OffPolicy(OffPolicySettings(estimator="dr"), make_log(501)).describe()
+
+
+def test_bootstrap_has_the_standard_error_of_the_ratio():
+    log = make_log(1000)
+    weight = constant(0, log)[log.action_R, np.arange(1000)] / log.propensity_R
+    parts = ratio_parts("snips", weight, log.reward_R)
+    ratios = bootstrap_ratios(parts[0][None], parts[1][None], 500, seed=0)[0]
+    assert ratios.std() == pytest.approx(estimate("snips", weight, parts).standard_error, rel=0.15)
+
+
+def test_mistakes_are_said():
+    log = make_log(20)
+    for name, value, message in [
+        ("propensity_R", np.where(np.arange(20) == 7, 0, log.propensity_R), "propensity of round 7"),
+        ("action_R", np.where(np.arange(20) == 3, 3, log.action_R), "action of round 3"),
+        ("reward_R", np.full(20, np.nan), "reward of round 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            LoggedActions(**{**vars(log), name: value})
+    with pytest.raises(ValueError, match="clip is 0"):
+        build("off_policy", log, clip=0)
+    with pytest.raises(ValueError, match="takes a LoggedActions"):
+        build("off_policy")
+    with pytest.raises(ValueError, match="has no setting 'temprature'"):
+        build("off_policy", log, temprature=1)
