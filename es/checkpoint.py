@@ -50,8 +50,21 @@ def save_checkpoint(path: Path, identity: dict[str, Any], checkpoint: Checkpoint
 def load_checkpoint(path: Path, identity: dict[str, Any], like: dict[str, np.ndarray]) -> Checkpoint:
     """Read and check a checkpoint; ValueError, one line, if it is broken, foreign, newer, or another run's.
 
-    `like` gives the names, shapes and types the tensors must have.
+    `like` gives the names, shapes and types the tensors must have; one of 0 rows there may have any number here.
     """
+    header, tensors = read_checkpoint(path)
+    _check_identity(path, header.get("identity"), identity)
+    for name in sorted(like.keys() | tensors.keys()):
+        found, wanted = tensors.get(name), like.get(name)
+        if found is None or wanted is None or found.dtype != wanted.dtype or not _fits(found.shape, wanted.shape):
+            raise ValueError(f"{path}: tensor {name!r} is {_kind(found)}, this run needs {_kind(wanted)}")
+    if header.get("digest") != digest(tensors):
+        raise ValueError(f"{path}: its tensors are not the ones that were saved (digest differs)")
+    return Checkpoint(tensors, dict(header.get("counters") or {}))
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and tensors of a checkpoint of any run; ValueError, one line, if it is broken, foreign or newer."""
     try:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get("counterpoint")
@@ -67,14 +80,11 @@ def load_checkpoint(path: Path, identity: dict[str, Any], like: dict[str, np.nda
         raise ValueError(f"{path}: a safetensors file, but not a checkpoint of an evolution-strategies run")
     if header["version"] > VERSION:
         raise ValueError(f"{path}: written by a newer version (format {header['version']}, this one reads {VERSION})")
-    _check_identity(path, header.get("identity"), identity)
-    for name in sorted(like.keys() | tensors.keys()):
-        found, wanted = tensors.get(name), like.get(name)
-        if found is None or wanted is None or found.shape != wanted.shape or found.dtype != wanted.dtype:
-            raise ValueError(f"{path}: tensor {name!r} is {_kind(found)}, this run needs {_kind(wanted)}")
-    if header.get("digest") != digest(tensors):
-        raise ValueError(f"{path}: its tensors are not the ones that were saved (digest differs)")
-    return Checkpoint(tensors, dict(header.get("counters") or {}))
+    return header, tensors
+
+
+def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return found == wanted or (wanted[:1] == (0,) and found[1:] == wanted[1:])
 
 
 def _check_identity(path: Path, found: Any, wanted: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ EXECUTION_SETTINGS = frozenset(
     {
         "generations",
         "workers",
+        "min_workers",
         "cpus_per_worker",
         "calls_per_worker",
         "reissue_after_s",
@@ -60,33 +61,36 @@ class ESConfig:
     batch_pairs: int | None = None
     """Pairs the objective sees in one call, a power of two up to 64. None: 16, fewer where theta is large. The split
     is fixed (it does not follow the number of workers), so an objective may depend on it to the last bit."""
-    workers: int = 0
-    """Ray actors; 0 evaluates in this process and starts nothing."""
+    workers: int | Literal["auto"] = 0
+    """Ray actors at most; 0 evaluates in this process and starts nothing; "auto" measures which is faster."""
+    min_workers: int | None = None
+    """The run starts with so many workers and takes in others as the cluster has room for them. None: with all."""
     cpus_per_worker: float = 1.0
-    calls_per_worker: int = 1
-    """Tasks per worker and generation: 1 for cheap objectives, more for uneven ones (handed out as workers free up)."""
+    calls_per_worker: int | None = None
+    """Tasks per worker and generation. None: one where evaluations are cheap, else up to 8, as measured; several are
+    handed out, two deep, to whoever is free."""
     reissue_after_s: float = 30.0
     """A task unanswered for so long is given to an idle worker too; the first answer counts, both are equal."""
     timeout_s: float = 600.0
-    """A worker that leaves a task unanswered for so long is ended and replaced."""
+    """A worker that executes one task for so long is ended and replaced; the third such end of a task stops the run."""
     start_timeout_s: float = 120.0
     max_failures: int = 100
     """Failed evaluations (an exception, or a return that is not finite) before the run stops with the first error."""
     max_lost_workers: int = 20
-    """Workers replaced before the run gives up."""
-    checkpoint_every: int = 1
-    """Generations between checkpoints (the last generation always has one)."""
+    """Workers replaced within one generation before the run gives up."""
+    checkpoint_every: int | None = None
+    """Generations between checkpoints (the last always has one). None: as often as 5% of the time allows."""
 
     def check(self) -> None:
         """Raise ValueError, one line, naming the setting and what would be right."""
-        for name in ("generations", "pairs", "calls_per_worker", "checkpoint_every"):
-            self._require(
-                name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "a whole number of at least 1"
-            )
+        for name in ("generations", "pairs", "min_workers", "calls_per_worker", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None or name in ("generations", "pairs"):
+                self._require(name, _is_int(value) and value >= 1, "a whole number of at least 1")
         for name in ("seed", "workers", "centre_every", "max_failures", "max_lost_workers"):
-            self._require(
-                name, _is_int(getattr(self, name)) and getattr(self, name) >= 0, "a whole number of at least 0"
-            )
+            value = getattr(self, name)
+            if (name, value) != ("workers", "auto"):
+                self._require(name, _is_int(value) and value >= 0, "a whole number of at least 0")
         self._require("seed", self.seed < 2**63, "below 2**63")
         for name in (
             "sigma",

@@ -6,8 +6,9 @@ theta is the same bits for any number of workers, after the loss of any of them,
 """
 
 import time
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,20 @@ from es.algorithms.registry import make_algorithm
 from es.checkpoint import Checkpoint
 from es.config import ESConfig
 from es.noise import Noise, open_noise
-from es.objectives.base import Objective
-from es.pool import Evaluation, Pool, open_pool
+from es.objectives.base import Objective, Observing
+from es.pool import Pool, open_pool
 from es.record import RunRecord
+from es.tasks import Choice, Evaluation, Stopped
+
+OBJECTIVE_PREFIX = "objective."
 
 
 @dataclass
 class ESResult:
     """theta after the last generation, the return of it unperturbed, and what it took.
 
-    `history` holds the metrics of the generations run by this call (a resumed run's earlier ones are in metrics.jsonl).
+    `history` holds the metrics of the generations run by this call (a resumed run's earlier ones are in metrics.jsonl),
+    `choice` where `workers="auto"` ran and why, None if the run was too short to tell (then: in this process).
     """
 
     theta: np.ndarray
@@ -38,7 +43,10 @@ class ESResult:
     lost_pairs: int
     reissued_pairs: int
     seconds: float
+    steps: float
     resumed_at: int
+    workers: int = 0
+    choice: Choice | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -51,6 +59,7 @@ class Counters:
     lost_pairs: int = 0
     reissued_pairs: int = 0
     seconds: float = 0.0
+    steps: float = 0.0
 
 
 def run(
@@ -58,65 +67,115 @@ def run(
     config: ESConfig,
     out: Path | None = None,
     on_generation: Callable[[dict[str, Any]], None] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> ESResult:
     """Maximise an objective. With `out`, checkpoints go there and a run already in it continues.
 
-    `on_generation` is called after each generation with its metrics (the keys are those of metrics.jsonl). Raises
+    `on_generation` is called after each generation with its metrics (the keys are those of metrics.jsonl). `stopping`
+    is asked all the time: once it says True the last whole generation is saved and es.tasks.Stopped raised. Raises
     ValueError for impossible settings or a checkpoint of another run, and the objective's own error once more than
     config.max_failures evaluations have failed. With workers, a Ray that this process is connected to is used, else a
     local one is started and stopped again.
     """
-    config.check()
+    config = settle(config, objective)
     theta_D = initial_theta(objective)
     noise = open_noise(config, len(theta_D))
     try:
         algorithm, counters = make_algorithm(config, theta_D, noise), Counters()
-        record = RunRecord(out, identity(objective, config, noise), config.pairs) if out else None
-        checkpoint = record.resume(algorithm.state()) if record else None
-        if checkpoint:
-            algorithm.load(checkpoint.tensors)
-            counters = Counters(**checkpoint.counters)
+        record = None
+        if out:
+            record = RunRecord(out, identity(objective, config, noise), config.pairs, config.checkpoint_every)
+            counters = resume(record, algorithm, objective) or counters
         resumed_at, history = algorithm.generation, list[dict[str, Any]]()
-        pool = open_pool(objective, config, noise)
+        pool = open_pool(objective, config, noise, stopping)
         try:
             while algorithm.generation < config.generations:
-                metrics, returns_n2 = one_generation(algorithm, pool, config, counters)
+                metrics, returns_n2 = one_generation(algorithm, pool, objective, config, counters)
                 history.append(metrics)
                 if record:
                     record.generation(metrics, returns_n2)
-                    if (
-                        algorithm.generation % config.checkpoint_every == 0
-                        or algorithm.generation == config.generations
-                    ):
-                        record.checkpoint(Checkpoint(algorithm.state(), vars(counters)))
+                    last = algorithm.generation == config.generations
+                    if last or record.checkpoint_is_due(algorithm.generation):
+                        record.checkpoint(snapshot(algorithm, objective, counters))
                 if on_generation:
                     on_generation(metrics)
-            final = pool.evaluate(algorithm.ask(), pairs=0, centre=True).centre
+            final = pool.evaluate(algorithm.ask(), 0, True, state_of(objective)).centre
+        except Stopped:
+            if record and record.saved < algorithm.generation:
+                record.checkpoint(snapshot(algorithm, objective, counters))
+            raise Stopped(f"stopped after generation {algorithm.generation} of {config.generations}") from None
         finally:
             pool.close()
     finally:
         noise.close()
     return ESResult(
-        algorithm.theta_D, finite(final), algorithm.generation, resumed_at=resumed_at, history=history, **vars(counters)
+        algorithm.theta_D,
+        finite(final),
+        algorithm.generation,
+        resumed_at=resumed_at,
+        workers=history[-1]["workers"] if history else 0,
+        choice=pool.choice,
+        history=history,
+        **vars(counters),
     )
 
 
+def settle(config: ESConfig, objective: Objective) -> ESConfig:
+    """The settings, checked; an objective may say by an attribute `batch_pairs` how many pairs it wants in a call."""
+    config.check()
+    wanted = getattr(objective, "batch_pairs", None)
+    if config.batch_pairs is None and wanted is not None:
+        config = replace(config, batch_pairs=wanted)
+        config.check()
+    return config
+
+
 def one_generation(
-    algorithm: Algorithm, pool: Pool, config: ESConfig, counters: Counters
+    algorithm: Algorithm, pool: Pool, objective: Objective, config: ESConfig, counters: Counters
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Ask, evaluate, tell; return the metrics and the returns (n, 2)."""
     began = time.perf_counter()
     proposal = algorithm.ask()
     centre = config.centre_every > 0 and proposal.generation % config.centre_every == 0
-    evaluation = pool.evaluate(proposal, config.pairs, centre)
+    evaluation = pool.evaluate(proposal, config.pairs, centre, state_of(objective))
     check_failures(evaluation, proposal, config, counters)
     step = algorithm.tell(evaluation.returns_n2)
+    observed = dict[str, float]()
+    if isinstance(objective, Observing) and evaluation.statistics_n2S is not None:
+        observed = objective.observe(evaluation.statistics_n2S)
     seconds = time.perf_counter() - began
     counters.evaluations += evaluation.returns_n2.size + centre
     counters.lost_pairs += evaluation.lost_pairs
     counters.reissued_pairs += evaluation.reissued_pairs
     counters.seconds += seconds
-    return generation_metrics(proposal, evaluation, step, seconds), evaluation.returns_n2
+    counters.steps += observed.get("steps", 0.0)
+    metrics = generation_metrics(proposal, evaluation, step, seconds)
+    metrics["theta_crc32"] = zlib.crc32(np.ascontiguousarray(algorithm.theta_D).data)
+    if "steps" in observed:
+        observed["steps_per_s"] = observed["steps"] / seconds
+    return metrics | observed, evaluation.returns_n2
+
+
+def state_of(objective: Objective) -> dict[str, np.ndarray] | None:
+    return objective.state() if isinstance(objective, Observing) else None
+
+
+def snapshot(algorithm: Algorithm, objective: Objective, counters: Counters) -> Checkpoint:
+    learned = {OBJECTIVE_PREFIX + name: value for name, value in (state_of(objective) or {}).items()}
+    return Checkpoint(algorithm.state() | learned, vars(counters))
+
+
+def resume(record: RunRecord, algorithm: Algorithm, objective: Objective) -> Counters | None:
+    """Take over the checkpoint in the run's directory, if there is one, else note where the run starts."""
+    checkpoint = record.resume(snapshot(algorithm, objective, Counters()).tensors)
+    if checkpoint is None:
+        record.start(algorithm.theta_D)
+        return None
+    algorithm.load({key: value for key, value in checkpoint.tensors.items() if not key.startswith(OBJECTIVE_PREFIX)})
+    if isinstance(objective, Observing):
+        length = len(OBJECTIVE_PREFIX)
+        objective.load({k[length:]: v for k, v in checkpoint.tensors.items() if k.startswith(OBJECTIVE_PREFIX)})
+    return Counters(**checkpoint.counters)
 
 
 def check_failures(evaluation: Evaluation, proposal: Proposal, config: ESConfig, counters: Counters) -> None:
@@ -152,25 +211,14 @@ def generation_metrics(proposal: Proposal, evaluation: Evaluation, step: Step, s
         "sigma": step.sigma,
         "seconds": seconds,
         "evaluations_per_s": evaluations / seconds,
+        "workers": evaluation.workers,
+        "idle_share": evaluation.idle_share,
         "lost_pairs": evaluation.lost_pairs,
         "reissued_pairs": evaluation.reissued_pairs,
         "failed_evaluations": evaluation.returns_n2.size - len(returns),
         "bytes_out": evaluation.bytes_out,
         "bytes_in": evaluation.bytes_in,
     }
-
-
-def replay(objective: Objective, config: ESConfig, returns: np.ndarray) -> np.ndarray:
-    """theta after the generations whose returns (generations, n, 2) are given, without evaluating anything."""
-    theta_D = initial_theta(objective)
-    noise = open_noise(config, len(theta_D))
-    try:
-        algorithm = make_algorithm(config, theta_D, noise)
-        for returns_n2 in returns:
-            algorithm.tell(returns_n2)
-    finally:
-        noise.close()
-    return algorithm.theta_D
 
 
 def initial_theta(objective: Objective) -> np.ndarray:

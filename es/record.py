@@ -1,5 +1,6 @@
 """What a run leaves in its directory: metrics.jsonl, the returns, and the checkpoint.
 
+    start.f32                theta before the first generation
     metrics.jsonl            one line per generation
     returns.f64              2n float64 per generation (pair by pair, plus then minus): with the seed, they replay it
     checkpoint.safetensors   the latest, whole
@@ -8,6 +9,7 @@ Lines and returns are written before the checkpoint that follows them; after a c
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,24 @@ import numpy as np
 from es.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 METRICS_FILE, RETURNS_FILE, CHECKPOINT_FILE = "metrics.jsonl", "returns.f64", "checkpoint.safetensors"
+START_FILE = "start.f32"
+CHECKPOINT_SHARE = 0.05  # of a run's time that checkpoints may take where nothing else is asked for
 
 
 class RunRecord:
-    def __init__(self, out: Path, identity: dict[str, Any], pairs: int) -> None:
-        self.out, self.identity, self.pairs = out, identity, pairs
+    """`every`: generations between checkpoints; None: as few as keep their share of the time below 5%."""
+
+    def __init__(self, out: Path, identity: dict[str, Any], pairs: int, every: int | None = None) -> None:
+        self.out, self.identity, self.pairs, self.every = out, identity, pairs, every
+        self.next_checkpoint = 0.0  # on the monotonic clock
+        self.saved = -1
         out.mkdir(parents=True, exist_ok=True)
+
+    def start(self, theta_D: np.ndarray) -> None:
+        """Keep theta as it was before the first generation: with it, seed and returns replay the run."""
+        temporary = self.out / f".{START_FILE}.{os.getpid()}.tmp"
+        temporary.write_bytes(theta_D.astype("<f4").tobytes())
+        temporary.replace(self.out / START_FILE)
 
     def resume(self, like: dict[str, np.ndarray]) -> Checkpoint | None:
         """The checkpoint to continue from, or None for a start from the beginning; what lies beyond it is cut off."""
@@ -35,6 +49,7 @@ class RunRecord:
         with returns.open("ab") as file:
             file.truncate(generations * self.pairs * 16)
         self._cut_metrics(generations)
+        self.saved = generations if checkpoint else -1
         return checkpoint
 
     def _cut_metrics(self, generations: int) -> None:
@@ -58,8 +73,21 @@ class RunRecord:
         with (self.out / METRICS_FILE).open("a") as lines:
             lines.write(json.dumps(metrics, allow_nan=False) + "\n")
 
+    def checkpoint_is_due(self, generation: int) -> bool:
+        if self.every is not None:
+            return generation % self.every == 0
+        return time.monotonic() >= self.next_checkpoint
+
     def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Save, after what lies before it in the other files is safe on the disk too."""
+        began = time.monotonic()
+        for name in (RETURNS_FILE, METRICS_FILE):
+            with (self.out / name).open("ab") as file:
+                os.fsync(file.fileno())
         save_checkpoint(self.out / CHECKPOINT_FILE, self.identity, checkpoint)
+        ended = time.monotonic()
+        self.saved = int(checkpoint.tensors["generation"][0])
+        self.next_checkpoint = ended + (ended - began) / CHECKPOINT_SHARE
 
     def returns(self) -> np.ndarray:
         """All returns so far, (generations, n, 2) float64."""

@@ -14,10 +14,11 @@ import pytest
 import ray.cloudpickle
 
 from es.config import ESConfig
-from es.engine import replay, run
+from es.engine import run
 from es.objectives.base import FunctionObjective
 from es.objectives.toy import Rosenbrock, Sphere
 from es.record import RunRecord
+from es.replay import replay
 
 # Workers cannot import this file: its objectives travel whole.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -168,7 +169,7 @@ def test_replay_from_the_returns(expected, tmp_path):
     run(Noisy(6), CONFIG, out=tmp_path)
     returns = RunRecord(tmp_path, {}, CONFIG.pairs).returns()
     assert returns.shape == (12, 40, 2)
-    np.testing.assert_array_equal(replay(Noisy(6), CONFIG, returns), expected)
+    np.testing.assert_array_equal(replay(CONFIG, Noisy(6).initial(), returns), expected)
 
 
 def test_pairs_share_their_evaluation_seed():
