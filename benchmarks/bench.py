@@ -16,7 +16,7 @@ def write_result(name: str, figures: dict[str, Any], tables: str) -> Path:
     """Write results/DATE-name.json and .md; the table is what the README quotes."""
     RESULTS.mkdir(exist_ok=True)
     stem = RESULTS / f"{time.strftime('%Y-%m-%d')}-{name}"
-    about = {
+    about: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
         "command": "python -m benchmarks." + Path(sys.argv[0]).stem + " " + " ".join(sys.argv[1:]),
         "git": git_commit(),

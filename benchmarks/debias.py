@@ -94,7 +94,7 @@ def main(arguments: Arguments) -> None:
                 shutil.rmtree(run, ignore_errors=True)
                 run.mkdir()
                 result = train_one(run, log, Path(folder), [*shared(arguments), *settings, f"seed={seed}"])
-                figures[name].append({"log": label, **result})  # type: ignore[dict-item]
+                figures[name].append({"log": label, **result})
                 numbers = " ".join(f"{key} {result[source]:.4f}" for key, source in ENTIRE.items())
                 print(f"[{time.time() - began:5.0f} s] {label} {name}: {numbers}", flush=True)
     tables = describe(arguments, figures)

@@ -47,9 +47,9 @@ class GeneratedLog:
     """Exposures in all; train, valid and test take 80, 10 and 10 per cent."""
     seed: int = 0
     """The same settings and seed give the same log."""
-    users: int = 20_000
+    users: int = 5_000
     """How many users there are to draw from."""
-    items: int = 10_000
+    items: int = 2_000
     """How many items there are to draw from."""
     click_rate: float = 0.04
     """E[click] over exposures."""

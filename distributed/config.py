@@ -32,12 +32,15 @@ class StreamConfig:
 class OptimizerConfig:
     learning_rate: float = 1e-3
     """Adam's rate for everything but the embedding table."""
-    embedding_learning_rate: float = 1e-3
-    """The table's rate."""
-    embedding: str = "adam"
-    """The table's row-wise optimizer: adam (two moments a weight, touched rows only) or adagrad (one number a row)."""
+    embedding_learning_rate: float = 0.05
+    """The table's rate; about 0.05 suits adagrad, 0.001 adam."""
+    embedding: str = "adagrad"
+    """The table's row-wise optimizer: adagrad (one number a row) or adam (two moments a weight, touched rows only)."""
     weight_decay: float = 0.0
     """L2 decay (decoupled, as in AdamW) of the dense weights."""
+    schedule: str = "linear"
+    """How both rates fall: linear (to 0 at the last step of the last epoch) or constant. With a few conversions a batch
+    a constant rate leaves the calibration of pCVR wandering."""
 
     def __post_init__(self) -> None:
         for key in ("learning_rate", "embedding_learning_rate"):
@@ -47,13 +50,15 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.weight_decay must be at least 0, got {self.weight_decay}")
         if self.embedding not in ("adam", "adagrad"):
             raise ValueError(f"optimizer.embedding must be 'adam' or 'adagrad', got {self.embedding!r}")
+        if self.schedule not in ("linear", "constant"):
+            raise ValueError(f"optimizer.schedule must be 'linear' or 'constant', got {self.schedule!r}")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    epochs: int = 3
+    epochs: int = 2
     """Passes over the training part, at most; the best epoch on the validation part is kept."""
-    batch_size: int = 2048
+    batch_size: int = 1024
     """Rows of a global batch, over all workers."""
     seed: int = 0
     """Decides initialisation, shuffles and dropout."""

@@ -11,6 +11,9 @@ from torch import Tensor
 
 
 class RowOptimizer(Protocol):
+    rate: float
+    """The step size; a schedule may set it before each step."""
+
     def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor) -> None: ...
 
     def state(self) -> dict[str, Tensor]: ...
@@ -71,6 +74,11 @@ class RowAdagrad:
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.total.copy_(state["total"])
+
+
+def rate_factor(schedule: str, step: int, steps: int) -> float:
+    """What rates are multiplied with at a step (from 0) of `steps` in all: 1, or falling linearly from 1 towards 0."""
+    return 1.0 - step / steps if schedule == "linear" else 1.0
 
 
 def build_row_optimizer(name: str, table: Tensor, rate: float) -> RowOptimizer:

@@ -33,7 +33,7 @@ from distributed.checkpoint import (
 from distributed.collectives import broadcast_object, sum_gradients, sum_over_workers, sum_rows
 from distributed.config import TrainConfig
 from distributed.evaluation import evaluate
-from distributed.optimizers import build_row_optimizer
+from distributed.optimizers import build_row_optimizer, rate_factor
 from distributed.run_log import RunLog
 from distributed.stream import Batch, TrainStream
 from models.entire_space import EntireSpaceModel
@@ -67,8 +67,8 @@ class TrainJob:
 class Trainer:
     """Model, objective and optimizers of one worker, and the step that ties them."""
 
-    def __init__(self, job: TrainJob, device: torch.device, rank: int) -> None:
-        self.config, self.device, self.rank = job.config, device, rank
+    def __init__(self, job: TrainJob, device: torch.device, rank: int, steps: int) -> None:
+        self.config, self.device, self.rank, self.steps = job.config, device, rank, steps
         self.objective: Objective = build_objective(job.config.objective, job.click_rate)
         self.model = build_model(job.config, job.schema, self.objective.tasks).to(device)
         self.model.start_at({"ctr": job.click_rate, "cvr": job.conversion_rate})
@@ -95,9 +95,17 @@ class Trainer:
         assert touched is not None
         ids_V, gradient_VE = sum_rows(touched.ids_U, touched.gradient())
         sum_gradients(self.parameters)
+        self.set_rates(step)
         self.optimizer.step()
         self.row_optimizer.step(self.table, ids_V, gradient_VE)
         return {name: term.detach() for name, term in terms.items()}
+
+    def set_rates(self, step: int) -> None:
+        settings = self.config.optimizer
+        factor = rate_factor(settings.schedule, step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * factor
+        self.row_optimizer.rate = settings.embedding_learning_rate * factor
 
     def tensors(self) -> dict[str, Tensor]:
         dense = {f"dense.{name}": tensor for name, tensor in optimizer_tensors(self.optimizer).items()}
@@ -132,7 +140,8 @@ def train(job: TrainJob, rank: int, world_size: int, device: torch.device) -> di
     """
     config, run = job.config, Path(job.run)
     log = open_log(job.location)
-    trainer = Trainer(job, device, rank)
+    stream = TrainStream(log, job.parts["train"], config.stream, config.batch_size, config.seed, rank, world_size)
+    trainer = Trainer(job, device, rank, steps=stream.steps * config.epochs)
     store = CheckpointStore(run / CHECKPOINTS)
     identity = identify(job, trainer.objective.tasks)
     progress = Progress()
@@ -143,7 +152,6 @@ def train(job: TrainJob, rank: int, world_size: int, device: torch.device) -> di
         checkpoint = read_checkpoint(found)
         trainer.restore(checkpoint)
         progress = checkpoint.progress
-    stream = TrainStream(log, job.parts["train"], config.stream, config.batch_size, config.seed, rank, world_size)
     reporter = Reporter(run, progress, stream.steps, world_size, rank == 0, device)
     startup_s = None
 
@@ -160,7 +168,7 @@ def train(job: TrainJob, rank: int, world_size: int, device: torch.device) -> di
             progress.train_seconds += now - clock
             reporter.add(terms, len(batch), now - clock)
             clock = now
-            if reporter.count == config.log_steps or progress.step_in_epoch == stream.steps:
+            if reporter.due(progress.step_in_epoch, config.log_steps):
                 reporter.step(progress)
             if config.checkpoint_steps and progress.step % config.checkpoint_steps == 0 and rank == 0:
                 if progress.step_in_epoch < stream.steps:
@@ -244,6 +252,11 @@ class Reporter:
         self.count += 1
         self.seconds += seconds
         self.rows += rows
+
+    def due(self, step_in_epoch: int, every: int) -> bool:
+        """At every so many steps and at the end of an epoch, but not twice in a few steps there."""
+        left = self.steps - step_in_epoch
+        return left == 0 or (step_in_epoch % every == 0 and left > every // 2)
 
     def step(self, progress: Progress) -> None:
         """Write the mean terms since the last line. All workers call it: terms and rows are summed over them."""

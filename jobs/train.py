@@ -40,7 +40,7 @@ class Arguments:
     """The network between the embedding and the towers."""
     workers: int = min(2, usable_cpus())
     """Ray Train workers, one CPU (or GPU, where there is one for each) apiece; 0 trains in this process without Ray."""
-    epochs: int = 3
+    epochs: int = 2
     """Passes over the training part, at most."""
     seed: int = 0
     """Decides initialisation, shuffles and dropout."""

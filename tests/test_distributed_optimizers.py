@@ -1,8 +1,9 @@
 """Row-wise optimizers against torch's and against the formula."""
 
+import pytest
 import torch
 
-from distributed.optimizers import RowAdagrad, RowAdam
+from distributed.optimizers import RowAdagrad, RowAdam, rate_factor
 
 
 def draws(rows: int, width: int, steps: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -55,3 +56,8 @@ def test_untouched_rows_stay_and_state_continues() -> None:
         assert torch.equal(one, two)
         untouched = sorted(set(range(20)) - {row for ids, _ in steps for row in ids.tolist()})
         assert torch.equal(one[untouched], torch.ones(len(untouched), 4))
+
+
+def test_schedules_by_hand() -> None:
+    assert [rate_factor("linear", step, 4) for step in range(4)] == pytest.approx([1.0, 0.75, 0.5, 0.25])
+    assert rate_factor("constant", 3, 4) == 1.0

@@ -29,8 +29,9 @@ SMALL = [
     "model.backbone.experts=2",
     "model.backbone.expert_hidden=16,8",
     "model.tower_hidden=8",
-    "optimizer.learning_rate=0.005",
-    "optimizer.embedding_learning_rate=0.005",
+    "optimizer.learning_rate=0.01",
+    "optimizer.embedding=adam",
+    "optimizer.embedding_learning_rate=0.01",
 ]
 
 

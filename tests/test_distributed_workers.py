@@ -63,7 +63,7 @@ def check_collectives(rank: int) -> None:
 
 def check_same_weights_everywhere(rank: int, job: TrainJob) -> None:
     """After some steps every rank holds rank 0's bits: nobody drifts."""
-    trainer = Trainer(job, torch.device("cpu"), rank)
+    trainer = Trainer(job, torch.device("cpu"), rank, steps=24)
     log = open_log(job.location)
     stream = TrainStream(log, job.parts["train"], job.config.stream, job.config.batch_size, 0, rank, WORKERS)
     for step, batch in zip(range(6), stream.epoch(0), strict=False):
