@@ -27,7 +27,7 @@ REFERENCE = 7  # keeps the random streams apart
 
 @dataclass
 class Control:
-    """The mean undiscounted return of `episodes` episodes."""
+    """The mean undiscounted return of an episode."""
 
     env: str = "CartPole-v1"
     """Id of a Gymnasium task with flat observations."""
@@ -43,6 +43,9 @@ class Control:
     reference_size: int = 128
     """Observations of that batch."""
     episodes: int = 1
+    """Episodes of a training evaluation."""
+    centre_episodes: int = 1
+    """Episodes of an evaluation of the unperturbed policy."""
     max_steps: int | None = None
     """Cut episodes here (None: where the task itself ends)."""
     adaptive_cap: bool = False
@@ -119,19 +122,21 @@ class Control:
         return {"objective": "control", **asdict(self), "hidden": list(self.hidden)}
 
     def evaluate_batch(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> np.ndarray:
-        """Returns of whole episodes: the adaptive cap is for training only."""
-        return self._evaluate(theta_PD, seeds_P, self.max_steps or NO_CAP)[0]
+        """Returns of the unperturbed policy: `centre_episodes` of them, never cut by the adaptive cap."""
+        return self._evaluate(theta_PD, seeds_P, self.max_steps or NO_CAP, self.centre_episodes)[0]
 
     def evaluate_observed(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Statistics of a candidate: steps, episodes, and the sums and sums of squares of its observations."""
-        return self._evaluate(theta_PD, seeds_P, self.cap)
+        return self._evaluate(theta_PD, seeds_P, self.cap, self.episodes)
 
-    def _evaluate(self, theta_PD: np.ndarray, seeds_P: np.ndarray, cap: int) -> tuple[np.ndarray, np.ndarray]:
+    def _evaluate(
+        self, theta_PD: np.ndarray, seeds_P: np.ndarray, cap: int, episodes: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         returns_P = np.empty(len(theta_PD))
         statistics_PS = np.zeros((len(theta_PD), 2 + 2 * self._observations))
         for index, (theta_D, seed) in enumerate(zip(theta_PD, seeds_P.tolist(), strict=True)):
             act = self.actor(theta_D)
-            seeds = hash64((seed,), np.arange(self.episodes, dtype=np.uint64)).tolist()
+            seeds = hash64((seed,), np.arange(episodes, dtype=np.uint64)).tolist()
             returns_P[index] = np.mean([self._episode(act, each, cap, statistics_PS[index]) for each in seeds])
         return returns_P, statistics_PS
 
