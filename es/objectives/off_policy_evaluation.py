@@ -6,7 +6,8 @@ same resamples for every policy, so that those of the gains are paired.
 S policies, R rounds, B resamples.
 """
 
-from typing import Any
+import dataclasses
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,14 +24,21 @@ def best_constant(objective: OffPolicy) -> int:
 
 
 def compare_policies(
-    objective: OffPolicy, theta_D: np.ndarray, test: LoggedActions, resamples: int = 2000, seed: int = 0
+    objective: OffPolicy,
+    theta_D: np.ndarray,
+    test: LoggedActions,
+    resamples: int = 2000,
+    seed: int = 0,
+    judge: Literal["ips", "clipped", "snips", "dr"] | None = None,
 ) -> dict[str, Any]:
     """Values on `test` of the learnt policy, the best constant and the logging policy, their gains, and a verdict.
 
+    `judge`: the estimator that judges, where it is not the one that was maximised.
     Keys: off_policy.{learnt,best_constant,logging}[.low|.high], off_policy.gain_over_{best_constant,logging}[...],
     off_policy.best_constant_action, .effective_size (the learnt policy's), .significant, .message.
     """
     settings, action = objective.settings, best_constant(objective)
+    settings = dataclasses.replace(settings, estimator=judge or settings.estimator)
     model_AR = test.model() if settings.estimator == "dr" else None
     learnt_AR = probabilities(settings, theta_D, test)
     ones_R = np.ones(len(test.action_R))
