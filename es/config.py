@@ -32,16 +32,37 @@ class ESConfig:
 
     seed: int = 0
     """Decides the noise, the evaluation seeds, and with them the whole run."""
-    algorithm: Literal["openai_es"] = "openai_es"
+    algorithm: Literal["openai_es", "pgpe", "snes", "cma", "ars"] = "openai_es"
     """How theta is moved (es/algorithms/)."""
     generations: int = 100
     pairs: int = 64
-    """Antithetic pairs per generation (n): 2 n evaluations."""
+    """Pairs per generation (n): 2 n evaluations."""
+    symmetric: bool = True
+    """The two of a pair are mirror images around theta; False, for pgpe and snes, perturbs them independently."""
     sigma: float = 0.1
-    """Standard deviation of the perturbations."""
-    learning_rate: float = 0.05
+    """Standard deviation of the perturbations (pgpe, snes, cma: the one they start from)."""
+    perturb: Literal["full", "subset", "low_rank"] = "full"
+    """What a perturbation touches (es/perturbations.py): for very large theta, with openai_es and ars."""
+    subset: float = 0.1
+    """Share of the coordinates that a perturbation touches under perturb=subset."""
+    rank: int = 1
+    """Rank of the perturbations of matrices under perturb=low_rank."""
+    matrices: tuple[tuple[int, int], ...] = ()
+    """Shapes of the matrices theta begins with, for low_rank; none: theta as one matrix, nearly square."""
+    learning_rate: float | None = None
+    """Step size. None: 0.05 (openai_es, pgpe), 0.02 (ars), 1 (snes)."""
+    sigma_learning_rate: float | None = None
+    """Step size of sigma. None: 0.1 (pgpe), (3 + ln d)/(5 sqrt d) (snes)."""
+    sigma_max_change: float = 0.2
+    """Largest relative change of a sigma in one generation (pgpe)."""
+    baseline_decay: float = 0.9
+    """Of the moving average of the returns that pgpe takes as its baseline."""
+    normalise_returns: bool = False
+    """Divide pgpe's steps by the distance to the best return so far; needs shaping raw."""
+    top_pairs: int | None = None
+    """Pairs that ars learns from: those with the best returns. None: half of them."""
     weight_decay: float = 0.0
-    """L2 pull of theta towards 0, added to the gradient."""
+    """L2 pull of theta towards 0, added to the gradient (openai_es, pgpe)."""
     optimizer: Literal["adam", "sgd", "clipup"] = "adam"
     momentum: float = 0.9
     """Of sgd and clipup."""
@@ -49,7 +70,9 @@ class ESConfig:
     """Of adam."""
     epsilon: float = 1e-8
     """Of adam."""
-    shaping: Literal["centred_ranks", "standardised", "raw"] = "centred_ranks"
+    shaping: Literal["centred_ranks", "nes", "standardised", "raw"] | None = None
+    """What the algorithm is told in place of the returns. None: centred_ranks (openai_es, pgpe), nes (snes), raw (ars);
+    cma ranks them itself."""
     evaluation_seeds: Literal["pair", "generation"] = "pair"
     """Which evaluations share a seed: the two members of a pair, or the whole generation."""
     centre_every: int = 1
@@ -94,7 +117,7 @@ class ESConfig:
         self._require("seed", self.seed < 2**63, "below 2**63")
         for name in (
             "sigma",
-            "learning_rate",
+            "sigma_max_change",
             "epsilon",
             "cpus_per_worker",
             "reissue_after_s",
@@ -103,17 +126,49 @@ class ESConfig:
         ):
             self._require(name, math.isfinite(getattr(self, name)) and getattr(self, name) > 0, "above 0")
         self._require("weight_decay", math.isfinite(self.weight_decay) and self.weight_decay >= 0, "at least 0")
+        for name in ("learning_rate", "sigma_learning_rate"):
+            value = getattr(self, name)
+            self._require(name, value is None or (math.isfinite(value) and value > 0), "above 0")
+        self._require("subset", 0 < self.subset <= 1, "above 0 and at most 1")
+        self._require("rank", _is_int(self.rank) and self.rank >= 1, "a whole number of at least 1")
+        shapes = all(len(shape) == 2 and all(_is_int(side) and side >= 1 for side in shape) for shape in self.matrices)
+        self._require("matrices", shapes, "pairs of whole numbers of at least 1")
+        self._require("baseline_decay", 0 <= self.baseline_decay < 1, "in [0, 1)")
         self._require("momentum", 0 <= self.momentum < 1, "in [0, 1)")
         self._require(
             "betas", len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"
         )
         for name, choices in _CHOICES.items():
-            self._require(name, getattr(self, name) in choices, "one of " + ", ".join(choices))
+            self._require(name, getattr(self, name) in choices, "one of " + ", ".join(filter(None, choices)))
         if self.table_floats is not None:
             self._require("table_floats", _is_int(self.table_floats) and self.table_floats >= 1024, "at least 1024")
         if self.batch_pairs is not None:
             allowed = (1, 2, 4, 8, 16, 32, 64)
             self._require("batch_pairs", self.batch_pairs in allowed, "one of " + ", ".join(map(str, allowed)))
+        self._check_algorithm()
+
+    def _check_algorithm(self) -> None:
+        """Refuse what the algorithm would not heed."""
+        name = self.algorithm
+        if name not in ("pgpe", "snes"):
+            self._require("symmetric", self.symmetric, f"true: {name} has no other form")
+        if name not in ("openai_es", "ars"):
+            self._require("perturb", self.perturb == "full", f"full: {name} adapts sigma to every coordinate")
+        if name not in ("openai_es", "pgpe"):
+            self._require("weight_decay", self.weight_decay == 0, f"0: {name} has none")
+        if name not in ("pgpe", "snes"):
+            self._require("sigma_learning_rate", self.sigma_learning_rate is None, f"left out: {name} has none")
+        self._require("normalise_returns", name == "pgpe" or not self.normalise_returns, "left out: it is pgpe's")
+        if self.normalise_returns:
+            self._require("shaping", self.shaping == "raw", "raw where returns are normalised")
+        self._require("top_pairs", name == "ars" or self.top_pairs is None, "left out: it is of ars")
+        if self.top_pairs is not None:
+            fits = _is_int(self.top_pairs) and 1 <= self.top_pairs <= self.pairs
+            self._require("top_pairs", fits, f"from 1 to pairs, {self.pairs}")
+        if name == "cma":
+            self._require("shaping", self.shaping is None, "left out: cma ranks the returns itself")
+            self._require("learning_rate", self.learning_rate is None, "left out: cma sets its own")
+            self._require("pairs", self.pairs >= 2, "at least 2 with cma")
 
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
@@ -122,18 +177,32 @@ class ESConfig:
     @property
     def rows_per_pair(self) -> int:
         """Rows of noise behind a pair: one if its members are mirror images."""
-        return 1
+        return 1 if self.symmetric and self.algorithm != "cma" else 2
+
+    @property
+    def step_size(self) -> float:
+        """The learning rate, the algorithm's own where none was given."""
+        return self.learning_rate or _STEP_SIZES[self.algorithm]
+
+    @property
+    def utilities(self) -> str:
+        """The shaping, the algorithm's own where none was given."""
+        return self.shaping or _SHAPINGS[self.algorithm]
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide theta, as plain JSON values."""
         settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in EXECUTION_SETTINGS}
+        settings |= {"learning_rate": self.step_size, "shaping": self.utilities}
         return dict(json.loads(json.dumps(settings)))
 
 
-_CHOICES = {
-    "algorithm": ("openai_es",),
+_STEP_SIZES = {"openai_es": 0.05, "pgpe": 0.05, "snes": 1.0, "ars": 0.02, "cma": 1.0}
+_SHAPINGS = {"openai_es": "centred_ranks", "pgpe": "centred_ranks", "snes": "nes", "ars": "raw", "cma": "raw"}
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "algorithm": ("openai_es", "pgpe", "snes", "cma", "ars"),
+    "perturb": ("full", "subset", "low_rank"),
     "optimizer": ("adam", "sgd", "clipup"),
-    "shaping": ("centred_ranks", "standardised", "raw"),
+    "shaping": (None, "centred_ranks", "nes", "standardised", "raw"),
     "evaluation_seeds": ("pair", "generation"),
     "noise": ("auto", "table", "fresh"),
 }

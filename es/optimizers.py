@@ -95,7 +95,7 @@ def norm(vector_D: np.ndarray) -> float:
 
 
 def make_optimizer(config: ESConfig, theta_D: np.ndarray) -> Optimizer:
-    arguments: dict[str, Any] = {"learning_rate": config.learning_rate}
+    arguments: dict[str, Any] = {"learning_rate": config.step_size}
     if config.optimizer == "adam":
         return Adam(theta_D, betas=config.betas, epsilon=config.epsilon, **arguments)
     if config.optimizer == "sgd":

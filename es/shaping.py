@@ -1,4 +1,4 @@
-"""Fitness shaping: 2n returns to 2n utilities (Salimans et al. 2017, s.2.1; centred ranks after Wierstra et al. 2014).
+"""Fitness shaping: 2n returns to 2n utilities (Salimans et al. 2017, s.2.1; ranks after Wierstra et al. 2014).
 
 A failed evaluation (NaN or infinite return) has a defined place: it is worst, tied with every other failure.
 """
@@ -18,6 +18,17 @@ def centred_ranks(returns_n2: np.ndarray) -> np.ndarray:
     return np.asarray(ranks / max(flat.size - 1, 1) - 0.5).reshape(returns_n2.shape)
 
 
+def nes(returns_n2: np.ndarray) -> np.ndarray:
+    """Utilities of natural evolution strategies (Wierstra et al. 2014): u_i = max(0, ln(m/2 + 1) - ln i), i = 1 the
+    best of m = 2n, divided by their sum, less 1/m. The better half counts, the best most; ties share their mean."""
+    flat = np.where(np.isfinite(returns_n2), returns_n2, -np.inf).ravel()
+    by_rank = np.maximum(0.0, np.log(flat.size / 2 + 1) - np.log(np.arange(flat.size, 0, -1)))
+    sums = np.concatenate([[0.0], np.cumsum(by_rank / by_rank.sum() - 1 / flat.size)])
+    ascending = np.sort(flat)
+    below, up_to = np.searchsorted(ascending, flat, side="left"), np.searchsorted(ascending, flat, side="right")
+    return np.asarray((sums[up_to] - sums[below]) / (up_to - below)).reshape(returns_n2.shape)
+
+
 def raw(returns_n2: np.ndarray) -> np.ndarray:
     """The returns themselves; a failure counts as the lowest finite return (0 if there is none)."""
     finite = np.isfinite(returns_n2)
@@ -34,6 +45,7 @@ def standardised(returns_n2: np.ndarray) -> np.ndarray:
 
 SHAPINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "centred_ranks": centred_ranks,
+    "nes": nes,
     "raw": raw,
     "standardised": standardised,
 }

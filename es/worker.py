@@ -91,14 +91,13 @@ class Evaluator:
             return self._buffer
         sigma = np.asarray(proposal.sigma, np.float32)
         if proposal.mirrored:
-            np.multiply(self.noise.rows(proposal.generation, start, stop), sigma, out=second)
+            self.noise.write(proposal.generation, range(start, stop), sigma, second)
             np.add(proposal.theta_D, second, out=first)
             np.subtract(proposal.theta_D, second, out=second)
         else:
-            eps_PD = self.noise.rows(proposal.generation, 2 * start, 2 * stop)
-            for members, eps_kD in ((first, eps_PD[0::2]), (second, eps_PD[1::2])):
-                np.multiply(eps_kD, sigma, out=members)
-                np.add(proposal.theta_D, members, out=members)
+            for member, out in enumerate((first, second)):
+                self.noise.write(proposal.generation, range(2 * start + member, 2 * stop, 2), sigma, out)
+                np.add(proposal.theta_D, out, out=out)
         return self._buffer
 
     def _score(self, theta_PD: np.ndarray, seeds_P: np.ndarray, centre: bool = False) -> np.ndarray:

@@ -45,6 +45,15 @@ def test_standardised():
     np.testing.assert_allclose(standardised(returns), (returns - 3) / np.sqrt((4 + 1 + 0 + 9) / 4))
 
 
+def rows_of(algorithm, rows):
+    """The perturbations of generation 0, (rows, D) float64."""
+    eps = np.empty((rows, len(algorithm.theta_D)), np.float32)
+    for start in range(0, rows, 64):
+        stop = min(start + 64, rows)
+        algorithm.noise.write(0, range(start, stop), 1.0, eps[start:stop])
+    return eps.astype(np.float64)
+
+
 def test_estimator_is_the_gradient_in_expectation():
     """F(x) = -x'Ax/2 + b'x: E[g] = -A theta + b (pairs cancel the even part); 400 seeds, 4 standard errors."""
     dimension, pairs, sigma = 5, 16, 0.3
@@ -58,7 +67,7 @@ def test_estimator_is_the_gradient_in_expectation():
             seed=seed, pairs=pairs, sigma=sigma, shaping="raw", optimizer="sgd", momentum=0.0, learning_rate=1.0
         )
         algorithm = OpenAIES(config, theta, open_noise(config, dimension))
-        eps = algorithm.noise.rows(0, 0, pairs).astype(np.float64)
+        eps = rows_of(algorithm, pairs)
         points = theta + sigma * np.stack([eps, -eps], axis=1)
         algorithm.tell(-0.5 * np.einsum("nci,ij,ncj->nc", points, matrix, points) + points @ bias)
         steps.append(algorithm.theta_D - theta)
@@ -71,7 +80,7 @@ def test_tell_is_the_formula():
     theta = np.linspace(-1, 1, 7).astype(np.float32)
     algorithm = OpenAIES(config, theta, open_noise(config, 7))
     returns = np.random.default_rng(0).standard_normal((100, 2))
-    eps = np.concatenate([algorithm.noise.rows(0, 0, 64), algorithm.noise.rows(0, 64, 100)]).astype(np.float64)
+    eps = rows_of(algorithm, 100)
     shaped = centred_ranks(returns)
     gradient = (shaped[:, 0] - shaped[:, 1]) @ eps / (2 * 100 * 0.2)
     step = algorithm.tell(returns)

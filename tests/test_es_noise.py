@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import es.noise
+import es.update
 from es.config import ESConfig
-from es.noise import FreshNoise, TableNoise, evaluation_seeds, open_noise, table_floats, weighted_sum
+from es.noise import evaluation_seeds, open_noise, table_floats
+from es.noise_sources import FreshSource, TableSource
+from es.perturbations import TILE, FullNoise
 from es.shared_table import CHUNK, SharedTable, fill_normals
 
 SIZE = 2**16
@@ -23,9 +25,13 @@ def directory(tmp_path, monkeypatch):
     return tmp_path
 
 
-def all_rows(noise, generation, pairs):
-    size = noise.run_rows
-    return np.concatenate([noise.rows(generation, start, min(start + size, pairs)) for start in range(0, pairs, size)])
+def all_rows(noise, generation, rows):
+    """eps of a generation, (rows, D)."""
+    eps = np.empty((rows, noise.dimension), np.float32)
+    for start in range(0, rows, noise.run_rows):
+        stop = min(start + noise.run_rows, rows)
+        noise.write(generation, range(start, stop), 1.0, eps[start:stop])
+    return eps
 
 
 def test_content_is_the_same_for_any_threads_and_normal():
@@ -88,64 +94,97 @@ def test_a_truncated_table_is_not_used(directory):
     assert path.exists()
 
 
-@pytest.mark.parametrize(("dimension", "pairs"), [(8, 100), (1000, 10), (1000, 100), (30_000, 3)])
-def test_runs_lie_within_the_table_and_differ(directory, dimension, pairs):
-    noise = TableNoise(3, dimension, pairs, SIZE)
+@pytest.mark.parametrize(("dimension", "rows"), [(8, 100), (1000, 10), (1000, 100), (30_000, 3)])
+def test_runs_lie_within_the_table_and_differ(directory, dimension, rows):
+    source = TableSource(3, dimension, rows, SIZE)
     for generation in range(50):
         starts = []
-        for start in range(0, pairs, noise.run_rows):
-            length = min(noise.run_rows, pairs - start) * dimension
-            offset = noise.offset(generation, start // noise.run_rows)
+        for start in range(0, rows, source.run_rows):
+            length = min(source.run_rows, rows - start) * dimension
+            offset = source.offset(generation, start // source.run_rows)
             assert 0 <= offset <= SIZE - length
+            assert len(source.run(generation, start // source.run_rows)) == length
             starts.append((offset, offset + length))
-        if noise.disjoint:
+        if source.disjoint:
             assert all(before[1] == after[0] for before, after in itertools.pairwise(starts))
-    assert noise.disjoint == (2 * dimension * pairs <= SIZE)
-    offsets = {noise.offset(generation, 0) for generation in range(50)}
-    assert len(offsets) > 40
-    rows = all_rows(noise, 0, pairs)
-    assert len({row.tobytes() for row in rows}) == pairs
-    noise.close()
+    assert source.disjoint == (2 * dimension * rows <= SIZE)
+    assert len({source.offset(generation, 0) for generation in range(50)}) > 40
+    eps = all_rows(FullNoise(source, dimension), 0, rows)
+    assert len({row.tobytes() for row in eps}) == rows
+    source.close()
+
+
+def test_a_pair_is_never_torn_apart(directory):
+    assert TableSource(0, 20_000, 6, SIZE).run_rows == 1
+    assert TableSource(0, 10_000, 6, SIZE, least_run=2).run_rows == 2
+    with pytest.raises(ValueError, match=r"it must be at least 80000, 4 times"):
+        TableSource(0, 20_000, 6, SIZE, least_run=2)
 
 
 def test_noise_does_not_depend_on_the_order_of_asking():
-    forwards, backwards = FreshNoise(4, 6, 150), FreshNoise(4, 6, 150)
-    there = [forwards.rows(g, 64 * r, 64 * r + 22).copy() for g in (0, 1) for r in (0, 1, 2)]
-    back = [backwards.rows(g, 64 * r, 64 * r + 22).copy() for g in (1, 0) for r in (2, 1, 0)][::-1]
-    np.testing.assert_array_equal(there, back)
+    forwards, backwards = FreshSource(4, 6, 150), FreshSource(4, 6, 150)
+    there = [forwards.run(g, r).copy() for g in (0, 1) for r in (0, 1, 2)]
+    back = [backwards.run(g, r).copy() for g in (1, 0) for r in (2, 1, 0)][::-1]
+    for one, other in zip(there, back, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [len(run) for run in there[:3]] == [64 * 6, 64 * 6, 22 * 6]
 
 
 def test_too_small_a_table_is_refused(directory):
     with pytest.raises(ValueError, match=r"table_floats is 65536: .* 200000"):
-        TableNoise(0, 100_000, 4, SIZE)
+        TableSource(0, 100_000, 4, SIZE)
 
 
 def test_settled_source_and_size():
-    assert isinstance(open_noise(ESConfig(pairs=64), 8), FreshNoise)
+    assert isinstance(open_noise(ESConfig(pairs=64), 8).source, FreshSource)
     assert table_floats(ESConfig(pairs=64), 1000) == 2**22
     assert table_floats(ESConfig(pairs=500), 1000) == 32 * 500 * 1000
     assert table_floats(ESConfig(pairs=500), 100_000) == 2**26
     assert table_floats(ESConfig(pairs=500), 30_000_000) == 120_000_000
 
 
-@pytest.mark.parametrize(("dimension", "pairs"), [(1, 300), (7, 130), (1000, 64), (20_000, 5)])
-def test_weighted_sum_adds_in_a_fixed_order(directory, monkeypatch, dimension, pairs):
-    """Bit for bit: float32 one pair after the other within a run, runs in float64; however the columns are cut."""
-    noise = TableNoise(1, dimension, pairs, 2**17)
-    weights = np.random.default_rng(0).standard_normal(pairs).astype(np.float32)
-    rows, total = all_rows(noise, 3, pairs), np.zeros(dimension)
-    for start in range(0, pairs, noise.run_rows):
-        partial = np.zeros(dimension, np.float32)
-        for j in range(start, min(start + noise.run_rows, pairs)):
-            partial += weights[j] * rows[j]
-        total += partial
-    result = weighted_sum(noise, 3, weights)
+@pytest.mark.parametrize("dimension", [5, TILE, 2 * TILE + 300])
+def test_rows_are_a_pure_function_of_their_address(directory, dimension):
+    """Whatever range is asked for, with any step, and scaled by one number or one per coordinate."""
+    noise = FullNoise(TableSource(1, dimension, 100, 2**20), dimension)
+    eps, sigma = all_rows(noise, 2, 100), np.linspace(0.5, 2, dimension).astype(np.float32)
+    assert abs(eps.mean()) < 5 / np.sqrt(eps.size)
+    assert abs(eps.var() - 1) < 5 * np.sqrt(2 / eps.size)
+    for rows in (range(64, 100), range(3, 5), range(10, 30, 2), range(11, 30, 2), range(99, 100)):
+        for scale in (0.3, sigma):
+            out = np.empty((len(rows), dimension), np.float32)
+            noise.write(2, rows, scale, out)
+            np.testing.assert_array_equal(out, eps[rows.start : rows.stop : rows.step] * np.float32(scale))
+    noise.close()
+
+
+@pytest.mark.parametrize(("dimension", "rows"), [(1, 300), (7, 130), (1000, 64), (20_000, 5), (3 * TILE, 150)])
+def test_weighted_sum_adds_in_a_fixed_order(directory, monkeypatch, dimension, rows):
+    """Bit for bit: float32 one row after the other within a run, runs in float64; for any threads and any split."""
+    noise = FullNoise(TableSource(1, dimension, rows, 2**17), dimension)
+    generator = np.random.default_rng(0)
+    weights, squares = (generator.standard_normal(rows).astype(np.float32) for _ in range(2))
+    eps, size = all_rows(noise, 3, rows), noise.run_rows
+    total, second = np.zeros(dimension), np.zeros(dimension)
+    for start in range(0, rows, size):
+        partial, of_squares = np.zeros(dimension, np.float32), np.zeros(dimension, np.float32)
+        for i in range(start, min(start + size, rows)):
+            partial += weights[i] * eps[i]
+            of_squares += squares[i] * (eps[i] * eps[i] - 1)
+        total, second = total + partial, second + of_squares
+    result = noise.weighted_sum(3, weights)
+    both = noise.weighted_sums(3, weights, squares)
     if dimension > 1:  # a single column is summed by a loop of its own, in an order as fixed
         np.testing.assert_array_equal(result, total.astype(np.float32))
-    np.testing.assert_allclose(result, weights.astype(np.float64) @ rows, rtol=1e-4, atol=1e-4)
-    for columns in (64, 1000):
-        monkeypatch.setattr(es.noise, "COLUMNS", columns)
-        np.testing.assert_array_equal(weighted_sum(noise, 3, weights), result)
+        np.testing.assert_array_equal(both[1], second.astype(np.float32))
+    np.testing.assert_allclose(result, weights.astype(np.float64) @ eps, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(both[0], result)
+    monkeypatch.setattr(es.update, "WORTH_THREADS", 1)
+    for threads, tiles in itertools.product((1, 2, 3), (1, 5)):
+        monkeypatch.setattr(es.update, "threads", lambda threads=threads: threads)
+        monkeypatch.setattr(es.update, "TILES", tiles)
+        np.testing.assert_array_equal(noise.weighted_sum(3, weights), result)
+        np.testing.assert_array_equal(noise.weighted_sums(3, weights, squares)[1], both[1])
     noise.close()
 
 

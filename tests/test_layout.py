@@ -16,7 +16,7 @@ STANDARD = sys.stdlib_module_names
 ALLOWED = {
     "models": {"torch"},
     "data": {"numpy", "pyarrow", "fsspec"},
-    "es": {"numpy", "ray", "safetensors", "filelock", "gymnasium"},
+    "es": {"numpy", "ray", "safetensors", "filelock", "gymnasium", "cma"},
     "distributed": {"models", "data", "torch", "numpy", "pyarrow", "ray", "safetensors"},
 }
 LONGEST = 350

@@ -7,7 +7,7 @@ import numpy as np
 
 from es.algorithms.base import Proposal, Step, describe_step, with_prefix, without_prefix
 from es.config import ESConfig
-from es.noise import Noise, weighted_sum
+from es.noise import Noise
 from es.optimizers import make_optimizer
 from es.shaping import SHAPINGS
 
@@ -26,9 +26,9 @@ class OpenAIES:
 
     def tell(self, returns_n2: np.ndarray) -> Step:
         assert returns_n2.shape == (self.config.pairs, 2), returns_n2.shape
-        shaped_n2 = SHAPINGS[self.config.shaping](returns_n2)
+        shaped_n2 = SHAPINGS[self.config.utilities](returns_n2)
         weights_n = (shaped_n2[:, 0] - shaped_n2[:, 1]) / (2 * self.config.pairs * self.config.sigma)
-        gradient_D = weighted_sum(self.noise, self.generation, weights_n)
+        gradient_D = self.noise.weighted_sum(self.generation, weights_n)
         descent_D = -gradient_D
         if self.config.weight_decay:
             descent_D += self.theta_D * np.float32(self.config.weight_decay)

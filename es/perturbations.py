@@ -1,0 +1,190 @@
+"""What a row of noise does to theta: every coordinate moves, or some of them, or matrices move by low-rank products.
+
+    full       eps = z                                                                  d normals a row
+    subset     eps = z sqrt(1/f) on a window of f d coordinates, 0 elsewhere            f d normals a row
+    low_rank   eps = A B' / sqrt(r) for each matrix of theta, A (m, r), B (k, r)        r (m + k) normals a matrix
+Each has E[eps] = 0 and E[eps eps'] = I, so every algorithm's formula stays as it is, and |sigma eps| keeps its length.
+The window starts at a coordinate drawn for the row and wraps around the end. Low rank: Sarkar et al. 2025
+(arXiv 2511.16652); what is left of theta beside its matrices is perturbed in full.
+
+The normals of a full run lie in tiles of 1024 columns: tile k holds columns [1024 k, 1024 (k + 1)) of all R rows, row
+after row; the columns left over follow. So the update, which adds up all rows, reads memory from front to back.
+
+D parameters, P rows asked for, R rows of a run, K tiles of C columns, N rows of a generation.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from es.hashing import hash64
+from es.noise_sources import Source
+from es.update import add_up, combine
+
+TILE = 1024
+_WINDOW = 4  # what an address is for: see es/noise_sources.py
+
+
+class Noise(Protocol):
+    """Perturbations addressed by (seed, generation, row): no process needs to be sent one."""
+
+    dimension: int
+    run_rows: int
+    fingerprint: str
+
+    def write(self, generation: int, rows: range, sigma: np.ndarray | float, out_PD: np.ndarray) -> None:
+        """Write sigma eps for rows of a generation, all of one run; sigma: a number, or (D,) float32."""
+
+    def weighted_sum(self, generation: int, weights_N: np.ndarray) -> np.ndarray:
+        """sum_i w_i eps_i, (D,) float32, the same bits for any number of threads."""
+
+    def close(self) -> None: ...
+
+
+class FullNoise:
+    """Every coordinate of every row."""
+
+    def __init__(self, source: Source, dimension: int) -> None:
+        self.source, self.dimension, self.run_rows = source, dimension, source.run_rows
+        self.fingerprint = f"{source.fingerprint}-full"
+
+    def tiles(self, generation: int, run: int) -> tuple[np.ndarray, np.ndarray]:
+        """A run as (K, R, C) and, for the columns left over, (R, D - K C)."""
+        flat = self.source.run(generation, run)
+        rows, number = len(flat) // self.dimension, self.dimension // TILE
+        split = number * rows * TILE
+        return flat[:split].reshape(number, rows, TILE), flat[split:].reshape(rows, -1)
+
+    def write(self, generation: int, rows: range, sigma: np.ndarray | float, out_PD: np.ndarray) -> None:
+        run, first = divmod(rows.start, self.run_rows)
+        tiles_KRC, tail_RE = self.tiles(generation, run)
+        part = slice(first, first + rows.stop - rows.start, rows.step)
+        split = len(tiles_KRC) * TILE
+        sigma_D = np.broadcast_to(np.asarray(sigma, np.float32), self.dimension)
+        if split:
+            out_PKC = out_PD[:, :split].reshape(len(out_PD), -1, TILE)  # splits an axis: a view
+            np.multiply(tiles_KRC[:, part].transpose(1, 0, 2), sigma_D[:split].reshape(-1, TILE), out=out_PKC)
+        np.multiply(tail_RE[part], sigma_D[split:], out=out_PD[:, split:])
+
+    def weighted_sum(self, generation: int, weights_N: np.ndarray) -> np.ndarray:
+        return combine(self._runs(generation, len(weights_N)), self.dimension, [weights_N])[0]
+
+    def weighted_sums(
+        self, generation: int, weights_N: np.ndarray, square_weights_N: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """sum_i w_i eps_i and sum_i v_i (eps_i^2 - 1), each (D,) float32, in one pass over the rows."""
+        sums = combine(self._runs(generation, len(weights_N)), self.dimension, [weights_N, square_weights_N])
+        return sums[0], sums[1]
+
+    def _runs(self, generation: int, rows: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [self.tiles(generation, run) for run in range(-(-rows // self.run_rows))]
+
+    def close(self) -> None:
+        self.source.close()
+
+
+class SubsetNoise:
+    """A window of the coordinates of every row; `source` gives as many floats a row as the window is long."""
+
+    def __init__(self, source: Source, dimension: int, width: int, seed: int) -> None:
+        self.source, self.dimension, self.width, self.seed = source, dimension, width, seed
+        self.run_rows = source.run_rows
+        self.scale = np.float32(math.sqrt(dimension / width))
+        self.fingerprint = f"{source.fingerprint}-subset-{width}"
+
+    def _windows(self, generation: int, rows: range) -> Iterator[list[tuple[slice, np.ndarray]]]:
+        """For each row, which coordinates its normals go to: one piece, or two where the window wraps around."""
+        run, first = divmod(rows.start, self.run_rows)
+        z_RW = self.source.run(generation, run).reshape(-1, self.width)
+        starts = hash64((self.seed, _WINDOW, generation), np.arange(rows.start, rows.stop)) % np.uint64(self.dimension)
+        for index in range(0, rows.stop - rows.start, rows.step):
+            start, z_W = int(starts[index]), z_RW[first + index]
+            before = min(self.width, self.dimension - start)
+            pieces = [(slice(start, start + before), z_W[:before])]
+            if before < self.width:
+                pieces.append((slice(0, self.width - before), z_W[before:]))
+            yield pieces
+
+    def write(self, generation: int, rows: range, sigma: np.ndarray | float, out_PD: np.ndarray) -> None:
+        sigma_D = np.broadcast_to(np.asarray(sigma, np.float32) * self.scale, self.dimension)
+        out_PD[:] = 0
+        for out_D, pieces in zip(out_PD, self._windows(generation, rows), strict=True):
+            for where, z in pieces:
+                np.multiply(z, sigma_D[where], out=out_D[where])
+
+    def weighted_sum(self, generation: int, weights_N: np.ndarray) -> np.ndarray:
+        total_D = np.zeros(self.dimension)
+        scaled_N = np.asarray(weights_N, np.float32) * self.scale
+        for start in range(0, len(scaled_N), self.run_rows):
+            rows, partial_D = (
+                range(start, min(start + self.run_rows, len(scaled_N))),
+                np.zeros_like(total_D, np.float32),
+            )
+            for weight, pieces in zip(scaled_N[start : rows.stop], self._windows(generation, rows), strict=True):
+                for where, z in pieces:
+                    partial_D[where] += weight * z
+            total_D += partial_D
+        return total_D.astype(np.float32)
+
+    def close(self) -> None:
+        self.source.close()
+
+
+class LowRankNoise:
+    """Products of thin factors for matrices that follow each other in theta, row by row; the rest in full."""
+
+    def __init__(self, source: Source, dimension: int, matrices: tuple[tuple[int, int], ...], rank: int) -> None:
+        self.source, self.dimension, self.matrices, self.rank = source, dimension, matrices, rank
+        self.run_rows = source.run_rows
+        self.scale = np.float32(1 / math.sqrt(rank))
+        shapes = "-".join(f"{rows}x{columns}" for rows, columns in matrices)
+        self.fingerprint = f"{source.fingerprint}-rank-{rank}-{shapes}"
+
+    def _factors(self, generation: int, run: int) -> tuple[list[tuple[slice, np.ndarray, np.ndarray]], np.ndarray]:
+        """(where in theta, A (R, r, m), B (R, r, k)) of each matrix, and the normals of the rest, (R, rest)."""
+        flat = self.source.run(generation, run)
+        z_RM = flat.reshape(-1, low_rank_floats(self.dimension, self.matrices, self.rank))
+        factors, at, place = [], 0, 0
+        for rows, columns in self.matrices:
+            middle, end = at + self.rank * rows, at + self.rank * (rows + columns)
+            a_Rrm = z_RM[:, at:middle].reshape(-1, self.rank, rows)
+            b_Rrk = z_RM[:, middle:end].reshape(-1, self.rank, columns)
+            factors.append((slice(place, place + rows * columns), a_Rrm, b_Rrk))
+            at, place = end, place + rows * columns
+        return factors, z_RM[:, at:]
+
+    def write(self, generation: int, rows: range, sigma: np.ndarray | float, out_PD: np.ndarray) -> None:
+        run, first = divmod(rows.start, self.run_rows)
+        factors, rest_RE = self._factors(generation, run)
+        place = self.dimension - rest_RE.shape[1]
+        for out_D, index in zip(out_PD, range(first, first + rows.stop - rows.start, rows.step), strict=True):
+            for where, a_Rrm, b_Rrk in factors:
+                product = out_D[where].reshape(a_Rrm.shape[2], -1)
+                np.einsum("rm,rk->mk", a_Rrm[index] * self.scale, b_Rrk[index], out=product)
+            out_D[place:] = rest_RE[index]
+        out_PD *= np.asarray(sigma, np.float32)
+
+    def weighted_sum(self, generation: int, weights_N: np.ndarray) -> np.ndarray:
+        total_D = np.zeros(self.dimension)
+        weights_N = np.asarray(weights_N, np.float32)
+        for start in range(0, len(weights_N), self.run_rows):
+            weights_R = weights_N[start : start + self.run_rows]
+            factors, rest_RE = self._factors(generation, start // self.run_rows)
+            partial_D = np.empty(self.dimension, np.float32)
+            for where, a_Rrm, b_Rrk in factors:
+                weighted = (a_Rrm * (weights_R * self.scale)[:, None, None]).reshape(-1, a_Rrm.shape[2])
+                add_up(weighted, b_Rrk.reshape(len(weighted), -1), partial_D[where].reshape(a_Rrm.shape[2], -1))
+            np.einsum("r,re->e", weights_R, rest_RE, out=partial_D[self.dimension - rest_RE.shape[1] :])
+            total_D += partial_D
+        return total_D.astype(np.float32)
+
+    def close(self) -> None:
+        self.source.close()
+
+
+def low_rank_floats(dimension: int, matrices: tuple[tuple[int, int], ...], rank: int) -> int:
+    """Normals behind a row of low-rank noise."""
+    inside = sum(rows * columns for rows, columns in matrices)
+    return sum(rank * (rows + columns) for rows, columns in matrices) + dimension - inside
