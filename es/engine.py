@@ -141,8 +141,8 @@ def one_generation(
     check_failures(evaluation, proposal, config, counters)
     step = algorithm.tell(evaluation.returns_n2)
     observed = dict[str, float]()
-    if isinstance(objective, Observing) and evaluation.statistics_n2S is not None:
-        observed = objective.observe(evaluation.statistics_n2S)
+    if evaluation.statistics_n2S is not None:
+        observed = objective.observe(evaluation.statistics_n2S)  # type: ignore[attr-defined]
     seconds = time.perf_counter() - began
     counters.evaluations += evaluation.returns_n2.size + centre
     counters.lost_pairs += evaluation.lost_pairs

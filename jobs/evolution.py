@@ -1,0 +1,219 @@
+"""Running the engine from the command line: its options, the progress bar, TensorBoard, and stopping without loss."""
+
+import dataclasses
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from es import engine
+from es.config import EXECUTION_SETTINGS, ESConfig
+from es.objectives.base import Objective
+from es.tasks import Stopped
+from jobs.cluster import check_cpus, connect, names_cluster
+from jobs.run_directory import start_run
+from jobs.settings import read_settings
+
+# Of a run that is continued: everything that does not decide theta, except where it ends.
+MAY_CHANGE = frozenset({"workers", *(f"es.{name}" for name in EXECUTION_SETTINGS - {"generations"})})
+EVENTS_EVERY_S = 1.0
+
+
+@dataclass
+class Arguments:
+    scored: Path | None = None
+    """Score fusion: Parquet file with pctr, pcvr, pctcvr, click, conversion, user and/or request (jobs.score)."""
+    out: Path | None = None
+    """Run directory: new, or one of the same run to continue."""
+    objective: str = "score_fusion"
+    """score_fusion, a name of es/objectives/registry.py, package.module:Class, or path/to/file.py:Class."""
+    set: tuple[str, ...] = ()
+    """Settings of the objective (not of score fusion), key=value."""
+    resume: Path | None = None
+    """Continue the run in this directory with the settings it was started with; nothing else need be given."""
+    replay: Path | None = None
+    """Compute theta of the run in this directory again from its seed and returns; compare it with the checkpoint."""
+    fusion: Literal["product", "sum", "rank"] = "product"
+    """prod (p_i + b_i)^a_i, sum w_i p_i, or sum w_i / (rank_i + offset)."""
+    metric: Literal["value", "ndcg"] = "value"
+    """What is maximised: the reward among the first k of each request, or reward-NDCG@k."""
+    k: int = 10
+    """Places of a list that count."""
+    conversion_weight: float = 10.0
+    """Reward of a candidate = click + this * conversion (* value, where the file has that column)."""
+    workers: int | Literal["auto"] = "auto"
+    """Ray actors; 0 evaluates in this process without Ray; auto measures which is faster. Never changes the result."""
+    generations: int = 60
+    """Updates of the policy."""
+    pairs: int = 64
+    """Pairs of candidates per generation."""
+    sigma: float = 0.1
+    """Size of the perturbations; in score fusion 1 is an exponent of 1, a weight of 1, or an e-fold."""
+    learning_rate: float = 0.05
+    """Of the optimizer (Adam unless --engine says otherwise)."""
+    engine: tuple[str, ...] = ()
+    """Any other setting of es/config.py, key=value: algorithm=..., optimizer=clipup, min_workers=1."""
+    seed: int = 0
+    """Decides the split of the users, the perturbations and the bootstrap."""
+    resamples: int = 1000
+    """Bootstrap resamples behind the intervals of score fusion."""
+
+
+def configure(arguments: Arguments) -> ESConfig:
+    """The engine's settings; ValueError, naming the setting, for what cannot be."""
+    names = ("seed", "generations", "pairs", "sigma", "learning_rate", "workers")
+    own = [assignment for assignment in arguments.engine if assignment.partition("=")[0].strip() in names]
+    if own:
+        name = own[0].partition("=")[0].strip().replace("_", "-")
+        raise ValueError(f"--engine {own[0]}: this setting has an option of its own, --{name}")
+    config = ESConfig(**{name: getattr(arguments, name) for name in names})
+    config = dataclasses.replace(config, **read_settings(ESConfig, arguments.engine, "--engine"))
+    config.check()
+    if config.workers != "auto":
+        check_cpus(config.workers)
+    return config
+
+
+def engine_settings(config: ESConfig) -> dict[str, Any]:
+    """run.json's part about the engine."""
+    es = {name: value for name, value in dataclasses.asdict(config).items() if name != "workers"}
+    return {"workers": config.workers, "es": es}
+
+
+def start(out: Path, kind: str, settings: dict[str, Any], arguments: Arguments, facts: dict[str, Any]) -> None:
+    """Create the run directory; run.json keeps the options as given, for --resume."""
+    given = {
+        key: str(value.expanduser().absolute()) if isinstance(value, Path) else value
+        for key, value in dataclasses.asdict(arguments).items()
+        if key not in ("out", "resume", "replay")
+    }
+    start_run(out, kind, settings, {"arguments": given, **facts})
+
+
+def places(workers: int | str) -> str:
+    if workers == "auto":
+        return "this process or on Ray, whichever is faster"
+    return f"{workers} Ray actors" if workers else "this process"
+
+
+def evolve(objective: Objective, config: ESConfig, out: Path, console: Console) -> engine.ESResult:
+    """Run the engine. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130."""
+    if config.workers != "auto" and config.workers:
+        connect(config.workers)
+    elif config.workers == "auto" and names_cluster():
+        connect(1)
+    with stop_signals() as received, progress(console, config.generations) as show, events(out) as record:
+
+        def on_generation(metrics: dict[str, Any]) -> None:
+            show(metrics)
+            record(metrics)
+
+        try:
+            result = engine.run(objective, config, out, on_generation, lambda: bool(received))
+        except Stopped as stopped:
+            print(f"{stopped}; the same command goes on from here", file=sys.stderr)
+            raise SystemExit(128 + received[0]) from None
+    if result.choice:
+        where = f"{result.choice.workers} workers" if result.choice.workers else "in this process"
+        console.print(f"workers auto: {where} ({result.choice.reason})", soft_wrap=True)
+    return result
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """The signals that asked to stop, as they come; a second one of a kind does what it would have done before."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def progress(console: Console, generations: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    columns = (
+        TextColumn("generation"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}  {task.fields[figures]}"),
+    )
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True
+    ) as bar:
+        task = bar.add_task("generation", total=generations, figures="")
+
+        def show(metrics: dict[str, Any]) -> None:
+            centre = metrics["return.centre"]
+            figures = f"population {metrics['return.mean']:.5f} ± {metrics['return.std']:.5f}"
+            if centre is not None:
+                figures = f"policy {centre:.5f}  {figures}"
+            bar.update(task, completed=metrics["generation"] + 1, figures=figures)
+
+        yield show
+
+
+@contextmanager
+def events(out: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """TensorBoard events beside metrics.jsonl, a point a second at most; none where tensorboardX is not installed."""
+    try:
+        from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
+    except ImportError:
+        yield lambda metrics: None
+        return
+    writer, last = None, [0.0]
+
+    def record(metrics: dict[str, Any]) -> None:
+        nonlocal writer
+        if time.monotonic() - last[0] < EVENTS_EVERY_S:
+            return
+        last[0] = time.monotonic()
+        writer = writer or SummaryWriter(logdir=str(out), purge_step=metrics["generation"])
+        for name, value in metrics.items():
+            if isinstance(value, int | float) and name not in ("generation", "theta_crc32"):
+                writer.add_scalar(name.replace("return.", "return/"), value, metrics["generation"])
+
+    try:
+        yield record
+    finally:
+        if writer:
+            writer.close()
+
+
+def engine_figures(result: engine.ESResult, config: ESConfig) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "es.generations": result.generations,
+        "es.evaluations": result.evaluations,
+        "es.evaluations_per_s": result.evaluations / result.seconds,
+        "es.workers": result.workers if config.workers == "auto" else config.workers,
+        "es.dimension": len(result.theta),
+        "es.seconds": result.seconds,
+        "es.final_return": result.final_return,
+        "es.failed_evaluations": result.failed_evaluations,
+        "es.lost_pairs": result.lost_pairs,
+        "es.reissued_pairs": result.reissued_pairs,
+    }
+    if result.steps:
+        figures |= {"es.steps": result.steps, "es.steps_per_s": result.steps / result.seconds}
+    if result.choice:
+        figures["es.workers_reason"] = result.choice.reason
+    return figures
