@@ -41,9 +41,10 @@ def read(text: str, hint: Hint) -> Any:
         parts = [part.strip() for part in text.strip("()[]").split(",") if part.strip()]
         kinds = [inner[0]] * len(parts) if len(inner) == 2 and inner[1] is Ellipsis else list(inner)
         return tuple(read(part, kind) for part, kind in zip(parts, kinds, strict=True))
-    words = {bool: {"true": True, "false": False}, type(None): {"none": None}}.get(hint)
-    if words is not None:
-        return pick(words, text.lower())
+    if hint is bool:
+        return pick({"true": True, "false": False}, text.lower())
+    if hint is type(None):
+        return pick({"none": None}, text.lower())
     if hint in (int, float, str):
         return hint(text)
     raise ValueError(text)
