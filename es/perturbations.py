@@ -38,7 +38,7 @@ class Noise(Protocol):
         """Write sigma eps for rows of a generation, all of one run; sigma: a number, or (D,) float32."""
 
     def weighted_sum(self, generation: int, weights_N: np.ndarray) -> np.ndarray:
-        """sum_i w_i eps_i, (D,) float32, the same bits for any number of threads."""
+        """sum_i w_i eps_i over all rows of a generation, (D,) float32, the same bits for any number of threads."""
 
     def close(self) -> None: ...
 
