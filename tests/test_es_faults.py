@@ -95,7 +95,7 @@ def test_same_bits_after_twenty_sigkills_at_random_moments(ray_cluster, expected
 @pytest.mark.ray
 @pytest.mark.slow
 def test_workers_come_with_nodes_and_go_with_them(ray_cluster, tmp_path):
-    """Three are wanted and there is room for one: the run starts with it; a node brings two more and takes them away."""
+    """Three are wanted, there is room for one: the run starts with it; a node brings two more and takes them away."""
 
     @ray.remote(num_cpus=3)
     class Holder:
