@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from es.hashing import hash64
-from es.objectives.request_blocks import Requests, Score
-from es.objectives.score_fusion import METRICS, Fusion, ScoredLog
+from es.objectives.fusion import Fusion, ScoredLog
+from es.objectives.request_blocks import Requests, Score, ranks_within
+from es.objectives.score_fusion import METRICS, Constraint
 
 SCORINGS = ("tuned", "untuned", "best_single")
 LEVEL = 0.95
@@ -69,11 +70,14 @@ def compare(
     k: int,
     resamples: int,
     seed: int,
+    constraints: tuple[Constraint, ...] = (),
 ) -> dict[str, Any]:
     """Figures of the test half as `fusion.*` keys: each metric of each scoring, the gains, their intervals, a verdict.
 
-    `metric` is the one tuned for: the verdict is about it. A gain is significant if the intervals of the gains over
-    both baselines lie above 0.
+    Of each constraint: `fusion.kept.OUTCOME`, value@k of the outcome as a share of the untuned policy's, its interval,
+    and whether it is at or above 1 - tolerance. `fusion.gauc.*` is reported only: see `weighted_gauc`. `metric` is the
+    one tuned for: the verdict is about it. A gain is significant if the intervals of the gains over both baselines lie
+    above 0.
     """
     values_2D = fusion.policy.decode(np.stack([theta_D, np.zeros_like(theta_D)]))
     fused = Requests.build(test.request_C, fusion.features(test), test.reward_C, k)
@@ -90,6 +94,15 @@ def compare(
         )
         counted_R = np.ones(fused.requests) if each == "value" else (fused.ideal_R > 0).astype(np.float64)
         figures |= _figures(f"fusion.{each}_at_{k}", per_SR, counted_R, user_R, test.users, resamples, seed)
+    for constraint in constraints:
+        outcome = Requests.build(test.request_C, fusion.features(test), test.outcome(constraint.outcome), k)
+        per_2R = outcome.per_request(lambda part: fusion.score(values_2D[part]), 2, "value")
+        figures |= _kept(constraint, per_2R, user_R, test.users, resamples, seed)
+    theta_by_scoring = {"tuned": theta_D, "untuned": np.zeros_like(theta_D)}
+    fused_by_scoring = {name: fusion.fused(test, theta) for name, theta in theta_by_scoring.items()}
+    for name, fused_C in {**fused_by_scoring, "best_single": test.scores_MC[single.index]}.items():
+        gauc = weighted_gauc(test.user_C, test.reward_C > 0, fused_C)
+        figures |= {} if gauc is None else {f"fusion.gauc.{name}": gauc}
     key = f"fusion.{metric}_at_{k}"
     low = min(figures[f"{key}.gain_over_{name}.low"] for name in SCORINGS[1:])
     lengths_R = np.bincount(test.request_C)
@@ -118,6 +131,36 @@ def _figures(
     for index, name in enumerate(SCORINGS[1:], start=1):
         figures |= _interval(f"{key}.gain_over_{name}", means_S[0] - means_S[index], means_SB[0] - means_SB[index])
     return figures
+
+
+def _kept(
+    constraint: Constraint, per_2R: np.ndarray, user_R: np.ndarray, users: int, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Tuned over untuned, user by user in the same resamples."""
+    tuned_U, untuned_U = (np.bincount(user_R, weights=row, minlength=users) for row in per_2R)
+    key = f"fusion.kept.{constraint.outcome}"
+    if not untuned_U.any():
+        return {}
+    share = float(tuned_U.sum() / untuned_U.sum())
+    shares_B = bootstrap_means(tuned_U[None], untuned_U, resamples, seed)[0]
+    return {**_interval(key, share, shares_B), f"{key}.met": share >= 1 - constraint.tolerance}
+
+
+def weighted_gauc(group_C: np.ndarray, positive_C: np.ndarray, score_C: np.ndarray) -> float | None:
+    """AUC within each group that has both kinds, weighted by its candidates; None if no group has.
+
+    Only ever reported: it rewards ordering the long tail of lists as much as their tops, and a controlled study that
+    maximised it lost true value.
+    """
+    lengths_G, positives_G = np.bincount(group_C), np.bincount(group_C, weights=positive_C)
+    ascending_C = lengths_G[group_C] + 1 - ranks_within(group_C, score_C)
+    sums_G = np.bincount(group_C, weights=np.where(positive_C, ascending_C, 0.0))
+    pairs_G = positives_G * (lengths_G - positives_G)
+    both_G = pairs_G > 0
+    if not both_G.any():
+        return None
+    auc_G = (sums_G - positives_G * (positives_G + 1) / 2)[both_G] / pairs_G[both_G]
+    return float((auc_G * lengths_G[both_G]).sum() / lengths_G[both_G].sum())
 
 
 def bootstrap_means(sums_SU: np.ndarray, counts_U: np.ndarray, resamples: int, seed: int) -> np.ndarray:

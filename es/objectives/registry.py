@@ -14,7 +14,9 @@ from typing import Any
 from es.objectives import toy
 from es.objectives.base import Objective
 from es.objectives.control import Control
+from es.objectives.fusion import ScoredLog
 from es.objectives.off_policy import LoggedActions, OffPolicy, OffPolicySettings
+from es.objectives.score_fusion import FusionSettings, score_fusion
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ OBJECTIVES: dict[str, Entry] = {
     "sleep": _toy(toy.Sleep),
     "nothing": _toy(toy.Nothing),
     "control": Entry(Control, _itself, "A control task of Gymnasium, played by a linear or tanh network."),
+    "score_fusion": Entry(
+        FusionSettings, score_fusion, "How a funnel's scores are fused, by what became of logged requests.", ScoredLog
+    ),
     "off_policy": Entry(
         OffPolicySettings,
         OffPolicy,
