@@ -11,7 +11,11 @@ import numpy as np
 
 
 class Objective(Protocol):
-    """Something to maximise over flat vectors. D parameters, P candidates."""
+    """Something to maximise over flat vectors. D parameters, P candidates.
+
+    An attribute `batch_pairs` may say how many pairs it wants in a call of evaluate_batch: 1 where candidates are
+    scored one by one anyway, so that each pair may be another worker's.
+    """
 
     def initial(self) -> np.ndarray:
         """theta before tuning, (D,)."""
@@ -59,6 +63,8 @@ class Observing(Protocol):
 
 class FunctionObjective:
     """A function of one theta and one seed as an objective: `FunctionObjective(lambda theta, seed: 0.0, zeros)`."""
+
+    batch_pairs = 1
 
     def __init__(
         self, function: Callable[[np.ndarray, int], float], initial: np.ndarray, name: str = "function"

@@ -29,6 +29,7 @@ REFERENCE = 7  # keeps the random streams apart
 class Control:
     """The mean undiscounted return of an episode."""
 
+    batch_pairs = 1
     env: str = "CartPole-v1"
     """Id of a Gymnasium task with flat observations."""
     policy: Literal["mlp", "linear"] = "mlp"

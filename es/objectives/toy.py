@@ -53,6 +53,7 @@ class Rastrigin(Toy):
 class Sleep(Toy):
     """The sphere, after sleeping `seconds` for each candidate."""
 
+    batch_pairs = 1
     seconds: float = 0.001
 
     def evaluate_batch(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> np.ndarray:

@@ -1,0 +1,167 @@
+"""jobs.evolve beyond score fusion: objectives by name and from a file, stopping by signal, resuming, replaying."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from es.config import ESConfig
+from es.engine import run as engine_run
+from es.objectives.toy import Rosenbrock
+from jobs.evolution import Arguments
+from jobs.evolve import run
+from jobs.settings import read_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+MINE = '''"""A user's objective: one file."""
+
+from dataclasses import dataclass
+import time
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Valley:
+    """-(x - bottom)^2, summed, every candidate taking `seconds`."""
+
+    width: int
+    bottom: float = 2.0
+    seconds: float = 0.0
+
+    def initial(self):
+        return np.zeros(self.width, np.float32)
+
+    def evaluate_batch(self, theta_PD, seeds_P):
+        time.sleep(self.seconds * len(theta_PD))
+        return -((theta_PD - self.bottom) ** 2).sum(axis=1)
+
+    def describe(self):
+        return {"objective": "valley", "width": self.width, "bottom": self.bottom}
+'''
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "valley.py"
+    path.write_text(MINE)
+    return path
+
+
+def arguments(out, objective, *settings, **changes):
+    return Arguments(out=out, objective=objective, set=settings, **{"workers": 0, "generations": 5, **changes})
+
+
+def command(*words):
+    return [sys.executable, "-m", "jobs.evolve", *map(str, words)]
+
+
+def test_an_objective_of_the_library_by_name(tmp_path):
+    summary = run(arguments(tmp_path / "run", "rosenbrock", "dimension=6", "start=0.5", engine=("optimizer=clipup",)))
+    direct = engine_run(Rosenbrock(6, start=0.5), ESConfig(generations=5, optimizer="clipup"))
+    assert summary["es.final_return"] == direct.final_return
+    assert summary["es.dimension"] == 6
+    np.testing.assert_array_equal(load_file(tmp_path / "run" / "checkpoint.safetensors")["theta"], direct.theta)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["kind"] == "evolve_objective"
+    assert record["config"]["settings"] == {"objective": "Rosenbrock", "dimension": 6, "start": 0.5}
+    assert run(arguments(tmp_path / "run", "rosenbrock", "dimension=6", "start=0.5", engine=("optimizer=clipup",)))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_objective_of_ones_own_is_one_file(ray_cluster, mine, tmp_path, workers):
+    """With workers it travels to them whole: they could not import it."""
+    changes = {"generations": 80, "pairs": 16, "workers": workers, "learning_rate": 0.1}
+    summary = run(arguments(tmp_path / "run", f"{mine}:Valley", "width=3", **changes))
+    assert summary["es.final_return"] > -0.1  # started at -12
+    assert list(tmp_path.glob("run/events.out.tfevents*"))
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings", "changes", "message"),
+    [
+        ("sphere", ["dimention=3"], {}, "--set dimention=3: no setting 'dimention'; there are dimension, start"),
+        ("sphere", ["dimension=many"], {}, "--set dimension=many: want a whole number"),
+        ("sphere", ["dimension"], {}, "--set dimension: want key=value"),
+        ("spere", [], {}, "no objective 'spere': choose sphere, "),
+        ("nowhere.py:Mine", [], {}, "nowhere.py: no such file"),
+        ("off_policy", [], {}, "needs data"),
+        ("sphere", [], {"scored": Path("x")}, "--scored is for score fusion"),
+        ("sphere", [], {"engine": ("sigma=1",)}, "--engine sigma=1: this setting has an option of its own, --sigma"),
+        ("sphere", [], {"engine": ("optimizer=best",)}, "--engine optimizer=best: want one of adam, sgd, clipup"),
+        ("score_fusion", ["k=3"], {"scored": Path("x")}, "--set is for the settings of --objective NAME"),
+        ("score_fusion", [], {}, "--scored FILE is needed"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, objective, settings, changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        run(arguments(tmp_path / "run", objective, *settings, **changes))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_setting_of_ones_own_objective_that_has_no_default_is_asked_for(mine, tmp_path):
+    with pytest.raises(ValueError, match=r"--set width=\.\.\. is needed"):
+        run(arguments(tmp_path / "run", f"{mine}:Valley"))
+
+
+def test_settings_are_read_by_their_types():
+    given = ("betas=0.5,0.75", "table_floats=none", "workers=auto", "sigma=2", "optimizer=sgd")
+    values = read_settings(ESConfig, given, "--engine")
+    assert values == {"betas": (0.5, 0.75), "table_floats": None, "workers": "auto", "sigma": 2.0, "optimizer": "sgd"}
+    assert isinstance(values["sigma"], float)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_without_loss_and_resume_goes_on(mine, tmp_path, number, code):
+    """In the middle of a generation; `--resume` needs no other option, and the result is the undisturbed run's."""
+    out = tmp_path / "run"
+    words = ("--objective", f"{mine}:Valley", "--set", "width=3", "seconds=0.002", "--generations", 60, "--pairs", 8)
+    more = ("--engine", "checkpoint_every=1000", "--workers", 0)
+    process = subprocess.Popen(
+        command(*words, *more, "--out", out), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = out / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and metrics.read_text().count("\n") > 5) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == code
+    assert errors.count("\n") == 1
+    assert "of 60; the same command goes on from here" in errors
+    assert (out / "checkpoint.safetensors").exists()
+    summary = run(Arguments(resume=out))
+    assert summary["es.generations"] == 60
+    assert summary["es.evaluations"] == 60 * (2 * 8 + 1)
+    run(arguments(tmp_path / "straight", f"{mine}:Valley", "width=3", generations=60, pairs=8))
+    here, there = (load_file(tmp_path / name / "checkpoint.safetensors")["theta"] for name in ("run", "straight"))
+    np.testing.assert_array_equal(here, there)
+
+
+def test_a_replay_says_equal_or_exits_with_1(tmp_path, capsys):
+    out = tmp_path / "run"
+    run(arguments(out, "sphere", "dimension=5"))
+    capsys.readouterr()
+    assert run(Arguments(replay=out)) == {"generations": 5, "equal": True}
+    assert "equal to the checkpoint in every bit" in capsys.readouterr().out
+    returns = np.fromfile(out / "returns.f64")
+    returns[::2] += np.arange(len(returns) // 2)
+    returns.tofile(out / "returns.f64")
+    with pytest.raises(SystemExit) as caught:
+        run(Arguments(replay=out))
+    assert caught.value.code == 1
+    assert "theta differs from generation" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"has no checkpoint\.safetensors"):
+        run(Arguments(replay=tmp_path))
+    with pytest.raises(ValueError, match=r"run\.json: no such file"):
+        run(Arguments(resume=tmp_path))
