@@ -107,6 +107,7 @@ def test_labels_are_moved_apart_and_no_further():
     assert spread([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
     assert spread([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
     assert spread([0.99, 1.0, 1.0], 0.1) == pytest.approx([0.8, 0.9, 1.0])
+    assert spread([1.29, 1.295, 1.297], 0.1) == pytest.approx([0.8, 0.9, 1.0])  # beyond the axes: a block at their end
     assert spread([0.5, 0.5, 0.62], 0.1) == pytest.approx([0.44, 0.54, 0.64])
 
 

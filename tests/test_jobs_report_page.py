@@ -59,7 +59,7 @@ def test_every_figure_is_there_and_told(both, compared):
     assert len(both.figures) == len(both.panels)
     assert all(len(alt) > 40 for alt in both.figures)
     assert "vs best single +0.0312, 95% +0.0121 to +0.0503" in both.figures[0]
-    assert "pcvr exponent from 1.00 to 1.72" in both.figures[3]
+    assert "pcvr exponent from 1 to 1.72" in both.figures[3]
 
 
 def test_several_runs_are_compared_and_the_best_is_marked(compared):

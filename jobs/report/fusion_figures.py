@@ -61,7 +61,7 @@ def parameter_panel(run: Run, name: str) -> tuple[Panel | None, str]:
             axes.plot([a], [y], "o", mfc=PAPER, mec=MUTED, mew=1.4, markersize=6)
             axes.plot([b], [y], "o", color=colour(0), markersize=6)
             axes.annotate(
-                f"{number(a, 2)} → {number(b, 2)}",
+                f"{compact(a)} → {compact(b)}",
                 (1.02, y),
                 xycoords=("axes fraction", "data"),
                 va="center",
@@ -73,7 +73,7 @@ def parameter_panel(run: Run, name: str) -> tuple[Panel | None, str]:
         axes.margins(x=0.08)
         axes.grid(False, axis="y")
         alt = "Fusion parameters before and after: " + "; ".join(
-            f"{label} from {number(a, 2)} to {number(b, 2)}" for label, a, b in rows
+            f"{label} from {compact(a)} to {compact(b)}" for label, a, b in rows
         )
         return Panel("Fusion parameters, before and after", to_svg(figure, name, alt + ".")), note
 

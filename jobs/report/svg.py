@@ -65,6 +65,7 @@ def panel(width: float, height: float) -> tuple[Figure, Axes]:
 
 def label_ends(axes: Axes, labels: Sequence[tuple[str, float, str]]) -> None:
     """Write (text, y in data units, colour) right of the axes, pushed apart where they would overlap."""
+    axes.get_ylim()  # settles the limits that the transform below goes by: matplotlib leaves autoscaling for later
     to_axes = axes.get_yaxis_transform() + axes.transAxes.inverted()
     places = sorted((float(to_axes.transform((0.5, y))[1]), text, tint) for text, y, tint in labels)
     for spot, (_, text, tint) in zip(spread([y for y, _, _ in places], LABEL_GAP), places, strict=True):
@@ -75,7 +76,7 @@ def spread(places: Sequence[float], gap: float, low: float = 0.0, high: float = 
     """Sorted places moved as little as leaves `gap` between neighbours: a crowd becomes a block around its mean."""
     blocks: list[tuple[float, int]] = []  # (centre, members)
     for place in places:
-        centre, members = place, 1
+        centre, members = min(max(place, low), high), 1
         while blocks and blocks[-1][0] + gap * (blocks[-1][1] + members) / 2 > centre:
             before, more = blocks.pop()
             centre = (before * more + centre * members) / (more + members)
