@@ -1,7 +1,8 @@
 """What the numbers of a flat vector mean: named knobs, each with a map from all of R to the values it may take.
 
 The engine sees theta and perturbs it; the policy decodes it. theta = 0 is always the initial values, and a step of 1 in
-theta is one `scale` in the knob's own terms (an e-fold for a positive knob). P candidates, K values of a map.
+theta is one `scale` in the knob's own terms (an e-fold for a positive knob). The maps are smooth, so constraints bend
+no gradient and no candidate has to be thrown away. P candidates, K values of a map.
 """
 
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ class Positive:
 
 @dataclass(frozen=True)
 class Box:
-    """A number strictly between low and high: a logistic curve through `initial`."""
+    """A number between low and high: a logistic curve through `initial`."""
 
     names: tuple[str, ...]
     low: float
@@ -64,7 +65,8 @@ class Box:
     def decode(self, theta_PK: np.ndarray) -> np.ndarray:
         share = (self.initial - self.low) / (self.high - self.low)
         logit = np.log(share) - np.log1p(-share)
-        return self.low + (self.high - self.low) / (1 + np.exp(-(logit + self.scale * theta_PK)))
+        # 1/(1 + exp(-x)), without overflow far out
+        return self.low + (self.high - self.low) * np.exp(-np.logaddexp(0.0, -(logit + self.scale * theta_PK)))
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ def test_weighted_sum_adds_in_a_fixed_order(directory, monkeypatch, dimension, r
     if dimension > 1:  # a single column is summed by a loop of its own, in an order as fixed
         np.testing.assert_array_equal(result, total.astype(np.float32))
         np.testing.assert_array_equal(both[1], second.astype(np.float32))
-    np.testing.assert_allclose(result, weights.astype(np.float64) @ eps, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(result, weights.astype(np.float64) @ eps, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(both[0], result)
     monkeypatch.setattr(es.update, "WORTH_THREADS", 1)
     for threads, tiles in itertools.product((1, 2, 3), (1, 5)):

@@ -36,6 +36,30 @@ def test_values_stay_in_their_range():
     np.testing.assert_allclose(values[:, 2:].sum(axis=1), 1)
 
 
+def test_the_maps_are_differentiable():
+    """Central differences against the derivatives of the formulas, and no overflow far out."""
+    policy = Policy(
+        (
+            Free(("a",), 1.0, scale=0.5),
+            Positive(("b",), 3.0, scale=2.0),
+            Box(("c",), low=-1.0, high=4.0, initial=0.0, scale=1.5),
+            Simplex(("d", "e", "f"), (0.2, 0.3, 0.5), scale=0.7),
+        )
+    )
+    theta, step = np.array([0.3, -0.4, 0.8, 0.2, -1.0, 0.5]), 1e-6
+    up, down = (policy.decode(theta + sign * step * np.eye(6)) for sign in (1, -1))
+    slopes = (up - down) / (2 * step)  # row i: the derivatives of all values by theta_i
+    value = policy.decode(theta[None])[0]
+    expected, shares = np.zeros((6, 6)), value[3:]
+    expected[0, 0], expected[1, 1] = 0.5, 2.0 * value[1]
+    expected[2, 2] = 1.5 * (value[2] + 1) * (4 - value[2]) / 5
+    expected[3:, 3:] = 0.7 * (np.diag(shares) - np.outer(shares, shares))
+    np.testing.assert_allclose(slopes, expected, atol=1e-8)
+    with np.errstate(over="raise", invalid="raise"):
+        bounds = Policy((Box(("x", "y"), 2.0, 3.0, 2.5),)).decode(np.array([[-1e4, 1e4]]))
+    np.testing.assert_array_equal(bounds, [[2, 3]])
+
+
 @pytest.mark.parametrize(
     "make",
     [
