@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from benchmarks.bench import RESULTS, markdown, write_result
+from benchmarks.bench import markdown, write_result
 from es.config import ESConfig
 from es.engine import run
 from es.objectives.control import Control
@@ -43,10 +43,10 @@ class Task:
 
 TASKS = {
     "InvertedPendulum": Task(
-        "InvertedPendulum-v5", (276.59, 519.15, 753.17, 1000.0), (6.25e4, 1.43e5, 2.55e5, 4.55e5), 20, 455_000
+        "InvertedPendulum-v5", (276.59, 519.15, 753.17, 1000.0), (6.25e4, 1.43e5, 2.55e5, 4.55e5), 20, 255_000
     ),
     "InvertedDoublePendulum": Task(
-        "InvertedDoublePendulum-v5", (2358.98, 4609.68, 6874.03, 9104.07), (3.98e5, 4.66e5, 5.30e5, 5.39e6), 40, 800_000
+        "InvertedDoublePendulum-v5", (2358.98, 4609.68, 6874.03, 9104.07), (3.98e5, 4.66e5, 5.30e5, 5.39e6), 40, 398_000
     ),
     "Swimmer": Task(
         "Swimmer-v5", (41.97, 70.73, 99.68, 128.25), (5.88e5, 8.52e5, 1.23e6, 1.39e6), 16, 1_390_000, bins=10
@@ -199,9 +199,8 @@ def main(arguments: Arguments) -> None:
     for result in results.values():
         for run_ in result["runs"]:
             run_["points"] = [(int(steps), round(value, 2)) for steps, value in run_["points"]]
-    RESULTS.mkdir(exist_ok=True)
-    plot(results, RESULTS / f"{time.strftime('%Y-%m-%d')}-{arguments.name}.png")
-    write_result(arguments.name, {"tasks": results}, describe(results, arguments))
+    table = write_result(arguments.name, {"tasks": results}, describe(results, arguments))
+    plot(results, table.with_suffix(".png"))
 
 
 if __name__ == "__main__":
