@@ -28,8 +28,9 @@ from data.generate import generate_log
 from data.loaders.speed_dating import load_speed_dating
 from data.log import Log, Part, open_log
 from data.world import GeneratedLog
-from distributed.config import TrainConfig, override
+from distributed.config import TrainConfig
 from distributed.trainer import prepare, run_training
+from jobs.settings import override
 from models.objectives.base import Labels, ObjectiveConfig
 from models.objectives.terms import binary_cross_entropy
 from models.registry import OBJECTIVES
@@ -38,7 +39,7 @@ METHODS: dict[str, list[str]] = {
     "naive": ["objective.name=naive"],
     "ESMM": ["objective.name=esmm"],
     "ESCM2-IPS": ["objective.name=escm2_ips"],
-    "ESCM2-IPS, CVR x0.1": ["objective.name=escm2_ips", "objective.lambda_c=0.1"],
+    "ESCM2-IPS, lambda_c = 1": ["objective.name=escm2_ips", "objective.lambda_c=1"],
     "ESCM2-DR": ["objective.name=escm2_dr"],
     "ESCM2-DR, labels": ["objective.name=escm2_dr", "objective.imputation=label"],
     "oracle": ["objective.name=oracle", "stop_metric=cvr.click.log_loss"],

@@ -1,4 +1,4 @@
-"""Everything a training run can be told, as one tree of dataclasses; `--set a.b=c` writes into it.
+"""Everything a training run can be told, as one tree of dataclasses; jobs.train's `--set a.b=c` writes into it.
 
 TrainConfig is what decides the result; where a run reads, writes and on how many workers is not in it.
 """
@@ -97,25 +97,6 @@ def at_least(key: str, value: int, least: int) -> None:
 Config = TypeVar("Config")
 
 
-def override(config: Config, assignments: list[str]) -> Config:
-    """A copy of a dataclass tree with `a.b=value` assignments applied, values read by the field's type.
-
-    Raises ValueError for an unknown key (listing the valid ones) or a value of another type.
-    """
-    tree = dataclasses.asdict(config)  # type: ignore[call-overload]
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise ValueError(f"--set {assignment}: want key=value")
-        kind = leaf_type(type(config), key.strip())
-        *parents, leaf = key.strip().split(".")
-        node = tree
-        for parent in parents:
-            node = node[parent]
-        node[leaf] = parse(key.strip(), text.strip(), kind)
-    return from_dict(type(config), tree)
-
-
 def from_dict(kind: type[Config], tree: dict[str, Any], where: str = "") -> Config:
     """Build a dataclass tree from plain dicts and lists; an unknown key is a ValueError that lists the valid ones."""
     hints = typing.get_type_hints(kind)
@@ -129,36 +110,3 @@ def from_dict(kind: type[Config], tree: dict[str, Any], where: str = "") -> Conf
             value = tuple(value)
         values[key] = value
     return kind(**values)
-
-
-def leaf_type(kind: Any, key: str) -> Any:
-    """The type of a dotted key; ValueError listing every valid key if there is none."""
-    hint = kind
-    for name in key.split("."):
-        hints = typing.get_type_hints(hint) if dataclasses.is_dataclass(hint) else {}
-        if name not in hints:
-            raise ValueError(f"unknown key {key!r}; valid keys: {', '.join(leaf_keys(kind))}")
-        hint = hints[name]
-    if dataclasses.is_dataclass(hint):
-        raise ValueError(f"{key!r} is a group; its keys: {', '.join(leaf_keys(hint, key + '.'))}")
-    return hint
-
-
-def leaf_keys(kind: Any, prefix: str = "") -> list[str]:
-    keys = []
-    for name, hint in typing.get_type_hints(kind).items():
-        keys += leaf_keys(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else [prefix + name]
-    return keys
-
-
-def parse(key: str, text: str, hint: Any) -> Any:
-    """Read `text` as `hint`: int, float, str, a union of them, or a tuple of ints written 128,64."""
-    if typing.get_origin(hint) is tuple:
-        return tuple(parse(key, part, int) for part in text.strip("()[] ").split(",") if part.strip())
-    for kind in typing.get_args(hint) or (hint,):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    names = " or ".join(kind.__name__ for kind in typing.get_args(hint) or (hint,))
-    raise ValueError(f"--set {key}={text}: want {names}")

@@ -1,10 +1,56 @@
-"""`key=value` on the command line, read by the types of a dataclass's fields."""
+"""`key=value` on the command line, read by the types of a dataclass's fields; `a.b=value` in a tree of dataclasses."""
 
+import dataclasses
 import types
 import typing
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 Hint = Any
+Config = TypeVar("Config")
+
+
+def override(config: Config, assignments: Sequence[str], option: str = "--set") -> Config:
+    """A copy of a dataclass tree with `a.b=value` assignments applied.
+
+    ValueError, one line, for an unknown key (listing the valid ones) or a value of another type or out of its range.
+    """
+    for assignment in assignments:
+        key, equals, text = (part.strip() for part in assignment.partition("="))
+        if not equals:
+            raise ValueError(f"{option} {assignment}: want key=value")
+        hint = leaf_type(type(config), key)
+        try:
+            value = read(text, hint)
+        except ValueError:
+            raise ValueError(f"{option} {assignment}: want {describe(hint)}") from None
+        config = replace_leaf(config, key.split("."), value)
+    return config
+
+
+def replace_leaf(config: Any, path: Sequence[str], value: Any) -> Any:
+    name, *rest = path
+    return dataclasses.replace(config, **{name: replace_leaf(getattr(config, name), rest, value) if rest else value})
+
+
+def leaf_type(kind: Any, key: str) -> Hint:
+    """The type of a dotted key; ValueError listing every valid key if there is none."""
+    hint = kind
+    for name in key.split("."):
+        hints = typing.get_type_hints(hint) if dataclasses.is_dataclass(hint) else {}
+        if name not in hints:
+            raise ValueError(f"unknown key {key!r}; valid keys: {', '.join(leaf_keys(kind))}")
+        hint = hints[name]
+    if dataclasses.is_dataclass(hint):
+        raise ValueError(f"{key!r} is a group; its keys: {', '.join(leaf_keys(hint, key + '.'))}")
+    return hint
+
+
+def leaf_keys(kind: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for name, hint in typing.get_type_hints(kind).items():
+        keys += leaf_keys(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else [prefix + name]
+    return keys
 
 
 def read_settings(kind: type, assignments: tuple[str, ...], option: str) -> dict[str, Any]:

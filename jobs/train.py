@@ -19,13 +19,14 @@ from rich.console import Console
 from rich.table import Table
 
 from data.log import open_log
-from distributed.config import TrainConfig, override
+from distributed.config import TrainConfig
 from distributed.train_loop import TrainJob
 from distributed.trainer import prepare, run_training
 from jobs.cli import main
 from jobs.cluster import check_cpus, connect
 from jobs.progress import follow_training
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
+from jobs.settings import override
 
 
 @dataclass

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from distributed.config import OptimizerConfig, StreamConfig, TrainConfig, from_dict, leaf_keys, override
+from distributed.config import OptimizerConfig, StreamConfig, TrainConfig, from_dict
+from jobs.settings import leaf_keys, override
 
 
 def test_override_reads_values_by_type() -> None:
@@ -39,7 +40,7 @@ def test_config_survives_json() -> None:
         ("epoch=3", "unknown key 'epoch'; valid keys: epochs, batch_size"),
         ("model.backbone.expert=3", r"unknown key 'model.backbone.expert'; valid keys: .*model.backbone.experts"),
         ("model=3", "'model' is a group; its keys: model.embedding_width"),
-        ("epochs=many", "--set epochs=many: want int"),
+        ("epochs=many", "--set epochs=many: want a whole number"),
         ("epochs", "want key=value"),
         ("epochs=0", "epochs must be at least 1"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate must be positive"),

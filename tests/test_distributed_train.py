@@ -14,9 +14,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 from data.log import open_log
 from distributed import train_loop
 from distributed.checkpoint import CheckpointStore, read_checkpoint
-from distributed.config import TrainConfig, override
+from distributed.config import TrainConfig
 from distributed.scoring import for_scoring, load_model, score
 from distributed.trainer import prepare, run_training
+from jobs.settings import override
 from models.objectives.terms import log_product
 
 SMALL = [

@@ -18,8 +18,8 @@ from models.objectives.propensity import resolve_clip
 class ObjectiveConfig:
     name: str = "escm2_ips"
     """naive, esmm, escm2_ips or escm2_dr."""
-    lambda_c: float = 1.0
-    """Weight of the CVR term (escm2_*)."""
+    lambda_c: float = 0.1
+    """Weight of the CVR term (escm2_*); the paper uses 0.1 to 1."""
     lambda_g: float = 1.0
     """Weight of the CTCVR term (escm2_*)."""
     clip: float | str = "auto"
