@@ -219,3 +219,25 @@ def test_job_is_plain_values(small_log: Path, tmp_path: Path) -> None:
     assert json.loads(json.dumps(dataclasses.asdict(job)))["click_rate"] == job.click_rate
     assert facts["train"].rows == job.parts["train"].rows == 4800
     assert job.conversion_rate == facts["train"].conversions / facts["train"].clicks
+
+
+def test_scoring_holds_few_row_groups_at_a_time(
+    unbroken: tuple[Path, dict], small_log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is flat in the rows: however long the part, only the read-ahead is decoded beyond the table in hand."""
+    model, schema = load_model(unbroken[0])
+    scoring = for_scoring(open_log(small_log), schema)
+    part = scoring.part("train")
+    assert sum(1 for _ in part.row_groups()) == 12
+    read = []
+    original = type(scoring).read_row_group
+
+    def counted(self: object, file: object, index: int, columns: object = None) -> object:
+        read.append(index)
+        return original(self, file, index, columns)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(scoring), "read_row_group", counted)
+    for number, _ in enumerate(score(model, scoring, part, torch.device("cpu"))):
+        time.sleep(0.05)  # lets the reader run as far ahead as it may
+        assert len(read) <= number + 1 + 2 + 2  # in hand, two queued, one being queued, one being read
+    assert len(read) == 12
