@@ -2,7 +2,7 @@
 
     python -m benchmarks.es_off_policy --data ../shared/data
 
-Hillstrom (which mail to whom): learnt on a random half by DR values, judged on the other by IPS; five splits.
+Hillstrom (which mail to whom): learnt on a random half by DR, judged on the other by IPS; five splits.
 Open Bandit (which item): learnt by SNIPS on the log of one policy, judged on the log of the other. Nothing is tuned on
 what judges.
 """
@@ -112,7 +112,10 @@ def main(arguments: Arguments) -> None:
         "Hillstrom: visits, less 0.04 a mail, per customer": (mails(arguments, "visit", 0.04), 4),
         "Open Bandit: clicks per impression": (items(arguments), 4),
     }  # fmt: skip
-    text = "Held-out values with 95% bootstrap intervals over rounds; gains are paired.\n\n"
+    text = (
+        "Held-out values with 95% bootstrap intervals over rounds; gains are paired. What is maximised is the 90% "
+        "lower bound of the gain over the best constant on the rounds learnt from.\n\n"
+    )
     for title, (results, digits) in parts.items():
         text += f"## {title}\n\n{table(results, digits)}\n{summary(results)}\n"
     text += (

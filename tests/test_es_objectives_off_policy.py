@@ -12,6 +12,7 @@ from es.objectives.estimators import (
     cross_fitted_rewards,
     effective_size,
     estimate,
+    estimate_gain,
     predict_rewards,
     ratio_parts,
     ridge_rewards,
@@ -78,6 +79,23 @@ def test_direct_formulas():
     assert (nothing.value, nothing.effective_size) == (0, 0)
 
 
+def test_a_gain_is_paired():
+    generator = np.random.default_rng(0)
+    w, v, y = generator.exponential(size=(3, 60))
+    gain = estimate_gain("ips", w, ratio_parts("ips", w, y), ratio_parts("ips", v, y))
+    difference = (w - v) * y
+    assert gain.value == pytest.approx(difference.mean())
+    assert gain.standard_error == pytest.approx(difference.std(ddof=1) / math.sqrt(60))
+    for kind in ("ips", "snips"):
+        same = estimate_gain(kind, w, ratio_parts(kind, w, y), ratio_parts(kind, w, y))
+        assert (same.value, same.standard_error) == (0, 0)
+    one, other = estimate("snips", w, ratio_parts("snips", w, y)), estimate("snips", v, ratio_parts("snips", v, y))
+    gain = estimate_gain("snips", w, ratio_parts("snips", w, y), ratio_parts("snips", v, y))
+    assert gain.value == pytest.approx(one.value - other.value)
+    residual = w * (y - one.value) / w.sum() - v * (y - other.value) / v.sum()
+    assert gain.standard_error == pytest.approx(math.sqrt((residual**2).sum()))
+
+
 def make_log(rounds=4000, seed=0, actions=3):
     """Action 0 pays where x > 0, action 1 where x < 0, the others never; logged at known uneven odds."""
     generator = np.random.default_rng(seed)
@@ -130,9 +148,9 @@ def test_the_reward_model_finds_a_line():
 
 @pytest.mark.parametrize("estimator", ["ips", "clipped", "snips", "dr"])
 def test_learning_finds_the_policy_that_pays(estimator):
-    tune, test = make_log(), make_log(seed=1)
+    tune, test = make_log(2000), make_log(2000, seed=1)
     objective = OffPolicy(OffPolicySettings(estimator=estimator), tune)
-    result = run(objective, ESConfig(generations=40, pairs=16, sigma=0.3, learning_rate=0.2))
+    result = run(objective, ESConfig(generations=30, pairs=8, sigma=0.3, learning_rate=0.3))
     figures = compare_policies(objective, result.theta, test, resamples=200)
     assert figures["off_policy.significant"]
     assert "significant" in figures["off_policy.message"]
@@ -164,6 +182,25 @@ def test_a_return_does_not_depend_on_its_neighbours():
     np.testing.assert_array_equal(objective.evaluate_batch(theta, seeds), apart)
     assert objective.describe() == OffPolicy(OffPolicySettings(estimator="dr"), make_log(500)).describe()
     assert objective.describe() != OffPolicy(OffPolicySettings(estimator="dr"), make_log(501)).describe()
+
+
+def test_bounding_the_gain_keeps_the_constant_where_nothing_else_pays():
+    """Action 0 is best for everybody: the learnt policy takes it, and bounding the gain says so exactly."""
+    log = make_log(2000)
+    generator = np.random.default_rng(5)
+    flat = LoggedActions(
+        log.context_FR,
+        log.action_R,
+        log.propensity_R,
+        (generator.random(2000) < np.where(log.action_R == 0, 0.6, 0.2)).astype(np.float64),
+        log.actions_EA,
+    )
+    objective = OffPolicy(OffPolicySettings(baseline="best_constant"), flat)
+    assert objective.constant == 0
+    gain = objective.gain(constant(0, flat))
+    assert (gain.value, gain.standard_error) == (0, 0)
+    result = run(objective, ESConfig(generations=30, pairs=8, sigma=0.3, learning_rate=0.3))
+    assert probabilities(objective.settings, result.theta, flat)[0].mean() > 0.9
 
 
 def test_bootstrap_has_the_standard_error_of_the_ratio():

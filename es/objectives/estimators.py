@@ -74,6 +74,24 @@ def estimate(kind: str, weight_R: np.ndarray, parts: tuple[np.ndarray, np.ndarra
     return Estimate(value, math.sqrt(spread) / total, effective_size(weight_R))
 
 
+def estimate_gain(
+    kind: str, weight_R: np.ndarray, parts: tuple[np.ndarray, np.ndarray], rival: tuple[np.ndarray, np.ndarray]
+) -> Estimate:
+    """The value less that of a rival on the same rounds. Rounds in which both do the same add no error: the standard
+    error is that of the sum of paired residuals, sqrt(sum_r (e_r - e'_r)^2), e_r = (y_r - value d_r) / sum d for a
+    value sum y / sum d."""
+    own, other = estimate(kind, weight_R, parts), estimate(kind, weight_R, rival)
+    if not (math.isfinite(own.standard_error) and math.isfinite(other.standard_error)):
+        return Estimate(own.value - other.value, math.inf, own.effective_size)
+    residual_R = np.zeros(len(weight_R))
+    for sign, found, (numerator_R, denominator_R) in ((1, own, parts), (-1, other, rival)):
+        residual_R += sign * (numerator_R - found.value * denominator_R) / np.add.reduce(denominator_R)
+    spread = float(np.add.reduce(residual_R * residual_R))
+    if kind != "snips":
+        spread *= len(weight_R) / max(len(weight_R) - 1, 1)
+    return Estimate(own.value - other.value, math.sqrt(spread), own.effective_size)
+
+
 def effective_size(weight_R: np.ndarray) -> float:
     square = float(np.add.reduce(weight_R * weight_R))
     return float(np.add.reduce(weight_R)) ** 2 / square if square > 0 else 0.0

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from es.objectives.estimators import ESTIMATORS, Estimate, cross_fitted_rewards, estimate, ratio_parts
+from es.objectives.estimators import ESTIMATORS, Estimate, cross_fitted_rewards, estimate, estimate_gain, ratio_parts
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,16 @@ class OffPolicySettings:
     """Confidence of the lower bound that is maximised; 0.5 maximises the estimate itself."""
     smallest_size: float = 100.0
     """Effective sample size below which a policy is penalised, in proportion to what is missing."""
+    baseline: Literal["none", "best_constant"] = "none"
+    """What the bound is of: the policy's value, or its gain over the best constant action on the same rounds (a policy
+    then leaves that action only where the log is sure enough)."""
 
     def check(self) -> None:
         """ValueError, one line, for a setting that cannot be."""
         for name, holds, what in (
             ("policy", self.policy in ("softmax", "greedy"), "softmax or greedy"),
             ("estimator", self.estimator in ESTIMATORS, "one of " + ", ".join(ESTIMATORS)),
+            ("baseline", self.baseline in ("none", "best_constant"), "none or best_constant"),
             ("temperature", self.temperature > 0, "above 0"),
             ("epsilon", 0 <= self.epsilon <= 1, "between 0 and 1"),
             ("clip", self.clip > 0, "above 0"),
@@ -108,6 +112,8 @@ class OffPolicy:
         settings.check()
         self.settings, self.log = settings, log
         self.model_AR = log.model() if settings.estimator == "dr" else None
+        self.constant = int(np.argmax([self.value(constant(action, log)).value for action in range(log.actions)]))
+        self.rival = policy_parts(settings, constant(self.constant, log), log, self.model_AR)
         # What a whole missing sample costs: more than any policy of this log can be worth.
         self.scale = float(np.abs(log.reward_R / log.propensity_R).mean()) or 1.0
 
@@ -120,7 +126,8 @@ class OffPolicy:
 
     def _bound(self, theta_D: np.ndarray) -> float:
         settings = self.settings
-        found = self.value(probabilities(settings, theta_D, self.log))
+        probability_AR = probabilities(settings, theta_D, self.log)
+        found = self.value(probability_AR) if settings.baseline == "none" else self.gain(probability_AR)
         missing = max(0.0, 1 - found.effective_size / settings.smallest_size) if settings.smallest_size else 0.0
         return max(found.lower(settings.level), -self.scale) - missing * self.scale
 
@@ -129,6 +136,11 @@ class OffPolicy:
         weight_R = weights(probability_AR, self.log)
         parts = policy_parts(self.settings, probability_AR, self.log, self.model_AR)
         return estimate(self.settings.estimator, weight_R, parts)
+
+    def gain(self, probability_AR: np.ndarray) -> Estimate:
+        """The estimated gain over the best constant action."""
+        parts = policy_parts(self.settings, probability_AR, self.log, self.model_AR)
+        return estimate_gain(self.settings.estimator, weights(probability_AR, self.log), parts, self.rival)
 
     def describe(self) -> dict[str, Any]:
         log, state = self.log, hashlib.sha256()

@@ -17,12 +17,6 @@ from es.objectives.off_policy import weights as importance_weights
 LEVEL = 0.95
 
 
-def best_constant(objective: OffPolicy) -> int:
-    """The action of highest estimated value on the objective's own rounds (the first of equals)."""
-    log = objective.log
-    return int(np.argmax([objective.value(constant(action, log)).value for action in range(log.actions)]))
-
-
 def compare_policies(
     objective: OffPolicy,
     theta_D: np.ndarray,
@@ -37,7 +31,7 @@ def compare_policies(
     Keys: off_policy.{learnt,best_constant,logging}[.low|.high], off_policy.gain_over_{best_constant,logging}[...],
     off_policy.best_constant_action, .effective_size (the learnt policy's), .significant, .message.
     """
-    settings, action = objective.settings, best_constant(objective)
+    settings, action = objective.settings, objective.constant
     settings = dataclasses.replace(settings, estimator=judge or settings.estimator)
     model_AR = test.model() if settings.estimator == "dr" else None
     learnt_AR = probabilities(settings, theta_D, test)
