@@ -15,6 +15,7 @@ EXECUTION_SETTINGS = frozenset(
         "min_workers",
         "cpus_per_worker",
         "calls_per_worker",
+        "broadcast",
         "reissue_after_s",
         "timeout_s",
         "start_timeout_s",
@@ -92,6 +93,9 @@ class ESConfig:
     calls_per_worker: int | None = None
     """Tasks per worker and generation. None: one where evaluations are cheap, else up to 8, as measured; several are
     handed out, two deep, to whoever is free."""
+    broadcast: Literal["theta", "returns"] = "theta"
+    """What workers are sent: theta (once per node where it is large), or the returns of the last generation, 16 bytes a
+    pair, from which each makes the step itself: for a theta too large for the network. Bytes are in the metrics."""
     reissue_after_s: float = 30.0
     """A task unanswered for so long is given to an idle worker too; the first answer counts, both are equal."""
     timeout_s: float = 600.0
@@ -204,6 +208,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "optimizer": ("adam", "sgd", "clipup"),
     "shaping": (None, "centred_ranks", "nes", "standardised", "raw"),
     "evaluation_seeds": ("pair", "generation"),
+    "broadcast": ("theta", "returns"),
     "noise": ("auto", "table", "fresh"),
 }
 

@@ -87,7 +87,7 @@ def run(
             record = RunRecord(out, identity(objective, config, noise), config.pairs, config.checkpoint_every)
             counters = resume(record, algorithm, objective) or counters
         resumed_at, history = algorithm.generation, list[dict[str, Any]]()
-        pool = open_pool(objective, config, noise, stopping)
+        pool = open_pool(objective, config, noise, stopping, algorithm)
         try:
             while algorithm.generation < config.generations:
                 metrics, returns_n2 = one_generation(algorithm, pool, objective, config, counters)

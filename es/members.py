@@ -19,10 +19,10 @@ import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from es.actor import Worker
 from es.config import ESConfig
 from es.noise import Noise
 from es.objectives.base import Objective
-from es.worker import Worker
 
 TICK_S = 0.2  # how often deaths, stragglers, timeouts and newcomers are looked for while nothing else happens
 LONGEST_HANGS = 3  # of one and the same task, each in another worker: then it is the objective that hangs
@@ -37,6 +37,7 @@ class Member:
     since: float
     started: bool = False
     head_since: float = 0.0
+    at: int = -1  # the generation whose theta it has, once all its calls are done; -1: none (a follower, es/wire.py)
     calls: dict[Any, "Call"] = field(default_factory=dict)
 
 

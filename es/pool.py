@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import ray
 
-from es.algorithms.base import Proposal
+from es.algorithms.base import Algorithm, Proposal
 from es.config import ESConfig
 from es.noise import Noise
 from es.objectives.base import Objective
@@ -72,8 +72,16 @@ class AutoPool:
     Where a generation is scored does not change what comes out.
     """
 
-    def __init__(self, objective: Objective, config: ESConfig, noise: Noise, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        config: ESConfig,
+        noise: Noise,
+        stopping: Callable[[], bool],
+        algorithm: Algorithm,
+    ) -> None:
         self.objective, self.config, self.noise, self.stopping = objective, config, noise, stopping
+        self.algorithm = algorithm
         self.local = LocalPool(objective, config, noise, stopping)
         self.pool: Pool = self.local
         self.choice: Choice | None = None
@@ -105,7 +113,9 @@ class AutoPool:
     def _choose(self, generation_s: float, generations: int) -> None:
         self.choice = choose(generation_s, generations, self._workers(), ray.is_initialized())
         if self.choice.workers:
-            self.pool = RayPool(self.objective, self.config, self.noise, self.choice.workers, self.stopping)
+            self.pool = RayPool(
+                self.objective, self.config, self.noise, self.choice.workers, self.stopping, self.algorithm
+            )
 
     def _workers(self) -> int:
         """One for each CPU: of the cluster this process is connected to, else those it may run on."""
@@ -119,9 +129,12 @@ class AutoPool:
         self.pool.close()
 
 
-def open_pool(objective: Objective, config: ESConfig, noise: Noise, stopping: Callable[[], bool]) -> Pool:
+def open_pool(
+    objective: Objective, config: ESConfig, noise: Noise, stopping: Callable[[], bool], algorithm: Algorithm
+) -> Pool:
+    """The pool that config.workers asks for. Workers that follow the driver's `algorithm` start from its state."""
     if config.workers == "auto":
-        return AutoPool(objective, config, noise, stopping)
+        return AutoPool(objective, config, noise, stopping, algorithm)
     if config.workers:
-        return RayPool(objective, config, noise, config.workers, stopping)
+        return RayPool(objective, config, noise, config.workers, stopping, algorithm)
     return LocalPool(objective, config, noise, stopping)

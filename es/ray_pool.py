@@ -13,16 +13,18 @@ import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from es.algorithms.base import Proposal
+from es.algorithms.base import Algorithm, Proposal
 from es.config import ESConfig
 from es.members import TICK_S, Call, Member, Members, cause, start_ray_if_needed
 from es.noise import Noise
 from es.objectives.base import Objective
 from es.tasks import Choice, Evaluation, Pace, Stopped, split
+from es.wire import checksum, pack_proposal, unpack_reply
 from es.worker import Reply, Task, batch_pairs
 
 INLINE_BYTES = 2**16  # a proposal up to this size travels inside the call; Ray would put larger ones into its store
 TASK_BYTES = 32  # generation, sigma and a range of pairs
+MOST_MISSED = 8  # generations whose returns are sent to a follower that was away; beyond, the whole state
 
 Arrival = tuple[Call, Reply | None]  # None: lost
 
@@ -33,9 +35,16 @@ class RayPool:
     choice: Choice | None = None
 
     def __init__(
-        self, objective: Objective, config: ESConfig, noise: Noise, workers: int, stopping: Callable[[], bool]
+        self,
+        objective: Objective,
+        config: ESConfig,
+        noise: Noise,
+        workers: int,
+        stopping: Callable[[], bool],
+        algorithm: Algorithm,
     ) -> None:
-        self.config, self.stopping, self.pace = config, stopping, Pace()
+        self.config, self.stopping, self.algorithm, self.pace = config, stopping, algorithm, Pace()
+        self.returns: dict[int, bytes] = {}  # of the last generations, for followers
         self.batch_pairs = batch_pairs(config, noise)
         self.started_ray = start_ray_if_needed(workers, config.cpus_per_worker)
         self.members = Members(objective, config, noise, workers)
@@ -74,6 +83,10 @@ class RayPool:
             members.end_overdue()
             members.poll_newcomers()
         self._combine(result, tasks, replies, time.monotonic() - began)
+        if self.config.broadcast == "returns" and pairs:
+            check_followers(proposal, replies)
+            self.returns[proposal.generation] = result.returns_n2.tobytes()
+            self.returns.pop(proposal.generation - MOST_MISSED, None)
         return result
 
     def _tasks(self, pairs: int, centre: bool) -> list[Task]:
@@ -85,26 +98,52 @@ class RayPool:
     def _submitter(
         self, proposal: Proposal, state: dict[str, np.ndarray] | None, tasks: list[Task], result: Evaluation
     ) -> Callable[[Member, int], None]:
-        """What sends a task to a member: small proposals inside the call, large ones put into Ray's store once."""
-        state_bytes = sum(value.nbytes for value in state.values()) if state else 0
-        shared: Any = proposal.shared()
-        per_call = proposal.nbytes if proposal.nbytes <= INLINE_BYTES else 0
-        result.bytes_out += proposal.nbytes - per_call
-        if not per_call and proposal.nbytes:
-            shared = ray.put(shared)
-        known: Any = ray.put(state) if state_bytes > INLINE_BYTES else state
-        per_call += 0 if state_bytes > INLINE_BYTES else state_bytes
-        result.bytes_out += state_bytes if state_bytes > INLINE_BYTES else 0
+        """What sends a task to a member and counts the bytes: small things inside the call, large ones put once."""
+        known = Parcel(state, sum(value.nbytes for value in state.values()) if state else 0, result)
+        send = self._sends_returns if self.config.broadcast == "returns" else self._sends_theta
+        sender = send(proposal, tasks, known, result)
 
         def submit(member: Member, task: int) -> None:
-            rows_PD = proposal.rows(tasks[task].start, tasks[task].stop)
-            # An argument costs Ray 0.1 ms to send, None as well.
-            rest = () if rows_PD is None and known is None else (rows_PD, known)
-            reference = member.actor.evaluate.remote(shared, tuple(tasks[task]), *rest)
+            reference = sender(member, task)
             self.members.submitted(Call(reference, member, task, proposal.generation, time.monotonic()))
-            result.bytes_out += TASK_BYTES + per_call + (0 if rows_PD is None else rows_PD.nbytes)
+            result.bytes_out += TASK_BYTES
 
         return submit
+
+    def _sends_theta(
+        self, proposal: Proposal, tasks: list[Task], known: "Parcel", result: Evaluation
+    ) -> Callable[[Member, int], Any]:
+        """Theta, or whatever the proposal shares, with every task."""
+        small = proposal.nbytes <= INLINE_BYTES
+        shared = Parcel(pack_proposal(proposal) if small else proposal.shared(), proposal.nbytes, result)
+
+        def send(member: Member, task: int) -> Any:
+            rows_PD = proposal.rows(tasks[task].start, tasks[task].stop)
+            result.bytes_out += 0 if rows_PD is None else rows_PD.nbytes
+            # An argument costs Ray 0.1 ms to send, None as well.
+            rest = () if rows_PD is None and known.empty else (rows_PD, known.load())
+            return member.actor.evaluate.remote(shared.load(), tuple(tasks[task]), *rest)
+
+        return send
+
+    def _sends_returns(
+        self, proposal: Proposal, tasks: list[Task], known: "Parcel", result: Evaluation
+    ) -> Callable[[Member, int], Any]:
+        """The returns of the generations that the member has not seen; the whole state to one too far behind."""
+        generation = proposal.generation
+        whole_state = self.algorithm.state()
+        whole = Parcel(whole_state, sum(value.nbytes for value in whole_state.values()), result)
+
+        def send(member: Member, task: int) -> Any:
+            missed = [self.returns.get(past) for past in range(member.at, generation)] if member.at >= 0 else [None]
+            behind = any(returns is None for returns in missed)
+            told = () if behind else tuple(missed)
+            result.bytes_out += sum(len(returns) for returns in told if returns is not None)
+            member.at = generation
+            start = whole.load() if behind else None
+            return member.actor.follow.remote(start, told, generation, tuple(tasks[task]), known.load())
+
+        return send
 
     # ---- what comes back
 
@@ -118,7 +157,7 @@ class RayPool:
         if wanted and len(wanted) == len(calls) == len({call.member for call in calls.values()}) and not more:
             # Each member has one call and all are needed: one question serves them all.
             try:
-                found = ray.get([call.reference for call in wanted], timeout=TICK_S)
+                found = [unpack_reply(reply) for reply in ray.get([c.reference for c in wanted], timeout=TICK_S)]
             except (GetTimeoutError, RayError):
                 pass  # one by one below
             else:
@@ -139,7 +178,7 @@ class RayPool:
         if call.member not in self.members.all:
             return []  # found dead through another of its calls
         try:
-            reply = ray.get(call.reference)
+            reply = unpack_reply(ray.get(call.reference))
         except RayTaskError as error:
             raise cause(error) from error
         except RayError as error:
@@ -194,6 +233,30 @@ class RayPool:
         self.members.close()
         if self.started_ray:
             ray.shutdown()
+
+
+class Parcel:
+    """Something every call of a generation carries: inside each call if it is small, else put into Ray's store once."""
+
+    def __init__(self, content: Any, nbytes: int, result: Evaluation) -> None:
+        self.content, self.nbytes, self.result = content, nbytes, result
+        self.empty, self._stored = content is None, False
+
+    def load(self) -> Any:
+        """What to pass to a call; its bytes are counted."""
+        if self.nbytes <= INLINE_BYTES:
+            self.result.bytes_out += self.nbytes
+        elif not self._stored:
+            self.content, self._stored = ray.put(self.content), True
+            self.result.bytes_out += self.nbytes
+        return self.content
+
+
+def check_followers(proposal: Proposal, replies: dict[int, Reply]) -> None:
+    """RuntimeError if a worker that makes the steps itself has come to another theta than the driver."""
+    for crc32 in {reply.theta_crc32 for reply in replies.values()} - {None}:
+        if crc32 != checksum(proposal.theta_D):
+            raise RuntimeError(f"a worker's own theta is not the driver's in generation {proposal.generation}")
 
 
 def payload(reply: Reply) -> int:

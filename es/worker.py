@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import ray
-import ray.cloudpickle
 
 from es.algorithms.base import Proposal
 from es.config import ESConfig
-from es.noise import Noise, evaluation_seeds, open_noise
+from es.noise import Noise, evaluation_seeds
 from es.objectives.base import Objective, Observing
 
 DEFAULT_BATCH_PAIRS = 16
@@ -41,6 +39,7 @@ class Reply:
     error: Exception | None = None
     statistics_k2S: np.ndarray | None = None
     seconds: float = 0.0
+    theta_crc32: int | None = None  # of a follower's theta, now and then
 
 
 class Evaluator:
@@ -89,15 +88,12 @@ class Evaluator:
         if rows_PD is not None:
             first[:], second[:] = rows_PD[0::2], rows_PD[1::2]
             return self._buffer
-        sigma = np.asarray(proposal.sigma, np.float32)
+        generation, theta_D, sigma = proposal.generation, proposal.theta_D, proposal.sigma
         if proposal.mirrored:
-            self.noise.write(proposal.generation, range(start, stop), sigma, second)
-            np.add(proposal.theta_D, second, out=first)
-            np.subtract(proposal.theta_D, second, out=second)
+            self.noise.perturb(generation, range(start, stop), theta_D, sigma, first, second)
         else:
             for member, out in enumerate((first, second)):
-                self.noise.write(proposal.generation, range(2 * start + member, 2 * stop, 2), sigma, out)
-                np.add(proposal.theta_D, out, out=out)
+                self.noise.perturb(generation, range(2 * start + member, 2 * stop, 2), theta_D, sigma, out)
         return self._buffer
 
     def _score(self, theta_PD: np.ndarray, seeds_P: np.ndarray, centre: bool = False) -> np.ndarray:
@@ -141,43 +137,3 @@ def batch_pairs(config: ESConfig, noise: Noise) -> int:
         while wanted > 1 and 8 * wanted * noise.dimension > BATCH_BYTES:
             wanted //= 2
     return min(wanted, noise.run_rows // config.rows_per_pair)
-
-
-@ray.remote
-class Worker:
-    """A Ray actor around an Evaluator. Ray gives it as many BLAS and torch threads as CPUs: one."""
-
-    def start(self, objective: Objective, config: ESConfig, dimension: int) -> str:
-        """Return the fingerprint of the noise: were it not the driver's, other perturbations would be scored than the
-        driver adds up. (Not __init__: what goes wrong here is an error to show, not a dead actor to replace.)"""
-        self.noise, self.state_of = open_noise(config, dimension), -1
-        self.evaluator = Evaluator(objective, config, self.noise)
-        return self.noise.fingerprint
-
-    def evaluate(
-        self,
-        proposal: Proposal,
-        task: tuple[int, int, bool],
-        rows_PD: np.ndarray | None = None,
-        state: dict[str, np.ndarray] | None = None,
-    ) -> Reply:
-        """Score a task of a proposal. `state`: what an observing objective knows by now."""
-        if state is not None and proposal.generation != self.state_of:
-            self.evaluator.objective.load(state)  # type: ignore[attr-defined]
-            self.state_of = proposal.generation
-        reply = self.evaluator.evaluate(proposal, Task(*task), rows_PD)
-        if reply.error is not None:
-            reply.error = _portable(reply.error)
-        return reply
-
-    def close(self) -> None:
-        self.noise.close()
-
-
-def _portable(error: Exception) -> Exception:
-    """The error if it survives the journey to the driver, else one that says the same."""
-    try:
-        ray.cloudpickle.loads(ray.cloudpickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error

@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import os
+import signal
 import sys
 import time
 
@@ -10,12 +12,16 @@ import numpy as np
 import pytest
 import ray.cloudpickle
 
+from es.algorithms.base import Proposal
 from es.config import ESConfig
 from es.engine import run
 from es.objectives.toy import Rosenbrock, Sphere
+from es.ray_pool import check_followers
 from es.record import RunRecord
 from es.replay import replay_run
 from es.tasks import CALL_S, ROUND_TRIP_S, Stopped, calls_per_worker, choose, split
+from es.wire import checksum, pack_proposal, pack_reply, unpack_proposal, unpack_reply
+from es.worker import Reply
 
 # Workers cannot import this file: its objectives travel whole.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -111,6 +117,62 @@ def test_a_run_that_is_asked_to_stop_saves_and_continues_to_the_same_bits(ray_cl
     resumed = run(Slow(4), short, tmp_path)
     assert resumed.resumed_at == found.generations
     np.testing.assert_array_equal(resumed.theta, run(Sphere(4), short).theta)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiesAtTheEighth(Sphere):
+    """Its process is killed at the eighth call of all: in generation 2."""
+
+    marker: str = ""
+
+    def describe(self):
+        return {"objective": "Sphere"}
+
+    def evaluate_batch(self, theta_PD, seeds_P):
+        with open(self.marker, "a") as file:
+            file.write(".")
+        if os.stat(self.marker).st_size == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().evaluate_batch(theta_PD, seeds_P)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("algorithm", ["openai_es", "pgpe", "snes"])
+def test_workers_that_are_sent_returns_make_the_steps_themselves(ray_cluster, algorithm, tmp_path):
+    """And one that comes in the place of a killed one is sent the state."""
+    config = dataclasses.replace(CONFIG, algorithm=algorithm, weight_decay=0.0, generations=25)
+    there = dataclasses.replace(config, workers=2, broadcast="returns")
+    result = run(DiesAtTheEighth(40_000, marker=str(tmp_path / "calls")), there)
+    np.testing.assert_array_equal(result.theta, run(Sphere(40_000), config).theta)
+    assert result.lost_pairs > 0
+    first, second = result.history[:2]
+    assert first["bytes_out"] > 40_000 * 4  # the state, once
+    assert second["bytes_out"] == 2 * (32 + 20 * 16)  # two tasks, and 20 pairs' returns to each worker
+    assert second["bytes_in"] == 20 * 16
+
+
+def test_a_follower_that_is_elsewhere_is_found_out():
+    proposal = Proposal(3, np.ones(4, np.float32))
+    same, other = (Reply(np.zeros((1, 2)), theta_crc32=checksum(theta)) for theta in (np.ones(4, "f4"), np.zeros(4)))
+    check_followers(proposal, {0: same, 1: Reply(np.zeros((1, 2)))})
+    with pytest.raises(RuntimeError, match="own theta is not the driver's in generation 3"):
+        check_followers(proposal, {0: same, 1: other})
+
+
+@pytest.mark.parametrize("sigma", [0.25, np.linspace(0, 1, 5, dtype=np.float32), np.linspace(0, 1, 5)])
+def test_what_is_packed_is_unpacked(sigma):
+    proposal = Proposal(7, np.arange(5, dtype=np.float32), sigma, mirrored=False)
+    found = unpack_proposal(pack_proposal(proposal))
+    assert (found.generation, found.mirrored) == (7, False)
+    np.testing.assert_array_equal(found.theta_D, proposal.theta_D)
+    np.testing.assert_array_equal(found.sigma, sigma)
+    assert np.asarray(found.sigma).dtype == np.asarray(sigma).dtype
+    reply = Reply(np.arange(6.0).reshape(3, 2), centre=2.5, seconds=0.5)
+    back = unpack_reply(pack_reply(reply))
+    np.testing.assert_array_equal(back.returns_k2, reply.returns_k2)
+    assert (back.centre, back.seconds, back.theta_crc32) == (2.5, 0.5, None)
+    failed = Reply(np.zeros((1, 2)), error=ValueError("no"))
+    assert unpack_reply(pack_reply(failed)) is failed
 
 
 def test_checkpoints_take_their_share_of_the_time_and_no_more(tmp_path, monkeypatch):

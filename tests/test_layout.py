@@ -60,7 +60,7 @@ def test_models_know_no_ranks() -> None:
 def test_ray_is_used_where_the_design_says() -> None:
     users = {path.relative_to(ROOT).as_posix() for room in ("distributed", "es") for path in files(room)
              if "ray" in imported(path)}  # fmt: skip
-    ours = {"es/members.py", "es/pool.py", "es/ray_pool.py", "es/tune.py", "es/worker.py"}
+    ours = {"es/actor.py", "es/members.py", "es/pool.py", "es/ray_pool.py", "es/tune.py"}
     assert users == {"distributed/trainer.py", *ours}
 
 
