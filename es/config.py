@@ -91,7 +91,7 @@ class ESConfig:
     """The run starts with so many workers and takes in others as the cluster has room for them. None: with all."""
     cpus_per_worker: float = 1.0
     calls_per_worker: int | None = None
-    """Tasks per worker and generation. None: one where evaluations are cheap, else up to 8, as measured; several are
+    """Tasks per worker and generation. None: one where evaluations are cheap, else up to 64, as measured; several are
     handed out, two deep, to whoever is free."""
     broadcast: Literal["theta", "returns"] = "theta"
     """What workers are sent: theta (once per node where it is large), or the returns of the last generation, 16 bytes a

@@ -13,8 +13,8 @@ CALL_S = 0.001  # of the driver, for one call of an actor and its answer (benchm
 ROUND_TRIP_S = 0.0025  # of Ray, for one call to each of two actors and both answers (measured there too)
 RAY_START_S = 8.0  # to start a local Ray and its workers
 ACTORS_START_S = 2.0  # to start workers on a Ray that is up
-CALLS_SHARE = 0.1  # of a generation's time, what its calls may cost the driver
-MOST_CALLS = 8  # per worker and generation
+CALLS_SHARE = 0.3  # of a generation's time, what its calls may cost the driver
+MOST_CALLS = 64  # per worker and generation
 SMALLEST_CALL_S = 0.02
 SMOOTHING = 0.5  # weight of the generation at hand in the measured seconds per pair
 
@@ -54,8 +54,8 @@ def split(pairs: int, centre: bool, batch_pairs: int, tasks: int) -> list[Task]:
 def calls_per_worker(generation_s: float, workers: int) -> int:
     """How many calls to make of a worker's part of a generation that costs `generation_s` of evaluation in all.
 
-    One where it is cheap. Else up to 8, so that whoever is free takes more, as long as a call is 20 ms or more and all
-    calls together cost the driver at most a tenth of the time.
+    One where it is cheap. Else up to 64, so that whoever is free takes more, as long as a call is 20 ms or more and all
+    calls together keep the driver busy for at most 30% of the time.
     """
     share_s = generation_s / workers
     affordable = CALLS_SHARE * share_s / (CALL_S * workers)

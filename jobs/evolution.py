@@ -106,10 +106,10 @@ def places(workers: int | str) -> str:
 
 def evolve(objective: Objective, config: ESConfig, out: Path, console: Console) -> engine.ESResult:
     """Run the engine. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130."""
-    if config.workers != "auto" and config.workers:
-        connect(config.workers)
-    elif config.workers == "auto" and names_cluster():
-        connect(1)
+    if config.workers and (config.workers != "auto" or names_cluster()):
+        # A cluster may be smaller than the run would like and grow; a local Ray is started as large as it must be.
+        at_least = 1 if config.workers == "auto" else config.workers
+        connect(min(at_least, config.min_workers or at_least) if names_cluster() else at_least)
     with stop_signals() as received, progress(console, config.generations) as show, events(out) as record:
 
         def on_generation(metrics: dict[str, Any]) -> None:

@@ -58,9 +58,9 @@ def test_tasks_are_whole_batches_that_cover_the_generation(pairs, batch, tasks):
 def test_calls_per_worker_follow_the_cost_of_a_generation():
     assert calls_per_worker(generation_s=0.001, workers=2) == 1
     assert calls_per_worker(generation_s=0.1, workers=2) == 2  # 20 ms each
-    assert calls_per_worker(generation_s=100.0, workers=2) == 8
-    # 64 workers, 1 s each: a tenth of a second buys 100 calls of a millisecond
-    assert calls_per_worker(generation_s=64.0, workers=64) == int(0.1 * 1.0 / (CALL_S * 64)) == 1
+    assert calls_per_worker(generation_s=100.0, workers=2) == 64
+    # 64 workers, 1 s each: 0.3 s of the driver buy 300 calls of a millisecond
+    assert calls_per_worker(generation_s=64.0, workers=64) == int(0.3 * 1.0 / (CALL_S * 64)) == 4
 
 
 def test_the_choice_weighs_ray_against_this_process():
