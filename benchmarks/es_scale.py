@@ -5,8 +5,8 @@
 Assumptions. The driver is one thread: `call_ms` of it for a call and its answer (benchmarks/es_engine.py measures it),
 half to send, half to take in, and `generation_ms` for asking, telling and recording. Network and queues cost nothing
 beside it; workers are alike and none is lost. Tasks are cut by the engine's own rule (es/tasks.py), two deep in each
-worker, to whoever is free. The example is the run of Salimans et al. 2017: Humanoid, 10,000 episodes a generation, of 20
-to 1,000 steps (uniformly: early in learning they are short, late they are long) at 2,100 steps a second and core.
+worker, to whoever is free. The example is the run of Salimans et al. 2017: Humanoid, 10,000 episodes a generation, of
+20 to 1,000 steps (uniformly: early in learning they are short, late they are long) at 2,100 steps a second and core.
 """
 
 import heapq
@@ -35,7 +35,7 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     generator, began = np.random.default_rng(0), time.perf_counter()
     low, high = arguments.steps
-    figures = []
+    figures: list[dict[str, float]] = []
     for workers in arguments.workers:
         spans, work, calls = [], [], 0
         for _ in range(arguments.generations):
@@ -46,7 +46,7 @@ def main(arguments: Arguments) -> None:
             task_s = [float(pair_s[task.start : task.stop].sum()) for task in tasks]
             spans.append(simulate(task_s, workers, 1 if calls == 1 else 2, arguments))
             work.append(float(pair_s.sum()))
-        ideal_s, actual_s = np.mean(work) / workers, float(np.mean(spans))
+        ideal_s, actual_s = float(np.mean(work)) / workers, float(np.mean(spans))
         driver_s = (arguments.call_ms * workers * calls + arguments.generation_ms) / 1e3
         figures.append(
             {"workers": workers, "calls": calls, "ideal_s": ideal_s, "actual_s": actual_s, "driver_s": driver_s}
