@@ -37,13 +37,28 @@ class Noise(Protocol):
     def write(self, generation: int, rows: range, sigma: np.ndarray | float, out_PD: np.ndarray) -> None:
         """Write sigma eps for rows of a generation, all of one run; sigma: a number, or (D,) float32."""
 
+    def perturb(
+        self,
+        generation: int,
+        rows: range,
+        theta_D: np.ndarray,
+        sigma: np.ndarray | float,
+        plus_PD: np.ndarray,
+        minus_PD: np.ndarray | None = None,
+    ) -> None:
+        """Write theta + sigma eps and, where there is room for it, theta - sigma eps."""
+        self.write(generation, rows, sigma, plus_PD)
+        if minus_PD is not None:
+            np.subtract(theta_D, plus_PD, out=minus_PD)
+        np.add(theta_D, plus_PD, out=plus_PD)
+
     def weighted_sum(self, generation: int, weights_N: np.ndarray) -> np.ndarray:
         """sum_i w_i eps_i over all rows of a generation, (D,) float32, the same bits for any number of threads."""
 
     def close(self) -> None: ...
 
 
-class FullNoise:
+class FullNoise(Noise):
     """Every coordinate of every row."""
 
     def __init__(self, source: Source, dimension: int) -> None:
@@ -60,13 +75,11 @@ class FullNoise:
     def write(self, generation: int, rows: range, sigma: np.ndarray | float, out_PD: np.ndarray) -> None:
         run, first = divmod(rows.start, self.run_rows)
         tiles_KRC, tail_RE = self.tiles(generation, run)
-        part = slice(first, first + rows.stop - rows.start, rows.step)
-        split = len(tiles_KRC) * TILE
-        sigma_D = np.broadcast_to(np.asarray(sigma, np.float32), self.dimension)
+        part, split = slice(first, first + rows.stop - rows.start, rows.step), len(tiles_KRC) * TILE
         if split:
-            out_PKC = out_PD[:, :split].reshape(len(out_PD), -1, TILE)  # splits an axis: a view
-            np.multiply(tiles_KRC[:, part].transpose(1, 0, 2), sigma_D[:split].reshape(-1, TILE), out=out_PKC)
-        np.multiply(tail_RE[part], sigma_D[split:], out=out_PD[:, split:])
+            multiply(tiles_KRC[:, part].transpose(1, 0, 2), sigma, slice(0, split), out_PD)
+        if split < self.dimension:
+            multiply(tail_RE[part], sigma, slice(split, self.dimension), out_PD)
 
     def weighted_sum(self, generation: int, weights_N: np.ndarray) -> np.ndarray:
         return combine(self._runs(generation, len(weights_N)), self.dimension, [weights_N])[0]
@@ -85,7 +98,19 @@ class FullNoise:
         self.source.close()
 
 
-class SubsetNoise:
+def multiply(eps: np.ndarray, sigma: np.ndarray | float, columns: slice, out_PD: np.ndarray) -> None:
+    """sigma eps for some columns: eps (P, columns), or (P, K, C) in tiles."""
+    if isinstance(sigma, np.ndarray):
+        sigma = sigma[columns].reshape(eps.shape[1:])
+    out = out_PD[:, columns].reshape(eps.shape)  # splitting an axis is a view
+    before = np.setbufsize(TILE)  # rows shorter than its buffer numpy would copy there first, at half the speed
+    try:
+        np.multiply(eps, sigma, out=out)
+    finally:
+        np.setbufsize(before)
+
+
+class SubsetNoise(Noise):
     """A window of the coordinates of every row; `source` gives as many floats a row as the window is long."""
 
     def __init__(self, source: Source, dimension: int, width: int, seed: int) -> None:
@@ -132,7 +157,7 @@ class SubsetNoise:
         self.source.close()
 
 
-class LowRankNoise:
+class LowRankNoise(Noise):
     """Products of thin factors for matrices that follow each other in theta, row by row; the rest in full."""
 
     def __init__(self, source: Source, dimension: int, matrices: tuple[tuple[int, int], ...], rank: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-TILES = 8  # of a piece of work: what it accumulates stays in the cache
+TILES = 16  # of a piece of work: what it accumulates stays in the cache
 MOST_THREADS = 8  # memory has no more bandwidth to give
 WORTH_THREADS = 2**21  # floats read, below which waking a thread costs more than it saves
 
