@@ -99,7 +99,7 @@ def test_resume_through_the_engine(form, tmp_path):
         return -float(theta @ theta)
 
     objective = FunctionObjective(function, np.ones(6))
-    config = dataclasses.replace(FORMS[form], pairs=6, generations=6, centre_every=0)
+    config = dataclasses.replace(FORMS[form], pairs=6, generations=6, centre_every=0, batch_pairs=8)
     expected = run(Sphere(6), config).theta
     run(objective, dataclasses.replace(config, generations=2), tmp_path)
     algorithm = build(config, np.ones(6))
