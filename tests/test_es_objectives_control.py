@@ -138,6 +138,19 @@ def test_cart_pole_is_learnt():
     assert all(metrics["steps"] > 0 for metrics in result.history)
 
 
+@pytest.mark.ray
+def test_workers_do_not_change_a_bit(ray_cluster):
+    """theta, and the moments merged on the way, with two workers as with none."""
+    results = {}
+    for workers in (0, 2):
+        control = Control(policy="linear", adaptive_cap=True, max_steps=60)
+        result = run(control, ESConfig(pairs=5, generations=4, learning_rate=0.1, workers=workers))
+        steps = [metrics["steps"] for metrics in result.history]
+        results[workers] = (result.theta.tobytes(), control.state()["moments"].tobytes(), steps)
+    assert results[0] == results[2]
+    assert sum(results[0][2]) == control.state()["count"][0]
+
+
 def test_mistakes_are_said():
     for settings, message in [
         ({"env": "NoSuchTask-v0"}, "NoSuchTask"),
