@@ -6,13 +6,15 @@
 
 Vectorised sphere, OpenAI-ES with Adam and centred ranks; the peer's PGPE with fixed sigma does the same. A generation
 is timed from asking to told. Best and median are given: the best is what the code costs, the median what a shared
-machine made of it. Cases alternate between the two, so that both see the same neighbours.
+machine made of it. Cases alternate between the two, so that both see the same neighbours; Ray's workers run at the
+priority of the driver in both (Ray would make them wait for every other process of the machine).
 """
 
 import json
 import os
 import statistics
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +29,8 @@ from es import engine
 from es.config import ESConfig
 from es.objectives.toy import Nothing, Sleep, Sphere
 
-GENERATIONS = {8: 300, 1_000: 120, 100_000: 20, 1_000_000: 8}  # ours, by dimension
-PEER_GENERATIONS = {8: 100, 1_000: 25, 100_000: 4, 1_000_000: 3}
+GENERATIONS = {8: 300, 1_000: 120, 100_000: 16, 1_000_000: 6}  # ours, by dimension
+PEER_GENERATIONS = {8: 60, 1_000: 15, 100_000: 4, 1_000_000: 3}
 PEER_LARGEST = 256_000_000  # dimension x population: beyond, the peer's memory does not suffice
 WARM_UP = 2
 
@@ -37,7 +39,8 @@ WARM_UP = 2
 class Arguments:
     peer: Path | None = None
     """Python of an environment with EvoTorch 0.6.1; without it only the engine is timed."""
-    parts: tuple[Literal["sizes", "driver", "scaling"], ...] = ("sizes", "driver", "scaling")
+    parts: tuple[Literal["sizes", "driver", "memory", "scaling"], ...] = ("sizes", "driver", "memory", "scaling")
+    """A result of some parts only is written under their names."""
     dimensions: tuple[int, ...] = (8, 1_000, 100_000, 1_000_000)
     populations: tuple[int, ...] = (256, 1_000)
     actors: tuple[int, ...] = (1, 2, 8, 16)
@@ -46,7 +49,7 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> None:
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.update(RAY_AUTH_MODE="disabled", RAY_worker_niceness="0")
     began = time.perf_counter()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     ray_s = time.perf_counter() - began
@@ -58,13 +61,17 @@ def main(arguments: Arguments) -> None:
     if "driver" in arguments.parts:
         figures["driver"] = driver()
         tables += describe_driver(figures["driver"], ray_s)
+    if "memory" in arguments.parts:
+        figures["memory"] = memory()
+        tables += describe_memory(figures["memory"])
     if "scaling" in arguments.parts:
         figures["scaling"] = scaling(arguments)
         tables += describe_scaling(figures["scaling"])
     tables += (
         f"Load average {figures['load_average_at_start']:.1f} at the start, {os.getloadavg()[0]:.1f} at the end.\n"
     )
-    write_result("es-engine", figures, tables)
+    whole = arguments.parts == Arguments.parts
+    write_result("es-engine" if whole else "es-engine-" + "-".join(arguments.parts), figures, tables)
 
 
 # ---- a generation by size
@@ -175,29 +182,74 @@ def describe_sizes(rows: list[dict[str, Any]]) -> str:
     return head + markdown(header, table) + f"\nFrom the call to the end of the first generation, Ray up: {starts}.\n\n"
 
 
-# ---- the driver's own cost
+# ---- the driver's own cost, and memory
 
 
 def driver() -> dict[str, float]:
-    """The driver's CPU seconds per generation at two numbers of pairs, nothing being evaluated: fixed, and per pair."""
-    costs = {}
-    for pairs in (64, 4096):
-        config = ESConfig(pairs=pairs, generations=150, workers=2, centre_every=0, noise="table")
-        marks: list[float] = []
+    """The driver's CPU seconds for a generation without calls, for a call and its answer, and for a pair."""
+    few, many_pairs, many_calls = (driver_cpu_s(*case) for case in ((64, 2), (4096, 2), (64, 8)))
+    pair_s, call_s = (many_pairs - few) / (4096 - 64), (many_calls - few) / (8 - 2)
+    return {"generation_s": few - 64 * pair_s - 2 * call_s, "call_s": call_s, "pair_s": pair_s}
 
-        def mark(metrics: dict[str, Any], marks: list[float] = marks) -> None:
-            marks.append(time.process_time())
 
-        engine.run(Nothing(8), config, on_generation=mark)
-        costs[pairs] = (marks[-1] - marks[20]) / (len(marks) - 21)
-    per_pair = (costs[4096] - costs[64]) / (4096 - 64)
-    return {"generation_s": costs[64] - 64 * per_pair, "pair_s": per_pair}
+def driver_cpu_s(pairs: int, workers: int) -> float:
+    """CPU seconds of this process per generation; nothing is evaluated."""
+    config = ESConfig(
+        pairs=pairs, generations=150, workers=workers, cpus_per_worker=0.1, batch_pairs=8, centre_every=0, noise="table"
+    )
+    marks: list[float] = []
+    engine.run(Nothing(8), config, on_generation=lambda metrics: marks.append(time.process_time()))
+    return (marks[-1] - marks[20]) / (len(marks) - 21)
+
+
+def private_mib() -> float:
+    """Memory of this process that it shares with nobody."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
+@dataclass(frozen=True)
+class Weighed(Sphere):
+    """The sphere; every worker leaves its private memory in a file."""
+
+    folder: str = ""
+
+    def evaluate_batch(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> np.ndarray:
+        (Path(self.folder) / str(os.getpid())).write_text(str(private_mib()))
+        return super().evaluate_batch(theta_PD, seeds_P)
+
+
+def memory() -> dict[str, float]:
+    """MiB: private memory of a Ray actor that does nothing, of a worker with 100,000 parameters, and of the table."""
+    bare = ray.remote(num_cpus=0.1)(Bare).remote()
+    bare_mib = ray.get(bare.private_mib.remote())
+    ray.kill(bare)
+    with tempfile.TemporaryDirectory() as folder:
+        config = ESConfig(pairs=64, generations=3, workers=2, batch_pairs=1)
+        engine.run(Weighed(100_000, folder=folder), config)
+        worker_mib = statistics.mean(float(path.read_text()) for path in Path(folder).iterdir())
+    return {"bare_actor_mib": bare_mib, "worker_mib": worker_mib, "table_mib": 4 * 2**26 / 2**20}
+
+
+class Bare:
+    def private_mib(self) -> float:
+        import numpy as np
+
+        assert np
+        return private_mib()
+
+
+def describe_memory(found: dict[str, float]) -> str:
+    return (
+        f"Private memory: a Ray actor with numpy {found['bare_actor_mib']:.0f} MiB, a worker on 100,000 parameters "
+        f"{found['worker_mib']:.0f} MiB; the table, {found['table_mib']:.0f} MiB, is there once per node.\n\n"
+    )
 
 
 def describe_driver(found: dict[str, float], ray_s: float) -> str:
     return (
-        f"Driver, 2 actors, 8 parameters, nothing evaluated: {found['generation_s'] * 1e3:.2g} ms of CPU a generation "
-        f"and {found['pair_s'] * 1e6:.2g} µs a pair. A local Ray starts in {ray_s:.2g} s.\n\n"
+        f"CPU of the driver: {found['generation_s'] * 1e3:.2g} ms a generation, {found['call_s'] * 1e3:.2g} ms a call "
+        f"and its answer, {found['pair_s'] * 1e6:.2g} µs a pair. A local Ray starts in {ray_s:.2g} s.\n\n"
     )
 
 

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.update(RAY_AUTH_MODE="disabled", RAY_worker_niceness="0")
 
 import ray
 import torch
