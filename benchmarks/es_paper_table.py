@@ -43,10 +43,10 @@ class Task:
 
 TASKS = {
     "InvertedPendulum": Task(
-        "InvertedPendulum-v5", (276.59, 519.15, 753.17, 1000.0), (6.25e4, 1.43e5, 2.55e5, 4.55e5), 20, 255_000
+        "InvertedPendulum-v5", (276.59, 519.15, 753.17, 1000.0), (6.25e4, 1.43e5, 2.55e5, 4.55e5), 20, 455_000
     ),
     "InvertedDoublePendulum": Task(
-        "InvertedDoublePendulum-v5", (2358.98, 4609.68, 6874.03, 9104.07), (3.98e5, 4.66e5, 5.30e5, 5.39e6), 40, 398_000
+        "InvertedDoublePendulum-v5", (2358.98, 4609.68, 6874.03, 9104.07), (3.98e5, 4.66e5, 5.30e5, 5.39e6), 40, 800_000
     ),
     "Swimmer": Task(
         "Swimmer-v5", (41.97, 70.73, 99.68, 128.25), (5.88e5, 8.52e5, 1.23e6, 1.39e6), 16, 1_390_000, bins=10
