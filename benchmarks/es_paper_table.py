@@ -177,6 +177,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
                 panel.plot(row["paper"], row["score"], "kx")
         panel.plot([], [], "kx", label="Salimans et al. 2017")
         panel.set(title=name, xlabel="training timesteps", ylabel="return")
+        panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
         panel.legend(fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
