@@ -1,0 +1,115 @@
+"""The engine's algorithms and the `cma` library on the same functions: how close after equal evaluations.
+
+    python -m benchmarks.es_functions
+    python -m benchmarks.es_functions --seeds 3 --evaluations 2000
+
+Functions of es/objectives/toy.py in 10 dimensions, optimum 0. Each algorithm has one setting per function, written
+below and tried by hand beforehand on other seeds; `cma` has the library's defaults, and the same population and first
+sigma as the engine's. The centre's own evaluations are not counted.
+"""
+
+import statistics
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import cma
+import numpy as np
+import tyro
+
+from benchmarks.bench import markdown, write_result
+from es.config import ESConfig
+from es.engine import run
+from es.objectives.toy import Rastrigin, Rosenbrock, Sphere, Toy
+
+FUNCTIONS: dict[str, tuple[Toy, float]] = {  # and the first sigma of cma
+    "sphere": (Sphere(10), 0.3),
+    "Rosenbrock": (Rosenbrock(10), 0.3),
+    "Rastrigin": (Rastrigin(10, start=2.2), 2.0),
+}
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "openai_es": {
+        "sphere": {"pairs": 15, "sigma": 0.05, "learning_rate": 0.05},
+        "Rosenbrock": {"pairs": 10, "sigma": 0.02, "learning_rate": 0.05},
+        "Rastrigin": {"pairs": 50, "sigma": 0.5, "learning_rate": 0.1},
+    },
+    "pgpe": {
+        "sphere": {"pairs": 15, "sigma": 0.2, "learning_rate": 0.05},
+        "Rosenbrock": {"pairs": 10, "sigma": 0.05, "learning_rate": 0.05},
+        "Rastrigin": {"pairs": 50, "sigma": 1.0, "learning_rate": 0.1, "sigma_learning_rate": 0.3},
+    },
+    "snes": {
+        "sphere": {"pairs": 6, "sigma": 0.3},
+        "Rosenbrock": {"pairs": 6, "sigma": 0.1},
+        "Rastrigin": {"pairs": 30, "sigma": 1.0},
+    },
+    "ars": {
+        "sphere": {"pairs": 10, "sigma": 0.05, "learning_rate": 0.02},
+        "Rosenbrock": {"pairs": 10, "sigma": 0.03, "learning_rate": 0.03},
+        "Rastrigin": {"pairs": 50, "sigma": 0.5, "learning_rate": 0.3},
+    },
+    "cma": {
+        "sphere": {"pairs": 5, "sigma": 0.3},
+        "Rosenbrock": {"pairs": 5, "sigma": 0.3},
+        "Rastrigin": {"pairs": 25, "sigma": 2.0},
+    },
+}
+
+
+@dataclass
+class Arguments:
+    seeds: int = 10
+    evaluations: int = 6000
+
+
+def main(arguments: Arguments) -> None:
+    costs: dict[str, dict[str, list[float]]] = {}
+    seconds: dict[str, float] = {}
+    for name in [*SETTINGS, "library"]:
+        began = time.perf_counter()
+        for function in FUNCTIONS:
+            values = [cost(name, function, seed, arguments.evaluations) for seed in range(100, 100 + arguments.seeds)]
+            costs.setdefault(name, {})[function] = values
+            print(f"{name} {function}: {statistics.median(values):.3g}", flush=True)
+        seconds[name] = time.perf_counter() - began
+    rows = []
+    for name, results in costs.items():
+        label = "`cma` itself" if name == "library" else "cma, through the engine" if name == "cma" else name
+        rows.append([label, *(summary(values) for values in results.values())])
+    text = (
+        f"Distance of the centre's return from the optimum after {arguments.evaluations} evaluations in 10 dimensions: "
+        f"median of {arguments.seeds} seeds (lowest to highest).\n\n" + markdown(["algorithm", *FUNCTIONS], rows)
+    )
+    write_result("es-functions", {"costs": costs, "seconds": seconds, "settings": SETTINGS}, text)
+
+
+def cost(name: str, function: str, seed: int, evaluations: int) -> float:
+    objective, sigma = FUNCTIONS[function]
+    if name == "library":
+        return library(objective, sigma, 2 * SETTINGS["cma"][function]["pairs"], seed, evaluations)
+    settings = SETTINGS[name][function]
+    generations = evaluations // (2 * settings["pairs"])
+    result = run(objective, ESConfig(algorithm=name, seed=seed, generations=generations, centre_every=0, **settings))  # type: ignore[arg-type]
+    assert result.final_return is not None
+    return -result.final_return
+
+
+def library(objective: Toy, sigma: float, population: int, seed: int, evaluations: int) -> float:
+    """cma's own loop, without restarts; stopping criteria other than the budget are not heeded."""
+    options = {"popsize": population, "seed": seed + 1, "verbose": -9}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        strategy = cma.CMAEvolutionStrategy(objective.initial().astype(np.float64), sigma, options)
+        while strategy.countevals + population <= evaluations:
+            candidates = strategy.ask()
+            strategy.tell(candidates, (-objective.evaluate_batch(np.asarray(candidates), np.zeros(0))).tolist())
+    return -float(objective.evaluate_batch(np.asarray(strategy.mean)[None], np.zeros(0))[0])
+
+
+def summary(values: list[float]) -> str:
+    return f"{statistics.median(values):.1e} ({min(values):.1e} to {max(values):.1e})"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))
