@@ -47,6 +47,10 @@ class Arguments:
     """What is maximised: the reward among the first k of each request, or reward-NDCG@k."""
     k: int = 10
     """Places of a list that count."""
+    by: tuple[str, ...] = ()
+    """Columns of the scored file that describe the user: the weights then follow them (per-segment weights)."""
+    constrain: tuple[str, ...] = ()
+    """outcome=tolerance: click=0.005 lets clicks among the first k fall by 0.5% of the untuned policy's, no more."""
     conversion_weight: float = 10.0
     """Reward of a candidate = click + this * conversion (* value, where the file has that column)."""
     workers: int | Literal["auto"] = "auto"

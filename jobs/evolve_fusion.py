@@ -7,8 +7,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from es.objectives.fusion import Fusion
 from es.objectives.fusion_evaluation import best_single, compare, split_users
-from es.objectives.score_fusion import Fusion, ScoreFusion
+from es.objectives.score_fusion import Constraint, ScoreFusion
 from jobs.evolution import (
     MAY_CHANGE,
     Arguments,
@@ -20,7 +21,7 @@ from jobs.evolution import (
     start,
 )
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, write_json
-from jobs.scored_file import Scored, read_scored
+from jobs.scored_file import LABELS, Scored, read_scored
 
 POLICY_FILE = "policy.json"
 MAX_CONVERSION_WEIGHT = 1e6
@@ -34,6 +35,8 @@ def run_fusion(arguments: Arguments, console: Console) -> dict[str, Any]:
     out, scored_path = arguments.out.expanduser().absolute(), arguments.scored.expanduser().absolute()
     config = configure(arguments)
     asked = {name: getattr(arguments, name) for name in ("fusion", "metric", "k", "conversion_weight", "resamples")}
+    asked |= {name: list(getattr(arguments, name)) for name in ("by", "constrain") if getattr(arguments, name)}
+    constraints = tuple(read_constraint(text) for text in arguments.constrain)
     settings = {"scored": str(scored_path), **asked, **engine_settings(config)}
     state = inspect_run(out, "evolve", settings, may_change=MAY_CHANGE)
     if state is RunState.DONE:
@@ -41,11 +44,11 @@ def run_fusion(arguments: Arguments, console: Console) -> dict[str, Any]:
         console.print(f"{out} is finished already:", soft_wrap=True)
         show(console, summary, arguments)
         return summary
-    scored = read_scored(scored_path, arguments.conversion_weight)
+    scored = read_scored(scored_path, arguments.conversion_weight, arguments.by)
     tune_C = split_users(scored.user_keys_U, arguments.seed)[scored.log.user_C]
     tune, test = scored.log.part(tune_C), scored.log.part(~tune_C)
-    fusion = Fusion.fit(arguments.fusion, tune)
-    objective = ScoreFusion(tune, fusion, arguments.metric, arguments.k)
+    fusion = Fusion.fit(arguments.fusion, tune, arguments.by)
+    objective = ScoreFusion(tune, fusion, arguments.metric, arguments.k, constraints)
     single = best_single(tune, arguments.metric, arguments.k)
     if not test.reward_C.any():
         raise ValueError(f"{scored_path}: no click of a user in the half that is tested on: nothing to compare there")
@@ -78,6 +81,19 @@ def check(arguments: Arguments) -> None:
         raise ValueError(f"--resamples is {arguments.resamples}: it must be between 10 and 100000")
 
 
+def read_constraint(text: str) -> Constraint:
+    """click=0.005 as a constraint; ValueError for what is none."""
+    outcome, _, tolerance = text.partition("=")
+    if outcome not in LABELS:
+        raise ValueError(f"--constrain {text}: the outcome must be one of {', '.join(LABELS)}")
+    try:
+        constraint = Constraint(outcome, float(tolerance))
+    except ValueError:
+        raise ValueError(f"--constrain {text}: want {outcome}=0.005, the share that may be lost") from None
+    constraint.check()
+    return constraint
+
+
 def facts(path: Path, scored: Scored) -> dict[str, Any]:
     log = scored.log
     return {
@@ -98,14 +114,16 @@ def policy_record(fusion: Fusion, theta_D: np.ndarray, arguments: Arguments) -> 
         "rank": "sum_i weight_i / (rank_i + offset), rank 1 = highest p_i of the request, ties averaged",
     }
     policy = fusion.policy
+    follows = "; weights and exponents times exp(sum_s slope_is z_s), z standardised `by`" if fusion.by else ""
     return {
         "fusion": fusion.kind,
-        "formula": formulas[fusion.kind],
+        "formula": formulas[fusion.kind] + follows,
         "names": list(policy.names),
         "before": list(policy.values(policy.initial()).values()),
         "after": list(policy.values(theta_D).values()),
         "constants": list(fusion.constants) if fusion.kind == "sum" else [],
         "scores": list(fusion.names),
+        "by": {name: {"mean": mean, "std": std} for name, (mean, std) in zip(fusion.by, fusion.moments, strict=True)},
         "metric": arguments.metric,
         "k": arguments.k,
         "conversion_weight": arguments.conversion_weight,

@@ -25,13 +25,15 @@ class Scored:
     grouping: str
 
 
-def read_scored(path: Path, conversion_weight: float) -> Scored:
-    """Read the needed columns. reward = click + conversion_weight conversion (value), value being 1 where absent.
+def read_scored(path: Path, conversion_weight: float, by: tuple[str, ...] = ()) -> Scored:
+    """Read the needed columns, `by` among them: numbers that describe the user.
+
+    reward = click + conversion_weight conversion (value), value being 1 where absent.
 
     A request is a (user, request) pair; without a request column a user's exposures are one request, without a user
     column every request is a user of its own. Raises ValueError naming the file, the column and the row.
     """
-    table = _read(path)
+    table = _read(path, by)
     if not table.num_rows:
         raise ValueError(f"{path}: holds no rows")
     scores = {name: _numbers(path, table, name) for name in SCORES}
@@ -46,17 +48,24 @@ def read_scored(path: Path, conversion_weight: float) -> Scored:
     codes = {name: _codes(path, table, name) for name in present}
     user_C, users = codes[present[0]]
     request_C = user_C if len(present) == 1 else user_C * len(codes[REQUEST][1]) + codes[REQUEST][0]
+    features = [_numbers(path, table, name) for name in by]
+    for name, feature_C in zip(by, features, strict=True):
+        first_U = feature_C[np.unique(user_C, return_index=True)[1]]
+        _first(path, name, feature_C != first_U[user_C], "differs from the user's first row: it must be the user's own")
     log = ScoredLog(
         names=tuple(scores),
         scores_MC=np.stack(list(scores.values())).astype(np.float32),
         reward_C=reward_C.astype(np.float32),
         request_C=np.unique(request_C, return_inverse=True)[1],
         user_C=user_C,
+        feature_names=tuple(by),
+        features_SC=np.stack(features) if features else np.empty((0, 0), np.float32),
+        outcomes={name: values_C.astype(np.float32) for name, values_C in labels.items()},
     )
     return Scored(log, _keys(users), " and ".join(present))
 
 
-def _read(path: Path) -> pa.Table:
+def _read(path: Path, by: tuple[str, ...]) -> pa.Table:
     if not path.exists():
         raise ValueError(f"--scored {path}: no such file (jobs.score writes one)")
     if path.is_dir():
@@ -65,14 +74,16 @@ def _read(path: Path) -> pa.Table:
         names = pq.read_schema(path).names
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
-    missing = [name for name in (*SCORES, *LABELS) if name not in names]
+    if reserved := [name for name in by if name in (*SCORES, *LABELS, VALUE, USER, REQUEST)]:
+        raise ValueError(f"--by {reserved[0]}: weights follow columns that describe the user, not this one")
+    missing = [name for name in (*SCORES, *LABELS, *by) if name not in names]
     if missing:
         raise ValueError(f"{path}: has no column {', '.join(missing)} (it has {', '.join(names)})")
     if USER not in names and REQUEST not in names:
         raise ValueError(
             f"{path}: needs a column {USER!r} or {REQUEST!r}: it tells which exposures were shown together"
         )
-    wanted = [name for name in (*SCORES, *LABELS, VALUE, USER, REQUEST) if name in names]
+    wanted = [name for name in (*SCORES, *LABELS, VALUE, USER, REQUEST, *by) if name in names]
     try:
         return pq.read_table(path, columns=wanted)
     except (pa.ArrowException, OSError) as error:

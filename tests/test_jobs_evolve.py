@@ -267,6 +267,27 @@ def test_requests_and_users(tmp_path):
     np.testing.assert_allclose(log.reward_C, table["click"] + 10 * 2.5 * table["conversion"])
 
 
+def test_weights_may_follow_the_user_and_outcomes_be_guarded(tmp_path):
+    table = scored_table()
+    table["age"] = np.repeat(np.arange(40) % 7, 45).astype(np.float32)
+    path = write(tmp_path / "scored.parquet", table)
+    run(arguments(path, tmp_path / "run", by=("age",), constrain=("click=0.01",)))
+    policy = json.loads((tmp_path / "run" / "policy.json").read_text())
+    assert policy["names"][-3:] == ["slope.pctr.age", "slope.pcvr.age", "slope.pctcvr.age"]
+    assert 2 < policy["by"]["age"]["mean"] < 4  # of the half that was tuned on
+    for changes, message in (
+        ({"by": ("pctr",)}, "--by pctr: weights follow columns that describe the user"),
+        ({"by": ("height",)}, "has no column height"),
+        ({"by": ("exposure_id",)}, "'exposure_id' differs from the user's first row"),
+        ({"constrain": ("sales=0.1",)}, "--constrain sales=0.1: the outcome must be one of click, conversion"),
+        ({"constrain": ("click=little",)}, "--constrain click=little: want click=0.005"),
+        ({"constrain": ("click=2",)}, "tolerance 2.0 must be in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(arguments(path, tmp_path / "other", **changes))
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(tmp_path):
     command = [
         sys.executable,
