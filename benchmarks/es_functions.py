@@ -21,9 +21,10 @@ import tyro
 from benchmarks.bench import markdown, write_result
 from es.config import ESConfig
 from es.engine import run
-from es.objectives.toy import Rastrigin, Rosenbrock, Sphere, Toy
+from es.objectives.base import Objective
+from es.objectives.toy import Rastrigin, Rosenbrock, Sphere
 
-FUNCTIONS: dict[str, tuple[Toy, float]] = {  # and the first sigma of cma
+FUNCTIONS: dict[str, tuple[Objective, float]] = {  # and the first sigma of cma
     "sphere": (Sphere(10), 0.3),
     "Rosenbrock": (Rosenbrock(10), 0.3),
     "Rastrigin": (Rastrigin(10, start=2.2), 2.0),
@@ -90,12 +91,13 @@ def cost(name: str, function: str, seed: int, evaluations: int) -> float:
         return library(objective, sigma, 2 * SETTINGS["cma"][function]["pairs"], seed, evaluations)
     settings = SETTINGS[name][function]
     generations = evaluations // (2 * settings["pairs"])
-    result = run(objective, ESConfig(algorithm=name, seed=seed, generations=generations, centre_every=0, **settings))  # type: ignore[arg-type]
+    asked = {"algorithm": name, "seed": seed, "generations": generations, "centre_every": 0, **settings}
+    result = run(objective, ESConfig(**asked))
     assert result.final_return is not None
     return -result.final_return
 
 
-def library(objective: Toy, sigma: float, population: int, seed: int, evaluations: int) -> float:
+def library(objective: Objective, sigma: float, population: int, seed: int, evaluations: int) -> float:
     """cma's own loop, without restarts; stopping criteria other than the budget are not heeded."""
     options = {"popsize": population, "seed": seed + 1, "verbose": -9}
     with warnings.catch_warnings():

@@ -29,15 +29,17 @@ def combine(runs: list[tuple[np.ndarray, np.ndarray]], dimension: int, weights: 
     totals = [np.empty(dimension, np.float32) for _ in weights]
     number, columns = runs[0][0].shape[0], runs[0][0].shape[2]
     borders = np.cumsum([0, *(tail_RE.shape[0] for _, tail_RE in runs)])
+    workers = threads() if len(weights[0]) * dimension >= WORTH_THREADS else 1
+    pieces = max(1, -(-number // (TILES * workers)) * workers)  # as many for each thread
+    step = max(1, -(-number // pieces))
 
     def piece(start: int) -> None:
-        stop = min(start + TILES, number)
+        stop = min(start + step, number)
         blocks = [tiles_KRC[start:stop] for tiles_KRC, _ in runs]
         for total_D, total in zip(totals, _sums("r,krc->kc", blocks, borders, weights), strict=True):
             total_D[start * columns : stop * columns] = total.reshape(-1)
 
-    read = len(weights[0]) * dimension
-    spread(piece, range(0, number, TILES), threads() if read >= WORTH_THREADS else 1)
+    spread(piece, range(0, number, step), workers)
     if number * columns < dimension:
         tails = [tail_RE for _, tail_RE in runs]
         for total_D, total in zip(totals, _sums("r,re->e", tails, borders, weights), strict=True):
