@@ -10,6 +10,7 @@ part; for the oracle its own loss there).
 """
 
 import dataclasses
+import json
 import shutil
 import statistics
 import tempfile
@@ -76,6 +77,8 @@ class Arguments:
     """Folds by wave; every fold is the test part once."""
     set: tuple[str, ...] = ()
     """Settings for all methods."""
+    reuse: Path | None = None
+    """A result file (.json) of the same settings: what it holds is taken from it, the rest is run."""
 
 
 SPACES = {"CTR AUC": "ctr.auc", "CVR AUC, clicks": "cvr.click.auc"}
@@ -88,9 +91,14 @@ def main(arguments: Arguments) -> None:
     """Train every method on every log; write the table."""
     began = time.time()
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
+    done = json.loads(arguments.reuse.read_text())["runs"] if arguments.reuse else {}
     with tempfile.TemporaryDirectory() as folder:
         for label, seed, log in logs(arguments, Path(folder)):
             for name, settings in METHODS.items():
+                known = [run for run in done.get(name, []) if run["log"] == label]
+                if known:
+                    figures[name] += known
+                    continue
                 run = Path(folder) / "run"
                 shutil.rmtree(run, ignore_errors=True)
                 run.mkdir()
