@@ -18,7 +18,7 @@ NAMES = ("pctr", "pcvr")
 
 
 def make_log(requests=300, length=12, seed=0):
-    """Users of segment 1 (four in five) reward the first score, the others the second; clicks follow the second score only."""
+    """Users of segment 1 (four in five) reward the first score, the others the second; clicks follow the second."""
     generator = np.random.default_rng(seed)
     request = np.repeat(np.arange(requests), length)
     user = request // 3
