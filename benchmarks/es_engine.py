@@ -43,6 +43,8 @@ class Arguments:
     """A result of some parts only is written under their names."""
     dimensions: tuple[int, ...] = (8, 1_000, 100_000, 1_000_000)
     populations: tuple[int, ...] = (256, 1_000)
+    batch_pairs: int | None = None
+    """Pairs in a call of the objective; the peer passes the whole population."""
     actors: tuple[int, ...] = (1, 2, 8, 16)
     """Of the scaling part."""
     sleeps_ms: tuple[float, ...] = (1.0, 5.0, 20.0, 100.0)
@@ -84,7 +86,7 @@ def sizes(arguments: Arguments) -> list[dict[str, Any]]:
         for population in arguments.populations:
             row: dict[str, Any] = {"dimension": dimension, "population": population}
             for workers in (0, 2):
-                row[f"ours_{workers}"] = ours(dimension, population, workers)
+                row[f"ours_{workers}"] = ours(dimension, population, workers, arguments.batch_pairs)
                 if peer and dimension * population <= PEER_LARGEST:
                     modes = (False, True) if workers else (False,)
                     found = {mode: peer.measure(dimension, population, workers, mode) for mode in modes}
@@ -98,8 +100,14 @@ def sizes(arguments: Arguments) -> list[dict[str, Any]]:
     return rows
 
 
-def ours(dimension: int, population: int, workers: int) -> dict[str, Any]:
-    config = ESConfig(pairs=population // 2, generations=GENERATIONS[dimension], workers=workers, centre_every=0)
+def ours(dimension: int, population: int, workers: int, batch_pairs: int | None) -> dict[str, Any]:
+    config = ESConfig(
+        pairs=population // 2,
+        generations=GENERATIONS[dimension],
+        workers=workers,
+        centre_every=0,
+        batch_pairs=batch_pairs,
+    )
     first = []
     began = time.perf_counter()
     result = engine.run(Sphere(dimension), config, on_generation=lambda metrics: first.append(time.perf_counter()))
