@@ -25,6 +25,10 @@ from es.objectives.off_policy_evaluation import compare_policies
 CONFIG = ESConfig(generations=60, pairs=16, sigma=0.1, learning_rate=0.1, weight_decay=0.01, centre_every=0)
 
 
+MAILS_LEARN = OffPolicySettings(estimator="dr", level=0.9, baseline="best_constant")
+ITEMS_LEARN = OffPolicySettings(estimator="snips", level=0.9, smallest_size=500.0, baseline="best_constant")
+
+
 @dataclass
 class Arguments:
     data: Path = Path("../shared/data")
@@ -48,9 +52,7 @@ def mails(arguments: Arguments, reward: str, cost: float) -> list[dict[str, Any]
     log, results = hillstrom(arguments.data / "hillstrom", reward, cost), []
     for seed in range(arguments.splits):
         half_R = np.random.default_rng(seed).random(len(log.action_R)) < 0.5
-        figures = learn(
-            log.part(half_R), log.part(~half_R), "ips", seed, arguments.resamples, estimator="dr", level=0.5
-        )
+        figures = learn(log.part(half_R), log.part(~half_R), "ips", seed, arguments.resamples, **vars(MAILS_LEARN))
         results.append(
             {"name": f"split {seed}", "constant": MAILS[figures["off_policy.best_constant_action"]], **figures}
         )
@@ -68,9 +70,7 @@ def items(arguments: Arguments) -> list[dict[str, Any]]:
                 "snips",
                 0,
                 arguments.resamples,
-                estimator="snips",
-                level=0.9,
-                smallest_size=500.0,
+                **vars(ITEMS_LEARN),
             )
             constant = f"item {figures['off_policy.best_constant_action']}"
             results.append({"name": f"{campaign}: {tune} -> {test}", "constant": constant, **figures})
@@ -112,10 +112,10 @@ def main(arguments: Arguments) -> None:
         "Hillstrom: visits, less 0.04 a mail, per customer": (mails(arguments, "visit", 0.04), 4),
         "Open Bandit: clicks per impression": (items(arguments), 4),
     }  # fmt: skip
-    text = (
-        "Held-out values with 95% bootstrap intervals over rounds; gains are paired. What is maximised is the 90% "
-        "lower bound of the gain over the best constant on the rounds learnt from.\n\n"
-    )
+    text = "Held-out values with 95% bootstrap intervals over rounds; gains are paired. Learnt with:\n\n"
+    for name, settings in (("Hillstrom", MAILS_LEARN), ("Open Bandit", ITEMS_LEARN)):
+        text += f"    {name}: " + ", ".join(f"{key} {value}" for key, value in vars(settings).items()) + "\n"
+    text += "\n"
     for title, (results, digits) in parts.items():
         text += f"## {title}\n\n{table(results, digits)}\n{summary(results)}\n"
     text += (

@@ -199,6 +199,11 @@ def test_bounding_the_gain_keeps_the_constant_where_nothing_else_pays():
     assert objective.constant == 0
     gain = objective.gain(constant(0, flat))
     assert (gain.value, gain.standard_error) == (0, 0)
+    theta = np.random.default_rng(0).standard_normal((1, 6)).astype(np.float32)
+    bound = objective.gain(probabilities(objective.settings, theta[0], flat)).lower(objective.settings.level)
+    assert objective.evaluate_batch(theta, np.zeros(1, np.uint64))[0] == bound
+    plain = OffPolicy(OffPolicySettings(), flat)
+    assert plain.evaluate_batch(theta, np.zeros(1, np.uint64))[0] != bound
     result = run(objective, ESConfig(generations=30, pairs=8, sigma=0.3, learning_rate=0.3))
     assert probabilities(objective.settings, result.theta, flat)[0].mean() > 0.9
 
