@@ -61,8 +61,8 @@ class Arguments:
     """Pairs of candidates per generation."""
     sigma: float = 0.1
     """Size of the perturbations; in score fusion 1 is an exponent of 1, a weight of 1, or an e-fold."""
-    learning_rate: float = 0.05
-    """Of the optimizer (Adam unless --engine says otherwise)."""
+    learning_rate: float | None = None
+    """Step size; left out, the algorithm's own: 0.05 of Adam, unless --engine says otherwise."""
     engine: tuple[str, ...] = ()
     """Any other setting of es/config.py, key=value: algorithm=..., optimizer=clipup, min_workers=1."""
     seed: int = 0
