@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,8 +49,8 @@ class ESConfig:
     """Share of the coordinates that a perturbation touches under perturb=subset."""
     rank: int = 1
     """Rank of the perturbations of matrices under perturb=low_rank."""
-    matrices: tuple[tuple[int, int], ...] = ()
-    """Shapes of the matrices theta begins with, for low_rank; none: theta as one matrix, nearly square."""
+    matrices: tuple[str, ...] = ()
+    """The matrices theta begins with, for low_rank: 64x17,64x64. None: theta as one matrix, nearly square."""
     learning_rate: float | None = None
     """Step size. None: 0.05 (openai_es, pgpe), 0.02 (ars), 1 (snes)."""
     sigma_learning_rate: float | None = None
@@ -135,8 +136,8 @@ class ESConfig:
             self._require(name, value is None or (math.isfinite(value) and value > 0), "above 0")
         self._require("subset", 0 < self.subset <= 1, "above 0 and at most 1")
         self._require("rank", _is_int(self.rank) and self.rank >= 1, "a whole number of at least 1")
-        shapes = all(len(shape) == 2 and all(_is_int(side) and side >= 1 for side in shape) for shape in self.matrices)
-        self._require("matrices", shapes, "pairs of whole numbers of at least 1")
+        shapes = all(re.fullmatch(r"[1-9]\d*x[1-9]\d*", shape) for shape in self.matrices)
+        self._require("matrices", shapes, "shapes such as 64x17")
         self._require("baseline_decay", 0 <= self.baseline_decay < 1, "in [0, 1)")
         self._require("momentum", 0 <= self.momentum < 1, "in [0, 1)")
         self._require(

@@ -50,9 +50,11 @@ def matrices_of(config: ESConfig, dimension: int) -> tuple[tuple[int, int], ...]
     if not config.matrices:
         rows = math.isqrt(dimension)
         return ((rows, dimension // rows),)
-    if sum(rows * columns for rows, columns in config.matrices) > dimension:
+    sides = (shape.split("x") for shape in config.matrices)
+    matrices = tuple((int(rows), int(columns)) for rows, columns in sides)
+    if sum(rows * columns for rows, columns in matrices) > dimension:
         raise ValueError(f"matrices is {config.matrices}: theta has {dimension} parameters, fewer than they hold")
-    return tuple((rows, columns) for rows, columns in config.matrices)
+    return matrices
 
 
 def table_floats(config: ESConfig, floats: int) -> int:

@@ -204,7 +204,7 @@ def test_rastrigin(name, seed):
         ({"sigma_learning_rate": 0.1}, "sigma_learning_rate"),
         ({"subset": 0.0}, "subset"),
         ({"rank": 0}, "rank"),
-        ({"matrices": ((3, 0),)}, "matrices"),
+        ({"matrices": ("3x0",)}, "matrices"),
         ({"baseline_decay": 1.0}, "baseline_decay"),
         ({"sigma_max_change": 0.0}, "sigma_max_change"),
         ({"learning_rate": -1.0}, "learning_rate"),
@@ -217,5 +217,5 @@ def test_what_an_algorithm_would_not_heed_is_refused(settings, named):
 
 
 def test_matrices_must_fit_theta():
-    with pytest.raises(ValueError, match=r"^matrices is \(\(3, 4\),\): theta has 11 parameters"):
-        run(Sphere(11), ESConfig(perturb="low_rank", matrices=((3, 4),)))
+    with pytest.raises(ValueError, match=r"^matrices is \('3x4',\): theta has 11 parameters"):
+        run(Sphere(11), ESConfig(perturb="low_rank", matrices=("3x4",)))
