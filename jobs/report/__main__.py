@@ -1,5 +1,7 @@
+"""python -m jobs.report: the command around jobs.report.run."""
+
+import jobs.report
 from jobs.cli import main
-from jobs.report import Args, __doc__, run
 
 if __name__ == "__main__":
-    main(run, Args, __doc__ or "")
+    main(jobs.report.run, jobs.report.Args, jobs.report.__doc__ or "")
