@@ -69,7 +69,7 @@ class BinaryMetrics:
         log_loss, prediction = (self.sums_2 / count).tolist()
         figures |= {"log_loss": log_loss, "mean_prediction": prediction, "mean_label": positives / count}
         if 0 < positives < count:
-            figures["auc"] = self.auc()
+            figures |= {"auc": self.auc(), "auc_error": self.auc_error()}
         else:
             absent["auc"] = "no positives" if positives == 0 else "no negatives"
         if positives:
