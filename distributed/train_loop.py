@@ -43,6 +43,10 @@ from models.registry import build_objective
 MODEL_DIRECTORY, CHECKPOINTS, METRICS, EVALUATION = "model", "checkpoints", "metrics.jsonl", "evaluation.json"
 
 
+class Diverged(ValueError):
+    """The loss is no number any more. All workers find out at the same step."""
+
+
 @dataclass(frozen=True)
 class TrainJob:
     """What every worker is told: plain values, decided and checked once by the driver."""
@@ -266,7 +270,7 @@ class Reporter:
         *means, rows = values.tolist()
         terms = {name: value / self.count for name, value in zip(names, means, strict=True)}
         if not math.isfinite(terms["loss"]):
-            raise ValueError(
+            raise Diverged(
                 f"the loss is {terms['loss']} at step {progress.step}: training diverged; "
                 "lower optimizer.learning_rate or raise objective.clip"
             )

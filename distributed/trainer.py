@@ -8,11 +8,12 @@ import torch
 from data.encode import numeric_moments
 from data.log import LabelFacts, Log, check_labels
 from distributed.config import TrainConfig
-from distributed.train_loop import TrainJob, train
+from distributed.train_loop import Diverged, TrainJob, train
 from models.registry import BACKBONES, OBJECTIVES, lookup
 
 MAX_FAILURES = 3
 COLLECTIVE_TIMEOUT_S = 600
+DIVERGED = "diverged"
 
 
 def prepare(run: Path, log: Log, config: TrainConfig, started: float) -> tuple[TrainJob, dict[str, LabelFacts]]:
@@ -80,16 +81,24 @@ def run_training(job: TrainJob, workers: int) -> dict[str, Any]:
         raise
     figures = result.return_value
     assert isinstance(figures, dict)
+    if DIVERGED in figures:
+        raise ValueError(figures[DIVERGED])
     return figures
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
-    """What Ray Train runs on every worker: find out who we are, then the loop."""
+    """What Ray Train runs on every worker: find out who we are, then the loop.
+
+    A divergence is handed back instead of raised: all workers meet it, and another try would only meet it again.
+    """
     import ray.train
     from ray.train.torch import get_device
 
     context = ray.train.get_context()
-    return train(config["job"], context.get_world_rank(), context.get_world_size(), torch.device(get_device()))
+    try:
+        return train(config["job"], context.get_world_rank(), context.get_world_size(), torch.device(get_device()))
+    except Diverged as error:
+        return {DIVERGED: str(error)}
 
 
 def gpus(workers: int) -> bool:
