@@ -40,19 +40,36 @@ def show_training(console: Console, path: Path, epochs: int, stopped: threading.
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
         task = bars.add_task("starting", total=epochs, figures="")
-        file: TextIO | None = None
-        seen = path.stat().st_size if path.exists() else 0
+        tail = Tail(path)
         while True:
             last = stopped.is_set()
-            if file is None and path.exists():
-                file = path.open()
-                # what an earlier start wrote was shown then; a resume may also have cut the file shorter
-                file.seek(min(seen, path.stat().st_size))
-            for line in file or ():
+            for line in tail.lines():
                 show_event(console, bars, task, line, epochs)
             if last:
                 return
             stopped.wait(INTERVAL_S)
+
+
+class Tail:
+    """New lines of a growing file. What it holds when we begin was shown by an earlier start.
+
+    A run that goes on replaces the file by a shorter one (distributed/run_log.py) and appends a "start" event: then the
+    lines from that event on are new.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file: TextIO | None = None
+        self.inode = path.stat().st_ino if path.exists() else None
+
+    def lines(self) -> list[str]:
+        inode = self.path.stat().st_ino if self.path.exists() else self.inode
+        if inode == self.inode:
+            return self.file.readlines() if self.file else []
+        self.inode, self.file = inode, self.path.open()
+        lines = self.file.readlines()
+        starts = [number for number, line in enumerate(lines) if '"event": "start"' in line]
+        return lines[starts[-1] :] if starts else []
 
 
 def show_event(console: Console, bars: Progress, task: TaskID, line: str, epochs: int) -> None:
@@ -64,7 +81,8 @@ def show_event(console: Console, bars: Progress, task: TaskID, line: str, epochs
         figures = f"loss {event['loss']:.4f}  {event['rows_per_s']:,.0f} rows/s"
         bars.update(task, description=f"epoch {event['epoch']:.1f}/{epochs}", completed=event["epoch"], figures=figures)
     elif event["event"] == "start" and event["step"]:
-        console.print(f"continuing from step {event['step']} with {event['workers']} workers")
+        count = event["workers"]
+        console.print(f"going on from step {event['step']} with {count} worker{'s' if count > 1 else ''}")
     elif event["event"] == "valid":
         names = {"ctr.auc": "CTR AUC", "cvr.click.auc": "CVR AUC (clicks)", "ctcvr.auc": "CTCVR AUC"}
         figures = ", ".join(f"{name} {event[key]:.4f}" for key, name in names.items() if key in event)
