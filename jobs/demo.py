@@ -1,6 +1,6 @@
 """Everything once, on a generated log with known truth: log -> training -> scores -> fusion weights -> report.
 
-    python -m jobs.demo --out runs/demo                    # about two minutes on two cores
+    python -m jobs.demo --out runs/demo                    # under two minutes on two cores
     python -m jobs.demo --out runs/small --rows 200000 --workers 1
 
 Each stage is the command of its own that is printed with it. Run again, it goes on where it stopped.
