@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from test_es_algorithm_formulas import build, points_of
 
-from es.algorithms.registry import ALGORITHMS, make_algorithm
+from es.algorithms.registry import ALGORITHMS
 from es.config import ESConfig
 from es.engine import run
-from es.noise import open_noise
 from es.objectives.base import FunctionObjective
 from es.objectives.toy import Rastrigin, Rosenbrock, Sphere
 
@@ -25,30 +25,6 @@ FORMS = {
     "cma": ESConfig(algorithm="cma"),
     "ars": ESConfig(algorithm="ars", top_pairs=5),
 }
-
-
-def build(config, theta):
-    theta = np.asarray(theta, np.float32)
-    return make_algorithm(config, theta, open_noise(config, len(theta)))
-
-
-def rows_of(algorithm, generation=0):
-    """The rows of noise of a generation, (n, D) or (2n, D), float64."""
-    rows = algorithm.config.pairs * algorithm.config.rows_per_pair
-    eps = np.empty((rows, len(algorithm.theta_D)), np.float32)
-    for start in range(0, rows, algorithm.noise.run_rows):
-        stop = min(start + algorithm.noise.run_rows, rows)
-        algorithm.noise.write(generation, range(start, stop), 1.0, eps[start:stop])
-    return eps.astype(np.float64)
-
-
-def points_of(algorithm):
-    """The candidates of the generation to come, (n, 2, D) float64."""
-    proposal, eps = algorithm.ask(), rows_of(algorithm, algorithm.generation)
-    if proposal.candidates_PD is not None:
-        return proposal.candidates_PD.reshape(-1, 2, eps.shape[1]).astype(np.float64)
-    eps = np.stack([eps, -eps], axis=1) if proposal.mirrored else eps.reshape(-1, 2, eps.shape[1])
-    return proposal.theta_D.astype(np.float64) + np.asarray(proposal.sigma, np.float64) * eps
 
 
 def test_every_algorithm_is_tested():
