@@ -23,6 +23,8 @@ class ModelConfig:
     """Standard deviation of the embedding's initial values."""
     tower_hidden: tuple[int, ...] = (32,)
     """Layer widths of each task's tower."""
+    ctr_tower_hidden: tuple[int, ...] | None = None
+    """Layer widths of the CTR tower, which has by far the most labels; none = as tower_hidden."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
 
     def __post_init__(self) -> None:
@@ -30,8 +32,13 @@ class ModelConfig:
             raise ValueError(f"model.embedding_width must be at least 1, got {self.embedding_width}")
         if self.embedding_scale <= 0:
             raise ValueError(f"model.embedding_scale must be positive, got {self.embedding_scale}")
-        if any(width < 1 for width in self.tower_hidden):
-            raise ValueError(f"model.tower_hidden needs positive widths, got {self.tower_hidden}")
+        for key in ("tower_hidden", "ctr_tower_hidden"):
+            if any(width < 1 for width in getattr(self, key) or ()):
+                raise ValueError(f"model.{key} needs positive widths, got {getattr(self, key)}")
+
+    def hidden_of(self, task: str) -> tuple[int, ...]:
+        """Layer widths of a task's tower."""
+        return self.tower_hidden if task != "ctr" or self.ctr_tower_hidden is None else self.ctr_tower_hidden
 
 
 class EntireSpaceModel(nn.Module):
@@ -56,7 +63,7 @@ class EntireSpaceModel(nn.Module):
             self.backbone = build_backbone(config.backbone, inputs, len(tasks))
             width: int = self.backbone.output_width
             dropout = config.backbone.dropout
-            self.towers = nn.ModuleDict({task: MLP(width, config.tower_hidden, 1, dropout) for task in tasks})
+            self.towers = nn.ModuleDict({task: MLP(width, config.hidden_of(task), 1, dropout) for task in tasks})
 
     def forward(self, ids_BK: Tensor, numeric_BN: Tensor) -> dict[str, Tensor]:
         """ids with field offsets added, raw numerics (NaN = missing) -> {task: logit_B}."""

@@ -18,27 +18,27 @@ def test_embedding_equals_torch_forward_and_backward() -> None:
     ids_BK = torch.stack([torch.randint(0, 5, (64,)), torch.randint(5, 12, (64,)), torch.randint(12, 15, (64,))], 1)
     weight = torch.randn(64, 12)
     (embedding(ids_BK) * weight).sum().backward()
-    reference = embedding.table.clone().requires_grad_()
+    reference = embedding.tables[0].weight.clone().requires_grad_()
     vectors = torch.nn.functional.embedding(ids_BK, reference).reshape(64, 12)
     torch.testing.assert_close(embedding(ids_BK), vectors, rtol=0, atol=0)
     torch.testing.assert_close(embedding.eval()(ids_BK), vectors, rtol=0, atol=0)
     (vectors * weight).sum().backward()
     assert reference.grad is not None
-    assert embedding.touched is not None
+    assert embedding.tables[0].touched is not None
     gradient = torch.zeros_like(reference)
     embedding.train()
     (embedding(ids_BK) * weight).sum().backward()
-    gradient[embedding.touched.ids_U] = embedding.touched.gradient()
+    gradient[embedding.tables[0].touched.ids_U] = embedding.tables[0].touched.gradient()
     torch.testing.assert_close(gradient, reference.grad)
 
 
 def test_embedding_gradient_holds_only_touched_rows() -> None:
     embedding = FusedEmbedding((1_000_000,), width=4)
     embedding(torch.tensor([[3], [999_999], [3]])).sum().backward()
-    assert embedding.touched is not None
-    assert embedding.touched.ids_U.tolist() == [3, 999_999]
-    assert embedding.touched.gradient().tolist() == [[2.0] * 4, [1.0] * 4]
-    assert embedding.table.grad is None
+    assert embedding.tables[0].touched is not None
+    assert embedding.tables[0].touched.ids_U.tolist() == [3, 999_999]
+    assert embedding.tables[0].touched.gradient().tolist() == [[2.0] * 4, [1.0] * 4]
+    assert embedding.tables[0].weight.grad is None
 
 
 def test_standardise_by_hand() -> None:
@@ -98,7 +98,7 @@ def test_initialisation_is_a_function_of_the_seed_alone(backbone: str) -> None:
     two = network(1, backbone).state_dict()
     other = network(2, backbone).state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert not torch.equal(one["embedding.table"], other["embedding.table"])
+    assert not torch.equal(one["embedding.tables.0.weight"], other["embedding.tables.0.weight"])
     torch.manual_seed(5)
     assert torch.equal(before, torch.get_rng_state())  # the global generator is left as it was
 
@@ -112,13 +112,26 @@ def test_model_without_categoricals_or_without_numerics() -> None:
         EntireSpaceModel(ModelConfig(), (), 0, ("ctr",), 0)
 
 
+def test_the_ctr_tower_may_have_a_size_of_its_own() -> None:
+    def widths(**settings) -> dict[str, list[int]]:
+        model = EntireSpaceModel(ModelConfig(**settings), (5,), 0, ("ctr", "cvr"), seed=0)
+        return {
+            task: [part.out_features for part in tower if hasattr(part, "out_features")]
+            for task, tower in model.towers.items()
+        }
+
+    assert widths(tower_hidden=(32,)) == {"ctr": [32, 1], "cvr": [32, 1]}
+    assert widths(tower_hidden=(32,), ctr_tower_hidden=(64, 48)) == {"ctr": [64, 48, 1], "cvr": [32, 1]}
+    assert widths(tower_hidden=(32,), ctr_tower_hidden=()) == {"ctr": [1], "cvr": [32, 1]}
+
+
 def test_empty_batch_gives_zero_gradients() -> None:
     """A rank may run out of rows before the others; its step must still work."""
     model = network()
     logits = model(torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, 3))
     sum(logit.sum() for logit in logits.values()).backward()
-    assert model.embedding.touched is not None
-    assert model.embedding.touched.ids_U.numel() == 0
+    assert model.embedding.tables[0].touched is not None
+    assert model.embedding.tables[0].touched.ids_U.numel() == 0
     assert all(p.grad is not None and p.grad.abs().sum() == 0 for p in model.parameters())
 
 
@@ -130,6 +143,7 @@ def test_empty_batch_gives_zero_gradients() -> None:
         (lambda: BackboneConfig(dropout=1.0), "model.backbone.dropout"),
         (lambda: ModelConfig(embedding_width=0), "model.embedding_width"),
         (lambda: ModelConfig(tower_hidden=(0,)), "model.tower_hidden"),
+        (lambda: ModelConfig(ctr_tower_hidden=(8, -1)), "model.ctr_tower_hidden"),
         (lambda: build_backbone(BackboneConfig(name="transformer"), 3, 2), "valid: mmoe, shared_bottom"),
     ],
 )
