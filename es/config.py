@@ -34,15 +34,15 @@ class ESConfig:
 
     seed: int = 0
     """Decides the noise, the evaluation seeds, and with them the whole run."""
-    algorithm: Literal["openai_es", "pgpe", "snes", "cma", "ars"] = "openai_es"
+    algorithm: Literal["openai_es", "pgpe", "snes", "xnes", "cma", "ars"] = "openai_es"
     """How theta is moved (es/algorithms/)."""
     generations: int = 100
     pairs: int = 64
     """Pairs per generation (n): 2 n evaluations."""
     symmetric: bool = True
-    """The two of a pair are mirror images around theta; False, for pgpe and snes, perturbs them independently."""
+    """The two of a pair are mirror images around theta; False, for pgpe, snes and xnes, perturbs them independently."""
     sigma: float = 0.1
-    """Standard deviation of the perturbations (pgpe, snes, cma: the one they start from)."""
+    """Standard deviation of the perturbations (pgpe, snes, xnes, cma: the one they start from)."""
     perturb: Literal["full", "subset", "low_rank"] = "full"
     """What a perturbation touches (es/perturbations.py): for very large theta, with openai_es and ars."""
     subset: float = 0.1
@@ -52,9 +52,9 @@ class ESConfig:
     matrices: tuple[str, ...] = ()
     """The matrices theta begins with, for low_rank: 64x17,64x64. None: theta as one matrix, nearly square."""
     learning_rate: float | None = None
-    """Step size. None: 0.05 (openai_es, pgpe), 0.02 (ars), 1 (snes)."""
+    """Step size. None: 0.05 (openai_es, pgpe), 0.02 (ars), 1 (snes, xnes)."""
     sigma_learning_rate: float | None = None
-    """Step size of sigma. None: 0.1 (pgpe), (3 + ln d)/(5 sqrt d) (snes)."""
+    """Step size of sigma. None: 0.1 (pgpe), (3 + ln d)/(5 sqrt d) (snes), 3/5 (3 + ln d)/(d sqrt d) (xnes)."""
     sigma_max_change: float = 0.2
     """Largest relative change of a sigma in one generation (pgpe)."""
     baseline_decay: float = 0.9
@@ -73,8 +73,8 @@ class ESConfig:
     epsilon: float = 1e-8
     """Of adam."""
     shaping: Literal["centred_ranks", "nes", "standardised", "raw"] | None = None
-    """What the algorithm is told in place of the returns. None: centred_ranks (openai_es, pgpe), nes (snes), raw (ars);
-    cma ranks them itself."""
+    """What the algorithm is told in place of the returns. None: centred_ranks (openai_es, pgpe), nes (snes, xnes),
+    raw (ars); cma ranks them itself."""
     evaluation_seeds: Literal["pair", "generation"] = "pair"
     """Which evaluations share a seed: the two members of a pair, or the whole generation."""
     centre_every: int = 1
@@ -155,13 +155,13 @@ class ESConfig:
     def _check_algorithm(self) -> None:
         """Refuse what the algorithm would not heed."""
         name = self.algorithm
-        if name not in ("pgpe", "snes"):
+        if name not in ("pgpe", "snes", "xnes"):
             self._require("symmetric", self.symmetric, f"true: {name} has no other form")
         if name not in ("openai_es", "ars"):
             self._require("perturb", self.perturb == "full", f"full: {name} adapts sigma to every coordinate")
         if name not in ("openai_es", "pgpe"):
             self._require("weight_decay", self.weight_decay == 0, f"0: {name} has none")
-        if name not in ("pgpe", "snes"):
+        if name not in ("pgpe", "snes", "xnes"):
             self._require("sigma_learning_rate", self.sigma_learning_rate is None, f"left out: {name} has none")
         self._require("normalise_returns", name == "pgpe" or not self.normalise_returns, "left out: it is pgpe's")
         if self.normalise_returns:
@@ -201,10 +201,17 @@ class ESConfig:
         return dict(json.loads(json.dumps(settings)))
 
 
-_STEP_SIZES = {"openai_es": 0.05, "pgpe": 0.05, "snes": 1.0, "ars": 0.02, "cma": 1.0}
-_SHAPINGS = {"openai_es": "centred_ranks", "pgpe": "centred_ranks", "snes": "nes", "ars": "raw", "cma": "raw"}
+_STEP_SIZES = {"openai_es": 0.05, "pgpe": 0.05, "snes": 1.0, "xnes": 1.0, "ars": 0.02, "cma": 1.0}
+_SHAPINGS = {
+    "openai_es": "centred_ranks",
+    "pgpe": "centred_ranks",
+    "snes": "nes",
+    "xnes": "nes",
+    "ars": "raw",
+    "cma": "raw",
+}
 _CHOICES: dict[str, tuple[str | None, ...]] = {
-    "algorithm": ("openai_es", "pgpe", "snes", "cma", "ars"),
+    "algorithm": ("openai_es", "pgpe", "snes", "xnes", "cma", "ars"),
     "perturb": ("full", "subset", "low_rank"),
     "optimizer": ("adam", "sgd", "clipup"),
     "shaping": (None, "centred_ranks", "nes", "standardised", "raw"),

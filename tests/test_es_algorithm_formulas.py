@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from es.algorithms.registry import make_algorithm
+from es.algorithms.xnes import exponential
 from es.config import ESConfig
 from es.noise import open_noise
 from es.shaping import centred_ranks, nes
@@ -147,6 +148,48 @@ def test_snes_is_its_formula(symmetric):
         algorithm.tell(r)
         np.testing.assert_allclose(algorithm.theta_D, theta, rtol=2e-5, atol=2e-6)
         np.testing.assert_allclose(algorithm.sigma_D, sigma, rtol=2e-5)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_xnes_is_its_formula(symmetric):
+    """Three generations as in Glasmachers et al. 2010, sigma and B apart, exp by eigenvalues, z one by one."""
+    config = ESConfig(algorithm="xnes", pairs=30, sigma=0.3, symmetric=symmetric, sigma_learning_rate=0.7)
+    theta, sigma, shape = np.linspace(-1, 1, 6), 0.3, np.eye(6)
+    algorithm, generator = build(config, theta), np.random.default_rng(0)
+
+    def exp(matrix):
+        values, vectors = np.linalg.eigh(matrix)
+        return vectors @ np.diag(np.exp(values)) @ vectors.T
+
+    for generation in range(3):
+        z = rows_of(algorithm, generation)
+        z = np.stack([z, -z], axis=1).reshape(60, 6) if symmetric else z
+        points = algorithm.ask().candidates_PD
+        np.testing.assert_allclose(points, [theta + sigma * shape @ row for row in z], rtol=1e-5, atol=1e-6)
+        r = np.where(np.arange(60) == 7, np.nan, 3 * points[:, 0] - (points**2).sum(axis=1))
+        r[:20] += generator.standard_normal(20)
+        utilities = nes(r.reshape(30, 2)).ravel()
+        delta = sum(u * row for u, row in zip(utilities, z, strict=True))
+        curve = sum(u * (np.outer(row, row) - np.eye(6)) for u, row in zip(utilities, z, strict=True))
+        size = np.trace(curve) / 6
+        theta = theta + sigma * shape @ delta
+        sigma, shape = sigma * np.exp(0.35 * size), shape @ exp(0.35 * (curve - size * np.eye(6)))
+        step = algorithm.tell(r.reshape(30, 2))
+        np.testing.assert_allclose(algorithm.theta_D, theta, rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(algorithm.root_DD, sigma * shape, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(step.sigma, np.sqrt(np.mean(np.diag(sigma**2 * shape @ shape.T))), rtol=1e-9)
+    rate = build(ESConfig(algorithm="xnes"), theta).rate
+    np.testing.assert_allclose(rate, 3 / 5 * (3 + math.log(6)) / (6 * math.sqrt(6)))
+
+
+@pytest.mark.parametrize("length", [0.0, 1e-3, 0.4, 7.0])
+def test_exponential_of_a_matrix(length):
+    """Against exp of the eigenvalues, to the precision of float64 times the size of the exponent."""
+    matrix = np.random.default_rng(1).standard_normal((9, 9))
+    matrix = length * (matrix + matrix.T) / np.linalg.norm(matrix + matrix.T, 2)
+    values, vectors = np.linalg.eigh(matrix)
+    expected = vectors @ np.diag(np.exp(values)) @ vectors.T
+    np.testing.assert_allclose(exponential(matrix), expected, atol=1e-13 * np.exp(length))
 
 
 def test_ars_is_its_formula():

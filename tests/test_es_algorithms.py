@@ -22,6 +22,8 @@ FORMS = {
     "pgpe, normalised": ESConfig(algorithm="pgpe", normalise_returns=True, shaping="raw"),
     "snes": ESConfig(algorithm="snes"),
     "snes, not symmetric": ESConfig(algorithm="snes", symmetric=False),
+    "xnes": ESConfig(algorithm="xnes"),
+    "xnes, not symmetric": ESConfig(algorithm="xnes", symmetric=False),
     "cma": ESConfig(algorithm="cma"),
     "ars": ESConfig(algorithm="ars", top_pairs=5),
 }
@@ -86,7 +88,7 @@ def test_resume_through_the_engine(form, tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("form", ["pgpe", "snes, not symmetric", "cma"])
+@pytest.mark.parametrize("form", ["pgpe", "snes, not symmetric", "xnes", "cma"])
 def test_same_bits_with_workers(ray_cluster, form):
     config = dataclasses.replace(FORMS[form], pairs=40, generations=4, batch_pairs=4)
     here = run(Rosenbrock(9), config)
@@ -95,7 +97,7 @@ def test_same_bits_with_workers(ray_cluster, form):
     bytes_out = there.history[0]["bytes_out"]
     tasks, theta = 6, 9 * 4
     shared = {"pgpe": 2 * theta, "snes, not symmetric": 2 * theta}.get(form, theta)  # sigma too
-    assert bytes_out == tasks * (32 + shared) + (80 * theta if form == "cma" else 0)
+    assert bytes_out == tasks * (32 + shared) + (80 * theta if form in ("xnes", "cma") else 0)
 
 
 @pytest.mark.parametrize("evaluation_seeds", ["pair", "generation"])
@@ -131,6 +133,7 @@ REACHES = {
     "openai_es": ({"learning_rate": 0.03, "sigma": 0.05}, -1e-3, {"learning_rate": 0.02, "sigma": 0.03}, -0.02),
     "pgpe": ({"learning_rate": 0.05}, -1e-3, {"learning_rate": 0.02, "sigma_learning_rate": 0.03}, -0.05),
     "snes": ({}, -1e-6, {}, -0.05),
+    "xnes": ({}, -1e-6, {"pairs": 8}, -1e-9),
     "cma": ({"pairs": 6}, -1e-6, {"pairs": 6}, -1e-6),
     "ars": ({"learning_rate": 0.05, "sigma": 0.05}, -1e-3, {"learning_rate": 0.01, "sigma": 0.03}, -0.05),
 }
@@ -149,6 +152,7 @@ WAVES = {
     "openai_es": {"sigma": 0.5, "learning_rate": 0.03, "generations": 200},
     "pgpe": {"sigma": 1.0, "learning_rate": 0.1, "sigma_learning_rate": 0.3},
     "snes": {"sigma": 1.0, "generations": 80},
+    "xnes": {"sigma": 1.0, "generations": 80},
     "cma": {"sigma": 1.0, "pairs": 100, "generations": 50},
     "ars": {"sigma": 0.5, "learning_rate": 0.3, "generations": 100},
 }
@@ -189,6 +193,24 @@ def test_rastrigin(name, seed):
 def test_what_an_algorithm_would_not_heed_is_refused(settings, named):
     with pytest.raises(ValueError, match=f"^{named} is .*: it must be") as caught:
         ESConfig(**settings).check()
+    assert "\n" not in str(caught.value)
+
+
+def test_xnes_learns_the_shape_of_a_narrow_valley():
+    """Rosenbrock in 10 dimensions, from -9: 1e-2 after 6,000 evaluations on each of five seeds, where snes, a sigma
+    per coordinate, is not within 1 on any."""
+
+    def reached(name, seed):
+        config = ESConfig(algorithm=name, seed=seed, pairs=5, generations=600, centre_every=0)
+        return run(Rosenbrock(10), config).final_return
+
+    assert min(reached("xnes", seed) for seed in range(5)) > -1e-2
+    assert max(reached("snes", seed) for seed in range(5)) < -1
+
+
+def test_xnes_is_for_few_parameters():
+    with pytest.raises(ValueError, match=r"^xnes keeps a 5,000 x 5,000 matrix: it is for at most 300 ") as caught:
+        run(Sphere(5000), ESConfig(algorithm="xnes"))
     assert "\n" not in str(caught.value)
 
 

@@ -12,6 +12,7 @@ from es.algorithms.base import Algorithm
 from es.algorithms.openai_es import OpenAIES
 from es.algorithms.pgpe import PGPE
 from es.algorithms.snes import SNES
+from es.algorithms.xnes import XNES
 from es.config import ESConfig
 from es.noise import Noise
 
@@ -26,6 +27,7 @@ ALGORITHMS: dict[str, Callable[[ESConfig, np.ndarray, Noise], Algorithm]] = {
     "openai_es": OpenAIES,
     "pgpe": PGPE,
     "snes": SNES,
+    "xnes": XNES,
     "cma": make_cma,
     "ars": ARS,
 }
