@@ -36,6 +36,7 @@ from distributed.evaluation import evaluate
 from distributed.optimizers import build_row_optimizer, rate_factor
 from distributed.run_log import RunLog
 from distributed.stream import Batch, TrainStream
+from models.embedding import EmbeddingTable
 from models.entire_space import EntireSpaceModel
 from models.objectives.base import Objective
 from models.registry import build_objective
@@ -83,8 +84,11 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        self.table = self.model.embedding.table
-        self.row_optimizer = build_row_optimizer(settings.embedding, self.table, settings.embedding_learning_rate)
+        self.tables = embedding_tables(self.model)
+        self.row_optimizers = [
+            build_row_optimizer(settings.embedding, table.weight, settings.embedding_learning_rate)
+            for table in self.tables
+        ]
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """One update on the global batch; returns this worker's share of each loss term."""
@@ -95,13 +99,13 @@ class Trainer:
         terms = self.objective(logits, batch.labels, totals)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
-        touched = self.model.embedding.touched
-        assert touched is not None
-        ids_V, gradient_VE = sum_rows(touched.ids_U, touched.gradient())
         sum_gradients(self.parameters)
         self.set_rates(step)
         self.optimizer.step()
-        self.row_optimizer.step(self.table, ids_V, gradient_VE)
+        for table, row_optimizer in zip(self.tables, self.row_optimizers, strict=True):
+            assert table.touched is not None
+            ids_V, gradient_VE = sum_rows(table.touched.ids_U, table.touched.gradient())
+            row_optimizer.step(table.weight, ids_V, gradient_VE)
         return {name: term.detach() for name, term in terms.items()}
 
     def set_rates(self, step: int) -> None:
@@ -109,22 +113,35 @@ class Trainer:
         factor = rate_factor(settings.schedule, step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
-        self.row_optimizer.rate = settings.embedding_learning_rate * factor
+        for row_optimizer in self.row_optimizers:
+            row_optimizer.rate = settings.embedding_learning_rate * factor
 
     def tensors(self) -> dict[str, Tensor]:
         dense = {f"dense.{name}": tensor for name, tensor in optimizer_tensors(self.optimizer).items()}
-        rows = {f"rows.{name}": tensor for name, tensor in self.row_optimizer.state().items()}
+        rows = {
+            f"rows.{index}.{name}": tensor
+            for index, row_optimizer in enumerate(self.row_optimizers)
+            for name, tensor in row_optimizer.state().items()
+        }
         return dense | rows
 
     def restore(self, checkpoint: Checkpoint) -> None:
         check_tensors(checkpoint.model, self.model.state_dict(), checkpoint.path)
         self.model.load_state_dict(checkpoint.model)
-        by_room: dict[str, dict[str, Tensor]] = {"dense": {}, "rows": {}}
-        for name, tensor in checkpoint.optimizer.items():
-            room, key = name.split(".", 1)
-            by_room[room][key] = tensor
-        load_optimizer_tensors(self.optimizer, by_room["dense"])
-        self.row_optimizer.load(by_room["rows"])
+        load_optimizer_tensors(self.optimizer, under("dense.", checkpoint.optimizer))
+        for index, row_optimizer in enumerate(self.row_optimizers):
+            row_optimizer.load(under(f"rows.{index}.", checkpoint.optimizer))
+
+
+def embedding_tables(model: EntireSpaceModel) -> list[EmbeddingTable]:
+    tables = list(model.embedding.tables)
+    assert all(isinstance(table, EmbeddingTable) for table in tables)
+    return tables  # type: ignore[return-value]
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with the prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def address(*place: int) -> int:

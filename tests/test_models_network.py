@@ -6,39 +6,47 @@ import torch
 from models.backbones.base import BackboneConfig
 from models.backbones.mmoe import MMoE
 from models.backbones.shared_bottom import SharedBottom
-from models.embedding import FusedEmbedding
+from models.embedding import EmbeddingTable, FusedEmbedding
 from models.entire_space import EntireSpaceModel, ModelConfig
 from models.layers import Experts, Standardise
 from models.registry import build_backbone
 
 
+def only_table(embedding: FusedEmbedding) -> EmbeddingTable:
+    (table,) = embedding.tables
+    assert isinstance(table, EmbeddingTable)
+    return table
+
+
 def test_embedding_equals_torch_forward_and_backward() -> None:
     torch.manual_seed(0)
     embedding = FusedEmbedding((5, 7, 3), width=4)
+    table = only_table(embedding)
     ids_BK = torch.stack([torch.randint(0, 5, (64,)), torch.randint(5, 12, (64,)), torch.randint(12, 15, (64,))], 1)
     weight = torch.randn(64, 12)
     (embedding(ids_BK) * weight).sum().backward()
-    reference = embedding.tables[0].weight.clone().requires_grad_()
+    reference = table.weight.clone().requires_grad_()
     vectors = torch.nn.functional.embedding(ids_BK, reference).reshape(64, 12)
     torch.testing.assert_close(embedding(ids_BK), vectors, rtol=0, atol=0)
     torch.testing.assert_close(embedding.eval()(ids_BK), vectors, rtol=0, atol=0)
     (vectors * weight).sum().backward()
     assert reference.grad is not None
-    assert embedding.tables[0].touched is not None
+    assert table.touched is not None
     gradient = torch.zeros_like(reference)
     embedding.train()
     (embedding(ids_BK) * weight).sum().backward()
-    gradient[embedding.tables[0].touched.ids_U] = embedding.tables[0].touched.gradient()
+    gradient[table.touched.ids_U] = table.touched.gradient()
     torch.testing.assert_close(gradient, reference.grad)
 
 
 def test_embedding_gradient_holds_only_touched_rows() -> None:
     embedding = FusedEmbedding((1_000_000,), width=4)
+    table = only_table(embedding)
     embedding(torch.tensor([[3], [999_999], [3]])).sum().backward()
-    assert embedding.tables[0].touched is not None
-    assert embedding.tables[0].touched.ids_U.tolist() == [3, 999_999]
-    assert embedding.tables[0].touched.gradient().tolist() == [[2.0] * 4, [1.0] * 4]
-    assert embedding.tables[0].weight.grad is None
+    assert table.touched is not None
+    assert table.touched.ids_U.tolist() == [3, 999_999]
+    assert table.touched.gradient().tolist() == [[2.0] * 4, [1.0] * 4]
+    assert table.weight.grad is None
 
 
 def test_standardise_by_hand() -> None:
@@ -130,8 +138,9 @@ def test_empty_batch_gives_zero_gradients() -> None:
     model = network()
     logits = model(torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, 3))
     sum(logit.sum() for logit in logits.values()).backward()
-    assert model.embedding.tables[0].touched is not None
-    assert model.embedding.tables[0].touched.ids_U.numel() == 0
+    table = only_table(model.embedding)
+    assert table.touched is not None
+    assert table.touched.ids_U.numel() == 0
     assert all(p.grad is not None and p.grad.abs().sum() == 0 for p in model.parameters())
 
 
