@@ -37,7 +37,7 @@ class Arguments:
     """Run directory: new, or one of the same run to continue."""
     objective: Literal["naive", "esmm", "escm2_ips", "escm2_dr"] = "escm2_ips"
     """What is minimised; docs/math.md has the formulas."""
-    backbone: Literal["mmoe", "shared_bottom"] = "mmoe"
+    backbone: Literal["shared_bottom", "omoe", "mmoe", "cgc", "ple"] = "mmoe"
     """The network between the embedding and the towers."""
     workers: int = min(2, usable_cpus())
     """Ray Train workers, one CPU (or GPU, where there is one for each) apiece; 0 trains in this process without Ray."""

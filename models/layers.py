@@ -1,4 +1,4 @@
-"""The small parts every model is made of. Shapes: B rows, I input width, X experts, H output width."""
+"""The small parts every model is made of. Shapes: B rows, I input width, X experts, G groups, H output width."""
 
 from itertools import pairwise
 
@@ -44,18 +44,38 @@ class MLP(nn.Sequential):
         self.output_width = output if output is not None else inputs
 
 
-class Experts(nn.Module):
-    """X experts, each the same MLP with weights of its own; x_BI -> outputs_BXH.
+class GroupLinear(nn.Linear):
+    """G linear layers side by side, x -> (G, B, outputs) in one product.
 
-    All experts read the same input, so their first layers are one matrix product of width X * hidden[0]; the later
-    layers are one batched product each.
+    x_BI is read by every group (one matrix product of width G * outputs); of x_GBI each group reads its own slice (one
+    batched product).
+    """
+
+    def __init__(self, groups: int, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, groups * outputs, bias=bias)
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = self.out_features // self.groups
+        if x.dim() == 2:
+            return super().forward(x).view(len(x), self.groups, width).transpose(0, 1)
+        weight_GIH = self.weight.view(self.groups, width, self.in_features).transpose(1, 2)
+        if self.bias is None:
+            return torch.bmm(x, weight_GIH)
+        return torch.baddbmm(self.bias.view(self.groups, 1, width), x, weight_GIH)
+
+
+class Experts(nn.Module):
+    """X experts, each the same MLP with weights of its own; x -> outputs_BXH.
+
+    All read the same x_BI, or each its own slice of x_XBI. A layer is one product for all experts (see GroupLinear).
     """
 
     def __init__(self, inputs: int, experts: int, hidden: tuple[int, ...], dropout: float = 0.0) -> None:
         super().__init__()
         self.experts = experts
         self.output_width = hidden[-1]
-        self.first = nn.Linear(inputs, experts * hidden[0])
+        self.first = GroupLinear(experts, inputs, hidden[0])
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         for wide, narrow in pairwise(hidden):
@@ -64,9 +84,8 @@ class Experts(nn.Module):
             self.biases.append(nn.Parameter(torch.empty(experts, 1, narrow).uniform_(-bound, bound)))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BI: Tensor) -> Tensor:
-        first_BXH = torch.relu(self.first(x_BI)).view(len(x_BI), self.experts, self.first.out_features // self.experts)
-        h_XBH = self.dropout(first_BXH).transpose(0, 1)
+    def forward(self, x: Tensor) -> Tensor:
+        h_XBH = self.dropout(torch.relu(self.first(x)))
         for weight_XIH, bias_X1H in zip(self.weights, self.biases, strict=True):
             h_XBH = self.dropout(torch.relu(torch.baddbmm(bias_X1H, h_XBH, weight_XIH)))
         return h_XBH.transpose(0, 1)

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from models.backbones.base import Backbone, BackboneConfig
+from models.backbones.cgc import CGC
 from models.backbones.mmoe import MMoE
+from models.backbones.omoe import OMoE
+from models.backbones.ple import PLE
 from models.backbones.shared_bottom import SharedBottom
 from models.objectives.base import Objective, ObjectiveConfig
 from models.objectives.escm2_dr import Escm2Dr
@@ -12,7 +15,13 @@ from models.objectives.escm2_ips import Escm2Ips
 from models.objectives.esmm import Esmm
 from models.objectives.naive import Naive
 
-BACKBONES: dict[str, type[Backbone]] = {"mmoe": MMoE, "shared_bottom": SharedBottom}
+BACKBONES: dict[str, type[Backbone]] = {
+    "shared_bottom": SharedBottom,
+    "omoe": OMoE,
+    "mmoe": MMoE,
+    "cgc": CGC,
+    "ple": PLE,
+}
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "naive": Naive,

@@ -20,17 +20,26 @@ class Backbone(nn.Module):
 @dataclass(frozen=True)
 class BackboneConfig:
     name: str = "mmoe"
-    """mmoe or shared_bottom."""
+    """mmoe, shared_bottom, omoe, cgc or ple."""
     experts: int = 4
-    """Experts of a mixture (mmoe)."""
+    """Experts of a mixture (omoe, mmoe)."""
+    shared_experts: int = 2
+    """Experts that all tasks read, in each level (cgc, ple)."""
+    task_experts: int = 1
+    """Experts of each task's own, in each level (cgc, ple)."""
+    levels: int = 2
+    """Levels of experts (ple)."""
     expert_hidden: tuple[int, ...] = (128, 64)
     """Layer widths of each expert, or of the shared bottom."""
     dropout: float = 0.0
     """Dropout after each hidden layer, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        if self.experts < 1:
-            raise ValueError(f"model.backbone.experts must be at least 1, got {self.experts}")
+        for key, least in (("experts", 1), ("shared_experts", 0), ("task_experts", 0), ("levels", 1)):
+            if getattr(self, key) < least:
+                raise ValueError(f"model.backbone.{key} must be at least {least}, got {getattr(self, key)}")
+        if self.shared_experts + self.task_experts == 0:
+            raise ValueError("model.backbone.shared_experts and .task_experts are both 0: a task needs an expert")
         if not self.expert_hidden or min(self.expert_hidden) < 1:
             raise ValueError(f"model.backbone.expert_hidden needs positive widths, got {self.expert_hidden}")
         if not 0 <= self.dropout < 1:
