@@ -17,7 +17,7 @@ ALLOWED = {
     "models": {"torch"},
     "data": {"numpy", "pyarrow", "fsspec"},
     "es": {"numpy", "ray", "safetensors", "filelock", "gymnasium", "cma"},
-    "distributed": {"models", "data", "torch", "numpy", "pyarrow", "ray", "safetensors"},
+    "distributed": {"models", "data", "torch", "numpy", "pyarrow", "ray", "safetensors", "sklearn", "scipy"},
 }
 LONGEST = 350
 MEDIAN = 160

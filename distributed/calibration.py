@@ -1,0 +1,126 @@
+"""Calibration after training: one increasing map of each task's logit, small enough to be JSON beside the model.
+
+    logit' = intercept + slope * f(logit)
+
+Platt scaling [Platt 1999] is f = identity. Isotonic regression is f = the polyline through `knots` (logit before, logit
+after), which goes on with slope 1 beyond its ends. The correction for negatives that were sampled at rate w [He et al.
+2014, q' = q/(q + (1-q)/w)] adds log(w) to the intercept. The map is strictly increasing, so the order of scores and
+their AUC stay; at probabilities 0 and 1 (logits of -inf and inf) it gives 0 and 1. calibration_fit.py fits it.
+
+    RUN/model/calibration.json      written by jobs.calibrate (and jobs.train --calibrate)
+"""
+
+import itertools
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CALIBRATION = "calibration.json"
+FORMAT, VERSION = "counterpoint.calibration", 1
+METHODS = ("none", "platt", "isotonic")
+
+
+@dataclass(frozen=True)
+class Calibrator:
+    """The map of one task. Raises ValueError unless it is increasing and finite."""
+
+    method: str = "none"
+    slope: float = 1.0
+    intercept: float = 0.0
+    knots: tuple[tuple[float, float], ...] = ()
+    """(logit before, logit after), both strictly increasing; empty: f is the identity."""
+
+    def __post_init__(self) -> None:
+        numbers = [self.slope, self.intercept, *(value for knot in self.knots for value in knot)]
+        if not all(math.isfinite(value) for value in numbers) or self.slope <= 0:
+            raise ValueError("a calibration needs finite numbers and a positive slope")
+        pairs = list(itertools.pairwise(self.knots))
+        if any(x1 <= x0 or y1 <= y0 for (x0, y0), (x1, y1) in pairs):
+            raise ValueError("the knots of a calibration must increase")
+
+    def apply(self, probability: Tensor) -> Tensor:
+        """Calibrated probabilities of the same shape and type (float32 or float64); 0 stays 0 and 1 stays 1."""
+        return self.apply_logit(torch.logit(probability.double())).sigmoid().to(probability.dtype)
+
+    def apply_logit(self, logit: Tensor) -> Tensor:
+        """The same on logits, in float64: torch operations only, a few per knot, none per row."""
+        x = logit.double()
+        return self.intercept + self.slope * (polyline(x, self.knots) if self.knots else x)
+
+    def scaled(self, negative_rate: float) -> "Calibrator":
+        """This map, then the correction for negatives that were kept with probability `negative_rate`."""
+        return Calibrator(self.method, self.slope, self.intercept + math.log(negative_rate), self.knots)
+
+    def to_dict(self) -> dict[str, Any]:
+        knots = [list(knot) for knot in self.knots]
+        return {"method": self.method, "slope": self.slope, "intercept": self.intercept, "knots": knots}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "Calibrator":
+        knots = tuple((float(x), float(y)) for x, y in value["knots"])
+        return cls(str(value["method"]), float(value["slope"]), float(value["intercept"]), knots)
+
+
+def polyline(x: Tensor, knots: tuple[tuple[float, float], ...]) -> Tensor:
+    """The line through the knots, of slope 1 beyond them, as a sum of ramps: infinite only where x is."""
+    (first, start), (last, _) = knots[0], knots[-1]
+    y = start + (x - first).clamp(max=0.0) + (x - last).clamp(min=0.0)
+    for (x0, y0), (x1, y1) in itertools.pairwise(knots):
+        y = y + (x - x0).clamp(0.0, x1 - x0) * ((y1 - y0) / (x1 - x0))
+    return y
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The maps of a model's tasks. A task without one stays as it is."""
+
+    tasks: dict[str, Calibrator] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+    """What it was fitted on: method, space, part, rows, negative_rate."""
+
+    def apply(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Calibrated logits by task; float64 where there is a map."""
+        return {
+            task: self.tasks[task].apply_logit(logit) if task in self.tasks else logit for task, logit in logits.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        tasks = {task: calibrator.to_dict() for task, calibrator in self.tasks.items()}
+        return {"format": FORMAT, "version": VERSION, "about": self.about, "tasks": tasks}
+
+    @classmethod
+    def from_dict(cls, value: object, where: str = CALIBRATION) -> "Calibration":
+        """Check and read; `where` opens the message of a ValueError."""
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise ValueError(f"{where}: not a Counterpoint calibration")
+        if value.get("version") != VERSION:
+            raise ValueError(f"{where}: version {value.get('version')}; this program reads version {VERSION}")
+        try:
+            tasks = {str(task): Calibrator.from_dict(entry) for task, entry in value["tasks"].items()}
+            return cls(tasks, dict(value.get("about") or {}))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{where}: broken ({type(error).__name__}: {error})") from None
+
+    def save(self, directory: Path) -> None:
+        """Write DIRECTORY/calibration.json whole or not at all."""
+        temporary = directory / f".{CALIBRATION}.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        os.replace(temporary, directory / CALIBRATION)
+
+    @classmethod
+    def load(cls, directory: Path) -> "Calibration | None":
+        """What save wrote, or None if there is none. Raises ValueError naming the file if it is broken."""
+        path = directory / CALIBRATION
+        if not path.exists():
+            return None
+        try:
+            value = json.loads(path.read_text())
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path}: not readable as JSON ({error})") from None
+        return cls.from_dict(value, str(path))
