@@ -1,12 +1,14 @@
 """Where normals come from: addressed by (seed, generation, run), the same bytes in any process that asks.
 
-A generation has N rows of m floats, cut into runs of R = 64 rows (fewer where m is huge); a run is R m consecutive
-floats. Two sources:
+A generation has N rows of m floats, cut into runs of R rows, a power of two; a run is R m consecutive floats. Two
+sources:
 
-    FreshSource   draws a run anew from (seed, generation, run): for a few thousand normals a generation
+    FreshSource   draws a run anew from (seed, generation, run): for a few thousand normals a generation. A run has at
+                  least 64 rows and about 8192 normals, which are drawn in the time that opening a stream takes
     TableSource   slices a table of normals that all processes of a node share (es/shared_table.py). While N m is at
                   most half the table, all runs of a generation follow each other and no row overlaps another, from an
                   offset drawn for the generation; beyond, each run has an offset of its own (Salimans et al. 2017).
+                  A run has 64 rows, fewer where m is huge
 """
 
 from typing import Protocol
@@ -17,6 +19,7 @@ from es.hashing import hash64
 from es.shared_table import SharedTable
 
 RUN_ROWS = 64
+FRESH_RUN = 2**13  # normals
 ALIGN = 16  # floats: runs start on a cache line
 _OFFSET, _FRESH = 2, 3  # what an address is for: keeps the streams apart
 
@@ -36,6 +39,8 @@ class FreshSource:
 
     def __init__(self, seed: int, row_floats: int, generation_rows: int) -> None:
         self.seed, self.row_floats, self.generation_rows, self.run_rows = seed, row_floats, generation_rows, RUN_ROWS
+        while 2 * self.run_rows * row_floats <= FRESH_RUN:
+            self.run_rows *= 2
         self._generation, self._runs = -1, dict[int, np.ndarray]()
         # What the generator of this machine draws: other bytes elsewhere (another numpy) would be caught by it.
         self.fingerprint = f"fresh-{self._draw(0, 0, 4).tobytes().hex()[:32]}"

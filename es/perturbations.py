@@ -7,7 +7,7 @@ Each has E[eps] = 0 and E[eps eps'] = I, so every algorithm's formula stays as i
 The window starts at a coordinate drawn for the row and wraps around the end. Low rank: Sarkar et al. 2025
 (arXiv 2511.16652); what is left of theta beside its matrices is perturbed in full.
 
-The normals of a full run lie in tiles of 1024 columns: tile k holds columns [1024 k, 1024 (k + 1)) of all R rows, row
+The normals of a full run lie in tiles of 2048 columns: tile k holds columns [2048 k, 2048 (k + 1)) of all R rows, row
 after row; the columns left over follow. So the update, which adds up all rows, reads memory from front to back.
 
 D parameters, P rows asked for, R rows of a run, K tiles of C columns, N rows of a generation.
@@ -23,7 +23,7 @@ from es.hashing import hash64
 from es.noise_sources import Source
 from es.update import add_up, combine
 
-TILE = 1024
+TILE = 2048
 _WINDOW = 4  # what an address is for: see es/noise_sources.py
 
 
@@ -103,6 +103,9 @@ def multiply(eps: np.ndarray, sigma: np.ndarray | float, columns: slice, out_PD:
     if isinstance(sigma, np.ndarray):
         sigma = sigma[columns].reshape(eps.shape[1:])
     out = out_PD[:, columns].reshape(eps.shape)  # splitting an axis is a view
+    if eps.ndim == 2:
+        np.multiply(eps, sigma, out=out)
+        return
     before = np.setbufsize(TILE)  # rows shorter than its buffer numpy would copy there first, at half the speed
     try:
         np.multiply(eps, sigma, out=out)

@@ -11,10 +11,15 @@ import numpy as np
 def centred_ranks(returns_n2: np.ndarray) -> np.ndarray:
     """Ranks over all returns, ties averaged, scaled to [-0.5, 0.5]: (rank - 1)/(2n - 1) - 0.5, float64, same shape."""
     flat = np.where(np.isfinite(returns_n2), returns_n2, -np.inf).ravel()
-    ascending = np.sort(flat)
-    below = np.searchsorted(ascending, flat, side="left")
-    up_to = np.searchsorted(ascending, flat, side="right")
-    ranks = (below + up_to - 1) / 2  # averaged over ties, from 0
+    order = np.argsort(flat)
+    ascending = flat[order]
+    by_place = np.arange(flat.size, dtype=np.float64)
+    if (ascending[1:] == ascending[:-1]).any():
+        below = np.searchsorted(ascending, ascending, side="left")
+        up_to = np.searchsorted(ascending, ascending, side="right")
+        by_place = (below + up_to - 1) / 2  # averaged over ties, from 0
+    ranks = np.empty(flat.size)
+    ranks[order] = by_place
     return np.asarray(ranks / max(flat.size - 1, 1) - 0.5).reshape(returns_n2.shape)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-TILES = 16  # of a piece of work: what it accumulates stays in the cache
+TILES = 8  # of a piece of work: what it accumulates stays in the cache
 MOST_THREADS = 8  # memory has no more bandwidth to give
 WORTH_THREADS = 2**21  # floats read, below which waking a thread costs more than it saves
 
@@ -65,7 +65,7 @@ def _sums(formula: str, blocks: list[np.ndarray], borders: np.ndarray, weights: 
 
 def add_up(a_Jm: np.ndarray, b_Jk: np.ndarray, out_mk: np.ndarray) -> None:
     """sum_j a_j b_j' in float32, one j after the other, into out."""
-    step = max(1, TILES * 1024 // out_mk.shape[1])
+    step = max(1, TILES * 2048 // out_mk.shape[1])
 
     def piece(start: int) -> None:
         part = slice(start, start + step)

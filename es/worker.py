@@ -15,8 +15,8 @@ from es.config import ESConfig
 from es.noise import Noise, evaluation_seeds
 from es.objectives.base import Objective, Observing
 
-DEFAULT_BATCH_PAIRS = 16
-BATCH_BYTES = 2**26  # of candidates, at most, unless a single pair is larger
+BATCH_BYTES = 2**22  # of candidates, at most, unless a single pair is larger: what a call reads stays in the cache
+LEAST_BATCHES = 4  # of a generation, so that several workers get a part
 
 
 class Task(NamedTuple):
@@ -72,7 +72,8 @@ class Evaluator:
             self._seen, pairs = [], stop - start
             returns_P = self._score(candidates_PD, np.concatenate([seeds_k[part], seeds_k[part]]))
             returns_k2[part] = returns_P.reshape(2, -1).T
-            statistics += [[self._seen[i], self._seen[pairs + i]] for i in range(pairs) if self.observing]
+            if self.observing:
+                statistics += [[self._seen[i], self._seen[pairs + i]] for i in range(pairs)]
         centre = None
         if task.centre:
             seeds = evaluation_seeds(self.config.seed, proposal.generation, np.zeros(1, np.uint64), True)
@@ -133,7 +134,9 @@ def batch_pairs(config: ESConfig, noise: Noise) -> int:
     """Pairs per call of the objective: a power of two, so that batches never cross a run of the noise."""
     wanted = config.batch_pairs
     if wanted is None:
-        wanted = DEFAULT_BATCH_PAIRS
-        while wanted > 1 and 8 * wanted * noise.dimension > BATCH_BYTES:
-            wanted //= 2
+        wanted = 1
+        while (
+            wanted < 64 and 2 * wanted * LEAST_BATCHES <= config.pairs and 16 * wanted * noise.dimension <= BATCH_BYTES
+        ):
+            wanted *= 2
     return min(wanted, noise.run_rows // config.rows_per_pair)

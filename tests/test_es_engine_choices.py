@@ -140,7 +140,7 @@ class DiesAtTheEighth(Sphere):
 @pytest.mark.parametrize("algorithm", ["openai_es", "pgpe", "snes"])
 def test_workers_that_are_sent_returns_make_the_steps_themselves(ray_cluster, algorithm, tmp_path):
     """And one that comes in the place of a killed one is sent the state."""
-    config = dataclasses.replace(CONFIG, algorithm=algorithm, weight_decay=0.0, generations=25)
+    config = dataclasses.replace(CONFIG, algorithm=algorithm, weight_decay=0.0, generations=25, batch_pairs=16)
     there = dataclasses.replace(config, workers=2, broadcast="returns")
     result = run(DiesAtTheEighth(40_000, marker=str(tmp_path / "calls")), there)
     np.testing.assert_array_equal(result.theta, run(Sphere(40_000), config).theta)
