@@ -84,8 +84,9 @@ class ESConfig:
     table_floats: int | None = None
     """Size of the table. None: 32 generations' worth, between 4M and 64M floats."""
     batch_pairs: int | None = None
-    """Pairs the objective sees in one call, a power of two up to 64. None: 16, fewer where theta is large. The split
-    is fixed (it does not follow the number of workers), so an objective may depend on it to the last bit."""
+    """Pairs the objective sees in one call, a power of two up to 64. None: as many as leave four calls a generation and
+    fit the cache, at most 64; one pair where the objective asks for that. The split is fixed (it does not follow the
+    number of workers), so an objective may depend on it to the last bit."""
     workers: int | Literal["auto"] = 0
     """Ray actors at most; 0 evaluates in this process and starts nothing; "auto" measures which is faster."""
     min_workers: int | None = None
