@@ -1,4 +1,4 @@
-"""jobs.export as its user and a serving engineer meet it: files that need no code of ours and say what the model says."""
+"""jobs.export as user and a serving engineer meet it: files that need no code of ours, and say what the model says."""
 
 import json
 import math
