@@ -4,8 +4,9 @@
     python -m jobs.report runs/train runs/evolve --out report.html
     python -m jobs.report runs/naive runs/esmm runs/escm2_ips runs/escm2_dr --out objectives.html
 
-Several train runs are compared side by side. What a run did not measure is shown as absent, with the reason. The file
-needs no network, is written whole or not at all, and replaces an earlier report but nothing else.
+Several train runs are compared side by side; a run of any other objective (jobs.evolve --objective NAME) shows its
+curves. What a run did not measure is shown as absent, with the reason. The file needs no network, is written whole or
+not at all, and replaces an earlier report but nothing else.
 """
 
 from dataclasses import dataclass

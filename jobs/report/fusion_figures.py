@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import matplotlib as mpl
 import numpy as np
 
-from jobs.report.figures import Panel, step_axis
+from jobs.report.figures import Panel, step_axis, thin
 from jobs.report.runs import Run, finite
 from jobs.report.svg import MUTED, PAPER, STYLE, colour, label_ends, panel, plain_ticks, shorten, to_svg
 from jobs.report.words import compact, number
@@ -14,7 +14,7 @@ MOST_PARAMETERS = 24
 RIVALS = (("untuned", "vs untuned"), ("best_single", "vs best single"))
 
 
-def generation_panel(run: Run, name: str) -> Panel | None:
+def generation_panel(run: Run, name: str, measure: str = "return on the tuning users") -> Panel | None:
     """Return per generation: the centre of the population, its best member, its mean with one std."""
     curves = {part: run.series("generation", "generation", f"return.{part}") for part in ("centre", "best", "mean")}
     if not any(x for x, _ in curves.values()):
@@ -25,6 +25,7 @@ def generation_panel(run: Run, name: str) -> Panel | None:
         records = run.events.get("generation", [])
         band = [[finite(row.get(key)) for key in ("generation", "return.mean", "return.std")] for row in records]
         whole = np.array([row for row in band if None not in row], dtype=float).reshape(-1, 3)
+        whole = whole[:: max(1, len(whole) // 400)]
         if len(whole):
             low, high = whole[:, 1] - whole[:, 2], whole[:, 1] + whole[:, 2]
             axes.fill_between(whole[:, 0], low, high, color=MUTED, alpha=0.15, linewidth=0)
@@ -32,10 +33,10 @@ def generation_panel(run: Run, name: str) -> Panel | None:
         for part, label, tint, width in looks:
             x, y = curves[part]
             if x:
-                axes.plot(x, y, color=tint, linewidth=width)
+                axes.plot(*thin(x, y), color=tint, linewidth=width)
                 ends.append((label, y[-1], tint))
                 told.append(f"{part} from {compact(y[0])} to {compact(y[-1])}")
-        axes.set(xlabel="generation", ylabel="return on the tuning users")
+        axes.set(xlabel="generation", ylabel=measure)
         step_axis(axes)
         plain_ticks(axes.yaxis)
         label_ends(axes, ends)

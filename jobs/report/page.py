@@ -14,6 +14,7 @@ import jinja2
 from jobs.report import tables, words
 from jobs.report.figures import Panel, calibration_panels, loss_panels, validation_panels, weight_panels
 from jobs.report.fusion_figures import gain_panel, generation_panel, parameter_panel
+from jobs.report.objective_figures import climb_panels, course_panels
 from jobs.report.runs import Run
 
 MARKER = '<meta name="generator" content="counterpoint.report">'
@@ -44,10 +45,21 @@ class Fusion:
     gains: list[Panel]
 
 
+@dataclass(frozen=True)
+class Search:
+    """What is shown of one run of an objective by name."""
+
+    run: Run
+    facts: str
+    climb: list[Panel]
+    course: list[Panel]
+
+
 def render(runs: Sequence[Run]) -> str:
     """The report as one HTML document that refers to nothing outside itself."""
     train = [run for run in runs if run.kind == "train"]
     evolve = [run for run in runs if run.kind == "evolve"]
+    objective = [run for run in runs if run.kind == "evolve_objective"]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -57,6 +69,7 @@ def render(runs: Sequence[Run]) -> str:
     )
     headlines = [words.train_headline(train)] if train else []
     headlines += [words.fusion_headline(run, cutoff(run)) for run in evolve]
+    headlines += [words.objective_headline(run) for run in objective]
     return environment.get_template("template.html.j2").render(
         marker=MARKER,
         style=(HERE / "style.css").read_text(),
@@ -68,7 +81,8 @@ def render(runs: Sequence[Run]) -> str:
         evolve=evolve,
         train_table=tables.train_table(train) if train else None,
         evolve_table=tables.evolve_table(evolve) if evolve else None,
-        data=data_of(runs),
+        objective_table=tables.objective_table(objective) if objective else None,
+        data=data_of([run for run in runs if run.record.get("data") or run.kind != "evolve_objective"]),
         metrics=tables.metric_table(train) if train else None,
         losses=loss_panels(train),
         validation=validation_panels(train),
@@ -80,6 +94,7 @@ def render(runs: Sequence[Run]) -> str:
         weights=weight_panels(train),
         absent=absent_reasons(train),
         fusions=[fusion_of(run, f"fusion-{index}") for index, run in enumerate(evolve)],
+        searches=[search_of(run, f"objective-{index}") for index, run in enumerate(objective)],
         cards=[card(run) for run in runs],
         glossary=words.GLOSSARY,
     )
@@ -103,6 +118,10 @@ def fusion_of(run: Run, name: str) -> Fusion:
         parameters_note=note,
         gains=[panel for panel in gains if panel],
     )
+
+
+def search_of(run: Run, name: str) -> Search:
+    return Search(run, words.objective_facts(run), climb_panels(run, name), course_panels(run, name))
 
 
 def cutoff(run: Run) -> int:

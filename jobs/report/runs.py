@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.run_directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, flatten, read_json
 
-KINDS = ("train", "evolve")
+KINDS = {"train": "jobs.train", "evolve": "jobs.evolve", "evolve_objective": "jobs.evolve"}  # and who writes them
 EVALUATION_FILE, POLICY_FILE = "evaluation.json", "policy.json"
 NOT_REPORTED = "not reported by the run"
 
@@ -87,10 +87,11 @@ def load_run(path: Path) -> Run:
     record = read_json(path / RUN_FILE)
     kind = record.get("kind")
     if kind not in KINDS:
-        raise ValueError(f"{path}: a {kind!r} run; a report takes {' and '.join(KINDS)} runs")
+        raise ValueError(f"{path}: a {kind!r} run; a report takes runs of jobs.train and jobs.evolve")
     if not (path / SUMMARY_FILE).exists():
         raise ValueError(
-            f"{path}: the run is not finished (it holds no {SUMMARY_FILE}); repeat its jobs.{kind} command to finish it"
+            f"{path}: the run is not finished (it holds no {SUMMARY_FILE}); "
+            f"repeat its {KINDS[kind]} command to finish it"
         )
     events, notes = read_metrics(path / METRICS_FILE)
     return Run(

@@ -8,7 +8,18 @@ from typing import Any
 from jobs.report.figures import SPACES
 from jobs.report.intervals import half_width
 from jobs.report.runs import Run, comparable, finite
-from jobs.report.words import DASH, MINUS, compact, count, duration, number, percent, stronger_rival, verdict
+from jobs.report.words import (
+    DASH,
+    MINUS,
+    compact,
+    count,
+    duration,
+    number,
+    objective_name,
+    percent,
+    stronger_rival,
+    verdict,
+)
 
 METRICS = (("auc", "AUC", 4), ("log_loss", "Log-loss", 4), ("pcoc", "PCOC", 3))
 
@@ -206,6 +217,28 @@ def evolve_table(runs: Sequence[Run]) -> Table:
         )
     columns = ["Run", "Fusion", "Workers", "Parameters", "Generations", "Evaluations", "Evaluations/s"]
     return Table([*columns, "Lost pairs", "Failed", "Duration"], [Group("", rows)])
+
+
+def objective_table(runs: Sequence[Run]) -> Table:
+    """A row per run of an objective by name: what it was, where it came to, and what it cost."""
+    rows = []
+    for run in runs:
+        keys = ("workers", "dimension", "generations", "evaluations", "evaluations_per_s")
+        wrong = ("lost_pairs", "reissued_pairs", "failed_evaluations")
+        rows.append(
+            [
+                Cell(run.name, head=True),
+                Cell(objective_name(run)),
+                Cell(run.setting("algorithm") or DASH),
+                Cell(compact(run.number("es.final_return"))),
+                *(Cell(compact(run.number(f"es.{key}"))) for key in keys),
+                Cell(" / ".join(count(run.number(f"es.{key}")) for key in wrong)),
+                Cell(duration(run.number("es.seconds"))),
+            ]
+        )
+    columns = ["Run", "Objective", "Algorithm", "Final return", "Workers", "Parameters", "Generations", "Evaluations"]
+    columns += ["Evaluations/s", "Lost / again / failed", "Duration"]
+    return Table(columns, [Group("", rows)])
 
 
 def total(run: Run, key: str) -> float | None:

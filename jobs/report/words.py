@@ -38,6 +38,11 @@ GLOSSARY = (
     ("Clip", "Propensities below this value are raised to it, which bounds the weights and costs some bias."),
     ("value@k, NDCG@k", "Reward of the k first candidates of a request, plain and discounted by rank and normalised."),
     (
+        "Centre, population",
+        "The centre is theta itself, evaluated without perturbation: what would be used. The population are the "
+        "perturbed candidates of a generation; its best member is no measure of progress.",
+    ),
+    (
         "Fusion",
         "The formula that makes one ranking score of the model's scores; its parameters are what evolution tunes.",
     ),
@@ -175,6 +180,44 @@ def fusion_headline(run: Run, k: int) -> str:
     if low is not None and high is not None:
         text += f" (95% interval {number(low, signed=True)} to {number(high, signed=True)})"
     return f"{text} against {against}{where}: {verdict(low, high, run.summary.get('fusion.significant'))}."
+
+
+def objective_name(run: Run) -> str:
+    """rosenbrock; valley.py:Valley of a file; control CartPole-v1 of a task."""
+    name = (run.setting("objective") or run.name).rsplit("/", 1)[-1]
+    task = run.setting("env")
+    return f"{name} {task}" if task else name
+
+
+def objective_headline(run: Run) -> str:
+    """One sentence: how far the return of theta came, in how many generations and evaluations."""
+    name = objective_name(run)
+    _, centre = run.series("generation", "generation", "return.centre")
+    last, size = run.number("es.final_return"), run.number("es.dimension")
+    what = f"{name} ({counted(size, 'parameter')})" if size is not None else name
+    effort = [counted(run.number(f"es.{noun}s") or 0, noun) for noun in ("generation", "evaluation")]
+    took = f"{', '.join(effort)} and {duration(run.number('es.seconds'))}"
+    if last is None:
+        return f"{what} was maximised for {took}; the return of the last theta is no finite number."
+    if not centre:
+        return f"{what} has return {compact(last)} after {took}."
+    verb = "rose" if last > centre[0] else "fell" if last < centre[0] else "stayed, "
+    return f"The return of {what} {verb} from {compact(centre[0])} to {compact(last)} in {took}."
+
+
+def objective_facts(run: Run) -> str:
+    """What a panel would show as a flat line and the steps played, in sentences; first the run's verdict, if any."""
+    facts = [str(run.summary["off_policy.message"])] if run.summary.get("off_policy.message") else []
+    sigmas = set(run.series("generation", "generation", "sigma")[1])
+    if len(sigmas) == 1:
+        facts.append(f"Sigma is {compact(sigmas.pop())} throughout.")
+    lost = [run.number(f"es.{key}") for key in ("lost_pairs", "reissued_pairs", "failed_evaluations")]
+    if not any(lost):
+        facts.append("No pair was lost or issued again, and no evaluation failed.")
+    steps, speed = run.number("es.steps"), run.number("es.steps_per_s")
+    if steps is not None and speed is not None:
+        facts.append(f"{counted(steps, 'step')} of the task were played, {count(speed)} a second.")
+    return " ".join(facts)
 
 
 def stronger_rival(run: Run, k: int) -> str:
