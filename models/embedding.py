@@ -1,17 +1,21 @@
 """Embedding tables whose gradient is the rows a batch touched and nothing else.
 
-Shapes: R looked-up ids, B rows, K fields, E width, U distinct table rows in the batch.
+Shapes: R looked-up ids, B rows, K single-valued fields, E width, U distinct table rows in the batch, V vectors.
 
-Ids arrive with each field's offset already added (see data/encode.py), so a batch of K fields is one lookup. In
-training the distinct rows are taken out once and become a leaf of the graph: its gradient is summed per row, and a step
+Ids arrive with each field's offset already added (see data/encode.py), so all fields of a width are one lookup, the
+multi-valued ones among them. In training the distinct rows are taken out once and become a leaf of the graph: its gradient is summed per row, and a step
 costs what the batch touches, not the table (torch's `sparse=True` leaves B*K rows for `coalesce` to sort).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
+
+from models.pooling import BagTensors, build_pooling
+from models.rows import EVERY_ROW, Share, initial_rows
 
 
 @dataclass
@@ -29,38 +33,127 @@ class TouchedRows:
 class EmbeddingTable(nn.Module):
     """rows x width numbers; ids_R -> vectors (R, width).
 
-    Initialised N(0, scale^2) from the generator in force. The weight is a buffer and takes no gradient: after backward
-    in training mode, `touched` holds the ids and the gradients of their rows for a row-wise optimizer. `fetch` is where
-    vectors come from: the weight here, or wherever a table that lies on several workers finds them.
+    The weight holds the rows of `share` (by default all), with standard deviation `scale` at first: the generator in
+    force gives the table's address, and each row follows from it (see models/rows.py). It is a buffer and takes no
+    gradient: after backward in training mode, `touched` holds the ids and the gradients of their rows for a row-wise
+    optimizer. `fetch` is where vectors come from: the weight here, or wherever a table that lies on several workers
+    finds them.
     """
 
     weight: Tensor
 
-    def __init__(self, rows: int, width: int, scale: float = 0.01) -> None:
+    def __init__(self, rows: int, width: int, scale: float = 0.01, share: Share = EVERY_ROW) -> None:
         super().__init__()
         self.rows, self.width = rows, width
-        self.register_buffer("weight", torch.empty(rows, width).normal_(0.0, scale))
+        address = int(torch.randint(0, 1 << 62, ()))
+        self.register_buffer("weight", initial_rows(address, rows, width, scale, share))
         self.touched: TouchedRows | None = None
         self.fetch: Callable[[Tensor], Tensor] = self.own_rows
 
     def own_rows(self, ids_U: Tensor) -> Tensor:
         return self.weight.index_select(0, ids_U)
 
+    def distinct(self, ids_R: Tensor) -> tuple[Tensor, Tensor]:
+        """(vectors_VE, position_R) so that vectors_VE[position_R] are the ids' vectors; in training V is U."""
+        if not (self.training and torch.is_grad_enabled()):
+            return self.fetch(ids_R), torch.arange(len(ids_R), device=ids_R.device)
+        ids_U, position_R = torch.unique(ids_R, return_inverse=True)
+        self.touched = TouchedRows(ids_U, self.fetch(ids_U).requires_grad_())
+        return self.touched.vectors_UE, position_R
+
     def forward(self, ids_R: Tensor) -> Tensor:
         if not (self.training and torch.is_grad_enabled()):
             return self.fetch(ids_R)
-        ids_U, position_R = torch.unique(ids_R, return_inverse=True)
-        self.touched = TouchedRows(ids_U, self.fetch(ids_U).requires_grad_())
-        return self.touched.vectors_UE.index_select(0, position_R)
+        vectors_UE, position_R = self.distinct(ids_R)
+        return vectors_UE.index_select(0, position_R)
+
+
+@dataclass(frozen=True)
+class FieldOptions:
+    """How a categorical field is used, where it is not one value a row with rows and width of its own.
+
+    width    of its vectors, if not the model's
+    owner    index of the field whose rows (and width) it uses
+    pooling  sum, mean or attention: the field has many values a row
+    query    attention: index of the single-valued field that its values are weighed by
+    """
+
+    width: int | None = None
+    owner: int | None = None
+    pooling: str | None = None
+    query: int | None = None
 
 
 class FusedEmbedding(nn.Module):
-    """All fields in as few tables as there are widths; ids_BK -> vectors (B, K * E)."""
+    """All fields in as few tables as there are widths; (ids_BK, bags) -> (B, output_width).
 
-    def __init__(self, field_rows: tuple[int, ...], width: int, scale: float = 0.01) -> None:
+    field_rows: rows that each field owns (0: it uses its owner's), laid end to end as the ids count them; options: of
+    every field. The output holds the single-valued fields table by table, then the multi-valued ones.
+    """
+
+    def __init__(
+        self,
+        field_rows: tuple[int, ...],
+        width: int,
+        scale: float = 0.01,
+        share: Share = EVERY_ROW,
+        options: tuple[FieldOptions, ...] | None = None,
+    ) -> None:
         super().__init__()
-        self.output_width = len(field_rows) * width
-        self.tables = nn.ModuleList([EmbeddingTable(max(sum(field_rows), 1), width, scale)])
+        options = options or tuple(FieldOptions() for _ in field_rows)
+        owner_of = [k if option.owner is None else option.owner for k, option in enumerate(options)]
+        width_of = [options[owner].width or width for owner in owner_of]
+        widths = list(dict.fromkeys(width_of)) or [width]
+        table_of = [widths.index(own) for own in width_of]
+        sizes = [0 for _ in widths]
+        begin_of = []  # of each field's own rows in its table
+        for rows, table in zip(field_rows, table_of, strict=True):
+            begin_of.append(sizes[table])
+            sizes[table] += rows
+        self.tables = nn.ModuleList(
+            [EmbeddingTable(max(rows, 1), own, scale, share) for rows, own in zip(sizes, widths, strict=True)]
+        )
+        # An id counts rows over all fields; its table has those of some of them.
+        shift_of = [begin_of[owner] - sum(field_rows[:owner]) for owner in owner_of]
+        single = [k for k, option in enumerate(options) if option.pooling is None]
+        many = [k for k, option in enumerate(options) if option.pooling is not None]
+        self.columns_of = [[n for n, k in enumerate(single) if table_of[k] == table] for table in range(len(widths))]
+        self.shifts_of = [[shift_of[single[n]] for n in columns] for columns in self.columns_of]
+        self.bags_of = [[m for m, k in enumerate(many) if table_of[k] == table] for table in range(len(widths))]
+        self.bag_shift = [shift_of[k] for k in many]
+        # Attention reads its query's vector in the output of the single-valued fields.
+        order = [single[n] for columns in self.columns_of for n in columns]
+        ends = list(accumulate((width_of[k] for k in order), initial=0))
+        place = {k: slice(begin, end) for k, begin, end in zip(order, ends, ends[1:], strict=False)}
+        self.query_of = [place[q] if (q := options[k].query) is not None else None for k in many]
+        self.pools = nn.ModuleList(
+            [
+                build_pooling(options[k].pooling or "", width_of[k], width_of[options[k].query or 0])
+                for k in many
+            ]
+        )
+        self.output_width = sum(width_of)
 
-    def forward(self, ids_BK: Tensor) -> Tensor:
-        return self.tables[0](ids_BK.reshape(-1)).view(len(ids_BK), self.output_width)
+    def forward(self, ids_BK: Tensor, bags: Sequence[BagTensors] = ()) -> Tensor:
+        assert len(bags) == len(self.pools)
+        rows = len(ids_BK)
+        if not bags and len(self.tables) == 1:
+            return self.tables[0](ids_BK.reshape(-1)).view(rows, self.output_width)
+        singles, found = [], {}
+        for t, table in enumerate(self.tables):
+            assert isinstance(table, EmbeddingTable)
+            columns, shifts = self.columns_of[t], self.shifts_of[t]
+            own_BK = ids_BK if len(columns) == ids_BK.shape[1] else ids_BK[:, columns]
+            if any(shifts):
+                own_BK = own_BK + torch.tensor(shifts, device=ids_BK.device)
+            own = [bags[m].ids_S + self.bag_shift[m] if self.bag_shift[m] else bags[m].ids_S for m in self.bags_of[t]]
+            vectors_VE, position_R = table.distinct(torch.cat([own_BK.reshape(-1), *own]))
+            position_of = position_R.split([rows * len(columns), *(len(ids_S) for ids_S in own)])
+            singles.append(vectors_VE.index_select(0, position_of[0]).view(rows, len(columns) * table.width))
+            found |= {m: (vectors_VE, position) for m, position in zip(self.bags_of[t], position_of[1:], strict=True)}
+        single_BI = torch.cat(singles, 1)
+        pooled = [
+            pool(*found[m], bags[m].offset_B1, None if query is None else single_BI[:, query])
+            for m, (pool, query) in enumerate(zip(self.pools, self.query_of, strict=True))
+        ]
+        return torch.cat([single_BI, *pooled], 1)

@@ -4,21 +4,24 @@ Shapes: B rows, K categorical fields, N numeric features, E embedding width.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from models.backbones.base import BackboneConfig
-from models.embedding import FusedEmbedding
+from models.embedding import FieldOptions, FusedEmbedding
 from models.layers import MLP, Standardise
+from models.pooling import BagTensors
 from models.registry import build_backbone
+from models.rows import EVERY_ROW, Share
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     embedding_width: int = 16
-    """Width of every field's embedding vector."""
+    """Width of a field's embedding vector, where the schema gives it none of its own."""
     embedding_scale: float = 0.01
     """Standard deviation of the embedding's initial values."""
     tower_hidden: tuple[int, ...] = (32,)
@@ -45,11 +48,19 @@ class EntireSpaceModel(nn.Module):
     """Logits of every task for every exposure, clicked or not.
 
     field_rows: rows of the fused table that each categorical field owns; numerics: how many numeric features;
-    tasks: names such as ("ctr", "cvr"), decided by the objective; seed: the whole initialisation.
+    tasks: names such as ("ctr", "cvr"), decided by the objective; seed: the whole initialisation; share: which rows of
+    the tables are held here, where others hold the rest; options: of each categorical field, if any is not plain.
     """
 
     def __init__(
-        self, config: ModelConfig, field_rows: tuple[int, ...], numerics: int, tasks: tuple[str, ...], seed: int
+        self,
+        config: ModelConfig,
+        field_rows: tuple[int, ...],
+        numerics: int,
+        tasks: tuple[str, ...],
+        seed: int,
+        share: Share = EVERY_ROW,
+        options: tuple[FieldOptions, ...] | None = None,
     ) -> None:
         super().__init__()
         if not field_rows and not numerics:
@@ -57,7 +68,7 @@ class EntireSpaceModel(nn.Module):
         self.tasks = tasks
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.embedding = FusedEmbedding(field_rows, config.embedding_width, config.embedding_scale)
+            self.embedding = FusedEmbedding(field_rows, config.embedding_width, config.embedding_scale, share, options)
             self.standardise = Standardise(numerics)
             inputs = self.embedding.output_width + numerics
             self.backbone = build_backbone(config.backbone, inputs, len(tasks))
@@ -65,9 +76,9 @@ class EntireSpaceModel(nn.Module):
             dropout = config.backbone.dropout
             self.towers = nn.ModuleDict({task: MLP(width, config.hidden_of(task), 1, dropout) for task in tasks})
 
-    def forward(self, ids_BK: Tensor, numeric_BN: Tensor) -> dict[str, Tensor]:
-        """ids with field offsets added, raw numerics (NaN = missing) -> {task: logit_B}."""
-        x_BI = torch.cat([self.embedding(ids_BK), self.standardise(numeric_BN)], dim=1)
+    def forward(self, ids_BK: Tensor, numeric_BN: Tensor, bags: Sequence[BagTensors] = ()) -> dict[str, Tensor]:
+        """ids with field offsets added, raw numerics (NaN = missing), multi-valued fields -> {task: logit_B}."""
+        x_BI = torch.cat([self.embedding(ids_BK, bags), self.standardise(numeric_BN)], dim=1)
         representations = self.backbone(x_BI)
         return {
             task: self.towers[task](h_BH).squeeze(1) for task, h_BH in zip(self.tasks, representations, strict=True)
