@@ -3,13 +3,14 @@
 Shapes: R looked-up ids, B rows, K single-valued fields, E width, U distinct table rows in the batch, V vectors.
 
 Ids arrive with each field's offset already added (see data/encode.py), so all fields of a width are one lookup, the
-multi-valued ones among them. In training the distinct rows are taken out once and become a leaf of the graph: its gradient is summed per row, and a step
-costs what the batch touches, not the table (torch's `sparse=True` leaves B*K rows for `coalesce` to sort).
+multi-valued ones among them. In training the distinct rows are taken out once and become a leaf of the graph: its
+gradient is summed per row, and a step costs what the batch touches, not the table (torch's `sparse=True` leaves B*K
+rows for `coalesce` to sort).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -124,12 +125,13 @@ class FusedEmbedding(nn.Module):
         # Attention reads its query's vector in the output of the single-valued fields.
         order = [single[n] for columns in self.columns_of for n in columns]
         ends = list(accumulate((width_of[k] for k in order), initial=0))
-        place = {k: slice(begin, end) for k, begin, end in zip(order, ends, ends[1:], strict=False)}
+        place = {k: slice(*between) for k, between in zip(order, pairwise(ends), strict=True)}
         self.query_of = [place[q] if (q := options[k].query) is not None else None for k in many]
+        query_width_of = [width_of[q] if (q := options[k].query) is not None else 0 for k in many]
         self.pools = nn.ModuleList(
             [
-                build_pooling(options[k].pooling or "", width_of[k], width_of[options[k].query or 0])
-                for k in many
+                build_pooling(options[k].pooling, width_of[k], query_width)
+                for k, query_width in zip(many, query_width_of, strict=True)
             ]
         )
         self.output_width = sum(width_of)
@@ -139,7 +141,8 @@ class FusedEmbedding(nn.Module):
         rows = len(ids_BK)
         if not bags and len(self.tables) == 1:
             return self.tables[0](ids_BK.reshape(-1)).view(rows, self.output_width)
-        singles, found = [], {}
+        singles: list[Tensor] = []
+        found: dict[int, tuple[Tensor, Tensor]] = {}  # vectors and positions of each multi-valued field
         for t, table in enumerate(self.tables):
             assert isinstance(table, EmbeddingTable)
             columns, shifts = self.columns_of[t], self.shifts_of[t]
