@@ -1,6 +1,6 @@
 """From a table of the log to the arrays a model reads, and the moments that put numeric features on one scale.
 
-Shapes: R rows, K categorical fields, N numeric features.
+Shapes: R rows, K single-valued categorical fields, N numeric features.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
+from data.bags import Bags, list_values
 from data.hashing import hash_array
 from data.log import Log, Part, PartFile, is_text
 from data.schema import CategoricalField, Schema
@@ -20,11 +21,13 @@ from data.schema import CategoricalField, Schema
 class Rows:
     """Encoded rows.
 
-    ids_RK         int64, C-contiguous: rows of the fused embedding table (every field's offset is added)
+    ids_RK         int64, C-contiguous: rows of the fused embedding table (every field's offset is added) of the
+                   single-valued fields
     numeric_RN     float32, C-contiguous: as in the log, NaN where missing
     click_R        float32, 0 or 1
     conversion_R   float32, 0 or 1
     weight_R       float32, or None if the schema names no weight
+    bags           the same ids of the multi-valued fields, one Bags a field, in the schema's order
     """
 
     ids_RK: np.ndarray
@@ -32,19 +35,57 @@ class Rows:
     click_R: np.ndarray
     conversion_R: np.ndarray
     weight_R: np.ndarray | None
+    bags: tuple[Bags, ...] = ()
 
     def __len__(self) -> int:
         return len(self.click_R)
 
+    def take(self, index: np.ndarray | slice) -> "Rows":
+        """The rows of an index, or of a slice of step 1."""
+        return Rows(
+            self.ids_RK[index],
+            self.numeric_RN[index],
+            self.click_R[index],
+            self.conversion_R[index],
+            self.weight_R[index] if self.weight_R is not None else None,
+            tuple(bags.take(index) for bags in self.bags),
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence["Rows"]) -> "Rows":
+        """The rows of all parts, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([getattr(rows, name) for rows in parts])
+
+        return cls(
+            joined("ids_RK"),
+            joined("numeric_RN"),
+            joined("click_R"),
+            joined("conversion_R"),
+            joined("weight_R") if parts[0].weight_R is not None else None,
+            tuple(Bags.join(bags) for bags in zip(*(rows.bags for rows in parts), strict=True)),
+        )
+
 
 class Encoder:
-    """Encodes tables of one schema. `field_rows[k]` is the size of field k's block in the fused table."""
+    """Encodes tables of one schema. `field_rows[k]` is the size of categorical field k's block in the fused table.
+
+    A field that shares another's rows has no block (0 rows) and that field's offset.
+    """
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
-        self.field_rows: tuple[int, ...] = tuple(field.rows for field in schema.categorical)
-        self.offsets: tuple[int, ...] = tuple(sum(self.field_rows[:k]) for k in range(len(self.field_rows)))
-        self._vocabularies = [pa.array(field.vocabulary) if field.vocabulary else None for field in schema.categorical]
+        fields = schema.categorical
+        self.field_rows: tuple[int, ...] = tuple(0 if field.share else field.rows for field in fields)
+        begins = {field.name: sum(self.field_rows[:k]) for k, field in enumerate(fields)}
+        self.offsets: tuple[int, ...] = tuple(begins[field.share or field.name] for field in fields)
+        self._parts = {
+            field.name: (field, pa.array(field.vocabulary) if field.vocabulary else None, offset)
+            for field, offset in zip(fields, self.offsets, strict=True)
+        }
 
     def encode(self, table: pa.Table) -> Rows:
         """Encode a table that holds the schema's columns (as Log.read_row_group reads it).
@@ -52,9 +93,10 @@ class Encoder:
         Raises ValueError naming the column where a numeric feature is infinite.
         """
         schema, rows = self.schema, table.num_rows
-        ids_RK = np.empty((rows, len(schema.categorical)), np.int64)
-        for k, (field, vocabulary) in enumerate(zip(schema.categorical, self._vocabularies, strict=True)):
-            np.add(field_ids(field, vocabulary, one_chunk(table, field.name)), self.offsets[k], out=ids_RK[:, k])
+        ids_RK = np.empty((rows, len(schema.single)), np.int64)
+        for k, single in enumerate(schema.single):
+            field, vocabulary, offset = self._parts[single.name]
+            np.add(field_ids(field, vocabulary, one_chunk(table, field.name)), offset, out=ids_RK[:, k])
         numeric_RN = numeric_values(table, schema.numeric)
         infinite = np.isinf(numeric_RN).any(axis=0)
         if infinite.any():
@@ -65,7 +107,22 @@ class Encoder:
             number(table, schema.click),
             number(table, schema.conversion),
             number(table, schema.weight) if schema.weight else None,
+            tuple(self._bags(field.name, table) for field in schema.many),
         )
+
+    def empty(self) -> Rows:
+        """No rows, with the columns of this schema."""
+        schema, none = self.schema, np.empty(0, np.float32)
+        ids_RK = np.empty((0, len(schema.single)), np.int64)
+        numeric_RN = np.empty((0, len(schema.numeric)), np.float32)
+        bags = tuple(Bags.none() for _ in schema.many)
+        return Rows(ids_RK, numeric_RN, none, none, none if schema.weight else None, bags)
+
+    def _bags(self, name: str, table: pa.Table) -> Bags:
+        field, vocabulary, offset = self._parts[name]
+        assert field.many is not None
+        values, offset_R1 = list_values(one_chunk(table, name), field.many.max)
+        return Bags(field_ids(field, vocabulary, values) + offset, offset_R1)
 
 
 def field_ids(field: CategoricalField, vocabulary: pa.Array | None, column: pa.Array) -> np.ndarray:

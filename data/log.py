@@ -165,7 +165,7 @@ def resolve(location: str) -> tuple[Any, str]:
     except pa.ArrowInvalid as unknown:
         # Only logs on filesystems that pyarrow has no client for need fsspec.
         try:
-            import fsspec  # type: ignore[import-untyped]
+            import fsspec
 
             filesystem, root = fsspec.core.url_to_fs(location)
         except (ImportError, ValueError) as error:
@@ -196,12 +196,18 @@ def check_columns(schema: Schema, found: pa.Schema, path: str) -> None:
             raise ValueError(f"{path}: no column {name!r}, which {SCHEMA_FILE} names; it has {', '.join(found.names)}")
     for field in schema.categorical:
         kind = found.field(field.name).type
-        kind = kind.value_type if pat.is_dictionary(kind) else kind
-        text, whole = is_text(kind), pat.is_integer(kind)
+        lists = is_list(kind)
+        if lists != (field.many is not None):
+            right = "without 'many' must be a single value" if lists else "with 'many' must be lists"
+            raise ValueError(f"{path}: column {field.name!r} is of type {kind}; a categorical feature {right}")
+        value = kind.value_type if lists else kind
+        value = value.value_type if pat.is_dictionary(value) else value
+        text, whole = is_text(value), pat.is_integer(value)
         if field.kind == "vocabulary":
             fits, right = (text, "strings") if isinstance(field.vocabulary[0], str) else (whole, "integers")
         else:
             fits, right = (whole, "integers") if field.kind == "range" else (text or whole, "integers or strings")
+        right = f"lists of {right}" if lists else right
         expect(fits, path, field.name, kind, right, f"a categorical feature of kind {field.kind!r}")
     for name in filter(None, (*schema.numeric, schema.weight, schema.value)):
         kind = found.field(name).type
@@ -217,6 +223,10 @@ def check_columns(schema: Schema, found: pa.Schema, path: str) -> None:
 def expect(fits: bool, path: str, name: str, kind: pa.DataType, right: str, role: str) -> None:
     if not fits:
         raise ValueError(f"{path}: column {name!r} is of type {kind}; {role} must be {right}")
+
+
+def is_list(kind: pa.DataType) -> bool:
+    return bool(pat.is_list(kind) or pat.is_large_list(kind) or pat.is_fixed_size_list(kind))
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -3,13 +3,16 @@
     {"format": "counterpoint.schema", "version": 1, "name": "my log",
      "categorical": [{"name": "user_id", "kind": "hash", "size": 100000},
                      {"name": "channel", "kind": "vocabulary", "vocabulary": ["search", "feed"]},
-                     {"name": "hour", "kind": "range", "size": 24}],
+                     {"name": "hour", "kind": "range", "size": 24},
+                     {"name": "item_id", "kind": "hash", "size": 50000, "width": 32},
+                     {"name": "history", "share": "item_id", "many": {"pooling": "mean", "max": 50}}],
      "numeric": ["price"], "click": "click", "conversion": "conversion",
      "exposure": "exposure_id", "user": "user_id", "request": "request_id", "weight": null, "value": null,
      "truth": {"key": "exposure_id", "potential_conversion": "potential_conversion",
                "propensity": "propensity", "conversion_probability": "conversion_probability"}}
 
 Features are an allow-list: only `categorical` and `numeric` reach a model, and a label among them is an error.
+data/fields.py tells what a categorical entry may say.
 """
 
 import json
@@ -17,40 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.fields import CategoricalField as CategoricalField
+from data.fields import Many as Many
+from data.fields import categorical_fields, check_categorical, column_name, expect_keys
+
 FORMAT, VERSION = "counterpoint.schema", 1
 SCHEMA_FILE = "schema.json"
-KINDS = ("hash", "vocabulary", "range")
 REQUIRED_KEYS = ("format", "version", "name", "categorical", "numeric", "click", "conversion")
 OPTIONAL_KEYS = ("exposure", "user", "request", "weight", "value", "truth")
 TRUTH_KEYS = ("key", "potential_conversion", "propensity", "conversion_probability")
-
-
-@dataclass(frozen=True)
-class CategoricalField:
-    """One categorical feature and how its values become rows of an embedding table.
-
-    hash        any int or string -> 1 + hash(value) % size
-    vocabulary  the listed values -> 2 + place in the list
-    range       the ints 0 .. size-1 -> 2 + value
-    Row 0 is a missing value; vocabulary and range keep row 1 for values that are not in them.
-    """
-
-    name: str
-    kind: str
-    size: int = 0
-    vocabulary: tuple[int, ...] | tuple[str, ...] = ()
-
-    @property
-    def rows(self) -> int:
-        """Rows of the embedding table that this field needs."""
-        if self.kind == "hash":
-            return 1 + self.size
-        return 2 + (len(self.vocabulary) if self.kind == "vocabulary" else self.size)
-
-    def to_dict(self) -> dict[str, Any]:
-        if self.kind == "vocabulary":
-            return {"name": self.name, "kind": self.kind, "vocabulary": list(self.vocabulary)}
-        return {"name": self.name, "kind": self.kind, "size": self.size}
 
 
 @dataclass(frozen=True)
@@ -88,6 +66,16 @@ class Schema:
     @property
     def features(self) -> tuple[str, ...]:
         return tuple(field.name for field in self.categorical) + self.numeric
+
+    @property
+    def single(self) -> tuple[CategoricalField, ...]:
+        """The categorical fields with one value a row."""
+        return tuple(field for field in self.categorical if field.many is None)
+
+    @property
+    def many(self) -> tuple[CategoricalField, ...]:
+        """The categorical fields with a list of values a row."""
+        return tuple(field for field in self.categorical if field.many is not None)
 
     @property
     def columns(self) -> list[str]:
@@ -133,7 +121,7 @@ class Schema:
         try:
             return cls(
                 name=column_name(keys["name"], "'name'") or "",
-                categorical=tuple(categorical_field(entry) for entry in keys["categorical"]),
+                categorical=categorical_fields(keys["categorical"]),
                 numeric=tuple(column_name(entry, "a 'numeric' entry") or "" for entry in keys["numeric"]),
                 click=column_name(keys["click"], "'click'") or "",
                 conversion=column_name(keys["conversion"], "'conversion'") or "",
@@ -187,54 +175,4 @@ def check_fields(schema: Schema) -> None:
         raise ValueError(f"column {leaks[0]!r} is {forbidden[leaks[0]]} and cannot be a feature")
     if schema.truth and schema.exposure is None:
         raise ValueError("'truth' is joined by the exposure key: name its column under 'exposure'")
-    for field in schema.categorical:
-        check_field(field)
-
-
-def check_field(field: CategoricalField) -> None:
-    if field.kind not in KINDS:
-        raise ValueError(f"column {field.name!r}: kind {field.kind!r} is none of {', '.join(KINDS)}")
-    if field.kind != "vocabulary":
-        if isinstance(field.size, bool) or not isinstance(field.size, int) or field.size < 1:
-            raise ValueError(f"column {field.name!r}: size is {field.size!r}, must be a whole number of at least 1")
-        return
-    if not field.vocabulary:
-        raise ValueError(f"column {field.name!r}: the vocabulary is empty")
-    if {type(value) for value in field.vocabulary} not in ({int}, {str}):
-        raise ValueError(f"column {field.name!r}: a vocabulary is all strings or all whole numbers")
-    if len(set(field.vocabulary)) < len(field.vocabulary):
-        raise ValueError(f"column {field.name!r}: the vocabulary lists a value twice")
-
-
-def categorical_field(entry: object) -> CategoricalField:
-    given = expect_keys(entry, ("name", "kind"), ("size", "vocabulary"), "a 'categorical' entry")
-    name = column_name(given["name"], "the 'name' of a 'categorical' entry") or ""
-    own, other = ("vocabulary", "size") if given["kind"] == "vocabulary" else ("size", "vocabulary")
-    if own not in given or other in given:
-        raise ValueError(f"column {name!r}: kind {given['kind']!r} takes {own!r}, and no {other!r}")
-    if own == "size":
-        return CategoricalField(name, given["kind"], given["size"])
-    if not isinstance(given["vocabulary"], list):
-        raise ValueError(f"column {name!r}: 'vocabulary' must be a list")
-    return CategoricalField(name, given["kind"], vocabulary=tuple(given["vocabulary"]))
-
-
-def column_name(value: object, what: str, optional: bool = False) -> str | None:
-    if value is None and optional:
-        return None
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{what} must be a non-empty string{' or null' if optional else ''}, not {value!r}")
-    return value
-
-
-def expect_keys(value: object, required: tuple[str, ...], optional: tuple[str, ...], where: str) -> dict[str, Any]:
-    """The JSON object itself, if it has the required keys and no unknown one."""
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: must be a JSON object, not {type(value).__name__}")
-    unknown = [key for key in value if key not in required + optional]
-    if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}; valid keys: {', '.join(required + optional)}")
-    missing = [key for key in required if key not in value]
-    if missing:
-        raise ValueError(f"{where}: missing key {missing[0]!r}; valid keys: {', '.join(required + optional)}")
-    return value
+    check_categorical(schema.categorical)

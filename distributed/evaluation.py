@@ -13,7 +13,7 @@ from torch import Tensor
 from data.encode import Encoder, Rows
 from data.log import Log, Part
 from distributed.metrics import BinaryMetrics, PropensityHealth
-from distributed.stream import ordered_tables
+from distributed.stream import Batch, ordered_tables
 from models.entire_space import EntireSpaceModel
 from models.objectives.terms import product_logit
 
@@ -76,9 +76,8 @@ def predict(model: EntireSpaceModel, rows: Rows, device: torch.device) -> dict[s
     """Logits of encoded rows, on the CPU, in pieces of at most 8192 rows."""
     pieces: list[dict[str, Tensor]] = []
     for begin in range(0, len(rows), ROWS):
-        part = slice(begin, begin + ROWS)
-        ids_BK, numeric_BN = torch.from_numpy(rows.ids_RK[part]), torch.from_numpy(rows.numeric_RN[part])
-        pieces.append({k: v.cpu() for k, v in model(ids_BK.to(device), numeric_BN.to(device)).items()})
+        batch = Batch.of(rows.take(slice(begin, begin + ROWS))).to(device)
+        pieces.append({k: v.cpu() for k, v in model(batch.ids_BK, batch.numeric_BN, batch.bags).items()})
     return {task: torch.cat([piece[task] for piece in pieces]) for task in model.tasks}
 
 

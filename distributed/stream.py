@@ -1,6 +1,6 @@
 """Batches of a part: read, encoded and shuffled ahead of the model by one thread.
 
-Shapes: B rows of this worker's share of a global batch, K categorical fields, N numeric features.
+Shapes: B rows of this worker's share of a global batch, K single-valued categorical fields, N numeric features.
 """
 
 import queue
@@ -20,29 +20,34 @@ from data.log import Log, Part
 from distributed.config import StreamConfig
 from distributed.shards import Slice, lane_batch, lane_buffers, lane_slices, lanes_of, steps_per_epoch
 from models.objectives.base import Labels
+from models.pooling import BagTensors
 
 CACHED_ROW_GROUPS = 2
 
 
 @dataclass(frozen=True)
 class Batch:
-    """ids_BK int64 with field offsets, numeric_BN float32 with NaN for missing, labels float32."""
+    """ids_BK int64 with field offsets, numeric_BN float32 with NaN for missing, labels float32, bags of ids."""
 
     ids_BK: Tensor
     numeric_BN: Tensor
     labels: Labels
+    bags: tuple[BagTensors, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels.click_B)
 
     @classmethod
     def join(cls, parts: list[Rows]) -> "Batch":
-        def joined(name: str) -> Tensor:
-            return torch.from_numpy(np.concatenate([getattr(rows, name) for rows in parts]))
+        """The rows of all parts, one after the other."""
+        return cls.of(Rows.join(parts))
 
-        weight_B = joined("weight_R") if parts[0].weight_R is not None else None
-        labels = Labels(joined("click_R"), joined("conversion_R"), weight_B)
-        return cls(joined("ids_RK"), joined("numeric_RN"), labels)
+    @classmethod
+    def of(cls, rows: Rows) -> "Batch":
+        weight_B = tensor(rows.weight_R) if rows.weight_R is not None else None
+        labels = Labels(tensor(rows.click_R), tensor(rows.conversion_R), weight_B)
+        bags = tuple(BagTensors(tensor(bag.ids_S), tensor(bag.offset_R1)) for bag in rows.bags)
+        return cls(tensor(rows.ids_RK), tensor(rows.numeric_RN), labels, bags)
 
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":
@@ -57,12 +62,13 @@ class Batch:
             moved(self.ids_BK),
             moved(self.numeric_BN),
             Labels(moved(labels.click_B), moved(labels.conversion_B), weight_B),
+            tuple(BagTensors(moved(bag.ids_S), moved(bag.offset_B1)) for bag in self.bags),
         )
 
 
-def take(rows: Rows, index: np.ndarray | slice) -> Rows:
-    weight_R = rows.weight_R[index] if rows.weight_R is not None else None
-    return Rows(rows.ids_RK[index], rows.numeric_RN[index], rows.click_R[index], rows.conversion_R[index], weight_R)
+def tensor(values: np.ndarray) -> Tensor:
+    """The same memory as a tensor; a copy where it is Arrow's and not to be written."""
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 
 class TrainStream:
@@ -106,32 +112,26 @@ class TrainStream:
                 continue
             shuffled = self._shuffled(buffer, [self.seed, epoch, 1 + lane, number])
             if skip:
-                shuffled, skip = take(shuffled, slice(skip, None)), 0
+                shuffled, skip = shuffled.take(slice(skip, None)), 0
             pending.append(shuffled)
             held += len(shuffled)
             if held < size:
                 continue
-            joined = concatenate(pending)
+            joined = Rows.join(pending)
             whole = held - held % size
             for begin in range(0, whole, size):
-                yield take(joined, slice(begin, begin + size))
-            pending, held = [take(joined, slice(whole, None))], held - whole
-        rest = concatenate(pending) if pending else self._no_rows()
+                yield joined.take(slice(begin, begin + size))
+            pending, held = [joined.take(slice(whole, None))], held - whole
+        rest = Rows.join(pending) if pending else self.encoder.empty()
         if len(rest):
             yield rest
         while True:
-            yield take(rest, slice(0, 0))
-
-    def _no_rows(self) -> Rows:
-        schema, none = self.log.schema, np.empty(0, np.float32)
-        ids_RK = np.empty((0, len(schema.categorical)), np.int64)
-        numeric_RN = np.empty((0, len(schema.numeric)), np.float32)
-        return Rows(ids_RK, numeric_RN, none, none, none if schema.weight else None)
+            yield rest.take(slice(0, 0))
 
     def _shuffled(self, buffer: list[Slice], address: list[int]) -> Rows:
         table = pa.concat_tables([self._read(piece) for piece in buffer])
         order = np.random.default_rng(address).permutation(table.num_rows)
-        return take(self.encoder.encode(table), order)
+        return self.encoder.encode(table).take(order)
 
     def _read(self, piece: Slice) -> pa.Table:
         """A slice of a row group; neighbouring lanes that share one decode it once."""
@@ -141,17 +141,6 @@ class TrainStream:
                 self._decoded.popitem(last=False)
             self._decoded[piece.group] = self.log.read_row_group(file, index)
         return self._decoded[piece.group].slice(piece.start, piece.rows)
-
-
-def concatenate(parts: list[Rows]) -> Rows:
-    if len(parts) == 1:
-        return parts[0]
-
-    def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(rows, name) for rows in parts])
-
-    weight_R = joined("weight_R") if parts[0].weight_R is not None else None
-    return Rows(joined("ids_RK"), joined("numeric_RN"), joined("click_R"), joined("conversion_R"), weight_R)
 
 
 def ordered_tables(

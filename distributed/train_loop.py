@@ -36,7 +36,7 @@ from distributed.evaluation import evaluate
 from distributed.optimizers import build_row_optimizer, rate_factor
 from distributed.run_log import RunLog
 from distributed.stream import Batch, TrainStream
-from models.embedding import EmbeddingTable
+from models.embedding import EmbeddingTable, FieldOptions
 from models.entire_space import EntireSpaceModel
 from models.objectives.base import Objective
 from models.registry import build_objective
@@ -95,7 +95,7 @@ class Trainer:
         if self.config.model.backbone.dropout:
             torch.manual_seed(address(self.config.seed, step, self.rank))
         totals = sum_over_workers(batch.labels.totals())
-        logits = self.model(batch.ids_BK, batch.numeric_BN)
+        logits = self.model(batch.ids_BK, batch.numeric_BN, batch.bags)
         terms = self.objective(logits, batch.labels, totals)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
@@ -151,7 +151,22 @@ def address(*place: int) -> int:
 
 def build_model(config: TrainConfig, schema: Schema, tasks: tuple[str, ...]) -> EntireSpaceModel:
     field_rows = Encoder(schema).field_rows
-    return EntireSpaceModel(config.model, field_rows, len(schema.numeric), tasks, config.seed)
+    options = field_options(schema)
+    return EntireSpaceModel(config.model, field_rows, len(schema.numeric), tasks, config.seed, options=options)
+
+
+def field_options(schema: Schema) -> tuple[FieldOptions, ...]:
+    """The schema's categorical fields as the model numbers them."""
+    index = {field.name: k for k, field in enumerate(schema.categorical)}
+    return tuple(
+        FieldOptions(
+            width=field.width,
+            owner=index[field.share] if field.share else None,
+            pooling=field.many.pooling if field.many else None,
+            query=index[field.many.query] if field.many and field.many.query else None,
+        )
+        for field in schema.categorical
+    )
 
 
 def train(job: TrainJob, rank: int, world_size: int, device: torch.device) -> dict[str, Any]:
