@@ -32,7 +32,7 @@ from data.world import GeneratedLog
 from distributed.config import TrainConfig
 from distributed.trainer import prepare, run_training
 from jobs.settings import override
-from models.objectives.base import Labels, ObjectiveConfig
+from models.objectives.base import Labels, Objective
 from models.objectives.terms import binary_cross_entropy
 from models.registry import OBJECTIVES
 
@@ -47,13 +47,8 @@ METHODS: dict[str, list[str]] = {
 }
 
 
-class Oracle:
+class Oracle(Objective):
     """CTR over exposures and CVR over exposures, with `conversion` holding the potential conversion of all of them."""
-
-    tasks: tuple[str, ...] = ("ctr", "cvr")
-
-    def __init__(self, config: ObjectiveConfig, click_rate: float) -> None:
-        self.clip = 0.0
 
     def __call__(self, logits: dict[str, Any], labels: Labels, totals: Any) -> dict[str, Any]:
         ctr = labels.weigh(binary_cross_entropy(logits["ctr"], labels.click_B)).sum() / totals[0]

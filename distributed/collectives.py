@@ -32,15 +32,22 @@ def max_over_workers(tensor: Tensor) -> Tensor:
 def sum_gradients(parameters: Sequence[Tensor]) -> None:
     """Sum the .grad of dense parameters over workers: one flat buffer, one all-reduce.
 
-    The objective has divided by the global batch's totals already, so the sum is the gradient of the whole batch.
+    The objective has divided by the global batch's totals already, so the sum is the gradient of the whole batch. A
+    parameter that no worker's loss reached keeps no gradient (its optimizer rests), as with one worker: flags that are
+    summed along say so.
     """
     if world_size() == 1:
         return
+    flags = [float(p.grad is not None) for p in parameters]
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    flat = torch.cat([gradients[0].new_tensor(flags), *[gradient.reshape(-1) for gradient in gradients]])
     dist.all_reduce(flat, op=dist.ReduceOp.SUM)
-    for parameter, piece in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
-        parameter.grad = piece.view_as(parameter)
+    reached, summed = flat[: len(flags)], flat[len(flags) :]
+    for index, (parameter, piece) in enumerate(
+        zip(parameters, summed.split([g.numel() for g in gradients]), strict=True)
+    ):
+        if parameter.grad is not None or reached[index] > 0:
+            parameter.grad = piece.view_as(parameter)
 
 
 def sum_rows(ids_U: Tensor, values_UE: Tensor) -> tuple[Tensor, Tensor]:

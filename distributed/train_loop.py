@@ -94,8 +94,9 @@ class Trainer:
         """One update on the global batch; returns this worker's share of each loss term."""
         if self.config.model.backbone.dropout:
             torch.manual_seed(address(self.config.seed, step, self.rank))
-        totals = sum_over_workers(batch.labels.totals())
         logits = self.model(batch.ids_BK, batch.numeric_BN, batch.bags)
+        self.objective.step = step
+        totals = sum_over_workers(self.objective.totals(logits, batch.labels).detach())
         terms = self.objective(logits, batch.labels, totals)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()

@@ -9,7 +9,7 @@ from data.encode import numeric_moments
 from data.log import LabelFacts, Log, check_labels
 from distributed.config import TrainConfig
 from distributed.train_loop import Diverged, TrainJob, train
-from models.registry import BACKBONES, OBJECTIVES, lookup
+from models.registry import BACKBONES, find_objective, lookup
 
 MAX_FAILURES = 3
 COLLECTIVE_TIMEOUT_S = 600
@@ -22,7 +22,7 @@ def prepare(run: Path, log: Log, config: TrainConfig, started: float) -> tuple[T
     Raises ValueError: a part is missing or broken, labels are wrong, a part lacks the outcomes its figures need.
     """
     lookup(BACKBONES, config.model.backbone.name, "backbone")
-    lookup(OBJECTIVES, config.objective.name, "objective")
+    find_objective(config.objective.name)
     parts = {name: log.part(name) for name in ("train", "valid")}
     if "test" in log.part_names():
         parts["test"] = log.part("test")

@@ -1,5 +1,6 @@
-"""Names -> parts. A new backbone or objective is one file and one line here."""
+"""Names -> parts. A new backbone or objective is one file and one line here; an objective may also stay outside."""
 
+import importlib
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -10,8 +11,11 @@ from models.backbones.omoe import OMoE
 from models.backbones.ple import PLE
 from models.backbones.shared_bottom import SharedBottom
 from models.objectives.base import Objective, ObjectiveConfig
+from models.objectives.dcmt import Dcmt
 from models.objectives.escm2_dr import Escm2Dr
 from models.objectives.escm2_ips import Escm2Ips
+from models.objectives.escm2_mrdr import Escm2Mrdr
+from models.objectives.escm2_snips import Escm2Snips
 from models.objectives.esmm import Esmm
 from models.objectives.naive import Naive
 
@@ -27,7 +31,10 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "naive": Naive,
     "esmm": Esmm,
     "escm2_ips": Escm2Ips,
+    "escm2_snips": Escm2Snips,
     "escm2_dr": Escm2Dr,
+    "escm2_mrdr": Escm2Mrdr,
+    "dcmt": Dcmt,
 }
 
 Part = TypeVar("Part")
@@ -44,6 +51,24 @@ def build_backbone(config: BackboneConfig, inputs: int, tasks: int) -> Backbone:
     return lookup(BACKBONES, config.name, "backbone")(inputs, tasks, config)
 
 
+def find_objective(name: str) -> type[Objective]:
+    """The objective of that name, or the class that "my.module:Class" (or "my/module.py:Class") names.
+
+    Such a module is found from where Python looks, which includes the root that a run was started from; workers look
+    in the same places. Raises ValueError if there is no such name, module or class, or the class is no Objective.
+    """
+    place, colon, attribute = name.rpartition(":")
+    if not colon:
+        return lookup(OBJECTIVES, name, "objective")
+    try:
+        found = getattr(importlib.import_module(place.removesuffix(".py").replace("/", ".")), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"objective {name!r}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Objective)):
+        raise ValueError(f"objective {name!r}: {attribute} is no subclass of models.objectives.base.Objective")
+    return found
+
+
 def build_objective(config: ObjectiveConfig, click_rate: float) -> Objective:
     """`click_rate` of the training part decides what `clip: auto` means."""
-    return lookup(OBJECTIVES, config.name, "objective")(config, click_rate)
+    return find_objective(config.name)(config, click_rate)

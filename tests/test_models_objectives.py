@@ -1,12 +1,13 @@
 """Objectives against direct float64 formulas, their gradients, and their expectation over every click pattern."""
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from models.objectives.base import Labels, ObjectiveConfig
+from models.objectives.base import Labels, Objective, ObjectiveConfig
 from models.objectives.escm2_dr import Escm2Dr
 from models.objectives.propensity import AUTO_CLIP_SHARE, inverse_propensity, resolve_clip
 from models.registry import OBJECTIVES, build_objective
@@ -18,11 +19,15 @@ def batch(seed: int = 0, rows: int = ROWS) -> tuple[dict[str, Tensor], Labels]:
     generator = torch.Generator().manual_seed(seed)
     logits = {
         task: (torch.randn(rows, generator=generator, dtype=torch.float64) - 1).requires_grad_()
-        for task in ("ctr", "cvr", "imputation")
+        for task in ("ctr", "cvr", "imputation", "counterfactual")
     }
     click_B = (torch.rand(rows, generator=generator) < 0.3).double()
     conversion_B = click_B * (torch.rand(rows, generator=generator) < 0.4).double()
     return logits, Labels(click_B, conversion_B)
+
+
+def apply(objective: Objective, logits: dict[str, Tensor], labels: Labels) -> dict[str, Tensor]:
+    return objective(logits, labels, objective.totals(logits, labels))
 
 
 def delta(label_B: Tensor, probability_B: Tensor) -> Tensor:
@@ -34,33 +39,45 @@ def expected_terms(name: str, logits: dict[str, Tensor], labels: Labels, clip: f
     q_B, p_B = logits["ctr"].sigmoid(), logits["cvr"].sigmoid()
     o_B, c_B = labels.click_B, labels.conversion_B
     weighted_B = o_B / q_B.clamp(min=clip)
-    terms = {"ctr": delta(o_B, q_B).mean(), "ctcvr": delta(c_B, q_B * p_B).mean()}
+    product_B = delta(c_B, q_B * p_B)
+    entire = name == "esmm" or config.ctcvr_space == "entire"
+    terms = {"ctr": delta(o_B, q_B).mean(), "ctcvr": product_B.mean() if entire else product_B[o_B == 1].mean()}
     if name == "naive":
         cvr = (o_B * delta(c_B, p_B)).sum() / o_B.sum()
-        return {"loss": terms["ctr"] + cvr, "ctr": terms["ctr"], "cvr": cvr}
+        return {"loss": config.lambda_ctr * terms["ctr"] + cvr, "ctr": terms["ctr"], "cvr": cvr}
     if name == "esmm":
-        return {"loss": terms["ctr"] + terms["ctcvr"], **terms}
-    if name == "escm2_ips":
-        cvr = (weighted_B * delta(c_B, p_B)).mean()
-        loss = terms["ctr"] + config.lambda_c * cvr + config.lambda_g * terms["ctcvr"]
-        return {"loss": loss, "cvr": cvr, **terms}
-    if config.imputation == "error":
-        imputed_B = (1 + logits["imputation"].exp()).log()
-    else:
-        imputed_B = delta(logits["imputation"].sigmoid(), p_B)
+        return {"loss": config.lambda_ctr * terms["ctr"] + terms["ctcvr"], **terms}
     error_B = delta(c_B, p_B)
-    cvr = (imputed_B + weighted_B * (error_B - imputed_B)).mean()
-    imputation = (weighted_B * (error_B - imputed_B) ** 2).mean()
-    loss = terms["ctr"] + config.lambda_c * (cvr + imputation) + config.lambda_g * terms["ctcvr"]
-    return {"loss": loss, "cvr": cvr, "imputation": imputation, **terms}
+    if name in ("escm2_ips", "escm2_snips"):
+        total = len(o_B) if name == "escm2_ips" else weighted_B.sum()
+        terms["cvr"] = trained = (weighted_B * error_B).sum() / total
+    elif name == "dcmt":
+        star_B = logits["counterfactual"].sigmoid()
+        terms["cvr"] = (weighted_B * error_B).mean()
+        terms["counterfactual"] = ((1 - o_B) / (1 - q_B).clamp(min=clip) * -star_B.log()).mean()
+        terms["prior"] = (1 - (p_B + star_B)).abs().mean()
+        trained = terms["cvr"] + terms["counterfactual"] + config.constraint * terms["prior"]
+    else:
+        imputed_B = (1 + logits["imputation"].exp()).log()
+        if config.imputation == "label":
+            imputed_B = delta(logits["imputation"].sigmoid(), p_B)
+        terms["cvr"] = (imputed_B + weighted_B * (error_B - imputed_B)).mean()
+        q_clipped_B = q_B.clamp(min=clip)
+        share_B = weighted_B if name == "escm2_dr" else o_B * (1 - q_clipped_B) / q_clipped_B**2
+        terms["imputation"] = (share_B * (error_B - imputed_B) ** 2).mean()
+        trained = terms["cvr"] + terms["imputation"]
+    loss = config.lambda_ctr * terms["ctr"] + config.lambda_c * trained + config.lambda_g * terms["ctcvr"]
+    return {"loss": loss, **terms}
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
-@pytest.mark.parametrize("imputation", ["error", "label"])
-def test_terms_equal_the_formulas(name: str, imputation: str) -> None:
-    config = ObjectiveConfig(name=name, lambda_c=0.7, lambda_g=1.3, clip=0.2, imputation=imputation)
+@pytest.mark.parametrize(
+    "settings", [{}, {"imputation": "label", "ctcvr_space": "click", "lambda_ctr": 2.5, "constraint": 0.4}]
+)
+def test_terms_equal_the_formulas(name: str, settings: dict) -> None:
+    config = ObjectiveConfig(name=name, lambda_c=0.7, lambda_g=1.3, clip=0.2, **settings)
     logits, labels = batch()
-    terms = build_objective(config, click_rate=0.3)(logits, labels, labels.totals())
+    terms = apply(build_objective(config, click_rate=0.3), logits, labels)
     expected = expected_terms(name, logits, labels, 0.2, config)
     assert terms.keys() == expected.keys()
     for key in expected:
@@ -72,14 +89,15 @@ def test_parts_of_a_batch_add_up_to_the_whole(name: str) -> None:
     """Ranks that share the global totals sum to the single process, though their clicks differ."""
     logits, labels = batch(3)
     objective = build_objective(ObjectiveConfig(name=name), click_rate=0.3)
-    totals = labels.totals()
-    whole = objective(logits, labels, totals)["loss"]
+    whole = apply(objective, logits, labels)["loss"]
     whole_gradients = torch.autograd.grad(whole, list(logits.values()), allow_unused=True)
     order_B = torch.argsort(labels.click_B)  # the first rank gets no click at all
-    loss = torch.zeros((), dtype=torch.float64)
-    for rows in (order_B[:150], order_B[150:]):
-        part = Labels(labels.click_B[rows], labels.conversion_B[rows])
-        loss = loss + objective({task: logit[rows] for task, logit in logits.items()}, part, totals)["loss"]
+    ranks = [
+        ({task: logit[rows] for task, logit in logits.items()}, Labels(labels.click_B[rows], labels.conversion_B[rows]))
+        for rows in (order_B[:150], order_B[150:])
+    ]
+    totals = torch.stack([objective.totals(*rank) for rank in ranks]).sum(0)
+    loss = torch.stack([objective(*rank, totals)["loss"] for rank in ranks]).sum()
     part_gradients = torch.autograd.grad(loss, list(logits.values()), allow_unused=True)
     assert loss.item() == pytest.approx(whole.item(), rel=1e-12)
     for ours, theirs in zip(part_gradients, whole_gradients, strict=True):
@@ -88,40 +106,108 @@ def test_parts_of_a_batch_add_up_to_the_whole(name: str) -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15)
 
 
-def test_row_weight_two_equals_the_row_twice() -> None:
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_row_weight_two_equals_the_row_twice(name: str) -> None:
     logits, labels = batch(4, rows=50)
-    objective = build_objective(ObjectiveConfig(name="escm2_dr"), click_rate=0.3)
+    objective = build_objective(ObjectiveConfig(name=name, ctcvr_space="click"), click_rate=0.3)
     weight_B = torch.ones(50, dtype=torch.float64)
     weight_B[:10] = 2
     weighted = Labels(labels.click_B, labels.conversion_B, weight_B)
     rows = torch.cat([torch.arange(50), torch.arange(10)])
     doubled = Labels(labels.click_B[rows], labels.conversion_B[rows])
-    ours = objective(logits, weighted, weighted.totals())
-    theirs = objective({task: logit[rows] for task, logit in logits.items()}, doubled, doubled.totals())
+    ours = apply(objective, logits, weighted)
+    theirs = apply(objective, {task: logit[rows] for task, logit in logits.items()}, doubled)
     for key in theirs:
         assert ours[key].item() == pytest.approx(theirs[key].item(), rel=1e-12), key
 
 
-@pytest.mark.parametrize("name", ["naive", "escm2_ips", "escm2_dr"])
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"esmm"}))
 @pytest.mark.parametrize("imputation", ["error", "label"])
-def test_no_gradient_from_the_cvr_loss_to_the_ctr_tower(name: str, imputation: str) -> None:
+def test_no_gradient_from_what_is_weighted_to_the_ctr_tower(name: str, imputation: str) -> None:
     logits, labels = batch()
     objective = build_objective(ObjectiveConfig(name=name, imputation=imputation), click_rate=0.3)
-    terms = objective(logits, labels, labels.totals())
-    (gradient,) = torch.autograd.grad(terms["cvr"], [logits["ctr"]], allow_unused=True)
-    assert gradient is None or gradient.abs().max() == 0
+    terms = apply(objective, logits, labels)
+    for term in terms.keys() - {"loss", "ctr", "ctcvr"}:
+        (gradient,) = torch.autograd.grad(terms[term], [logits["ctr"]], allow_unused=True, retain_graph=True)
+        assert gradient is None or gradient.abs().max() == 0, term
 
 
 def test_ips_gives_unclicked_rows_no_gradient_and_clicked_rows_one_over_q() -> None:
     logits, labels = batch()
     objective = build_objective(ObjectiveConfig(name="escm2_ips", clip=0.2), click_rate=0.3)
-    cvr = objective(logits, labels, labels.totals())["cvr"]
+    cvr = apply(objective, logits, labels)["cvr"]
     (gradient_B,) = torch.autograd.grad(cvr, [logits["cvr"]])
     clicked_B = labels.click_B == 1
     assert gradient_B[~clicked_B].abs().max() == 0
     q_B = logits["ctr"].detach().sigmoid().clamp(min=0.2)
     expected_B = (logits["cvr"].detach().sigmoid() - labels.conversion_B) / q_B / ROWS
     torch.testing.assert_close(gradient_B[clicked_B], expected_B[clicked_B], rtol=1e-10, atol=0)
+
+
+def test_snips_weighs_as_ips_does_up_to_one_factor_for_the_batch() -> None:
+    """Scaling all propensities leaves it alone: only ratios of weights count."""
+    logits, labels = batch()
+    snips, ips = (build_objective(ObjectiveConfig(name=n, clip=0.2), 0.3) for n in ("escm2_snips", "escm2_ips"))
+    ours_B, theirs_B = (torch.autograd.grad(apply(o, logits, labels)["cvr"], [logits["cvr"]])[0] for o in (snips, ips))
+    weights = (labels.click_B * inverse_propensity(logits["ctr"], 0.2)).sum()
+    torch.testing.assert_close(ours_B, theirs_B * ROWS / weights, rtol=1e-10, atol=0)
+    half = Labels(labels.click_B, labels.conversion_B, torch.full((ROWS,), 0.5, dtype=torch.float64))
+    assert apply(snips, logits, half)["cvr"].item() == pytest.approx(apply(snips, logits, labels)["cvr"].item())
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_a_batch_without_a_click_gives_finite_terms(name: str) -> None:
+    logits, _ = batch()
+    none = Labels(torch.zeros(ROWS, dtype=torch.float64), torch.zeros(ROWS, dtype=torch.float64))
+    terms = apply(build_objective(ObjectiveConfig(name=name, ctcvr_space="click"), 0.3), logits, none)
+    assert all(torch.isfinite(term) for term in terms.values())
+    terms["loss"].backward()
+    assert all(torch.isfinite(logit.grad).all() for logit in logits.values() if logit.grad is not None)
+
+
+def test_mrdr_weighs_the_imputation_with_its_share_of_the_variance() -> None:
+    """E over clicks of L_imp at the true propensities = |D| times the variance of the doubly robust estimate."""
+    errors = delta(POTENTIAL, CVR_LOGIT.sigmoid()) - (1 + WRONG_IMPUTATION.exp()).log()
+    expected, estimates, chances = 0.0, [], []
+    objective = build_objective(ObjectiveConfig(name="escm2_mrdr", clip=0.0), 0.5)
+    logits = {"ctr": TRUE_Q.logit(), "cvr": CVR_LOGIT, "imputation": WRONG_IMPUTATION}
+    for click, chance in click_patterns():
+        terms = apply(objective, logits, Labels(click, click * POTENTIAL))
+        expected += chance * terms["imputation"].item()
+        estimates.append(terms["cvr"].item())
+        chances.append(chance)
+    mean = sum(c * e for c, e in zip(chances, estimates, strict=True))
+    variance = sum(c * (e - mean) ** 2 for c, e in zip(chances, estimates, strict=True))
+    assert expected == pytest.approx(6 * variance, rel=1e-10)
+    assert expected == pytest.approx(((1 - TRUE_Q) / TRUE_Q * errors**2).mean().item(), rel=1e-10)
+
+
+def test_dcmt_reaches_unclicked_rows_through_the_prior_alone() -> None:
+    logits, labels = batch()
+    terms = apply(build_objective(ObjectiveConfig(name="dcmt"), 0.3), logits, labels)
+    unclicked_B = labels.click_B == 0
+    (factual_B,) = torch.autograd.grad(terms["cvr"], [logits["cvr"]], retain_graph=True)
+    (prior_B,) = torch.autograd.grad(terms["prior"], [logits["cvr"]], retain_graph=True)
+    (star_B,) = torch.autograd.grad(terms["counterfactual"], [logits["counterfactual"]])
+    assert factual_B[unclicked_B].abs().max() == 0
+    assert prior_B[unclicked_B].abs().min() > 0
+    assert star_B[~unclicked_B].abs().max() == 0
+    assert star_B[unclicked_B].max() < 0  # its label is 1 there: the loss wants the logit up
+
+
+@pytest.mark.parametrize("name", ["escm2_dr", "escm2_mrdr"])
+def test_alternating_trains_one_of_the_two_at_a_time(name: str) -> None:
+    logits, labels = batch()
+    objective = build_objective(ObjectiveConfig(name=name, alternate_every=3, lambda_c=0.7), 0.3)
+    trained = []
+    for step in range(8):
+        objective.step = step
+        terms = apply(objective, logits, labels)
+        own = (terms["loss"] - terms["ctr"] - terms["ctcvr"]).item() / 0.7
+        trained += [term for term in ("imputation", "cvr") if terms[term].item() == pytest.approx(own, rel=1e-9)]
+        (gradient,) = torch.autograd.grad(terms["loss"], [logits["imputation"]], allow_unused=True)
+        assert (gradient is not None) == (trained[-1] == "imputation")
+    assert trained == ["imputation"] * 3 + ["cvr"] * 3 + ["imputation"] * 2
 
 
 def test_weight_of_a_row_does_not_depend_on_its_batch() -> None:
@@ -131,15 +217,15 @@ def test_weight_of_a_row_does_not_depend_on_its_batch() -> None:
     assert not whole_B.requires_grad
 
 
-def test_dr_trains_each_tower_with_its_own_loss() -> None:
+@pytest.mark.parametrize("name", ["escm2_dr", "escm2_mrdr"])
+def test_dr_trains_each_tower_with_its_own_loss(name: str) -> None:
     logits, labels = batch()
-    terms = build_objective(ObjectiveConfig(name="escm2_dr"), 0.3)(logits, labels, labels.totals())
+    terms = apply(build_objective(ObjectiveConfig(name=name), 0.3), logits, labels)
     (from_cvr,) = torch.autograd.grad(terms["cvr"], [logits["imputation"]], allow_unused=True, retain_graph=True)
     (from_imputation,) = torch.autograd.grad(terms["imputation"], [logits["cvr"]], allow_unused=True)
     assert from_cvr is None
     assert from_imputation is None
-    label = build_objective(ObjectiveConfig(name="escm2_dr", imputation="label"), 0.3)
-    terms = label(logits, labels, labels.totals())
+    terms = apply(build_objective(ObjectiveConfig(name=name, imputation="label"), 0.3), logits, labels)
     (from_cvr,) = torch.autograd.grad(terms["cvr"], [logits["imputation"]], allow_unused=True, retain_graph=True)
     (unclicked_B,) = torch.autograd.grad(terms["cvr"], [logits["cvr"]])
     assert from_cvr is None
@@ -153,6 +239,13 @@ POTENTIAL = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
 CVR_LOGIT = torch.tensor([-1.0, 0.5, 2.0, -0.3, 0.1, -2.0], dtype=torch.float64)
 
 
+def click_patterns() -> Iterator[tuple[Tensor, float]]:
+    """Every click pattern of the six exposures, with its chance at the true propensities."""
+    for pattern in itertools.product([0.0, 1.0], repeat=6):
+        click = torch.tensor(pattern, dtype=torch.float64)
+        yield click, torch.where(click == 1, TRUE_Q, 1 - TRUE_Q).prod().item()
+
+
 def expectation(
     name: str, ctr_q: Tensor, imputation: Tensor | None = None, kind: str = "error"
 ) -> tuple[float, Tensor]:
@@ -160,15 +253,13 @@ def expectation(
     config = ObjectiveConfig(name=name, clip=0.0, imputation=kind)
     objective = build_objective(config, click_rate=0.5)
     value, gradient = 0.0, torch.zeros(6, dtype=torch.float64)
-    for pattern in itertools.product([0.0, 1.0], repeat=6):
-        click = torch.tensor(pattern, dtype=torch.float64)
-        chance = torch.where(click == 1, TRUE_Q, 1 - TRUE_Q).prod().item()
+    for click, chance in click_patterns():
         labels = Labels(click, click * POTENTIAL)
         cvr_logit = CVR_LOGIT.clone().requires_grad_()
         logits = {"ctr": ctr_q.logit(), "cvr": cvr_logit, "imputation": torch.zeros(6, dtype=torch.float64)}
         if imputation is not None:
             logits["imputation"] = imputation
-        term = objective(logits, labels, labels.totals())["cvr"]
+        term = apply(objective, logits, labels)["cvr"]
         value += chance * term.item()
         gradient += chance * torch.autograd.grad(term, [cvr_logit])[0]
     return value, gradient
@@ -235,6 +326,9 @@ def test_clip_auto_follows_the_click_rate() -> None:
         ({"clip": 1.5}, "objective.clip"),
         ({"clip": "often"}, "objective.clip"),
         ({"lambda_c": -1.0}, "objective.lambda_c"),
+        ({"lambda_ctr": -1.0}, "objective.lambda_ctr"),
+        ({"alternate_every": -1}, "objective.alternate_every"),
+        ({"ctcvr_space": "clicks"}, "objective.ctcvr_space"),
         ({"imputation": "mean"}, "objective.imputation"),
     ],
 )
@@ -244,5 +338,5 @@ def test_bad_settings_name_their_key(settings: dict, message: str) -> None:
 
 
 def test_unknown_objective_lists_the_valid_ones() -> None:
-    with pytest.raises(ValueError, match=r"unknown objective 'ips'; valid: escm2_dr, escm2_ips, esmm, naive"):
+    with pytest.raises(ValueError, match=r"unknown objective 'ips'; valid: dcmt, escm2_dr, .*, naive"):
         build_objective(ObjectiveConfig(name="ips"), 0.1)

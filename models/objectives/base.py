@@ -6,34 +6,49 @@ Shapes: B rows.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from models.objectives.propensity import resolve_clip
+from models.objectives.terms import binary_cross_entropy, product_cross_entropy
+
+EXPOSURES, CLICKS = 0, 1
+"""Where Labels.totals() has what."""
+TINY = 1e-12
+"""What a total that may be 0 is raised to; the sum above it is 0 then."""
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
     name: str = "escm2_ips"
-    """naive, esmm, escm2_ips or escm2_dr."""
+    """A name of models/registry.py, or module.path:Class of your own."""
+    lambda_ctr: float = 1.0
+    """Weight of the CTR term."""
     lambda_c: float = 0.1
-    """Weight of the CVR term (escm2_*); the paper uses 0.1 to 1."""
+    """Weight of the CVR term (all but naive, esmm); the ESCM2 paper uses 0.1 to 1."""
     lambda_g: float = 1.0
-    """Weight of the CTCVR term (escm2_*)."""
+    """Weight of the CTCVR term (all but naive, esmm)."""
+    ctcvr_space: str = "entire"
+    """Rows the CTCVR term is the mean over (all but esmm): entire (exposures, as in the paper) or click."""
     clip: float | str = "auto"
     """Propensities below this are raised to it: a probability, or auto = a quarter of the training click rate."""
     imputation: str = "error"
     """What the imputation tower of escm2_dr predicts: error (the loss itself, as in the paper) or label (the potential
     conversion, so that unclicked rows teach the CVR tower too)."""
+    alternate_every: int = 0
+    """With a number n, escm2_dr trains its imputation for n steps, then its CVR tower for n, in turn; 0 = both."""
+    constraint: float = 0.001
+    """Weight of dcmt's prior that conversion and counterfactual conversion add up to 1."""
 
     def __post_init__(self) -> None:
-        for key in ("lambda_c", "lambda_g"):
+        for key in ("lambda_ctr", "lambda_c", "lambda_g", "alternate_every", "constraint"):
             if not getattr(self, key) >= 0:
                 raise ValueError(f"objective.{key} must be at least 0, got {getattr(self, key)}")
         if self.imputation not in ("error", "label"):
             raise ValueError(f"objective.imputation must be 'error' or 'label', got {self.imputation!r}")
+        if self.ctcvr_space not in ("entire", "click"):
+            raise ValueError(f"objective.ctcvr_space must be 'entire' or 'click', got {self.ctcvr_space!r}")
         resolve_clip(self.clip, click_rate=0.5)
 
 
@@ -56,13 +71,39 @@ class Labels:
         )
 
 
-class Objective(Protocol):
-    tasks: tuple[str, ...]
-    clip: float
-    """The resolved clip; what propensity health is reported with."""
+class Objective:
+    """Logits and labels of some rows -> loss terms. A new one is a subclass in one file (docs/objectives.md)."""
 
-    def __init__(self, config: ObjectiveConfig, click_rate: float) -> None: ...
+    tasks: tuple[str, ...] = ("ctr", "cvr")
+    """The towers it needs; ctr and cvr are what a funnel is scored with."""
+    step: int = 0
+    """Which update this is, set by the trainer: for what alternates."""
+
+    def __init__(self, config: ObjectiveConfig, click_rate: float) -> None:
+        self.config = config
+        self.clip = resolve_clip(config.clip, click_rate)
+        """The resolved clip; also what propensity health is reported with."""
+
+    def totals(self, logits: dict[str, Tensor], labels: Labels) -> Tensor:
+        """float64 sums over these rows; the trainer adds them up over workers. What a loss divides by belongs here."""
+        return labels.totals()
 
     def __call__(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> dict[str, Tensor]:
         """Terms by name, and under "loss" what to differentiate: these rows' share of the global batch's loss."""
-        ...
+        raise NotImplementedError
+
+    def ctr(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> Tensor:
+        """L_CTR = mean_D delta(o, q)."""
+        return labels.weigh(binary_cross_entropy(logits["ctr"], labels.click_B)).sum() / totals[EXPOSURES]
+
+    def ctcvr(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> Tensor:
+        """L_CTCVR = mean_D delta(c, q p), or mean_O with `ctcvr_space: click`."""
+        term_B = labels.weigh(product_cross_entropy(logits["ctr"], logits["cvr"], labels.conversion_B))
+        if self.config.ctcvr_space == "entire":
+            return term_B.sum() / totals[EXPOSURES]
+        return (labels.click_B * term_B).sum() / totals[CLICKS].clamp(min=TINY)
+
+    def combine(self, ctr: Tensor, cvr: Tensor, ctcvr: Tensor) -> Tensor:
+        """lambda_ctr L_CTR + lambda_c L_CVR + lambda_g L_CTCVR."""
+        config = self.config
+        return config.lambda_ctr * ctr + config.lambda_c * cvr + config.lambda_g * ctcvr

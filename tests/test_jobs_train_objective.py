@@ -1,0 +1,89 @@
+"""An objective of the user's own, found by its file's name: trained with here and in Ray Train's workers."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_distributed_train import config, events, final_tensors, train_here
+from test_jobs_train import arguments
+from torch import Tensor
+
+from data.log import open_log
+from distributed.trainer import prepare, run_training
+from jobs import train
+from models.objectives.base import Labels, ObjectiveConfig
+from models.objectives.escm2_dr import Escm2Dr
+from models.registry import build_objective, find_objective
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Normalised(Escm2Dr):
+    """DR divided by a total of its own: what a worker alone could not know."""
+
+    def totals(self, logits: dict[str, Tensor], labels: Labels) -> Tensor:
+        certainty = logits["ctr"].detach().abs().sum(dtype=torch.float64)
+        return torch.cat([labels.totals(), certainty.unsqueeze(0)])
+
+    def __call__(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> dict[str, Tensor]:
+        terms = super().__call__(logits, labels, totals)
+        return {name: term * totals[0] / totals[2] for name, term in terms.items()}
+
+
+@pytest.fixture
+def written_by_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """my/focal.py in a directory of its own, as docs/objectives.md has it."""
+    (tmp_path / "my").mkdir()
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "objectives.md").read_text(), re.DOTALL)
+    (tmp_path / "my" / "focal.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_the_documented_objective_trains(written_by_a_user: Path, small_log: Path) -> None:
+    summary = train.run(arguments(small_log, written_by_a_user / "run", objective="my/focal.py:Focal", epochs=2))
+    assert summary["ctr.auc"] > 0.55
+    (line, *_) = events(written_by_a_user / "run", "step")
+    assert {"loss", "loss.ctr", "loss.ctcvr"} <= line.keys()
+    assert find_objective("my.focal:Focal") is find_objective("my/focal.py:Focal")
+    logit_B, click_B = torch.tensor([0.3, -1.2]), torch.tensor([1.0, 0.0])
+    labels = Labels(click_B, torch.zeros(2))
+    logits = {"ctr": logit_B, "cvr": torch.zeros(2)}
+    right_B = torch.stack([logit_B[0].sigmoid(), 1 - logit_B[1].sigmoid()])
+    ctr = build_objective(ObjectiveConfig(name="my.focal:Focal"), 0.5)(logits, labels, labels.totals())["ctr"]
+    assert ctr.item() == pytest.approx((-((1 - right_B) ** 2) * right_B.log()).mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("focl", "unknown objective 'focl'; valid: dcmt"),
+        ("no/such.py:Thing", "objective 'no/such.py:Thing': No module named 'no'"),
+        ("models/objectives/naive.py:Nave", "has no attribute 'Nave'"),
+        ("models.objectives.base:Labels", "Labels is no subclass of models.objectives.base.Objective"),
+        (":Thing", "objective ':Thing'"),
+    ],
+)
+def test_a_wrong_name_is_named_before_anything_starts(name: str, message: str, small_log: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        train.run(arguments(small_log, tmp_path / "run", objective=name))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_workers_find_it_and_train_what_one_process_trains(
+    ray_cluster: None, small_log: Path, tmp_path: Path
+) -> None:
+    """With a total of its own and a tower that rests every second step: equal to float32 tolerance."""
+    name = f"objective.name={Path(__file__).stem}:Normalised"
+    settings = config("epochs=1", name, "objective.alternate_every=1")
+    (tmp_path / "two").mkdir()
+    job, _ = prepare(tmp_path / "two", open_log(small_log), settings, time.time())
+    run_training(job, workers=2)
+    train_here(tmp_path / "one", small_log, settings)
+    one, two = final_tensors(tmp_path / "one"), final_tensors(tmp_path / "two")
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], rtol=2e-3, atol=2e-5, msg=key)
