@@ -1,17 +1,23 @@
-"""The engine's algorithms and the `cma` library on the same functions: how close after equal evaluations.
+"""The engine's algorithms, the `cma` library and EvoTorch on the same functions: how close after equal evaluations.
 
     python -m benchmarks.es_functions
+    python -m benchmarks.es_functions --peer /tmp/peer/bin/python       # benchmarks/es_peer.py says how to make it
     python -m benchmarks.es_functions --seeds 3 --evaluations 2000
 
 Functions of es/objectives/toy.py in 10 dimensions, optimum 0. Each algorithm has one setting per function, written
 below and tried by hand beforehand on other seeds; `cma` has the library's defaults, and the same population and first
-sigma as the engine's. The centre's own evaluations are not counted.
+sigma as the engine's. EvoTorch's PGPE (symmetric, centred ranks, Adam) has every setting of the engine's PGPE: they
+mean the same there. The centre's own evaluations are not counted.
 """
 
+import json
+import os
 import statistics
+import subprocess
 import time
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cma
@@ -19,6 +25,7 @@ import numpy as np
 import tyro
 
 from benchmarks.bench import markdown, write_result
+from es.algorithms.pgpe import SIGMA_LEARNING_RATE
 from es.config import ESConfig
 from es.engine import run
 from es.objectives.base import Objective
@@ -45,6 +52,11 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "Rosenbrock": {"pairs": 6, "sigma": 0.1},
         "Rastrigin": {"pairs": 30, "sigma": 1.0},
     },
+    "xnes": {
+        "sphere": {"pairs": 5, "sigma": 0.3},
+        "Rosenbrock": {"pairs": 6, "sigma": 0.1},
+        "Rastrigin": {"pairs": 75, "sigma": 2.0},
+    },
     "ars": {
         "sphere": {"pairs": 10, "sigma": 0.05, "learning_rate": 0.02},
         "Rosenbrock": {"pairs": 10, "sigma": 0.03, "learning_rate": 0.03},
@@ -57,9 +69,22 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+LABELS = {
+    "pgpe": "PGPE",
+    "peer": "EvoTorch's PGPE, same settings",
+    "cma": "CMA-ES, through the engine",
+    "library": "`cma` itself",
+    "openai_es": "OpenAI-ES",
+    "snes": "SNES",
+    "xnes": "xNES",
+    "ars": "ARS",
+}
+
 
 @dataclass
 class Arguments:
+    peer: Path | None = None
+    """Python of an environment with EvoTorch 0.6.1."""
     seeds: int = 10
     evaluations: int = 6000
 
@@ -74,15 +99,45 @@ def main(arguments: Arguments) -> None:
             costs.setdefault(name, {})[function] = values
             print(f"{name} {function}: {statistics.median(values):.3g}", flush=True)
         seconds[name] = time.perf_counter() - began
-    rows = []
-    for name, results in costs.items():
-        label = "`cma` itself" if name == "library" else "cma, through the engine" if name == "cma" else name
-        rows.append([label, *(summary(values) for values in results.values())])
+    if arguments.peer:
+        began = time.perf_counter()
+        costs["peer"] = peer(arguments)
+        seconds["peer"] = time.perf_counter() - began
+    order = [name for name in ("pgpe", "peer", "cma", "library", *SETTINGS) if name in costs]
+    rows = [
+        [LABELS.get(name, name), *(summary(values) for values in costs[name].values())] for name in dict.fromkeys(order)
+    ]
     text = (
         f"Distance of the centre's return from the optimum after {arguments.evaluations} evaluations in 10 dimensions: "
         f"median of {arguments.seeds} seeds (lowest to highest).\n\n" + markdown(["algorithm", *FUNCTIONS], rows)
     )
     write_result("es-functions", {"costs": costs, "seconds": seconds, "settings": SETTINGS}, text)
+
+
+def peer(arguments: Arguments) -> dict[str, list[float]]:
+    """EvoTorch's PGPE with the settings of ours: the costs by function."""
+    defaults = ESConfig()
+    shared = {name: getattr(defaults, name) for name in ("betas", "epsilon", "sigma_max_change")}
+    cases = list[dict[str, Any]]()
+    for function, (objective, _) in FUNCTIONS.items():
+        settings = {"sigma_learning_rate": SIGMA_LEARNING_RATE, **shared, **SETTINGS["pgpe"][function]}
+        case = {"function": function, "start": float(objective.initial()[0]), "dimension": len(objective.initial())}
+        generations = arguments.evaluations // (2 * settings["pairs"])
+        for seed in range(100, 100 + arguments.seeds):
+            cases.append({**case, "seed": seed, "settings": settings, "generations": generations})
+    clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "RAY_ADDRESS")}
+    answers = subprocess.run(
+        [str(arguments.peer), str(Path(__file__).with_name("es_peer.py"))],
+        input="".join(json.dumps(case) + "\n" for case in cases),
+        capture_output=True,
+        text=True,
+        check=True,
+        env=clean,
+    ).stdout.splitlines()
+    costs: dict[str, list[float]] = {}
+    for case, answer in zip(cases, answers, strict=True):
+        costs.setdefault(str(case["function"]), []).append(json.loads(answer)["cost"])
+    return costs
 
 
 def cost(name: str, function: str, seed: int, evaluations: int) -> float:
