@@ -1,10 +1,9 @@
 """Reading a log: DIR/schema.json, DIR/{train,valid,test}/*.parquet, DIR/truth/{part}/*.parquet.
 
-DIR is a local path or the URI of any filesystem that pyarrow or fsspec knows (s3://, gs://, hdfs://, memory://).
+DIR is a local path or a URI (see data/filesystems.py).
 Opening reads the footers only. Rows come one row group at a time, so memory is flat in the size of the log.
 """
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pyarrow.types as pat
 
+from data.filesystems import first_line, reading, resolve, shown
 from data.labels import LabelFacts as LabelFacts
 from data.labels import check_labels as check_labels
 from data.schema import SCHEMA_FILE, Schema
@@ -76,10 +76,10 @@ class Log:
         paths = parquet_files(self.filesystem, f"{self.root}/{name}")
         if paths is None:
             raise ValueError(
-                f"{self.location}: no part {name!r} (parts here: {', '.join(self.part_names()) or 'none'})"
+                f"{shown(self.location)}: no part {name!r} (parts here: {', '.join(self.part_names()) or 'none'})"
             )
         if not paths:
-            raise ValueError(f"{self.location}/{name}: holds no parquet files")
+            raise ValueError(f"{shown(self.location)}/{name}: holds no parquet files")
 
         def inspect(path: str) -> PartFile:
             with open_parquet(self.filesystem, path) as file:
@@ -90,7 +90,7 @@ class Log:
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
             part = Part(name, tuple(pool.map(inspect, paths)))
         if part.rows == 0:
-            raise ValueError(f"{self.location}/{name}: the parquet files hold no rows")
+            raise ValueError(f"{shown(self.location)}/{name}: the parquet files hold no rows")
         return part
 
     def read_row_group(self, file: PartFile, index: int, columns: list[str] | None = None) -> pa.Table:
@@ -123,7 +123,7 @@ class Log:
         """
         name = part if isinstance(part, str) else part.name
         if self.schema.truth is None or not self.has_truth(name):
-            raise ValueError(f"{self.location}: holds no truth for part {name!r}")
+            raise ValueError(f"{shown(self.location)}: holds no truth for part {name!r}")
         columns = [column for column in self.schema.truth.to_dict().values() if column]
         tables = []
         for path in parquet_files(self.filesystem, f"{self.root}/{TRUTH}/{name}") or ():
@@ -135,49 +135,38 @@ class Log:
                     tables.append(file.read(columns=columns))
                 except (pa.ArrowException, OSError) as error:
                     raise ValueError(f"{path}: cannot be read ({first_line(error)})") from None
-        return truth_from_tables(tables, self.schema.truth, f"{self.location}/{TRUTH}/{name}")
+        return truth_from_tables(tables, self.schema.truth, f"{shown(self.location)}/{TRUTH}/{name}")
 
 
 def open_log(location: str | Path) -> Log:
-    """Open a log directory by path or URI and read its schema.json; no parquet file is touched."""
-    location = str(location).rstrip("/") or "/"
+    """Open a log directory by path or URI and read its schema.json; no parquet file is touched.
+
+    Raises ValueError in one line: no such directory or bucket, no way to reach it, no schema there or a broken one.
+    """
+    location = str(location)
     filesystem, root = resolve(location)
-    info = filesystem.get_file_info(root)
-    if info.type == pafs.FileType.NotFound:
-        raise ValueError(f"{location}: no such directory")
-    if info.type == pafs.FileType.File:
-        raise ValueError(f"{location}: is a file; a log is a directory with a {SCHEMA_FILE}")
-    where = f"{location}/{SCHEMA_FILE}"
-    try:
-        with filesystem.open_input_file(f"{root}/{SCHEMA_FILE}") as file:
-            text = file.read()
-    except FileNotFoundError:
-        raise ValueError(f"{where}: no such file; a log directory needs a {SCHEMA_FILE}") from None
-    return Log(location, Schema.from_json(text, where), filesystem, root)
-
-
-def resolve(location: str) -> tuple[Any, str]:
-    """(filesystem, path inside it) of a local path or a URI."""
-    if "://" not in location:
-        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
-    try:
-        return pafs.FileSystem.from_uri(location)
-    except pa.ArrowInvalid as unknown:
-        # Only logs on filesystems that pyarrow has no client for need fsspec.
+    place = shown(location).rstrip("/") or "/"
+    where = f"{place}/{SCHEMA_FILE}"
+    with reading(place):
+        info = filesystem.get_file_info(root)
+        if info.type == pafs.FileType.NotFound:
+            raise ValueError(f"{place}: no such directory{' or bucket' if '://' in location else ''}")
+        if info.type == pafs.FileType.File:
+            raise ValueError(f"{place}: is a file; a log is a directory with a {SCHEMA_FILE}")
         try:
-            import fsspec
-
-            filesystem, root = fsspec.core.url_to_fs(location)
-        except (ImportError, ValueError) as error:
-            raise ValueError(f"{location}: no filesystem for this URI ({first_line(unknown)}; {error})") from None
-        return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), root
+            with filesystem.open_input_file(f"{root}/{SCHEMA_FILE}") as file:
+                text = file.read()
+        except FileNotFoundError:
+            raise ValueError(f"{where}: no such file; a log directory needs a {SCHEMA_FILE}") from None
+    return Log(location, Schema.from_json(text, where), filesystem, root)
 
 
 def parquet_files(filesystem: Any, directory: str) -> list[str] | None:
     """Paths of the directory's parquet files, sorted; None if there is no such directory."""
-    if filesystem.get_file_info(directory).type != pafs.FileType.Directory:
-        return None
-    found = filesystem.get_file_info(pafs.FileSelector(directory))
+    with reading(directory):
+        if filesystem.get_file_info(directory).type != pafs.FileType.Directory:
+            return None
+        found = filesystem.get_file_info(pafs.FileSelector(directory))
     wanted = [i for i in found if i.type == pafs.FileType.File and i.base_name.endswith(".parquet")]
     return sorted(info.path for info in wanted if not info.base_name.startswith((".", "_")))
 
@@ -231,7 +220,3 @@ def is_list(kind: pa.DataType) -> bool:
 
 def is_text(kind: pa.DataType) -> bool:
     return bool(pat.is_string(kind) or pat.is_large_string(kind))
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -18,6 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from data.filesystems import in_process
 from data.log import open_log
 from distributed.config import TrainConfig
 from distributed.train_loop import TrainJob
@@ -63,6 +64,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         console.print(f"{out} is finished already:")
         show(console, summary)
         return summary
+    if arguments.workers and in_process(arguments.data):
+        raise ValueError(f"--data {arguments.data} lies in this process's memory, where no worker sees it: --workers 0")
     check_cpus(arguments.workers)
     if arguments.workers > config.stream.lanes:
         raise ValueError(f"--workers {arguments.workers} needs --set stream.lanes={arguments.workers} or more")
