@@ -1,30 +1,34 @@
 """Checkpoints: plain tensors (safetensors) and JSON, written whole or not at all, checked when read.
 
     RUN/checkpoints/step-00000120/
-        model.safetensors        weights, embedding table, feature statistics
-        optimizer.safetensors    moments of every optimizer
-        checkpoint.json          config, schema, tasks, position, counters, checksums of the two files
+        model.safetensors                      dense weights, feature statistics
+        optimizer.safetensors                  moments of the dense weights, counters of the row optimizers
+        tables-00000-of-00002.safetensors      rows 0, 2, 4, ... of every table and of its optimizer's state
+        tables-00001-of-00002.safetensors      rows 1, 3, 5, ..., written by worker 1
+        checkpoint.json                        config, schema, tasks, position, counters, checksums of the other files
 
-A checkpoint is written into a hidden directory, synced and renamed; what a crash leaves behind is never read.
+How many shards there are is what the writers were; any number of workers reads them, replicated or sharded. Writing is
+in checkpoint_store.py.
 """
 
-import dataclasses
 import json
-import os
-import shutil
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-FORMAT, VERSION = "counterpoint.checkpoint", 1
+from distributed.checkpoint_rows import RowTensor, fill_rows, shard_name
+from models.rows import EVERY_ROW
+
+FORMAT, VERSION = "counterpoint.checkpoint", 2
 MODEL, OPTIMIZER, RECORD = "model.safetensors", "optimizer.safetensors", "checkpoint.json"
-STEP = "step-"
+ROWS = "rows."
+"""Names of row optimizers' tensors begin so: "rows.<table>.<name>"."""
 
 
 @dataclass
@@ -45,6 +49,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class State:
+    """Tensors that one worker holds: the dense ones, which are the same on all, and rows of tables."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, RowTensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     path: Path
     progress: Progress
@@ -54,89 +67,60 @@ class Checkpoint:
     optimizer: dict[str, Tensor]
 
 
-class CheckpointStore:
-    """The checkpoints of one run: the latest (to go on from) and the best (to use) are kept."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def save(
-        self, model: dict[str, Tensor], optimizer: dict[str, Tensor], progress: Progress, identity: dict[str, Any]
-    ) -> Path:
-        """Write a checkpoint of this step, then delete those that are neither latest nor best."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        final = self.directory / f"{STEP}{progress.step:08d}"
-        write_checkpoint(final, model, optimizer, progress, identity)
-        keep = {final.name, f"{STEP}{progress.best_step:08d}"}
-        for path in self.steps():
-            if path.name not in keep:
-                shutil.rmtree(path, ignore_errors=True)
-        return final
-
-    def clean(self) -> None:
-        """Remove what a crash left half-written. Call while nobody writes."""
-        for path in self.directory.glob(".*.tmp") if self.directory.exists() else ():
-            shutil.rmtree(path, ignore_errors=True)
-
-    def steps(self) -> list[Path]:
-        """Whole checkpoints by step."""
-        return sorted(path for path in self.directory.glob(f"{STEP}*") if (path / RECORD).exists())
-
-    def latest(self) -> Path | None:
-        steps = self.steps()
-        return steps[-1] if steps else None
-
-    def at(self, step: int) -> Path:
-        return self.directory / f"{STEP}{step:08d}"
-
-
-def write_checkpoint(
-    final: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], progress: Progress, identity: dict[str, Any]
-) -> None:
-    """Write the directory `final` whole or not at all; a checkpoint that stands there already is replaced."""
-    temporary = final.parent / f".{final.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    checksums = {}
-    for name, tensors in ((MODEL, model), (OPTIMIZER, optimizer)):
-        if not tensors:
-            continue
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary / name)
-        checksums[name] = checksum(temporary / name)
-        sync(temporary / name)
-    record = {
-        "format": FORMAT,
-        "version": VERSION,
-        "progress": dataclasses.asdict(progress),
-        "checksums": checksums,
-        **identity,
-    }
-    (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-    sync(temporary / RECORD)
-    if final.exists():
-        shutil.rmtree(final)
-    temporary.rename(final)
-    sync(final.parent)
-
-
 def read_checkpoint(path: Path, with_optimizer: bool = True) -> Checkpoint:
-    """Read and check a checkpoint directory.
+    """Read and check a checkpoint directory; the shards of tables become whole tables in this process.
 
-    Raises ValueError naming the file: absent, not ours, of a newer version, truncated or changed since it was written.
+    Raises ValueError naming the file: absent, not ours, of another version, truncated or changed since it was written.
     """
     record = read_record(path / RECORD)
+    check_files(path, record, with_optimizer=with_optimizer)
+    checkpoint = read_dense(path, record, with_optimizer)
+    tables = {}
+    for name, (rows, *shape) in record["tables"].items():
+        if with_optimizer or not name.startswith(ROWS):
+            tables[name] = RowTensor(torch.empty(rows, *shape), rows, EVERY_ROW)
+    fill_rows(path, tables, record["shards"])
+    for name, table in tables.items():
+        (checkpoint.optimizer if name.startswith(ROWS) else checkpoint.model)[name] = table.tensor
+    return checkpoint
+
+
+def load_state(path: Path, state: State, rank: int, workers: int) -> tuple[Progress, dict[str, Tensor]]:
+    """Fill a worker's model and rows in place, each worker reading what it holds; returns dense optimizer tensors too.
+
+    Without tensors of row optimizers in `state.rows` the checkpoint's are left out, and the optimizer's with them. Each
+    shard's checksum is checked by one worker, in turn. Raises ValueError as read_checkpoint does, or if the checkpoint
+    is another model's; nothing is certain of the state then.
+    """
+    record = read_record(path / RECORD)
+    with_optimizer = any(name.startswith(ROWS) for name in state.rows)
+    check_files(path, record, rank, workers, with_optimizer)
+    expected = {name: [row.rows, *row.tensor.shape[1:]] for name, row in state.rows.items()}
+    found = {name: shape for name, shape in record["tables"].items() if with_optimizer or not name.startswith(ROWS)}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            differs(path, name, found.get(name), expected.get(name))
+    checkpoint = read_dense(path, record, with_optimizer)
+    check_tensors(checkpoint.model, state.model, path)
+    with torch.no_grad():
+        for name, tensor in state.model.items():
+            tensor.copy_(checkpoint.model[name])
+    fill_rows(path, state.rows, record["shards"])
+    return checkpoint.progress, checkpoint.optimizer
+
+
+def read_dense(path: Path, record: dict[str, Any], with_optimizer: bool) -> Checkpoint:
     tensors = {}
     for name in (MODEL, OPTIMIZER) if with_optimizer else (MODEL,):
-        file = path / name
         try:
-            if checksum(file) != record["checksums"].get(name):
-                raise ValueError(f"{file}: damaged (its checksum is not the one in {RECORD})")
-            tensors[name] = load_file(file)
+            tensors[name] = load_file(path / name)
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
-    progress = Progress(**record.pop("progress"))
-    identity = {key: value for key, value in record.items() if key not in ("format", "version", "checksums")}
-    return Checkpoint(path, progress, identity, tensors[MODEL], tensors.get(OPTIMIZER, {}))
+            raise ValueError(f"{path / name}: cannot be read ({str(error).splitlines()[0]})") from None
+    identity = {key: value for key, value in record.items() if key not in OWN_KEYS}
+    return Checkpoint(path, Progress(**record["progress"]), identity, tensors[MODEL], tensors.get(OPTIMIZER, {}))
+
+
+OWN_KEYS = ("format", "version", "progress", "shards", "tables", "checksums")
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -150,21 +134,38 @@ def read_record(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file}: not a Counterpoint checkpoint")
     if record.get("version") != VERSION:
         raise ValueError(f"{file}: version {record.get('version')}; this program reads version {VERSION}")
-    missing = [key for key in ("progress", "checksums", "config", "schema", "tasks") if key not in record]
+    missing = [key for key in (*OWN_KEYS, "config", "schema", "tasks") if key not in record]
     if missing:
         raise ValueError(f"{file}: key {missing[0]!r} is missing")
     return record
 
 
+def check_files(
+    path: Path, record: dict[str, Any], rank: int = 0, workers: int = 1, with_optimizer: bool = True
+) -> None:
+    """Compare checksums: of the dense files, and of every workers-th shard from this worker's on."""
+    shards = [shard_name(number, record["shards"]) for number in range(rank, record["shards"], workers)]
+    for name in (MODEL, OPTIMIZER, *shards) if with_optimizer else (MODEL, *shards):
+        try:
+            found = checksum(path / name)
+        except OSError as error:
+            raise ValueError(f"{path / name}: cannot be read ({error.strerror})") from None
+        if found != record["checksums"].get(name):
+            raise ValueError(f"{path / name}: damaged (its checksum is not the one in {RECORD})")
+
+
 def check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], where: Path) -> None:
     """Raise ValueError unless names, shapes and types are those of this run's model."""
-    names = sorted(found.keys() ^ expected.keys())
-    if names:
-        raise ValueError(f"{where}: of another model (tensor {names[0]!r} is in only one of them)")
-    for name, tensor in expected.items():
-        if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
-            was, now = tuple(found[name].shape), tuple(tensor.shape)
-            raise ValueError(f"{where}: of another model (tensor {name!r} is {was}, this model has {now})")
+    for name in sorted(found.keys() | expected.keys()):
+        was, now = found.get(name), expected.get(name)
+        if was is None or now is None or was.shape != now.shape or was.dtype != now.dtype:
+            differs(where, name, None if was is None else [*was.shape], None if now is None else [*now.shape])
+
+
+def differs(where: Path, name: str, was: list[int] | None, now: list[int] | None) -> None:
+    if was is None or now is None:
+        raise ValueError(f"{where}: of another model (tensor {name!r} is in only one of them)")
+    raise ValueError(f"{where}: of another model (tensor {name!r} is {tuple(was)}, this model has {tuple(now)})")
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -187,11 +188,3 @@ def checksum(path: Path) -> str:
         while block := file.read(1 << 22):
             value = zlib.crc32(block, value)
     return f"crc32:{value:08x}"
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

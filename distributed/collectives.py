@@ -1,14 +1,18 @@
 """What workers tell each other; with one worker (or no process group) every function is the identity.
 
-Shapes: U distinct table rows of this worker's batch, V of all workers' together, E width.
+Shapes: U distinct table rows of this worker's batch, V of all workers' together, E width, W workers.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+sent: Counter[str] = Counter()
+"""Bytes of table rows that this process has handed to others: "ids", "rows" (vectors and gradients), "counts"."""
 
 
 def world_size() -> int:
@@ -64,6 +68,8 @@ def sum_rows(ids_U: Tensor, values_UE: Tensor) -> tuple[Tensor, Tensor]:
     dist.all_reduce(counts)
     sizes = [int(count) for count in counts.tolist()]
     most = max(sizes)
+    sent["ids"] += 8 * most * (workers - 1)
+    sent["rows"] += 4 * values_UE.shape[1] * most * (workers - 1)
     # all_gather wants equal shapes: pad to the longest
     ids = ids_U.new_zeros(most)
     ids[: len(ids_U)] = ids_U
@@ -78,6 +84,31 @@ def sum_rows(ids_U: Tensor, values_UE: Tensor) -> tuple[Tensor, Tensor]:
     values_RE = torch.cat([all_values[rows] for rows in kept])
     ids_V, position_R = torch.unique(ids_R, return_inverse=True)
     return ids_V, values_RE.new_zeros(len(ids_V), values_RE.shape[1]).index_add_(0, position_R, values_RE)
+
+
+def exchange(values: Tensor, out: Sequence[int], back: Sequence[int], kind: str) -> Tensor:
+    """Send the first out[0] rows of `values` to worker 0, the next out[1] to worker 1, ...; their back[w] rows in turn.
+
+    What comes lies in the order of ranks, whoever was first.
+    """
+    if world_size() == 1:
+        return values
+    found = values.new_empty(sum(back), *values.shape[1:])
+    dist.all_to_all_single(found, values.contiguous(), list(back), list(out))
+    one = values.element_size() * values[:1].numel() if len(values) else 0
+    sent[kind] += one * (len(values) - out[dist.get_rank()])
+    return found
+
+
+def agree(error: str | None) -> None:
+    """Raise the first worker's ValueError on all of them, so that none waits for one that has given up."""
+    errors: list[Any] = [error]
+    if world_size() > 1:
+        errors = [None] * world_size()
+        dist.all_gather_object(errors, error)
+    for found in errors:
+        if found is not None:
+            raise ValueError(found)
 
 
 def broadcast_object(value: Any) -> Any:

@@ -69,6 +69,11 @@ class TrainConfig:
     """Stop after this many validations without a better stop_metric; 0 never stops early."""
     checkpoint_steps: int = 0
     """Save a checkpoint every so many steps, beside the one each epoch ends with; 0 = only then."""
+    tables: str = "replicated"
+    """Where embedding rows lie: replicated (all of them on every worker) or sharded (each on one of them, so that a
+    worker's memory is the table's by the number of workers). Shards are read into one table for scoring."""
+    background_checkpoints: bool = True
+    """Write checkpoints beside the training, from a copy: once more the memory of what a worker writes."""
     log_steps: int = 20
     """Steps between two lines of metrics.jsonl."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -82,6 +87,8 @@ class TrainConfig:
         at_least("patience", self.patience, 0)
         at_least("checkpoint_steps", self.checkpoint_steps, 0)
         at_least("log_steps", self.log_steps, 1)
+        if self.tables not in ("replicated", "sharded"):
+            raise ValueError(f"tables must be 'replicated' or 'sharded', got {self.tables!r}")
         spaces, figures = ("ctr", "cvr.click", "ctcvr"), ("auc", "log_loss")
         if self.stop_metric not in [f"{space}.{figure}" for space in spaces for figure in figures]:
             raise ValueError(f"stop_metric {self.stop_metric!r}: want one of {spaces} with .auc or .log_loss")

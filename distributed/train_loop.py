@@ -6,7 +6,6 @@ weights stay the same bits on all of them. With one worker and no process group 
 
 import dataclasses
 import json
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -20,32 +19,23 @@ from torch import Tensor
 from data.encode import Encoder
 from data.log import Log, Part, open_log
 from data.schema import Schema
-from distributed.checkpoint import (
-    Checkpoint,
-    CheckpointStore,
-    Progress,
-    check_tensors,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    read_checkpoint,
-    write_checkpoint,
-)
-from distributed.collectives import broadcast_object, sum_gradients, sum_over_workers, sum_rows
+from distributed.checkpoint import Progress, State, load_optimizer_tensors, load_state, optimizer_tensors
+from distributed.checkpoint_rows import RowTensor
+from distributed.checkpoint_store import CheckpointStore
+from distributed.collectives import agree, broadcast_object, sum_gradients, sum_over_workers, world_size
 from distributed.config import TrainConfig
 from distributed.evaluation import evaluate
 from distributed.optimizers import build_row_optimizer, rate_factor
-from distributed.run_log import RunLog
+from distributed.reporter import Reporter
 from distributed.stream import Batch, TrainStream
-from models.embedding import EmbeddingTable, FieldOptions
+from distributed.tables import embedding_tables, place, share_of
+from models.embedding import FieldOptions
 from models.entire_space import EntireSpaceModel
 from models.objectives.base import Objective
 from models.registry import build_objective
+from models.rows import EVERY_ROW, Share
 
-MODEL_DIRECTORY, CHECKPOINTS, METRICS, EVALUATION = "model", "checkpoints", "metrics.jsonl", "evaluation.json"
-
-
-class Diverged(ValueError):
-    """The loss is no number any more. All workers find out at the same step."""
+MODEL_DIRECTORY, CHECKPOINTS, EVALUATION = "model", "checkpoints", "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -75,7 +65,8 @@ class Trainer:
     def __init__(self, job: TrainJob, device: torch.device, rank: int, steps: int) -> None:
         self.config, self.device, self.rank, self.steps = job.config, device, rank, steps
         self.objective: Objective = build_objective(job.config.objective, job.click_rate)
-        self.model = build_model(job.config, job.schema, self.objective.tasks).to(device)
+        self.share = share_of(job.config.tables, rank)
+        self.model = build_model(job.config, job.schema, self.objective.tasks, self.share).to(device)
         self.model.start_at({"ctr": job.click_rate, "cvr": job.conversion_rate})
         self.model.standardise.mean.copy_(torch.tensor(job.numeric_mean))
         self.model.standardise.std.copy_(torch.tensor(job.numeric_std))
@@ -85,6 +76,7 @@ class Trainer:
             self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.tables = embedding_tables(self.model)
+        self.placements = place(self.model, job.config.tables)
         self.row_optimizers = [
             build_row_optimizer(settings.embedding, table.weight, settings.embedding_learning_rate)
             for table in self.tables
@@ -103,9 +95,9 @@ class Trainer:
         sum_gradients(self.parameters)
         self.set_rates(step)
         self.optimizer.step()
-        for table, row_optimizer in zip(self.tables, self.row_optimizers, strict=True):
+        for table, placement, row_optimizer in zip(self.tables, self.placements, self.row_optimizers, strict=True):
             assert table.touched is not None
-            ids_V, gradient_VE = sum_rows(table.touched.ids_U, table.touched.gradient())
+            ids_V, gradient_VE = placement.collect(table.touched)
             row_optimizer.step(table.weight, ids_V, gradient_VE)
         return {name: term.detach() for name, term in terms.items()}
 
@@ -117,27 +109,39 @@ class Trainer:
         for row_optimizer in self.row_optimizers:
             row_optimizer.rate = settings.embedding_learning_rate * factor
 
-    def tensors(self) -> dict[str, Tensor]:
-        dense = {f"dense.{name}": tensor for name, tensor in optimizer_tensors(self.optimizer).items()}
-        rows = {
-            f"rows.{index}.{name}": tensor
-            for index, row_optimizer in enumerate(self.row_optimizers)
-            for name, tensor in row_optimizer.state().items()
-        }
-        return dense | rows
+    def state(self, with_optimizer: bool = True) -> State:
+        """This worker's tensors, not copies: writing into them changes what the next step begins from."""
+        tables = {f"embedding.tables.{index}.weight": table for index, table in enumerate(self.tables)}
+        state = State({name: tensor for name, tensor in self.model.state_dict().items() if name not in tables})
+        state.rows.update({name: RowTensor(table.weight, table.rows, self.share) for name, table in tables.items()})
+        if with_optimizer:
+            dense = optimizer_tensors(self.optimizer)
+            state.optimizer.update({f"dense.{name}": tensor for name, tensor in dense.items()})
+            for index, (table, row_optimizer) in enumerate(zip(self.tables, self.row_optimizers, strict=True)):
+                for name, tensor in row_optimizer.state().items():
+                    if tensor.dim():  # else a counter, the same on all workers
+                        state.rows[f"rows.{index}.{name}"] = RowTensor(tensor, table.rows, self.share)
+                    else:
+                        state.optimizer[f"rows.{index}.{name}"] = tensor
+        return state
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        check_tensors(checkpoint.model, self.model.state_dict(), checkpoint.path)
-        self.model.load_state_dict(checkpoint.model)
-        load_optimizer_tensors(self.optimizer, under("dense.", checkpoint.optimizer))
-        for index, row_optimizer in enumerate(self.row_optimizers):
-            row_optimizer.load(under(f"rows.{index}.", checkpoint.optimizer))
+    def restore(self, path: Path, with_optimizer: bool = True) -> Progress:
+        """Go on from a checkpoint of any number of workers and either placement. All workers call it.
 
-
-def embedding_tables(model: EntireSpaceModel) -> list[EmbeddingTable]:
-    tables = list(model.embedding.tables)
-    assert all(isinstance(table, EmbeddingTable) for table in tables)
-    return tables  # type: ignore[return-value]
+        Raises ValueError on all of them if one finds that it is another model's or damaged.
+        """
+        error: str | None = None
+        progress, optimizer = Progress(), dict[str, Tensor]()
+        try:
+            progress, optimizer = load_state(path, self.state(with_optimizer), self.rank, world_size())
+        except ValueError as mistake:
+            error = str(mistake)
+        agree(error)
+        if with_optimizer:
+            load_optimizer_tensors(self.optimizer, under("dense.", optimizer))
+            for index, row_optimizer in enumerate(self.row_optimizers):
+                row_optimizer.load({**row_optimizer.state(), **under(f"rows.{index}.", optimizer)})
+        return progress
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -150,10 +154,12 @@ def address(*place: int) -> int:
     return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def build_model(config: TrainConfig, schema: Schema, tasks: tuple[str, ...]) -> EntireSpaceModel:
+def build_model(
+    config: TrainConfig, schema: Schema, tasks: tuple[str, ...], share: Share = EVERY_ROW
+) -> EntireSpaceModel:
     field_rows = Encoder(schema).field_rows
     options = field_options(schema)
-    return EntireSpaceModel(config.model, field_rows, len(schema.numeric), tasks, config.seed, options=options)
+    return EntireSpaceModel(config.model, field_rows, len(schema.numeric), tasks, config.seed, share, options)
 
 
 def field_options(schema: Schema) -> tuple[FieldOptions, ...]:
@@ -179,48 +185,41 @@ def train(job: TrainJob, rank: int, world_size: int, device: torch.device) -> di
     log = open_log(job.location)
     stream = TrainStream(log, job.parts["train"], config.stream, config.batch_size, config.seed, rank, world_size)
     trainer = Trainer(job, device, rank, steps=stream.steps * config.epochs)
-    store = CheckpointStore(run / CHECKPOINTS)
     identity = identify(job, trainer.objective.tasks)
-    progress = Progress()
-    if rank == 0:
-        store.clean()
-    found = broadcast_object(store.latest())
-    if found is not None:
-        checkpoint = read_checkpoint(found)
-        trainer.restore(checkpoint)
-        progress = checkpoint.progress
-    reporter = Reporter(run, progress, stream.steps, world_size, rank == 0, device)
     startup_s = None
 
-    while not progress.finished:
-        clock = time.perf_counter()
-        for batch in stream.epoch(progress.epoch, progress.step_in_epoch):
-            if startup_s is None:
-                startup_s = time.time() - job.started
-            terms = trainer.step(batch.to(device), progress.step)
-            progress.step += 1
-            progress.step_in_epoch += 1
-            progress.rows = progress.epoch * job.parts["train"].rows + rows_so_far(progress, stream, job)
-            now = time.perf_counter()
-            progress.train_seconds += now - clock
-            reporter.add(terms, len(batch), now - clock)
-            clock = now
-            if reporter.due(progress.step_in_epoch, config.log_steps):
-                reporter.step(progress)
-            if config.checkpoint_steps and progress.step % config.checkpoint_steps == 0 and rank == 0:
-                if progress.step_in_epoch < stream.steps:
-                    store.save(trainer.model.state_dict(), trainer.tensors(), progress, identity)
-                clock = time.perf_counter()
-        end_epoch(trainer, log, job, progress, reporter, rank, world_size)
-        if rank == 0:
-            store.save(trainer.model.state_dict(), trainer.tensors(), progress, identity)
+    with CheckpointStore(run / CHECKPOINTS, rank, world_size, config.background_checkpoints) as store:
+        found = store.begin()
+        progress = trainer.restore(found) if found is not None else Progress()
+        reporter = Reporter(run, progress, stream.steps, world_size, rank == 0, device)
+        while not progress.finished:
+            clock = time.perf_counter()
+            for batch in stream.epoch(progress.epoch, progress.step_in_epoch):
+                if startup_s is None:
+                    startup_s = time.time() - job.started
+                terms = trainer.step(batch.to(device), progress.step)
+                progress.step += 1
+                progress.step_in_epoch += 1
+                progress.rows = progress.epoch * job.parts["train"].rows + rows_so_far(progress, stream, job)
+                now = time.perf_counter()
+                progress.train_seconds += now - clock
+                reporter.add(terms, len(batch), now - clock)
+                clock = now
+                if reporter.due(progress.step_in_epoch, config.log_steps):
+                    reporter.step(progress)
+                if config.checkpoint_steps and progress.step % config.checkpoint_steps == 0:
+                    if progress.step_in_epoch < stream.steps:
+                        store.save(trainer.state(), progress, identity)
+                    clock = time.perf_counter()
+            end_epoch(trainer, log, job, progress, reporter, rank, world_size)
+            store.save(trainer.state(), progress, identity)
+        store.wait()
 
-    best = broadcast_object(store.at(progress.best_step))
-    trainer.model.load_state_dict(read_checkpoint(best, with_optimizer=False).model)
-    part = job.parts.get("test", job.parts["valid"])
-    evaluation = evaluate(trainer.model, log, part, trainer.objective.clip, device, rank, world_size, truth=True)
+        trainer.restore(broadcast_object(store.at(progress.best_step)), with_optimizer=False)
+        part = job.parts.get("test", job.parts["valid"])
+        evaluation = evaluate(trainer.model, log, part, trainer.objective.clip, device, rank, world_size, truth=True)
+        store.save_as(run / MODEL_DIRECTORY, trainer.state(with_optimizer=False), progress, identity)
     if rank == 0:
-        write_checkpoint(run / MODEL_DIRECTORY, trainer.model.state_dict(), {}, progress, identity)
         text = json.dumps({"part": part.name, **evaluation.curves()}, indent=1)
         temporary = run / f".{EVALUATION}.tmp"
         temporary.write_text(text + "\n")
@@ -268,59 +267,3 @@ def end_epoch(
     stopped = config.patience > 0 and progress.stale >= config.patience
     progress.finished = stopped or progress.epoch >= config.epochs
     reporter.valid(progress, figures)
-
-
-class Reporter:
-    """Sums loss terms between log lines and lets rank 0 write them."""
-
-    def __init__(
-        self, run: Path, progress: Progress, steps: int, world_size: int, writes: bool, device: torch.device
-    ) -> None:
-        self.steps, self.device = steps, device
-        self.log = RunLog(run / METRICS, progress.step) if writes else None
-        if self.log:
-            self.log.write("start", progress.step, workers=world_size, epoch=progress.epoch, steps_per_epoch=steps)
-        self.sums: dict[str, Tensor] = {}
-        self.count, self.seconds, self.rows = 0, 0.0, 0
-
-    def add(self, terms: dict[str, Tensor], rows: int, seconds: float) -> None:
-        for name, term in terms.items():
-            self.sums[name] = self.sums[name] + term if name in self.sums else term
-        self.count += 1
-        self.seconds += seconds
-        self.rows += rows
-
-    def due(self, step_in_epoch: int, every: int) -> bool:
-        """At every so many steps and at the end of an epoch, but not twice in a few steps there."""
-        left = self.steps - step_in_epoch
-        return left == 0 or (step_in_epoch % every == 0 and left > every // 2)
-
-    def step(self, progress: Progress) -> None:
-        """Write the mean terms since the last line. All workers call it: terms and rows are summed over them."""
-        names = sorted(self.sums)
-        shares = [self.sums[name].double() for name in names]
-        values = sum_over_workers(torch.stack([*shares, torch.tensor(float(self.rows), device=self.device).double()]))
-        *means, rows = values.tolist()
-        terms = {name: value / self.count for name, value in zip(names, means, strict=True)}
-        if not math.isfinite(terms["loss"]):
-            raise Diverged(
-                f"the loss is {terms['loss']} at step {progress.step}: training diverged; "
-                "lower optimizer.learning_rate or raise objective.clip"
-            )
-        if self.log:
-            named = {f"loss.{name}" if name != "loss" else name: value for name, value in terms.items()}
-            epoch = progress.epoch + progress.step_in_epoch / self.steps
-            rate = rows / max(self.seconds, 1e-9)
-            seconds = progress.train_seconds
-            self.log.write("step", progress.step, epoch=epoch, **named, rows_per_s=rate, seconds=seconds)
-        self.sums, self.count, self.seconds, self.rows = {}, 0, 0.0, 0
-
-    def valid(self, progress: Progress, figures: dict[str, Any]) -> None:
-        if self.log:
-            plain = {key: value for key, value in figures.items() if key != "absent"}
-            best = progress.best_step == progress.step
-            self.log.write("valid", progress.step, epoch=progress.epoch, best=best, **plain)
-
-    def close(self) -> None:
-        if self.log:
-            self.log.close()

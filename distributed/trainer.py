@@ -8,7 +8,8 @@ import torch
 from data.encode import numeric_moments
 from data.log import LabelFacts, Log, check_labels
 from distributed.config import TrainConfig
-from distributed.train_loop import Diverged, TrainJob, train
+from distributed.reporter import Diverged
+from distributed.train_loop import TrainJob, train
 from models.registry import BACKBONES, find_objective, lookup
 
 MAX_FAILURES = 3

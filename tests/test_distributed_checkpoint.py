@@ -10,29 +10,117 @@ from distributed.checkpoint import (
     MODEL,
     OPTIMIZER,
     RECORD,
-    CheckpointStore,
     Progress,
+    State,
     check_tensors,
     load_optimizer_tensors,
+    load_state,
     optimizer_tensors,
     read_checkpoint,
 )
+from distributed.checkpoint_rows import RowTensor, shard_name
+from distributed.checkpoint_store import CheckpointStore
+from models.rows import EVERY_ROW, Share
 
 IDENTITY = {"config": {"a": 1}, "schema": {}, "tasks": ["ctr"], "click_rate": 0.1}
+SHARD = shard_name(0, 1)
+
+
+def whole(rows: int = 11) -> dict[str, torch.Tensor]:
+    return {"t.weight": torch.arange(rows * 3.0).view(rows, 3), "rows.0.total": torch.arange(float(rows))}
+
+
+def state(share: Share = EVERY_ROW, rows: int = 11) -> State:
+    """What a worker holds: the dense tensors, and its share of a table."""
+    model = {"w": torch.arange(6.0).view(2, 3), "n": torch.tensor(4)}
+    tables = {
+        name: RowTensor(tensor[share.first :: share.every].clone(), rows, share) for name, tensor in whole(rows).items()
+    }
+    return State(model, {"dense.0.step": torch.tensor(3.0)}, tables)
+
+
+def empty(share: Share = EVERY_ROW, rows: int = 11) -> State:
+    filled = state(share, rows)
+    for tensor in [*filled.model.values(), *(table.tensor for table in filled.rows.values())]:
+        tensor.fill_(-1)
+    return filled
 
 
 def save(directory: Path, step: int = 3, best: int = 3) -> Path:
-    model = {"w": torch.arange(6.0).view(2, 3), "n": torch.tensor(4)}
-    progress = Progress(step=step, best_step=best, best_score=0.5)
-    return CheckpointStore(directory).save(model, {"dense.0.step": torch.tensor(3.0)}, progress, IDENTITY)
+    with CheckpointStore(directory) as store:
+        return store.save(state(), Progress(step=step, best_step=best, best_score=0.5), IDENTITY)
 
 
 def test_round_trip(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(save(tmp_path))
     assert torch.equal(checkpoint.model["w"], torch.arange(6.0).view(2, 3))
+    assert torch.equal(checkpoint.model["t.weight"], whole()["t.weight"])
     assert torch.equal(checkpoint.optimizer["dense.0.step"], torch.tensor(3.0))
+    assert torch.equal(checkpoint.optimizer["rows.0.total"], whole()["rows.0.total"])
     assert checkpoint.progress == Progress(step=3, best_step=3, best_score=0.5)
     assert checkpoint.identity == IDENTITY
+
+
+@pytest.mark.parametrize("writers", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("held", ["replicated", "sharded"])
+@pytest.mark.parametrize("rows", [1, 11, 24])
+def test_any_number_of_workers_reads_what_any_number_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writers: int, held: str, rows: int
+) -> None:
+    """Every share of every world size gets its rows, in small blocks, whatever each writer held."""
+    monkeypatch.setattr("distributed.checkpoint_rows.BLOCK_ROWS", 4)
+    progress = Progress(step=3, best_step=3)
+    stores = [CheckpointStore(tmp_path, rank, writers) for rank in range(writers)]
+    for rank, store in enumerate(stores):
+        share = Share(rank, writers) if held == "sharded" else EVERY_ROW
+        path = store.save(state(share, rows), progress, IDENTITY)
+    for store in stores:
+        store.wait()
+    assert not list(tmp_path.glob(".*"))
+    assert len(list(path.glob("tables-*"))) == writers
+    assert torch.equal(read_checkpoint(path).model["t.weight"], whole(rows)["t.weight"])
+    for workers in (1, 2, 3, 4):
+        for rank in range(workers):
+            target = empty(Share(rank, workers), rows)
+            found, optimizer = load_state(path, target, rank, workers)
+            assert found == progress
+            assert set(optimizer) == {"dense.0.step"}
+            assert torch.equal(target.model["w"], state().model["w"])
+            for name, tensor in whole(rows).items():
+                assert torch.equal(target.rows[name].tensor, tensor[rank::workers])
+
+
+def test_a_save_is_of_its_moment(tmp_path: Path) -> None:
+    """What training does to the tensors after save has returned does not reach the file; nor does the next progress."""
+    own, progress = state(), Progress(step=3, best_step=3)
+    with CheckpointStore(tmp_path) as store:
+        path = store.save(own, progress, IDENTITY)
+        for tensor in [*own.model.values(), *(table.tensor for table in own.rows.values())]:
+            tensor.fill_(-1)
+        progress.step = 4
+    checkpoint = read_checkpoint(path)
+    assert torch.equal(checkpoint.model["t.weight"], whole()["t.weight"])
+    assert checkpoint.progress.step == 3
+
+
+def test_a_checkpoint_with_a_shard_missing_is_none(tmp_path: Path) -> None:
+    """Worker 1 dies before its shard is written: worker 0 gives up, and the checkpoint before is still the latest."""
+    save(tmp_path, 1)
+    with CheckpointStore(tmp_path, 0, 2) as store:
+        store.save(state(), Progress(step=2, best_step=1), IDENTITY)
+    assert store.latest() == tmp_path / "step-00000001"
+    with pytest.raises(InterruptedError, match="worker 1 was writing"):
+        store.wait()
+    store.clean()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_what_keeps_a_checkpoint_from_being_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file in the way")
+    with CheckpointStore(tmp_path / "checkpoints") as store:
+        store.save(state(), Progress(step=2, best_step=1), IDENTITY)
+        with pytest.raises(OSError, match="checkpoints"):
+            store.wait()
 
 
 def test_latest_and_best_are_kept(tmp_path: Path) -> None:
@@ -48,12 +136,12 @@ def test_leftovers_of_a_crash_are_not_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "step-00000005").mkdir()  # no record: not whole
     store = CheckpointStore(tmp_path)
     assert store.latest() == tmp_path / "step-00000001"
-    store.clean()
+    assert store.begin() == tmp_path / "step-00000001"
     assert not (tmp_path / ".step-00000002.77.tmp").exists()
-    assert CheckpointStore(tmp_path / "absent").latest() is None
+    assert CheckpointStore(tmp_path / "absent").begin() is None
 
 
-@pytest.mark.parametrize("name", [MODEL, OPTIMIZER])
+@pytest.mark.parametrize("name", [MODEL, OPTIMIZER, SHARD])
 @pytest.mark.parametrize("fault", ["truncate", "flip", "remove"])
 def test_damaged_tensors_are_refused(tmp_path: Path, name: str, fault: str) -> None:
     path = save(tmp_path)
@@ -67,12 +155,14 @@ def test_damaged_tensors_are_refused(tmp_path: Path, name: str, fault: str) -> N
         (path / name).unlink()
     with pytest.raises(ValueError, match=name):
         read_checkpoint(path)
+    with pytest.raises(ValueError, match=name):
+        load_state(path, empty(), 0, 1)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version 2; this program reads version 1"),
+        ({"version": 3}, "version 3; this program reads version 2"),
         ({"format": "other"}, "not a Counterpoint checkpoint"),
         ({"config": None}, "key 'config' is missing"),
         ("{", "not readable as JSON"),
@@ -96,6 +186,16 @@ def test_tensors_of_another_model_are_refused(tmp_path: Path) -> None:
         check_tensors({"w": torch.zeros(2, 3), "v": torch.zeros(1)}, ours, tmp_path)
     with pytest.raises(ValueError, match=r"tensor 'w' is \(3, 2\), this model has \(2, 3\)"):
         check_tensors({"w": torch.zeros(3, 2)}, ours, tmp_path)
+
+
+def test_tables_of_another_model_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path)
+    with pytest.raises(ValueError, match=r"tensor 'rows.0.total' is \(11,\), this model has \(12,\)"):
+        load_state(path, empty(rows=12), 0, 1)
+    target = empty()
+    target.rows["rows.0.mean"] = target.rows.pop("rows.0.total")
+    with pytest.raises(ValueError, match=r"tensor 'rows\.0\.mean' is in only one of them"):
+        load_state(path, target, 0, 1)
 
 
 def test_optimizer_state_travels_as_tensors() -> None:

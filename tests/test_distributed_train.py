@@ -13,8 +13,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from data.log import open_log
 from distributed import train_loop
-from distributed.checkpoint import CheckpointStore, read_checkpoint
+from distributed.checkpoint import read_checkpoint
+from distributed.checkpoint_store import CheckpointStore
 from distributed.config import TrainConfig
+from distributed.reporter import METRICS
 from distributed.scoring import for_scoring, load_model, score
 from distributed.trainer import prepare, run_training
 from jobs.settings import override
@@ -54,7 +56,7 @@ def final_tensors(run: Path) -> dict[str, torch.Tensor]:
 
 
 def events(run: Path, kind: str) -> list[dict]:
-    lines = (run / train_loop.METRICS).read_text().splitlines()
+    lines = (run / METRICS).read_text().splitlines()
     return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 

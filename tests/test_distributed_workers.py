@@ -16,8 +16,8 @@ from test_distributed_train import config, events, final_tensors, train_here
 from data.log import open_log
 from distributed.collectives import sum_gradients, sum_rows
 from distributed.config import TrainConfig
-from distributed.stream import TrainStream
 from distributed.reporter import METRICS
+from distributed.stream import TrainStream
 from distributed.train_loop import Trainer, train
 from distributed.trainer import TrainJob, prepare, run_training
 
