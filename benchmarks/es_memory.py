@@ -7,7 +7,7 @@ The cases of benchmarks/es_engine.py (vectorised sphere, OpenAI-ES; the peer's P
 with two Ray actors; the peer with actors in both of its modes. Counted are the driver and its actors, not Ray's own
 daemons or idle workers:
     RSS    the sum of the processes' own peaks (VmHWM); pages that processes share count in each of them
-    PSS    the largest sum seen at one time, looked at 20 times a second; shared pages count once
+    PSS    the largest sum seen at one time, looked at ten times a second; shared pages count once
 Start-up: from starting the process to the end of its first generation, imports and a local Ray included. Linux only.
 """
 
@@ -24,7 +24,7 @@ import tyro
 
 from benchmarks.bench import markdown, write_result
 
-LOOK_EVERY_S = 0.05
+LOOK_EVERY_S = 0.1
 ACTORS = ("ray::Worker", "ray::EvaluationActor")  # ours and the peer's, as Ray names their processes
 MODES = {"in process": (0, False), "2 actors": (2, False), "2 actors, distributed": (2, True)}
 
