@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from data.history import list_column
 from data.population import AGES, CATEGORIES, CHANNELS, CITIES, SEGMENTS, Population
-from data.schema import CategoricalField, Schema, TruthColumns
+from data.schema import CategoricalField, Many, Schema, TruthColumns
 from data.world import CANDIDATES, SHARDS, Exposures, World, address
 from data.world import GeneratedLog as GeneratedLog
 from data.write import PartFacts, PartWriter, new_log, truth_table
@@ -64,6 +65,8 @@ def shard_tables(world: World, part: int, shard: int) -> tuple[pa.Table, pa.Tabl
     exposure_R = (part << 40) + shard * SHARD_ROWS + np.arange(SHARD_ROWS)
     request_R = (part << 40) + shard * SHARD_REQUESTS + np.arange(SHARD_ROWS) // CANDIDATES
     columns = {"exposure_id": exposure_R, "request_id": request_R, **features(world.population, shown, rng)}
+    if world.history is not None:
+        columns["history"] = list_column(world.history.take(shown.user_R))
     columns |= {"click": click_R.astype(np.int8), "conversion": (click_R & potential_R).astype(np.int8)}
     truth = truth_table(
         generated_schema(world.config),
@@ -103,6 +106,8 @@ def features(people: Population, shown: Exposures, rng: np.random.Generator) -> 
 
 
 def generated_schema(config: GeneratedLog) -> Schema:
+    item = CategoricalField("item_id", "range", config.items)
+    past = item.shared("history", Many("attention", max=config.history, query="item_id"))
     words = {"user_segment": segment_names(), "user_age": AGES, "item_category": category_names()}
     return Schema(
         name=f"generated-{config.rows}-seed{config.seed}",
@@ -110,12 +115,13 @@ def generated_schema(config: GeneratedLog) -> Schema:
             CategoricalField("user_id", "hash", config.users),
             *(CategoricalField(name, "vocabulary", vocabulary=tuple(words[name])) for name in words),
             CategoricalField("user_city", "range", CITIES),
-            CategoricalField("item_id", "range", config.items),
+            item,
             CategoricalField("item_brand", "hash", max(config.items // 10, 1)),
             CategoricalField("item_shop", "hash", max(config.items // 5, 1)),
             CategoricalField("channel", "vocabulary", vocabulary=CHANNELS),
             CategoricalField("hour", "range", 24),
             CategoricalField("position", "range", CANDIDATES),
+            *((past,) if config.history else ()),
         ),
         numeric=("user_activity", "item_popularity", "item_age_days", "price", "discount"),
         click="click",

@@ -22,7 +22,8 @@ b_click solves E[q] = click_rate and b_conversion solves E[q p]/E[q] = conversio
 
 Tastes z lie in 4 dimensions around 12 segments' and 40 categories' centres; one user or item in twenty is filed under a
 random segment or category. Users and items follow a Zipf-Mandelbrot law. A request is one user's list of 30 items.
-Every draw is addressed by the seed and a place under it (data/generate.py), so its order does not matter.
+With history > 0 a row also lists what its user clicked before (data/history.py). Every draw is addressed by the seed
+and a place under it (data/generate.py), so its order does not matter.
 """
 
 from collections.abc import Callable
@@ -30,12 +31,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from data.bags import Bags
+from data.history import draw_history
 from data.population import CHANNELS, Population, draw_population
 from data.write import ROWS_PER_FILE, ROWS_PER_GROUP
 
 CANDIDATES = 30
 SAMPLE_ROWS = 2**18
-POPULATION, SAMPLE, SHARDS = 0, 1, 2  # the first word of every address under the seed
+POPULATION, SAMPLE, SHARDS, HISTORY = 0, 1, 2, 3  # the first word of every address under the seed
 CHANNEL_EFFECT = np.array([0.6, -0.4, 0.8, -1.0])
 
 
@@ -61,6 +64,9 @@ class GeneratedLog:
     """Weight of interest, which makes clicks, in the conversion logit; 0 = conversions do not depend on it."""
     hidden: float = 0.0
     """Weight of an unobserved cause of both clicks and conversions."""
+    history: int = 0
+    """At most so many items that the user clicked before, as a multi-valued field that shares the item's rows; 0 = no
+    such column."""
     rows_per_file: int = ROWS_PER_FILE
     """Rows of a parquet file."""
     rows_per_group: int = ROWS_PER_GROUP
@@ -103,7 +109,19 @@ class World:
         self.click_intercept = solve(lambda b: sigmoid(b + click_R).mean(), config.click_rate)
         propensity_R = sigmoid(self.click_intercept + click_R)
         clicked_R = propensity_R / propensity_R.sum()
+        self.history = self.draw_history()
         self.conversion_intercept = solve(lambda b: clicked_R @ sigmoid(b + conversion_R), config.conversion_rate)
+
+    def draw_history(self) -> Bags | None:
+        config, people = self.config, self.population
+        if not config.history:
+            return None
+
+        def click_logit(user_R: np.ndarray, item_R: np.ndarray) -> np.ndarray:
+            return config.selection * standard(people.interest(user_R, item_R), self._interest)
+
+        rng = address(config.seed, HISTORY)
+        return draw_history(rng, config.users, config.history, people.item_cdf_I, click_logit)
 
     def draw_exposures(self, rng: np.random.Generator, requests: int) -> Exposures:
         """Whole requests, one after the other: one user, one hour and one channel each."""
@@ -156,6 +174,8 @@ def check(config: GeneratedLog) -> None:
         raise ValueError(f"rows is {config.rows}, must be at least {10 * CANDIDATES} (ten requests)")
     if config.seed < 0:
         raise ValueError(f"seed is {config.seed}, must not be negative")
+    if config.history < 0:
+        raise ValueError(f"history is {config.history}, must be at least 0")
     for name in ("click_rate", "conversion_rate"):
         if not 0 < getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}, must lie between 0 and 1")

@@ -1,0 +1,83 @@
+"""Logs with multi-valued fields through the stream, training and scoring; and a step against torch's own modules."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from data.encode import Encoder
+from data.generate import generate_log
+from data.log import open_log
+from data.world import GeneratedLog
+from distributed.config import StreamConfig
+from distributed.stream import Batch, TrainStream
+from jobs import score, train
+
+CONFIG = StreamConfig(lanes=4, shuffle_rows=700, read_ahead=2)
+SMALL = ("model.embedding_width=4", "model.backbone.expert_hidden=8", "model.tower_hidden=4", "batch_size=512")
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated log with users' histories, pooled by attention."""
+    directory = tmp_path_factory.mktemp("logs") / "listed"
+    shape = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100, "history": 5}
+    generate_log(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), directory)
+    return directory
+
+
+def stream(log_dir: Path, rank: int = 0, world_size: int = 1) -> TrainStream:
+    log = open_log(log_dir)
+    return TrainStream(log, log.part("train"), CONFIG, 130, seed=5, rank=rank, world_size=world_size)
+
+
+def rows_of(batch: Batch) -> list[tuple]:
+    """Every row with all that it holds, its list included, as a tuple."""
+    (bag,) = batch.bags
+    assert len(bag.offset_B1) == len(batch) + 1
+    lists = [tuple(bag.ids_S[a:b].tolist()) for a, b in zip(bag.offset_B1, bag.offset_B1[1:], strict=False)]
+    plain = torch.cat([batch.ids_BK.double(), batch.numeric_BN.double().nan_to_num(-1e9)], 1).tolist()
+    labels = torch.stack([batch.labels.click_B, batch.labels.conversion_B], 1).tolist()
+    return [(*p, *lab, values) for p, lab, values in zip(plain, labels, lists, strict=True)]
+
+
+def test_an_epoch_is_every_row_once_with_its_own_list(listed: Path) -> None:
+    log = open_log(listed)
+    encoder = Encoder(log.schema)
+    found = [row for batch in stream(listed).epoch(0) for row in rows_of(batch)]
+    expected = [row for table in log.read(log.part("train")) for row in rows_of(Batch.of(encoder.encode(table)))]
+    assert sorted(found) == sorted(expected)
+    assert any(row[-1] for row in found)
+    assert any(not row[-1] for row in found)
+
+
+def test_lists_do_not_depend_on_the_number_of_workers_or_on_a_resume(listed: Path) -> None:
+    alone = [rows_of(batch) for batch in stream(listed).epoch(1)]
+    for world_size in (2, 3):
+        together = [list(stream(listed, rank, world_size).epoch(1)) for rank in range(world_size)]
+        assert [[row for batch in step for row in rows_of(batch)] for step in zip(*together, strict=True)] == alone
+    assert [rows_of(batch) for batch in stream(listed).epoch(1, 17)] == alone[17:]
+
+
+def figures(data: Path, out: Path, workers: int) -> dict[str, float]:
+    return train.run(train.Arguments(data=str(data), out=out, workers=workers, epochs=1, set=SMALL))
+
+
+def test_train_and_score_a_log_with_lists(listed: Path, tmp_path: Path) -> None:
+    summary = figures(listed, tmp_path / "run", 0)
+    assert 0 < summary["ctr.log_loss"] < 0.7
+    score.run(score.Arguments(run=tmp_path / "run", data=str(listed), out=tmp_path / "scored.parquet"))
+    scored = pq.read_table(tmp_path / "scored.parquet")
+    assert scored.num_rows == open_log(listed).part("test").rows
+    assert np.isfinite(scored.column("pcvr").to_numpy()).all()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_train_what_one_process_trains(listed: Path, tmp_path: Path, ray_cluster: None) -> None:
+    alone, together = figures(listed, tmp_path / "alone", 0), figures(listed, tmp_path / "together", 2)
+    assert alone["train.steps"] == together["train.steps"]
+    for key in ("ctr.log_loss", "ctcvr.log_loss"):
+        assert together[key] == pytest.approx(alone[key], rel=1e-4)
