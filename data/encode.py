@@ -43,11 +43,11 @@ class Rows:
     def take(self, index: np.ndarray | slice) -> "Rows":
         """The rows of an index, or of a slice of step 1."""
         return Rows(
-            self.ids_RK[index],
-            self.numeric_RN[index],
-            self.click_R[index],
-            self.conversion_R[index],
-            self.weight_R[index] if self.weight_R is not None else None,
+            chosen(self.ids_RK, index),
+            chosen(self.numeric_RN, index),
+            chosen(self.click_R, index),
+            chosen(self.conversion_R, index),
+            chosen(self.weight_R, index) if self.weight_R is not None else None,
             tuple(bags.take(index) for bags in self.bags),
         )
 
@@ -68,6 +68,11 @@ class Rows:
             joined("weight_R") if parts[0].weight_R is not None else None,
             tuple(Bags.join(bags) for bags in zip(*(rows.bags for rows in parts), strict=True)),
         )
+
+
+def chosen(array: np.ndarray, index: np.ndarray | slice) -> np.ndarray:
+    # take moves whole rows, at twice the speed of array[index]
+    return array[index] if isinstance(index, slice) else array.take(index, axis=0)
 
 
 class Encoder:
@@ -93,16 +98,17 @@ class Encoder:
         Raises ValueError naming the column where a numeric feature is infinite.
         """
         schema, rows = self.schema, table.num_rows
-        ids_RK = np.empty((rows, len(schema.single)), np.int64)
+        # Field by field into lines, turned at the end: storing into columns touches a cache line for each id.
+        ids_KR = np.empty((len(schema.single), rows), np.int64)
         for k, single in enumerate(schema.single):
             field, vocabulary, offset = self._parts[single.name]
-            np.add(field_ids(field, vocabulary, one_chunk(table, field.name)), offset, out=ids_RK[:, k])
+            np.add(field_ids(field, vocabulary, one_chunk(table, field.name)), offset, out=ids_KR[k])
         numeric_RN = numeric_values(table, schema.numeric)
         infinite = np.isinf(numeric_RN).any(axis=0)
         if infinite.any():
             raise ValueError(f"column {schema.numeric[int(infinite.argmax())]!r} has an infinite value")
         return Rows(
-            ids_RK,
+            np.ascontiguousarray(ids_KR.T),
             numeric_RN,
             number(table, schema.click),
             number(table, schema.conversion),

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from data.encode import Encoder, field_ids, numeric_moments
-from data.hashing import P, hash_array, splitmix64
+from data.hashing import BLOCK_ROWS, P, hash_array, splitmix64
 from data.log import check_labels, open_log
 from data.schema import CategoricalField, Schema
 from data.write import PartWriter, new_log
@@ -65,6 +65,14 @@ def test_strings_spread_evenly_over_buckets() -> None:
     count = np.bincount(bucket.astype(int), minlength=100)
     # chi-square with 99 degrees of freedom: mean 99, standard deviation sqrt(198)
     assert abs(((count - 1000) ** 2 / 1000).sum() - 99) < 4 * np.sqrt(198)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_strings_of_many_blocks_hash_as_alone(kind: pa.DataType) -> None:
+    """A string's place in its block is divided out again, whatever stands before it."""
+    texts = ["x" * (row * 7919 % 50) + str(row) if row % 11 else "" for row in range(2 * BLOCK_ROWS + 3)]
+    found = hash_array(pa.array([None, *texts], kind).slice(1))
+    assert found.tolist() == [string_hash_of(text) for text in texts]
 
 
 def test_hash_ids_leave_row_0_to_missing_values() -> None:
