@@ -68,7 +68,7 @@ class Arguments:
     seed: int = 0
     """Decides the split of the users, the perturbations and the bootstrap."""
     resamples: int = 1000
-    """Bootstrap resamples behind the intervals of score fusion."""
+    """Bootstrap resamples behind the intervals of score fusion and off_policy."""
 
 
 def configure(arguments: Arguments) -> ESConfig:

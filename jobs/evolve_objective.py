@@ -1,4 +1,7 @@
-"""Any objective of the library, or one of the user's own in a file, run by name with its dataclass of settings."""
+"""Any objective of the library, or one of the user's own in a file, run by name with its dataclass of settings.
+
+`off_policy` reads the log it needs (jobs/evolve_off_policy.py) and is judged on rounds held out.
+"""
 
 import dataclasses
 import importlib.util
@@ -13,10 +16,12 @@ from rich.console import Console
 from es.objectives.base import Objective
 from es.objectives.registry import build, find
 from jobs.evolution import MAY_CHANGE, Arguments, configure, engine_figures, engine_settings, evolve, places, start
+from jobs.evolve_off_policy import learnable
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, write_json
 from jobs.settings import read_settings
 
 KIND = "evolve_objective"
+POLICY_FILE = "policy.json"
 
 
 def run_objective(arguments: Arguments, console: Console) -> dict[str, Any]:
@@ -27,7 +32,8 @@ def run_objective(arguments: Arguments, console: Console) -> dict[str, Any]:
         raise ValueError(f"--scored is for score fusion, not for --objective {arguments.objective}")
     out = arguments.out.expanduser().absolute()
     config = configure(arguments)
-    objective = make(arguments.objective, arguments.set)
+    learnt = learnable(arguments.set, arguments.seed) if arguments.objective == "off_policy" else None
+    objective = learnt.objective if learnt else make(arguments.objective, arguments.set)
     described = json.loads(json.dumps(objective.describe()))
     settings = {"objective": arguments.objective, "settings": described, **engine_settings(config)}
     state = inspect_run(out, KIND, settings, may_change=MAY_CHANGE)
@@ -36,7 +42,7 @@ def run_objective(arguments: Arguments, console: Console) -> dict[str, Any]:
         console.print(f"{out} is finished already:", soft_wrap=True)
     else:
         if state is RunState.NEW:
-            start(out, KIND, settings, arguments, {})
+            start(out, KIND, settings, arguments, learnt.facts() if learnt else {})
         verb = "Continuing" if state is RunState.RESUME else "Maximising"
         numbers = len(objective.initial())
         console.print(
@@ -44,12 +50,17 @@ def run_objective(arguments: Arguments, console: Console) -> dict[str, Any]:
         )
         result = evolve(objective, config, out, console)
         summary = engine_figures(result, config)
+        if learnt:
+            write_json(out / POLICY_FILE, learnt.policy(result.theta))
+            summary = learnt.judge(result.theta, arguments.resamples, arguments.seed) | summary
         write_json(out / SUMMARY_FILE, summary)
     console.print(
         f"return {summary['es.final_return']} after {summary['es.generations']} generations, "
         f"{summary['es.evaluations']:,} evaluations, {summary['es.evaluations_per_s']:,.0f} a second",
         soft_wrap=True,
     )
+    if message := summary.get("off_policy.message"):
+        console.print(message, soft_wrap=True)
     console.print(f"run: {out}", soft_wrap=True)
     return summary
 

@@ -93,7 +93,7 @@ def test_an_objective_of_ones_own_is_one_file(ray_cluster, mine, tmp_path, worke
         ("sphere", ["dimension"], {}, "--set dimension: want key=value"),
         ("spere", [], {}, "no objective 'spere': choose sphere, "),
         ("nowhere.py:Mine", [], {}, "nowhere.py: no such file"),
-        ("off_policy", [], {}, "needs data"),
+        ("off_policy", [], {}, "--set data=FILE is needed"),
         ("sphere", [], {"scored": Path("x")}, "--scored is for score fusion"),
         ("sphere", [], {"engine": ("sigma=1",)}, "--engine sigma=1: this setting has an option of its own, --sigma"),
         ("sphere", [], {"engine": ("optimizer=best",)}, "--engine optimizer=best: want one of adam, sgd, clipup"),

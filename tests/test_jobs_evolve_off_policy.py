@@ -1,0 +1,134 @@
+"""jobs.evolve --objective off_policy on a Parquet file of logged actions: what it learns, tells and refuses."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_jobs_report import report
+
+from jobs.evolution import Arguments
+from jobs.evolve import run
+from jobs.evolve_off_policy import learnable
+
+MAILS = ["none", "sports", "fashion"]
+
+
+def logged(rounds, seed=0):
+    """Who got which mail, by a policy that favours none; sports pays for those with x > 0, fashion in town."""
+    generator = np.random.default_rng(seed)
+    x, town = generator.normal(3, 2, rounds), generator.random(rounds) < 0.4
+    propensities = np.array([0.5, 0.3, 0.2])
+    action = generator.choice(3, size=rounds, p=propensities)
+    worth = 1.0 + 0.5 * np.where(action == 1, np.sign(x - 3), 0) + np.where(action == 2, town - 0.6, 0)
+    return pa.table(
+        {
+            "segment": pa.array([MAILS[each] for each in action]),
+            "p": propensities[action],
+            "spend": worth + 0.3 * generator.standard_normal(rounds),
+            "recency": x,
+            "town": pa.array(np.where(town, "yes", "no")),
+        }
+    )
+
+
+SET = ("action=segment", "propensity=p", "reward=spend")
+
+
+def arguments(out, path, *settings, **changes):
+    given = {"workers": 0, "generations": 40, "pairs": 16, "learning_rate": 0.2, "resamples": 100, **changes}
+    return Arguments(out=out, objective="off_policy", set=(f"data={path}", *SET, *settings), **given)
+
+
+def test_a_policy_is_learnt_told_and_judged_on_rounds_held_out(tmp_path, capsys):
+    path = tmp_path / "log.parquet"
+    pq.write_table(logged(3000), path)
+    out = tmp_path / "run"
+    summary = run(arguments(out, path, "estimator=dr"))
+    assert summary["off_policy.significant"] is True
+    # The best policy earns .5 * 1.5 (sports) + .5 * (.4 * 1.4 (fashion) + .6 * 1 (none)) = 1.33.
+    assert 1.25 < summary["off_policy.learnt"] < 1.37
+    assert summary["off_policy.best_constant_action"] in MAILS
+    assert summary["off_policy.rounds"] == 1500
+    assert "significant" in capsys.readouterr().out
+    policy = json.loads((out / "policy.json").read_text())
+    assert policy["actions"] == sorted(MAILS)
+    assert policy["features"] == ["1", "recency", "town=yes"]
+    weights = dict(zip(policy["features"], np.array(policy["weights"]), strict=True))
+    fashion, _none, sports = range(3)
+    assert weights["recency"].argmax() == sports
+    assert weights["town=yes"].argmax() == fashion
+    assert policy["moments"][1]["mean"] == pytest.approx(3, abs=0.15)
+    record = json.loads((out / "run.json").read_text())
+    assert record["data"] == {"location": str(path), "rows": 3000}
+    assert run(Arguments(resume=out))["off_policy.learnt"] == summary["off_policy.learnt"]
+    page = report(tmp_path, out)
+    assert summary["off_policy.message"] in page.text
+    assert str(path) in page.text
+
+
+def test_what_the_numbers_of_the_context_are(tmp_path):
+    path = tmp_path / "log.parquet"
+    table = logged(40).append_column("vip", pa.array([True, False] * 20)).append_column("size", pa.array([7] * 40))
+    pq.write_table(table, path)
+    found = learnable((f"data={path}", *SET), seed=3)
+    assert found.features == ["1", "recency", "town=yes", "vip=True", "size"]
+    joined = np.concatenate([found.objective.log.context_FR, found.test.context_FR], axis=1)
+    np.testing.assert_allclose(found.objective.log.context_FR[1].mean(), 0, atol=1e-6)
+    np.testing.assert_allclose(found.objective.log.context_FR[1].std(), 1, rtol=1e-5)
+    np.testing.assert_array_equal(joined[4], 0)  # constant: no information, and no division by 0
+    assert joined[3].sum() == 20
+    chosen = learnable((f"data={path}", *SET, "features=recency"), seed=3)
+    assert chosen.features == ["1", "recency"]
+    constant = learnable((f"data={path}", "action=segment", "propensity=0.25", "reward=spend"), seed=3)
+    assert set(constant.test.propensity_R) == {0.25}
+    assert constant.features[1] == "p"  # then a column like any other
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        (
+            {},
+            ("action=mail",),
+            r"has no column 'mail' \(--set action=\.\.\.\): it has segment, p, spend, recency, town$",
+        ),
+        ({}, ("features=spend",), "--set features: 'spend' is what is to be chosen or predicted"),
+        ({}, ("features=age",), r"has no column 'age' \(--set features=\.\.\.\)"),
+        ({}, ("estimator=best",), "--set estimator=best: want one of ips, clipped, snips, dr"),
+        ({}, ("clip=0",), "clip is 0.0: it must be above 0"),
+        ({}, ("propensity=0",), r"log\.parquet: propensity of round 0 cannot be used \(40 rounds in all\)"),
+        ({"p": [0.5] * 7 + [1.5] * 33}, (), r"log\.parquet: propensity of round 7 cannot be used"),
+        ({"spend": [1.0, None] * 20}, (), r"column 'spend', row 1: empty \(20 such rows\)"),
+        ({"spend": [1.0] * 5 + [float("nan")] * 35}, (), "column 'spend', row 5: nan is not a finite number"),
+        ({"spend": ["much"] * 40}, (), "column 'spend' is string: numbers are wanted"),
+        ({"segment": ["none"] * 40}, (), "column 'segment' has 1 distinct values: 2 to 1000 actions are wanted"),
+        ({"segment": [0.5, 1.5] * 20}, (), "column 'segment' is double: whole numbers, text or yes/no are wanted"),
+        ({"recency": [f"place {i}" for i in range(60)]}, (), "column 'recency' has 60 distinct values: 2 to 50 values"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, change, settings, message):
+    path = tmp_path / "log.parquet"
+    rows = max([40, *(len(values) for values in change.values())])
+    table = logged(rows)
+    for name, values in change.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    pq.write_table(table, path)
+    with pytest.raises(ValueError, match=message) as caught:
+        run(arguments(tmp_path / "run", path, *settings))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_none_and_one_too_short(tmp_path):
+    path = tmp_path / "log.parquet"
+    with pytest.raises(ValueError, match=r"--set data=.*log\.parquet: no such file"):
+        run(arguments(tmp_path / "run", path))
+    path.write_text("not parquet")
+    with pytest.raises(ValueError, match=r"log\.parquet: not readable as Parquet \(") as caught:
+        run(arguments(tmp_path / "run", path))
+    assert "\n" not in str(caught.value)
+    pq.write_table(logged(9), path)
+    with pytest.raises(ValueError, match="9 rounds, half of them to judge by: too few"):
+        run(arguments(tmp_path / "run", path))
