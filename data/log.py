@@ -172,8 +172,10 @@ def parquet_files(filesystem: Any, directory: str) -> list[str] | None:
 
 
 def open_parquet(filesystem: Any, path: str) -> Any:
+    # Over a network a row group's columns are fetched together, not one request after the other.
+    remote = not isinstance(filesystem, pafs.LocalFileSystem)
     try:
-        return pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True)
+        return pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True, pre_buffer=remote)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a whole parquet file ({first_line(error)})") from None
 
