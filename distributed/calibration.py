@@ -24,6 +24,7 @@ from torch import Tensor
 CALIBRATION = "calibration.json"
 FORMAT, VERSION = "counterpoint.calibration", 1
 METHODS = ("none", "platt", "isotonic")
+SPACES = ("entire", "click")
 
 
 @dataclass(frozen=True)

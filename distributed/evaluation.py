@@ -12,7 +12,8 @@ from torch import Tensor
 
 from data.encode import Encoder, Rows
 from data.log import Log, Part
-from distributed.metrics import BinaryMetrics, PropensityHealth
+from distributed.calibration import Calibration
+from distributed.metrics import FIGURES, BinaryMetrics, PropensityHealth
 from distributed.stream import Batch, ordered_tables
 from models.entire_space import EntireSpaceModel
 from models.objectives.terms import product_logit
@@ -59,8 +60,10 @@ class Evaluation:
             figures |= {f"{space}.{name}": value for name, value in here.items()}
             absent |= {f"{space}.{name}": reason for name, reason in missing.items()}
         if "cvr.entire" not in self.spaces:
-            absent |= {f"cvr.entire.{name}": NO_TRUTH for name in ("auc", "log_loss", "pcoc")}
+            absent |= {f"cvr.entire.{name}": NO_TRUTH for name in FIGURES}
         figures |= {f"propensity.{name}": value for name, value in self.propensity.figures().items()}
+        if "ctr.ece" in figures:
+            figures["propensity.ece"] = figures["ctr.ece"]
         return figures | {"absent": absent}
 
     def curves(self) -> dict[str, Any]:
@@ -90,6 +93,7 @@ def evaluate(
     rank: int = 0,
     world_size: int = 1,
     truth: bool = False,
+    calibration: Calibration | None = None,
 ) -> Evaluation:
     """Evaluate on a part; workers share its row groups and all return the figures of the whole."""
     schema = log.schema
@@ -109,6 +113,8 @@ def evaluate(
             exposures = table.column(schema.exposure).to_numpy()
             potential_B = torch.from_numpy(known.potential_R[known.lookup(exposures)].astype(np.float32))
         logits = predict(model, rows, device)
+        if calibration is not None:
+            logits = calibration.apply(logits)
         evaluation.add(logits, torch.tensor(rows.click_R), torch.tensor(rows.conversion_R), potential_B)
     model.train(training)
     evaluation.merge(device)

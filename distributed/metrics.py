@@ -1,4 +1,4 @@
-"""AUC, log-loss, PCOC and calibration of any number of predictions in fixed memory, added up over workers.
+"""AUC, KS, log-loss, PCOC, ECE and calibration of any number of predictions in fixed memory, added up over workers.
 
 Scores fall into 2^18 equal bins of the logit over [-20, 20] (a bin is 1.5e-4 wide, relative in probability where it is
 small). Counts are integers and add exactly, so the AUC of a part is the same bits however the rows were dealt. The only
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from distributed.collectives import sum_over_workers
+from distributed.collectives import max_over_workers, sum_over_workers
 
 BINS = 2**18
 LIMIT = 20.0
+ECE_GROUPS = 20
+FIGURES = ("auc", "ks", "log_loss", "pcoc", "ece")
 
 
 @dataclass
@@ -59,26 +61,38 @@ class BinaryMetrics:
         negative_N, positive_N = self.counts_2N.double()
         return float(0.5 * (positive_N * negative_N).sum() / (positive_N.sum() * negative_N.sum()))
 
+    def ks(self) -> float:
+        """Kolmogorov-Smirnov: the largest distance between the score distributions of positives and negatives."""
+        share_2N = self.counts_2N.double() / self.counts_2N.sum(1, keepdim=True)
+        return float((share_2N[0].cumsum(0) - share_2N[1].cumsum(0)).abs().max())
+
+    def ece(self) -> float:
+        """Expected calibration error over ECE_GROUPS groups of equal count: mean |mean prediction - mean label|."""
+        groups = self.calibration(ECE_GROUPS)
+        errors = [group["count"] * abs(group["mean_prediction"] - group["mean_label"]) for group in groups]
+        return sum(errors) / self.count
+
     def figures(self) -> tuple[dict[str, float], dict[str, str]]:
         """(figures by name, reasons for those that cannot be computed)."""
         count, positives = self.count, self.positives
         figures: dict[str, float] = {"count": count, "positives": positives}
         absent: dict[str, str] = {}
         if count == 0:
-            return figures, dict.fromkeys(("auc", "log_loss", "pcoc"), "no rows")
+            return figures, dict.fromkeys(FIGURES, "no rows")
         log_loss, prediction = (self.sums_2 / count).tolist()
         figures |= {"log_loss": log_loss, "mean_prediction": prediction, "mean_label": positives / count}
+        figures["ece"] = self.ece()
         if 0 < positives < count:
-            figures |= {"auc": self.auc(), "auc_error": self.auc_error()}
+            figures |= {"auc": self.auc(), "auc_error": self.auc_error(), "ks": self.ks()}
         else:
-            absent["auc"] = "no positives" if positives == 0 else "no negatives"
+            absent |= dict.fromkeys(("auc", "ks"), "no positives" if positives == 0 else "no negatives")
         if positives:
             figures["pcoc"] = prediction * count / positives
         else:
             absent["pcoc"] = "no positives"
         return figures, absent
 
-    def calibration(self, groups: int = 20) -> list[dict[str, float]]:
+    def calibration(self, groups: int = ECE_GROUPS) -> list[dict[str, float]]:
         """Equal-count groups of rows by score: mean prediction (from bin centres), mean label, count."""
         total_N = self.counts_2N.sum(0).numpy().astype(np.float64)
         positive_N = self.counts_2N[1].numpy().astype(np.float64)
@@ -122,8 +136,6 @@ class PropensityHealth:
         self.histogram_N += torch.bincount(bin_B, minlength=40)
 
     def merge(self, device: torch.device) -> None:
-        from distributed.collectives import max_over_workers
-
         self.sums_4 = sum_over_workers(self.sums_4.to(device)).cpu()
         self.histogram_N = sum_over_workers(self.histogram_N.to(device)).cpu()
         self.largest_1 = max_over_workers(self.largest_1.to(device)).cpu()

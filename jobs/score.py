@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data.log import open_log
-from distributed.scoring import for_scoring, load_model, score
+from distributed.scoring import for_scoring, load_run, score
 from jobs.cli import main
 
 METADATA_KEY = b"counterpoint.scored"
@@ -34,6 +34,8 @@ class Arguments:
     """Parquet file to write; it must not exist."""
     part: str = "test"
     """Part of the log to score."""
+    raw: bool = False
+    """Leave out the run's calibration (jobs.calibrate), if it has one."""
 
 
 def run(arguments: Arguments) -> Path:
@@ -41,18 +43,20 @@ def run(arguments: Arguments) -> Path:
     out = arguments.out.expanduser().absolute()
     if out.exists():
         raise ValueError(f"--out {out} exists already: choose another name")
-    model, schema = load_model(arguments.run.expanduser().absolute())
-    log = for_scoring(open_log(arguments.data), schema)
+    trained = load_run(arguments.run.expanduser().absolute())
+    calibration = None if arguments.raw else trained.calibration
+    log = for_scoring(open_log(arguments.data), trained.schema)
     part = log.part(arguments.part)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     about = {"version": 1, "run": str(arguments.run), "data": arguments.data, "part": part.name}
+    about["calibration"] = calibration.about.get("method", "none") if calibration else "none"
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     console = Console()
     groups = sum(1 for _ in part.row_groups())
     writer = None
     try:
-        tables = score(model.to(device), log, part, device)
+        tables = score(trained.model.to(device), log, part, device, calibration)
         for table in track(tables, "scoring", total=groups, console=console, disable=not console.is_terminal):
             if writer is None:
                 described = table.schema.with_metadata({METADATA_KEY: json.dumps(about).encode()})
@@ -63,7 +67,8 @@ def run(arguments: Arguments) -> Path:
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
-    console.print(f"scored {part.rows:,} exposures: {out}")
+    how = f", calibrated ({about['calibration']})" if calibration else ""
+    console.print(f"scored {part.rows:,} exposures{how}: {out}")
     return out
 
 

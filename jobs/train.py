@@ -23,6 +23,7 @@ from data.log import open_log
 from distributed.config import TrainConfig
 from distributed.train_loop import TrainJob
 from distributed.trainer import prepare, run_training
+from jobs import calibrate
 from jobs.cli import main
 from jobs.cluster import check_cpus, connect
 from jobs.progress import follow_training
@@ -47,6 +48,8 @@ class Arguments:
     """Passes over the training part, at most."""
     seed: int = 0
     """Decides initialisation, shuffles and dropout."""
+    calibrate: Literal["none", "platt", "isotonic"] = "none"
+    """Calibrate the trained model on the validation part; jobs.calibrate does so later, with more choices."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
     """Any other setting, such as optimizer.learning_rate=0.002; an unknown key prints the valid ones."""
 
@@ -93,7 +96,14 @@ def run(arguments: Arguments) -> dict[str, Any]:
     write_json(out / SUMMARY_FILE, summary)
     show(console, summary)
     console.print(f"run: {out}")
-    return summary
+    return calibrated(arguments, out, summary)
+
+
+def calibrated(arguments: Arguments, out: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary with the calibrated figures, if --calibrate asks for a calibration that the run does not have."""
+    if arguments.calibrate in ("none", summary.get("calibration.method")):
+        return summary
+    return calibrate.run(calibrate.Arguments(run=out, method=arguments.calibrate))
 
 
 def configure(arguments: Arguments) -> TrainConfig:

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ks_2samp
 from sklearn.metrics import log_loss, roc_auc_score
 
-from distributed.metrics import BinaryMetrics, PropensityHealth
+from distributed.metrics import ECE_GROUPS, BinaryMetrics, PropensityHealth
 
 
 def sample(rows: int, seed: int = 0, rate: float = -3.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,6 +32,18 @@ def test_auc_and_log_loss_match_scikit_learn(rows: int, seed: int) -> None:
     assert figures["log_loss"] == pytest.approx(log_loss(label_B, probability_B), rel=1e-9)
     assert figures["pcoc"] == pytest.approx((probability_B.mean() / label_B.double().mean()).item(), rel=1e-9)
     assert figures["count"] == rows
+    exact = ks_2samp(logit_B[label_B == 1], logit_B[label_B == 0]).statistic
+    assert figures["ks"] == pytest.approx(exact, abs=2e-3 if rows < 1000 else 2e-4)
+
+
+def test_ece_is_its_formula_over_groups_of_equal_count() -> None:
+    logit_B, label_B = sample(20_000, 6, rate=-1.0)
+    metrics = BinaryMetrics()
+    metrics.add(logit_B, label_B)
+    order_B = logit_B.argsort()
+    groups = order_B.view(ECE_GROUPS, -1)
+    gaps = (logit_B.double().sigmoid()[groups].mean(1) - label_B.double()[groups].mean(1)).abs()
+    assert metrics.ece() == pytest.approx(gaps.mean().item(), abs=2e-4)
 
 
 def test_auc_with_ties_and_scores_beyond_the_bins() -> None:
@@ -57,7 +70,7 @@ def test_figures_that_do_not_exist_say_why() -> None:
     metrics = BinaryMetrics()
     metrics.add(torch.zeros(3), torch.zeros(3))
     figures, absent = metrics.figures()
-    assert absent == {"auc": "no positives", "pcoc": "no positives"}
+    assert absent == dict.fromkeys(("auc", "ks", "pcoc"), "no positives")
     assert "auc" not in figures
     assert figures["log_loss"] == pytest.approx(np.log(2))
 

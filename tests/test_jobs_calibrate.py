@@ -1,0 +1,93 @@
+"""jobs.calibrate as a user meets it: figures before and after, its use by jobs.score, mistakes in one line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sklearn.metrics import log_loss
+from test_jobs_train import arguments
+
+from distributed.calibration import Calibration
+from jobs import calibrate, score, train
+
+
+@pytest.fixture(scope="module")
+def raw(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("calibrate") / "run"
+    train.run(arguments(small_log, out))
+    return out
+
+
+@pytest.fixture
+def finished(raw: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(raw, tmp_path / "run"))
+
+
+def scored(run: Path, log: Path, out: Path, **changes: object) -> dict[str, np.ndarray]:
+    score.run(score.Arguments(run=run, data=str(log), out=out, **changes))  # type: ignore[arg-type]
+    table = pq.read_table(out)
+    return {name: table.column(name).to_numpy() for name in ("click", "conversion", "pctr", "pcvr", "pctcvr")}
+
+
+def test_a_calibrated_run_shows_before_and_after_and_scores_with_it(
+    finished: Path, small_log: Path, tmp_path: Path
+) -> None:
+    before = json.loads((finished / "summary.json").read_text())
+    plain = scored(finished, small_log, tmp_path / "plain.parquet")
+    summary = calibrate.run(calibrate.Arguments(run=finished))
+    assert {key: summary[key] for key in before} == before
+    assert summary["calibration.method"] == "platt"
+    assert json.loads((finished / "summary.json").read_text()) == summary
+    curves = json.loads((finished / "evaluation.json").read_text())["calibrated"]["calibration"]
+    assert curves.keys() == {"ctr", "cvr.click", "cvr.entire", "ctcvr"}
+
+    after = scored(finished, small_log, tmp_path / "after.parquet")
+    again = scored(finished, small_log, tmp_path / "again.parquet", raw=True)
+    assert all(np.array_equal(plain[name], again[name]) for name in plain)
+    calibration = Calibration.load(finished / "model")
+    assert calibration is not None
+    expected = calibration.tasks["ctr"].apply(torch.tensor(plain["pctr"]))
+    assert np.allclose(after["pctr"], expected, rtol=1e-3)  # the slope of a run this short is over a hundred
+    assert np.allclose(after["pctcvr"], after["pctr"] * after["pcvr"], rtol=1e-5)
+    assert summary["calibrated.ctr.log_loss"] == pytest.approx(log_loss(after["click"], after["pctr"]), rel=1e-5)
+    assert summary["calibrated.ctr.auc"] == pytest.approx(before["ctr.auc"], abs=1e-4)
+
+    cleared = calibrate.run(calibrate.Arguments(run=finished, method="none"))
+    assert cleared == before
+    assert Calibration.load(finished / "model") is None
+
+
+def test_training_can_calibrate_at_its_end(small_log: Path, tmp_path: Path) -> None:
+    given = arguments(small_log, tmp_path / "run", calibrate="isotonic")
+    summary = train.run(given)
+    assert summary["calibration.method"] == "isotonic"
+    assert "calibrated.cvr.entire.pcoc" in summary
+    assert (tmp_path / "run" / "model" / "calibration.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run": Path("/nowhere/at/all")}, "/nowhere/at/all: no such run directory"),
+        ({"negative_rate": 1.5}, r"must be in \(0, 1\], got 1.5"),
+        ({"data": "/nowhere/at/all"}, "/nowhere/at/all: no such directory"),
+    ],
+)
+def test_mistakes_are_named_and_change_nothing(finished: Path, changes: dict, message: str) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=message):
+        calibrate.run(calibrate.Arguments(**{"run": finished, **changes}))
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_without_a_model_is_refused(finished: Path) -> None:
+    (finished / "summary.json").unlink()
+    with pytest.raises(ValueError, match="not finished"):
+        calibrate.run(calibrate.Arguments(run=finished))
+    (finished / "run.json").write_text('{"kind": "evolve"}')
+    with pytest.raises(ValueError, match="a evolve run; only a training run has a model"):
+        calibrate.run(calibrate.Arguments(run=finished))
