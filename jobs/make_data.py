@@ -2,8 +2,9 @@
 
     python -m jobs.make_data --rows 300000 --out /tmp/log                       (a laptop CPU: two seconds)
     python -m jobs.make_data --rows 1000000 --hidden 1 --seed 7 --out /tmp/log  (with an unobserved confounder)
+    python -m jobs.make_data --rows 300000 --history 50 --out /tmp/log          (with items that users clicked)
     python -m jobs.make_data --source speed_dating --input DIR --fold 0 --out /tmp/log
-    python -m jobs.make_data --source ali_ccp --input DIR --out /tmp/log
+    python -m jobs.make_data --source ali_ccp --input DIR --lists 210 109_14 --out /tmp/log
 
 The log is written beside --out and renamed when it is whole: a run that is killed leaves no log, only a hidden
 directory .NAME.partial-PID that may be deleted.
@@ -13,7 +14,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -21,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from data.generate import GeneratedLog, generate_log
-from data.loaders.ali_ccp import load_ali_ccp
+from data.loaders.ali_ccp import LISTS, load_ali_ccp
 from data.loaders.ali_express import load_ali_express
 from data.loaders.speed_dating import load_speed_dating
 from data.world import check
@@ -45,6 +46,8 @@ class MakeData(GeneratedLog):
     """speed_dating: in how many folds the waves are dealt."""
     fold: int = 0
     """speed_dating: which fold is the test part (the next one is valid)."""
+    lists: tuple[str, ...] = LISTS
+    """ali_ccp: multi-valued fields to bring in as features: 210, and the users' 109_14, 110_14, 127_14, 150_14."""
 
 
 def run(args: MakeData) -> Path:
@@ -68,8 +71,9 @@ def make(args: MakeData, out: Path, progress: Callable[[int], None]) -> dict[str
     assert args.input is not None
     if args.source == "speed_dating":
         return load_speed_dating(args.input, out, args.folds, args.fold, args.seed, progress)
-    load: Any = load_ali_ccp if args.source == "ali_ccp" else load_ali_express
-    return load(args.input, out, seed=args.seed, progress=progress)
+    if args.source == "ali_ccp":
+        return load_ali_ccp(args.input, out, seed=args.seed, lists=args.lists, progress=progress)
+    return load_ali_express(args.input, out, seed=args.seed, progress=progress)
 
 
 def config_of(args: MakeData) -> GeneratedLog:
@@ -84,6 +88,7 @@ def check_arguments(args: MakeData) -> None:
         raise ValueError("--input goes with --source speed_dating, ali_ccp or ali_express")
     fixed = [] if args.source == "generated" else [name for name in KNOBS if name != "seed"]
     fixed += [] if args.source == "speed_dating" else ["folds", "fold"]
+    fixed += [] if args.source == "ali_ccp" else ["lists"]
     for field in dataclasses.fields(MakeData):
         if field.name in fixed and getattr(args, field.name) != field.default:
             raise ValueError(f"--{field.name.replace('_', '-')} has no effect with --source {args.source}")

@@ -14,6 +14,7 @@ from data.loaders.ali_express import load_ali_express
 from data.loaders.common import hash_split
 from data.loaders.speed_dating import load_speed_dating, split_waves
 from data.log import check_labels, open_log
+from data.schema import Many
 
 PARTS = ("train", "valid", "test")
 
@@ -130,7 +131,14 @@ def test_ali_ccp_slots_against_a_plain_loop(tmp_path: Path, shared_data: Path) -
             assert np.isnan(row[field]) if first is None else row[field] == first
         for field in ("210", "150_14"):
             assert row[field].tolist() == [int(value) for name, value in pairs if name == field]
-    assert "210" not in open_log(tmp_path / "log").schema.all_columns
+    log = open_log(tmp_path / "log")
+    assert [(field.name, field.many) for field in log.schema.many] == [
+        ("210", Many("mean", 200)),
+        ("150_14", Many("mean", 200)),
+    ]
+    encoded = [Encoder(log.schema).encode(table) for part in PARTS for table in log.read(log.part(part))]
+    lengths = sorted(int(n) for rows in encoded for n in np.diff(rows.bags[1].offset_R1))
+    assert lengths == sorted(min(200, sum(token.startswith("150_14:") for token in line)) for line in lines)
 
 
 def features(*triples: tuple[str, int, float]) -> str:
@@ -208,6 +216,13 @@ def test_absent_common_features_and_an_unknown_form_are_named(tmp_path: Path, sk
         load_ali_ccp(skeleton, tmp_path / "log")
     with pytest.raises(ValueError, match="form 'parquet' is none of auto, skeleton, csv, slots"):
         load_ali_ccp(skeleton, tmp_path / "log", form="parquet")
+    with pytest.raises(ValueError, match="'205' is no multi-valued field of Ali-CCP; these are 210, 109_14"):
+        load_ali_ccp(skeleton, tmp_path / "log", lists=("205",))
+
+
+def test_ali_ccp_csv_has_no_lists(tmp_path: Path, shared_data: Path) -> None:
+    with pytest.raises(ValueError, match="the csv form has one value a field, so no lists 109_14"):
+        load_ali_ccp(shared_data / "aliccp_sample", tmp_path / "log", lists=("109_14",))
 
 
 def test_the_hash_split_keeps_keys_together_and_its_shares() -> None:

@@ -8,10 +8,12 @@
     slots      sample_id,click,purchase,field:id,field:id,...
 
 Single-valued fields become hashed categorical features (the first id, should a field be there twice), the D columns of
-the csv form numeric ones. Multi-valued fields are no features: 210 is kept as a column of lists, outside the schema,
-and so is any other named in `lists`; the behaviour lists (109_14, 110_14, 127_14, 150_14) have hundreds of entries that
-would be repeated in every row of a user. The values of the skeleton form are not kept. Rows with a purchase and no
-click are dropped and counted. Download is left to the user: the terms are research only and want an account.
+the csv form numeric ones. The multi-valued fields named in `lists` become mean-pooled features of hashed lists: by
+default 210, the item's; the user's behaviour lists (109_14, 110_14, 127_14, 150_14) have hundreds of entries that are
+repeated in every row of a user, of which the last 200 of a row are read. They share no rows with the item's fields
+(206, 207, 216, 210), because published ids are numbered apart for each field. The values of the skeleton form are not
+kept, and the csv form has no lists. Rows with a purchase and no click are dropped and counted. Download is left to the
+user: the terms are research only and want an account.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,13 +25,16 @@ import pyarrow.compute as pc
 
 from data.loaders import common
 from data.loaders.tokens import Tokens, first_ids, id_lists, tokenize
-from data.schema import CategoricalField, Schema
+from data.schema import CategoricalField, Many, Schema
 from data.write import PartFacts
 
 USER_FIELDS = ("101", "121", "122", "124", "125", "126", "127", "128", "129")
 ROW_FIELDS = ("205", "206", "207", "216", "508", "509", "702", "853", "301")
 SINGLE = USER_FIELDS + ROW_FIELDS
 LISTS = ("210",)
+# The buckets of a user's lists are those of the item's field of the same kind: category, shop, brand, intention.
+LIST_BUCKETS = {"210": 2**17, "109_14": 2**14, "110_14": 2**19, "127_14": 2**18, "150_14": 2**17}
+LONGEST = 200
 # Buckets for the large id spaces: users, items, shops, brands and the crossed fields.
 BUCKETS = {"101": 2**19, "205": 2**20, "206": 2**14, "207": 2**19, "216": 2**18}
 BUCKETS |= {"508": 2**14, "509": 2**18, "702": 2**17, "853": 2**17}
@@ -53,21 +58,27 @@ def load_ali_ccp(
 
     The skeleton form streams the rows and holds the common features' single-valued ids in memory (about 100 bytes a
     user visit). Splits without a file are a tenth of train, by a hash of the user (skeleton), else of the row.
-    Raises ValueError: no files, a line that does not parse, a common_feature_index without its line, an unknown form.
+    Raises ValueError: no files, a line that does not parse, a common_feature_index without its line, an unknown form or
+    list, lists other than the default's with the csv form.
     """
     source = Path(source)
     if form not in ("auto", *FORMS):
         raise ValueError(f"form {form!r} is none of auto, {', '.join(FORMS)}")
+    unknown = [name for name in lists if name not in LIST_BUCKETS]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no multi-valued field of Ali-CCP; these are {', '.join(LIST_BUCKETS)}")
     if not source.exists():
         raise ValueError(f"{source}: no such file or directory")
     if form == "auto":
         form = next((form for form, pattern in FORMS.items() if matches(source, pattern)), "skeleton")
     files = common.part_files(source, FORMS[form])
     if form == "csv":
+        if tuple(lists) != LISTS:
+            raise ValueError(f"{source}: the csv form has one value a field, so no lists {', '.join(lists)}")
         return load_csv(files, out, seed, progress)
     rows = skeleton_blocks(files, seed, lists) if form == "skeleton" else slot_blocks(files, seed, lists)
     user = "101" if form == "skeleton" else None
-    return common.write_log(out, ali_ccp_schema(SINGLE, user=user, exposure="exposure_id"), rows, progress)
+    return common.write_log(out, ali_ccp_schema(SINGLE, lists=lists, user=user, exposure="exposure_id"), rows, progress)
 
 
 def matches(source: Path, pattern: str) -> bool:
@@ -77,13 +88,17 @@ def matches(source: Path, pattern: str) -> bool:
 def ali_ccp_schema(
     categorical: Sequence[str],
     numeric: Sequence[str] = (),
+    lists: Sequence[str] = (),
     conversion: str = "conversion",
     user: str | None = None,
     exposure: str | None = None,
 ) -> Schema:
     return Schema(
         name="ali_ccp",
-        categorical=tuple(CategoricalField(name, "hash", BUCKETS.get(name, SMALL)) for name in categorical),
+        categorical=(
+            *(CategoricalField(name, "hash", BUCKETS.get(name, SMALL)) for name in categorical),
+            *(CategoricalField(name, "hash", LIST_BUCKETS[name], many=Many("mean", LONGEST)) for name in lists),
+        ),
         numeric=tuple(numeric),
         click="click",
         conversion=conversion,
@@ -121,7 +136,7 @@ def load_csv(
                     start += table.num_rows
 
     # The csv form's ids were numbered anew by whoever flattened it, so 101 no longer tells visits of a user apart.
-    schema = ali_ccp_schema(categorical, numeric, conversion)
+    schema = ali_ccp_schema(categorical, numeric, conversion=conversion)
     return common.write_log(out, schema, blocks(), progress)
 
 
