@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import tyro
@@ -15,17 +15,21 @@ INTERRUPTED = 130
 
 
 def main(
-    run: Callable[[Arguments], object], arguments: type[Arguments], description: str, resumes: bool = False
+    run: Callable[[Arguments], object],
+    arguments: type[Arguments],
+    description: str,
+    resumes: bool = False,
+    words: Sequence[str] | None = None,
 ) -> None:
     """Parse the command line into `arguments`, run, and exit.
 
     A ValueError is the user's: it becomes one line on stderr and exit code 2. Anything else is ours and keeps its
     traceback. `description` is the module's docstring; its first lines are examples. `resumes` says that
-    the same command goes on from where it was interrupted.
+    the same command goes on from where it was interrupted. `words`: the command line, if not all of sys.argv.
     """
     check_imports()
     logging.basicConfig(level=os.environ.get("COUNTERPOINT_LOG", "WARNING"), format="%(levelname)s %(message)s")
-    parsed = tyro.cli(arguments, description=description)
+    parsed = tyro.cli(arguments, description=description, args=words)
     try:
         run(parsed)
     except ValueError as error:
