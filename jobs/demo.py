@@ -23,6 +23,8 @@ class Arguments:
     """Directory for the log, the runs and the report."""
     rows: int = 1_000_000
     """Exposures to generate."""
+    history: int = 0
+    """At most so many items that each user clicked before, as a feature that is a list; 0 = no such feature."""
     workers: int = min(2, usable_cpus())
     """Ray workers of the training and of the evolution."""
     seed: int = 0
@@ -40,11 +42,12 @@ def run(arguments: Arguments) -> Path:
     def stage(number: int, command: str) -> None:
         console.print(f"\n[bold]{number}/5[/bold] python -m jobs.{command}", highlight=False, soft_wrap=True)
 
-    stage(1, f"make_data --rows {arguments.rows} --seed {seed} --out {log}")
+    history = f"--history {arguments.history} " if arguments.history else ""
+    stage(1, f"make_data --rows {arguments.rows} {history}--seed {seed} --out {log}")
     if (log / "schema.json").exists():
         console.print(f"the log is there already: {log}")
     else:
-        make_data.run(make_data.MakeData(rows=arguments.rows, seed=seed, out=log))
+        make_data.run(make_data.MakeData(rows=arguments.rows, history=arguments.history, seed=seed, out=log))
     stage(2, f"train --data {log} --out {trained} --workers {workers} --seed {seed}")
     train.run(train.Arguments(data=str(log), out=trained, workers=workers, seed=seed))
     stage(3, f"score --run {trained} --data {log} --out {scored}")

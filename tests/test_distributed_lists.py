@@ -1,5 +1,6 @@
 """Logs with multi-valued fields through the stream, training and scoring; and a step against torch's own modules."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -61,14 +62,21 @@ def test_lists_do_not_depend_on_the_number_of_workers_or_on_a_resume(listed: Pat
     assert [rows_of(batch) for batch in stream(listed).epoch(1, 17)] == alone[17:]
 
 
-def figures(data: Path, out: Path, workers: int) -> dict[str, float]:
-    return train.run(train.Arguments(data=str(data), out=out, workers=workers, epochs=1, set=SMALL))
+def figures(data: Path, out: Path, workers: int, tables: str = "replicated") -> dict[str, float]:
+    arguments = train.Arguments(data=str(data), out=out, workers=workers, epochs=1, set=SMALL)
+    return train.run(dataclasses.replace(arguments, tables=tables))
 
 
-def test_train_and_score_a_log_with_lists(listed: Path, tmp_path: Path) -> None:
-    summary = figures(listed, tmp_path / "run", 0)
+@pytest.fixture(scope="module")
+def trained(listed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    run = tmp_path_factory.mktemp("runs") / "alone"
+    return run, figures(listed, run, 0)
+
+
+def test_train_and_score_a_log_with_lists(listed: Path, trained: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    run, summary = trained
     assert 0 < summary["ctr.log_loss"] < 0.7
-    score.run(score.Arguments(run=tmp_path / "run", data=str(listed), out=tmp_path / "scored.parquet"))
+    score.run(score.Arguments(run=run, data=str(listed), out=tmp_path / "scored.parquet"))
     scored = pq.read_table(tmp_path / "scored.parquet")
     assert scored.num_rows == open_log(listed).part("test").rows
     assert np.isfinite(scored.column("pcvr").to_numpy()).all()
@@ -76,8 +84,11 @@ def test_train_and_score_a_log_with_lists(listed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_two_workers_train_what_one_process_trains(listed: Path, tmp_path: Path, ray_cluster: None) -> None:
-    alone, together = figures(listed, tmp_path / "alone", 0), figures(listed, tmp_path / "together", 2)
-    assert alone["train.steps"] == together["train.steps"]
+@pytest.mark.parametrize("tables", ["replicated", "sharded"])
+def test_two_workers_train_what_one_process_trains(
+    listed: Path, trained: tuple[Path, dict[str, float]], tmp_path: Path, ray_cluster: None, tables: str
+) -> None:
+    together = figures(listed, tmp_path / "together", 2, tables)
+    assert together["train.steps"] == trained[1]["train.steps"]
     for key in ("ctr.log_loss", "ctcvr.log_loss"):
-        assert together[key] == pytest.approx(alone[key], rel=1e-4)
+        assert together[key] == pytest.approx(trained[1][key], rel=1e-4)
