@@ -30,6 +30,9 @@ from jobs.progress import follow_training
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
 from jobs.settings import override
 
+MAY_CHANGE = frozenset({"workers", "train.tables", "train.background_checkpoints"})
+"""What a run may be continued with that it was not begun with."""
+
 
 @dataclass
 class Arguments:
@@ -46,6 +49,8 @@ class Arguments:
     """Ray Train workers, one CPU (or GPU, where there is one for each) apiece; 0 trains in this process without Ray."""
     epochs: int = 2
     """Passes over the training part, at most."""
+    tables: Literal["replicated", "sharded"] = "replicated"
+    """Embedding rows: all on every worker, or each on one of them, for tables larger than a worker's memory."""
     seed: int = 0
     """Decides initialisation, shuffles and dropout."""
     calibrate: Literal["none", "platt", "isotonic"] = "none"
@@ -60,7 +65,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     out = arguments.out.expanduser().absolute()
     config = configure(arguments)
     settings = {"train": dataclasses.asdict(config), "data": arguments.data, "workers": arguments.workers}
-    state = inspect_run(out, "train", settings, may_change=frozenset({"workers"}))
+    state = inspect_run(out, "train", settings, may_change=MAY_CHANGE)
     console = Console()
     if state is RunState.DONE:
         summary = read_json(out / SUMMARY_FILE)
@@ -113,6 +118,7 @@ def configure(arguments: Arguments) -> TrainConfig:
         "model.backbone.name": arguments.backbone,
         "epochs": arguments.epochs,
         "seed": arguments.seed,
+        "tables": arguments.tables,
     }
     taken = [key for key in named if any(entry.split("=")[0].strip() == key for entry in assignments)]
     if taken:

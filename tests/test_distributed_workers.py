@@ -14,11 +14,14 @@ import torch.multiprocessing as mp
 from test_distributed_train import config, events, final_tensors, train_here
 
 from data.log import open_log
+from distributed import checkpoint_store
+from distributed.checkpoint import read_checkpoint
+from distributed.checkpoint_store import CheckpointStore
 from distributed.collectives import sum_gradients, sum_rows
 from distributed.config import TrainConfig
 from distributed.reporter import METRICS
 from distributed.stream import TrainStream
-from distributed.train_loop import Trainer, train
+from distributed.train_loop import CHECKPOINTS, Trainer, train
 from distributed.trainer import TrainJob, prepare, run_training
 
 WORKERS = 3
@@ -138,8 +141,8 @@ def is_train_worker(pid: str) -> bool:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_killed_worker_is_retried_to_the_same_bits(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
-    """Ray Train with 2 workers, unbroken and with one of them killed: the same tensors, the same figures."""
-    settings = config("epochs=8", "checkpoint_steps=5", "log_steps=2", "patience=0")
+    """Ray Train, 2 workers with sharded tables, unbroken and with one of them killed: the same tensors and figures."""
+    settings = config("epochs=8", "checkpoint_steps=5", "log_steps=2", "patience=0", "tables=sharded")
     results = []
     killed: list[int] = []
     for name in ("unbroken", "broken"):
@@ -161,6 +164,48 @@ def test_a_killed_worker_is_retried_to_the_same_bits(ray_cluster: None, small_lo
 
     alone = train_here(tmp_path / "alone", small_log, settings)
     assert alone["ctr.auc"] == pytest.approx(results[0]["ctr.auc"], abs=2e-3)
+
+
+def write_slowly(job: TrainJob) -> None:
+    """Train, with a pause after each file of a checkpoint: steps go on, and one is nearly always being written."""
+    proper = checkpoint_store.sync
+
+    def slow(path: Path) -> None:
+        time.sleep(0.1)
+        proper(path)
+
+    checkpoint_store.sync = slow  # type: ignore[assignment]
+    train(job, 0, 1, torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_writes_loses_nothing_that_stood(small_log: Path, tmp_path: Path) -> None:
+    settings = config("checkpoint_steps=3", "patience=0")
+    train_here(tmp_path / "unbroken", small_log, settings)
+    run = tmp_path / "broken"
+    run.mkdir()
+    job, _ = prepare(run, open_log(small_log), settings, time.time())
+    process = mp.get_context("spawn").Process(target=write_slowly, args=(job,))
+    process.start()
+    store = CheckpointStore(run / CHECKPOINTS)
+    while process.is_alive():
+        stood = store.latest()
+        if stood is not None and stood.name >= "step-00000006" and list(store.directory.glob(".*.tmp/*")):
+            process.kill()
+            break
+        time.sleep(0.005)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    latest = store.latest()
+    assert latest is not None
+    assert stood is not None
+    assert latest >= stood
+    assert read_checkpoint(latest).progress.step >= 6
+    train_here(run, small_log, settings)
+    assert not list(store.directory.glob(".*.tmp"))
+    whole, resumed = final_tensors(tmp_path / "unbroken"), final_tensors(run)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 @pytest.mark.ray

@@ -1,0 +1,228 @@
+"""Sharded tables: what 2 and 3 workers do with rows dealt out among them is what they do with all rows on each."""
+
+import dataclasses
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from test_distributed_train import Killed, config, events, final_tensors, train_here
+
+from data.log import open_log
+from distributed import train_loop
+from distributed.checkpoint import read_checkpoint
+from distributed.checkpoint_store import CheckpointStore
+from distributed.collectives import sent
+from distributed.evaluation import evaluate
+from distributed.scoring import load_model
+from distributed.stream import Batch, TrainStream
+from distributed.tables import Sharded, answering, bytes_per_step, share_of
+from distributed.train_loop import Trainer, TrainJob, train
+from distributed.trainer import prepare, run_training
+from models.embedding import EmbeddingTable
+
+CPU = torch.device("cpu")
+DIES_AT, RESUMES_FROM = 30, 28  # after the epoch's end at step 24; checkpoints are at every seventh step and there
+OPTIMIZERS = ("adam", "adagrad")
+
+
+def make_job(run: Path, log_dir: Path, *more: str) -> TrainJob:
+    """A job on the small log whose first field has a width of its own, so that there are two tables."""
+    run.mkdir(parents=True, exist_ok=True)
+    job, _ = prepare(run, open_log(log_dir), config("checkpoint_steps=7", "patience=0", *more), time.time())
+    first, *others = job.schema.categorical
+    wide = dataclasses.replace(first, width=6)
+    return dataclasses.replace(job, schema=dataclasses.replace(job.schema, categorical=(wide, *others)))
+
+
+def in_process(rank: int, workers: int, folder: str, jobs: dict[str, TrainJob]) -> None:
+    """One process of a gloo group. What it asserts fails the spawn, and so the fixture below."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{workers}", rank=rank, world_size=workers)
+    check_lookups(rank, workers)
+    for name in OPTIMIZERS:
+        check_same_as_replicated(rank, workers, jobs[name])
+    if workers == 2:
+        train(jobs["unbroken"], rank, workers, CPU)
+        for name in ("broken", "widened", "narrowed"):
+            die_at(DIES_AT, jobs[name], rank, workers)
+        train(jobs["broken"], rank, workers, CPU)
+    else:
+        seen = list[Batch]()
+        train(noting(jobs["widened"], seen), rank, workers, CPU)
+        torch.save([rows_of(batch) for batch in seen], f"{folder}/seen-{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def check_lookups(rank: int, workers: int) -> None:
+    """Vectors, sums of gradients and bytes sent of single lookups, against one table in one place."""
+    for rows in (2, 50):
+        torch.manual_seed(1)
+        whole = EmbeddingTable(rows, 4)
+        torch.manual_seed(1)
+        own = EmbeddingTable(rows, 4, share=share_of("sharded", rank))
+        assert torch.equal(own.weight, whole.weight[rank::workers])
+        placed = Sharded(own)
+        generator = torch.Generator().manual_seed(0)
+        for counts in ([9, 0, 30], [0, 0, 0], [1, 12, 5]):
+            asked = [torch.randint(0, rows, (count,), generator=generator) for count in counts]
+            values = [torch.randn(count, 4, generator=generator) for count in counts]
+            sent.clear()
+            vectors = own(asked[rank])
+            assert torch.equal(vectors, whole.weight[asked[rank]])
+            (vectors * values[rank]).sum().backward()
+            assert own.touched is not None
+            ids, sums = placed.collect(own.touched)
+            expected = torch.zeros(rows, 4)
+            for number in range(workers):
+                expected.index_add_(0, asked[number], values[number])
+            of_all = sorted({row for number in range(workers) for row in asked[number].tolist()})
+            assert (ids * workers + rank).tolist() == [row for row in of_all if row % workers == rank]
+            torch.testing.assert_close(sums, expected[ids * workers + rank])
+            distinct = [{*ids.tolist()} for ids in asked[:workers]]
+            mine = sum(row % workers == rank for row in distinct[rank])
+            others = sum(row % workers == rank for n in range(workers) if n != rank for row in distinct[n])
+            assert sum(sent.values()) == bytes_per_step(len(distinct[rank]), mine, others, 4, workers)
+
+
+def check_same_as_replicated(rank: int, workers: int, job: TrainJob) -> None:
+    """Thirty steps over an epoch's end: the same weights, optimizer state, losses and figures."""
+    trainers = [
+        Trainer(dataclasses.replace(job, config=dataclasses.replace(job.config, tables=tables)), CPU, rank, steps=48)
+        for tables in ("replicated", "sharded")
+    ]
+    log, settings = open_log(job.location), job.config
+    log = dataclasses.replace(log, schema=job.schema)
+    stream = TrainStream(log, job.parts["train"], settings.stream, settings.batch_size, settings.seed, rank, workers)
+    batches = [*stream.epoch(0), *[batch for _, batch in zip(range(6), stream.epoch(1), strict=False)]]
+    for step, batch in enumerate(batches):
+        terms = [trainer.step(batch, step) for trainer in trainers]
+        torch.testing.assert_close(terms[0], terms[1], rtol=1e-5, atol=1e-7)
+    states = [trainer.state() for trainer in trainers]
+    assert len(trainers[0].tables) == 2
+    for room in ("model", "optimizer"):
+        torch.testing.assert_close(getattr(states[0], room), getattr(states[1], room), rtol=1e-4, atol=1e-6)
+    for name, table in states[0].rows.items():
+        part = states[1].rows[name]
+        assert len(part.tensor) == share_of("sharded", rank).held(table.rows)
+        torch.testing.assert_close(part.tensor, table.tensor[rank::workers], rtol=1e-4, atol=1e-6, msg=name)
+    # 2 row groups: with three workers, one has nothing to look up
+    figures = [
+        evaluate(trainer.model, log, job.parts["valid"], 0.05, CPU, rank, workers).figures() for trainer in trainers
+    ]
+    assert figures[0].keys() == figures[1].keys()
+    assert figures[1]["ctr.auc"] == pytest.approx(figures[0]["ctr.auc"], abs=1e-5)
+    assert figures[1]["ctcvr.log_loss"] == pytest.approx(figures[0]["ctcvr.log_loss"], abs=1e-5)
+    with answering(trainers[1].model), torch.no_grad():  # worker r applies the model r times
+        for _ in range(rank):
+            trainers[1].model.eval()(batches[0].ids_BK, batches[0].numeric_BN)
+
+
+def die_at(step: int, job: TrainJob, rank: int, workers: int) -> None:
+    proper = Trainer.step
+
+    def dying(self: Trainer, batch: Batch, number: int) -> dict:
+        if number == step:
+            raise Killed
+        return proper(self, batch, number)
+
+    Trainer.step = dying  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        train(job, rank, workers, CPU)
+    Trainer.step = proper  # type: ignore[method-assign]
+
+
+def noting(job: TrainJob, seen: list[Batch]) -> TrainJob:
+    """Keep every batch that this process steps on from now on."""
+    proper = Trainer.step
+
+    def step(self: Trainer, batch: Batch, number: int) -> dict:
+        seen.append(batch)
+        return proper(self, batch, number)
+
+    Trainer.step = step  # type: ignore[method-assign]
+    return job
+
+
+def rows_of(batch: Batch) -> list[tuple]:
+    numeric = batch.numeric_BN.nan_to_num(-1.0).tolist()
+    return [(*ids, *own) for ids, own in zip(batch.ids_BK.tolist(), numeric, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def sharded_runs(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of 2 and then of 3 gloo processes; each group is started once, for that is what takes time."""
+    folder = tmp_path_factory.mktemp("sharded")
+    jobs = {name: make_job(folder / name, small_log, f"optimizer.embedding={name}") for name in OPTIMIZERS}
+    jobs |= {
+        name: make_job(folder / name, small_log, "tables=sharded")
+        for name in ("unbroken", "broken", "widened", "narrowed")
+    }
+    for workers in (2, 3):
+        mp.spawn(in_process, args=(workers, str(folder), jobs), nprocs=workers)
+    return folder
+
+
+def compare(run: Path, other: Path, same_bits: bool) -> None:
+    one, two = final_tensors(run), final_tensors(other)
+    assert one.keys() == two.keys()
+    for name in one:
+        if same_bits:
+            assert torch.equal(one[name], two[name]), name
+        else:
+            torch.testing.assert_close(two[name], one[name], rtol=2e-3, atol=2e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_a_killed_sharded_run_goes_on_to_the_same_bits(sharded_runs: Path) -> None:
+    """Killed after the epoch's end, at the same number of workers; what it logged is what the unbroken run logged."""
+    compare(sharded_runs / "unbroken", sharded_runs / "broken", same_bits=True)
+    assert [event["step"] for event in events(sharded_runs / "broken", "start")] == [0, RESUMES_FROM]
+    last = [events(sharded_runs / run, "step")[-1] for run in ("unbroken", "broken")]
+    assert (last[0]["step"], last[0]["loss"]) == (last[1]["step"], last[1]["loss"])
+
+
+@pytest.mark.slow
+def test_another_number_of_workers_goes_on_with_every_remaining_row_once(sharded_runs: Path, small_log: Path) -> None:
+    compare(sharded_runs / "unbroken", sharded_runs / "widened", same_bits=False)
+    job = make_job(sharded_runs / "alone", small_log)
+    log = dataclasses.replace(open_log(small_log), schema=job.schema)
+    stream = TrainStream(log, job.parts["train"], job.config.stream, job.config.batch_size, job.config.seed, 0, 1)
+    remaining = Counter(row for batch in stream.epoch(1, RESUMES_FROM - stream.steps) for row in rows_of(batch))
+    seen = Counter[tuple]()
+    for rank in range(3):
+        for rows in torch.load(sharded_runs / f"seen-{rank}.pt"):
+            seen.update(rows)
+    assert seen == remaining
+    assert 0 < remaining.total() < job.parts["train"].rows
+
+
+@pytest.mark.slow
+def test_a_sharded_run_of_two_goes_on_replicated_in_one_process(sharded_runs: Path, small_log: Path) -> None:
+    """And ends as the unbroken one did, and as one that never saw a second worker, to tolerance."""
+    latest = CheckpointStore(sharded_runs / "narrowed" / train_loop.CHECKPOINTS).latest()
+    assert latest is not None
+    assert len(list(latest.glob("tables-*-of-00002.safetensors"))) == 2
+    run_training(make_job(sharded_runs / "narrowed", small_log), workers=0)
+    run_training(make_job(sharded_runs / "alone", small_log), workers=0)
+    assert [event["step"] for event in events(sharded_runs / "narrowed", "start")] == [0, RESUMES_FROM]
+    for name in ("narrowed", "alone"):
+        compare(sharded_runs / "unbroken", sharded_runs / name, same_bits=False)
+
+
+@pytest.mark.slow
+def test_the_model_of_a_sharded_run_scores_in_one_process(sharded_runs: Path) -> None:
+    model, _ = load_model(sharded_runs / "unbroken")
+    best = read_checkpoint(sharded_runs / "unbroken" / train_loop.MODEL_DIRECTORY, with_optimizer=False)
+    assert torch.equal(model.state_dict()["embedding.tables.1.weight"], best.model["embedding.tables.1.weight"])
+    assert [len(table.weight) for table in model.embedding.tables] == [table.rows for table in model.embedding.tables]
+
+
+def test_one_worker_shards_as_it_replicates(small_log: Path, tmp_path: Path) -> None:
+    for tables in ("sharded", "replicated"):
+        train_here(tmp_path / tables, small_log, config("epochs=1", f"tables={tables}", "background_checkpoints=false"))
+    compare(tmp_path / "sharded", tmp_path / "replicated", same_bits=True)
