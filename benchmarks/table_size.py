@@ -1,0 +1,239 @@
+"""How large a table trains: memory, rows/s and bytes of a table sharded over 1, 2 and 3 workers, against the formulas.
+
+    python -m benchmarks.table_size                                    # 5 million rows, 1, 2 and 3 workers: minutes
+    python -m benchmarks.table_size --rows 100000000 --workers 2       # 6.8 GB of table and optimizer over two workers
+
+Plain gloo processes of one thread step `distributed.train_loop.Trainer` on synthetic ids: `fields` id fields of equal
+size, each id a power of a uniform number, so that few are frequent and most are rare. Nothing is read from files.
+Memory is a process's own peak (VmHWM) over what it had before the model was built; bytes are counted where rows are
+handed over. With --checkpoint all workers also write the table and read it back.
+"""
+
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import tyro
+
+from benchmarks.bench import markdown, write_result
+from data.schema import CategoricalField, Schema
+from distributed.checkpoint import Progress
+from distributed.checkpoint_store import CheckpointStore
+from distributed.collectives import sent
+from distributed.config import OptimizerConfig, TrainConfig
+from distributed.stream import Batch
+from distributed.tables import bytes_of_rows, bytes_per_step
+from distributed.train_loop import Trainer, TrainJob, identify
+from models.entire_space import ModelConfig
+from models.objectives.base import Labels, ObjectiveConfig
+
+STEEPNESS = 4.0
+"""An id is rows * u^STEEPNESS: half of all draws fall into the first sixteenth of a field's rows."""
+
+
+@dataclass
+class Arguments:
+    rows: int = 5_000_000
+    """Rows of the table, over all fields."""
+    width: int = 16
+    workers: tuple[int, ...] = (1, 2, 3)
+    """Numbers of workers, one measurement each."""
+    fields: int = 23
+    batch: int = 4096
+    """Rows of a global batch."""
+    steps: int = 40
+    """Steps after the first five, which are not measured."""
+    optimizer: str = "adagrad"
+    checkpoint: bool = False
+    """Also write a checkpoint in the background and read it back."""
+
+
+@dataclass
+class Report:
+    """What one worker found out."""
+
+    memory: int
+    """Peak bytes of training over what the process had before."""
+    build_s: float
+    step_s: list[float]
+    sent: list[int]
+    formula: list[int]
+    distinct: float
+    loss: float
+    checkpoint: dict[str, float]
+
+
+def main(arguments: Arguments) -> None:
+    """Measure each number of workers, write the table."""
+    rows: list[dict[str, Any]] = []
+    figures, lines = {}, []
+    for workers in arguments.workers:
+        with tempfile.TemporaryDirectory() as folder:
+            queue = mp.get_context("spawn").SimpleQueue()
+            mp.spawn(worker, args=(workers, folder, arguments, queue), nprocs=workers)
+            reports = [queue.get() for _ in range(workers)]
+        rows.append(cells(arguments, workers, reports))
+        figures[str(workers)] = [vars(report) for report in reports]
+        print(rows[-1], flush=True)
+        if arguments.checkpoint:
+            lines.append(checkpoint_line(workers, reports))
+    size = f"{arguments.rows:,} rows x {arguments.width}, {arguments.optimizer}, {arguments.fields} fields"
+    how = f"global batch {arguments.batch}, MMoE of 4 experts 128-64, {arguments.steps} steps, one thread a worker."
+    table = markdown(list(rows[0]), [list(row.values()) for row in rows])
+    name = f"table-size-{arguments.rows // 1_000_000}m"
+    write_result(
+        name, {"arguments": vars(arguments), "workers": figures}, "\n".join([f"{size}; {how}\n", table, *lines])
+    )
+
+
+def cells(arguments: Arguments, workers: int, reports: list[Report]) -> dict[str, Any]:
+    """One line of the table."""
+    table = bytes_of_rows(-(-arguments.rows // workers), arguments.width, arguments.optimizer)
+    memory = max(report.memory for report in reports)
+    seconds = statistics.median(reports[0].step_s)
+    counted = statistics.mean(statistics.mean(report.sent) for report in reports)
+    exact = statistics.mean(statistics.mean(report.formula) for report in reports)
+    distinct = statistics.mean(report.distinct for report in reports)
+    at_home = distinct / workers
+    even = bytes_per_step(round(distinct), round(at_home), round(distinct - at_home), arguments.width, workers)
+    return {
+        "workers": workers,
+        "table and optimizer of a worker, by formula": gigabytes(table),
+        "peak memory of a worker": gigabytes(memory),
+        "beside the table": f"{(memory - table) / 1e6:,.0f} MB",
+        "made in s": f"{max(report.build_s for report in reports):.1f}",
+        "rows/s": f"{arguments.batch / seconds:,.0f}",
+        "ms a step (median)": f"{seconds * 1e3:.1f}",
+        "distinct rows of a worker's batch": f"{distinct:,.0f}",
+        "bytes sent a step and worker": f"{counted:,.0f}",
+        "by formula, from the ids": f"{exact:,.0f}",
+        "by formula, ids dealt evenly": f"{even:,.0f}",
+    }
+
+
+def checkpoint_line(workers: int, reports: list[Report]) -> str:
+    def most(name: str) -> float:
+        return max(report.checkpoint[name] for report in reports)
+
+    return (
+        f"Checkpoint of {workers} workers, {gigabytes(most('bytes'))} on disk: training stands still for "
+        f"{most('stall_s'):.1f} s (the copy), the files are written in {most('write_s'):.1f} s beside it and read "
+        f"back in {most('read_s'):.1f} s to the same bits. Peak memory of a worker with the copy: "
+        f"{gigabytes(most('memory'))}.\n"
+    )
+
+
+def worker(rank: int, workers: int, folder: str, arguments: Arguments, queue: Any) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=workers)
+    before = peak()
+    job = make_job(folder, arguments)
+    clock = time.perf_counter()
+    trainer = Trainer(job, torch.device("cpu"), rank, steps=arguments.steps + 5)
+    report = Report(0, time.perf_counter() - clock, [], [], [], 0.0, 0.0, {})
+    for step, batch in enumerate(batches(rank, workers, arguments)):
+        dist.barrier()
+        sent.clear()
+        clock = time.perf_counter()
+        terms = trainer.step(batch, step)
+        seconds = time.perf_counter() - clock
+        if step >= 5:
+            report.step_s.append(seconds)
+            report.sent.append(sum(sent.values()))
+            report.formula.append(formula(trainer, batch, rank, workers, arguments.width))
+            report.distinct += len(torch.unique(batch.ids_BK)) / arguments.steps
+    report.loss = float(terms["loss"])
+    assert report.loss == report.loss
+    report.memory = peak() - before
+    if arguments.checkpoint:
+        report.checkpoint = measure_checkpoint(trainer, job, rank, workers, Path(folder) / "checkpoints")
+        report.checkpoint["memory"] = peak() - before
+    queue.put(report)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def formula(trainer: Trainer, batch: Batch, rank: int, workers: int, width: int) -> int:
+    """bytes_per_step from the ids themselves, without the exchange: what the others ask for is gathered."""
+    distinct = torch.unique(batch.ids_BK)
+    everyone: list[Any] = [None] * workers
+    dist.all_gather_object(everyone, torch.bincount(distinct % workers, minlength=workers).tolist())
+    asked = sum(everyone[other][rank] for other in range(workers) if other != rank)
+    return bytes_per_step(len(distinct), everyone[rank][rank], asked, width, workers) if workers > 1 else 0
+
+
+def batches(rank: int, workers: int, arguments: Arguments) -> Iterator[Batch]:
+    """This worker's share of global batches, drawn anew each step."""
+    size = arguments.rows // arguments.fields
+    offset_K = torch.arange(arguments.fields) * size
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(arguments.steps + 5):
+        place_BK = torch.rand(arguments.batch, arguments.fields, generator=generator, dtype=torch.float64)
+        ids_BK = (place_BK**STEEPNESS * size).long() + offset_K
+        click_B = (torch.rand(arguments.batch, generator=generator) < 0.2).float()
+        conversion_B = click_B * (torch.rand(arguments.batch, generator=generator) < 0.3).float()
+        own = slice(arguments.batch * rank // workers, arguments.batch * (rank + 1) // workers)
+        labels = Labels(click_B[own], conversion_B[own])
+        yield Batch(ids_BK[own].contiguous(), torch.empty(len(click_B[own]), 0), labels)
+
+
+def make_job(folder: str, arguments: Arguments) -> TrainJob:
+    """A job of ids alone; a range field has two rows beside its values."""
+    size = arguments.rows // arguments.fields
+    fields = tuple(CategoricalField(f"id{k}", "range", size=size - 2) for k in range(arguments.fields))
+    schema = Schema(name="synthetic", categorical=fields, numeric=(), click="click", conversion="conversion")
+    config = TrainConfig(
+        batch_size=arguments.batch,
+        tables="sharded",
+        model=ModelConfig(embedding_width=arguments.width),
+        objective=ObjectiveConfig(name="esmm"),
+        optimizer=OptimizerConfig(embedding=arguments.optimizer, schedule="constant"),
+    )
+    return TrainJob(folder, folder, config, schema, {}, 0.2, 0.3, (), (), time.time())
+
+
+def measure_checkpoint(trainer: Trainer, job: TrainJob, rank: int, workers: int, directory: Path) -> dict[str, float]:
+    """Write in the background, read back; check that the rows are those that were written."""
+    weight = trainer.tables[0].weight
+    sample = weight[::9973].clone()
+    store = CheckpointStore(directory, rank, workers)
+    store.begin()
+    clock = time.perf_counter()
+    path = store.save(trainer.state(), Progress(step=1, best_step=1), identify(job, trainer.objective.tasks))
+    stall = time.perf_counter() - clock
+    store.wait()
+    dist.barrier()
+    write = time.perf_counter() - clock
+    size = sum(file.stat().st_size for file in path.iterdir())
+    weight.zero_()
+    clock = time.perf_counter()
+    trainer.restore(path)
+    dist.barrier()
+    read = time.perf_counter() - clock
+    assert torch.equal(weight[::9973], sample)
+    dist.barrier()
+    if rank == 0:
+        shutil.rmtree(directory)
+    return {"stall_s": stall, "write_s": write, "read_s": read, "bytes": size}
+
+
+def peak() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+
+def gigabytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))
