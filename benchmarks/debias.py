@@ -43,6 +43,10 @@ METHODS: dict[str, list[str]] = {
     "ESCM2-IPS, lambda_c = 1": ["objective.name=escm2_ips", "objective.lambda_c=1"],
     "ESCM2-DR": ["objective.name=escm2_dr"],
     "ESCM2-DR, labels": ["objective.name=escm2_dr", "objective.imputation=label"],
+    "ESCM2-SNIPS": ["objective.name=escm2_snips"],
+    "ESCM2-MRDR": ["objective.name=escm2_mrdr"],
+    "ESCM2-MRDR, labels": ["objective.name=escm2_mrdr", "objective.imputation=label"],
+    "DCMT": ["objective.name=dcmt"],
     "oracle": ["objective.name=oracle", "stop_metric=cvr.click.log_loss"],
 }
 
