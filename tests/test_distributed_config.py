@@ -48,6 +48,7 @@ def test_config_survives_json() -> None:
         ("stop_metric=cvr.entire.auc", "stop_metric"),
         ("batch_size=4", "below stream.lanes"),
         ("stream.lanes=0", "stream.lanes must be at least 1"),
+        ("tables=elsewhere", "tables must be .replicated. or .sharded."),
     ],
 )
 def test_bad_assignments_say_what_is_right(assignment: str, message: str) -> None:
