@@ -46,9 +46,12 @@ class CMAES:
         eps_ND = np.empty((number, dimension), np.float32)
         stop = self._drawn + number
         assert stop <= 2 * self.config.pairs, "cma asks for more normals than a generation has"
-        for start in range(self._drawn, stop):
-            self.noise.write(self.generation, range(start, start + 1), 1.0, eps_ND[start - self._drawn :][:1])
-        self._drawn = stop
+        first, run_rows = self._drawn, self.noise.run_rows
+        while self._drawn < stop:
+            end = min(stop, (self._drawn // run_rows + 1) * run_rows)
+            rows = slice(self._drawn - first, end - first)
+            self.noise.write(self.generation, range(self._drawn, end), 1.0, eps_ND[rows])
+            self._drawn = end
         return eps_ND.astype(np.float64)
 
     def ask(self) -> Proposal:
