@@ -1,6 +1,7 @@
 """How large a table trains: memory, rows/s and bytes of a table sharded over 1, 2 and 3 workers, against the formulas.
 
     python -m benchmarks.table_size                                    # 5 million rows, 1, 2 and 3 workers: minutes
+    python -m benchmarks.table_size --tables replicated                # the same with every row on every worker
     python -m benchmarks.table_size --rows 100000000 --workers 2       # 6.8 GB of table and optimizer over two workers
 
 Plain gloo processes of one thread step `distributed.train_loop.Trainer` on synthetic ids: `fields` id fields of equal
@@ -16,7 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -30,7 +31,7 @@ from distributed.checkpoint_store import CheckpointStore
 from distributed.collectives import sent
 from distributed.config import OptimizerConfig, TrainConfig
 from distributed.stream import Batch
-from distributed.tables import bytes_of_rows, bytes_per_step
+from distributed.tables import bytes_of_rows, bytes_per_step, bytes_to_all
 from distributed.train_loop import Trainer, TrainJob, identify
 from models.entire_space import ModelConfig
 from models.objectives.base import Labels, ObjectiveConfig
@@ -44,6 +45,7 @@ class Arguments:
     rows: int = 5_000_000
     """Rows of the table, over all fields."""
     width: int = 16
+    tables: Literal["sharded", "replicated"] = "sharded"
     workers: tuple[int, ...] = (1, 2, 3)
     """Numbers of workers, one measurement each."""
     fields: int = 23
@@ -85,10 +87,13 @@ def main(arguments: Arguments) -> None:
         print(rows[-1], flush=True)
         if arguments.checkpoint:
             lines.append(checkpoint_line(workers, reports))
-    size = f"{arguments.rows:,} rows x {arguments.width}, {arguments.optimizer}, {arguments.fields} fields"
-    how = f"global batch {arguments.batch}, MMoE of 4 experts 128-64, {arguments.steps} steps, one thread a worker."
+    size = f"{arguments.rows:,} rows x {arguments.width}, {arguments.tables}, {arguments.optimizer}"
+    how = f"{arguments.fields} fields, global batch {arguments.batch}, MMoE of 4 experts 128-64, one thread a worker"
+    how += f", {arguments.steps} steps."
     table = markdown(list(rows[0]), [list(row.values()) for row in rows])
     name = f"table-size-{arguments.rows // 1_000_000}m"
+    if arguments.tables == "replicated":
+        name += "-replicated"
     write_result(
         name, {"arguments": vars(arguments), "workers": figures}, "\n".join([f"{size}; {how}\n", table, *lines])
     )
@@ -96,7 +101,8 @@ def main(arguments: Arguments) -> None:
 
 def cells(arguments: Arguments, workers: int, reports: list[Report]) -> dict[str, Any]:
     """One line of the table."""
-    table = bytes_of_rows(-(-arguments.rows // workers), arguments.width, arguments.optimizer)
+    held = -(-arguments.rows // workers) if arguments.tables == "sharded" else arguments.rows
+    table = bytes_of_rows(held, arguments.width, arguments.optimizer)
     memory = max(report.memory for report in reports)
     seconds = statistics.median(reports[0].step_s)
     counted = statistics.mean(statistics.mean(report.sent) for report in reports)
@@ -104,6 +110,8 @@ def cells(arguments: Arguments, workers: int, reports: list[Report]) -> dict[str
     distinct = statistics.mean(report.distinct for report in reports)
     at_home = distinct / workers
     even = bytes_per_step(round(distinct), round(at_home), round(distinct - at_home), arguments.width, workers)
+    if arguments.tables == "replicated":
+        even = bytes_to_all(round(distinct), arguments.width, workers)
     return {
         "workers": workers,
         "table and optimizer of a worker, by formula": gigabytes(table),
@@ -148,7 +156,7 @@ def worker(rank: int, workers: int, folder: str, arguments: Arguments, queue: An
         if step >= 5:
             report.step_s.append(seconds)
             report.sent.append(sum(sent.values()))
-            report.formula.append(formula(trainer, batch, rank, workers, arguments.width))
+            report.formula.append(formula(arguments, batch, rank, workers))
             report.distinct += len(torch.unique(batch.ids_BK)) / arguments.steps
     report.loss = float(terms["loss"])
     assert report.loss == report.loss
@@ -161,13 +169,16 @@ def worker(rank: int, workers: int, folder: str, arguments: Arguments, queue: An
     dist.destroy_process_group()
 
 
-def formula(trainer: Trainer, batch: Batch, rank: int, workers: int, width: int) -> int:
-    """bytes_per_step from the ids themselves, without the exchange: what the others ask for is gathered."""
-    distinct = torch.unique(batch.ids_BK)
+def formula(arguments: Arguments, batch: Batch, rank: int, workers: int) -> int:
+    """What the formulas say of this step's ids: how many rows each worker has of each owner is gathered from all."""
+    if workers == 1:
+        return 0
     everyone: list[Any] = [None] * workers
-    dist.all_gather_object(everyone, torch.bincount(distinct % workers, minlength=workers).tolist())
-    asked = sum(everyone[other][rank] for other in range(workers) if other != rank)
-    return bytes_per_step(len(distinct), everyone[rank][rank], asked, width, workers) if workers > 1 else 0
+    dist.all_gather_object(everyone, torch.bincount(torch.unique(batch.ids_BK) % workers, minlength=workers).tolist())
+    if arguments.tables == "replicated":
+        return bytes_to_all(max(map(sum, everyone)), arguments.width, workers)
+    asked = sum(counts[rank] for other, counts in enumerate(everyone) if other != rank)
+    return bytes_per_step(sum(everyone[rank]), everyone[rank][rank], asked, arguments.width, workers)
 
 
 def batches(rank: int, workers: int, arguments: Arguments) -> Iterator[Batch]:
@@ -192,7 +203,7 @@ def make_job(folder: str, arguments: Arguments) -> TrainJob:
     schema = Schema(name="synthetic", categorical=fields, numeric=(), click="click", conversion="conversion")
     config = TrainConfig(
         batch_size=arguments.batch,
-        tables="sharded",
+        tables=arguments.tables,
         model=ModelConfig(embedding_width=arguments.width),
         objective=ObjectiveConfig(name="esmm"),
         optimizer=OptimizerConfig(embedding=arguments.optimizer, schedule="constant"),

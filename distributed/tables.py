@@ -147,6 +147,11 @@ def bytes_per_step(distinct: int, own: int, asked: int, width: int, workers: int
     return COUNTS * (workers - 1) + 8 * away + 4 * width * (away + asked)
 
 
+def bytes_to_all(most: int, width: int, workers: int) -> int:
+    """The same for a replicated table; most: distinct rows of the batch of the worker that has most of them."""
+    return (workers - 1) * most * (8 + 4 * width)
+
+
 def bytes_of_rows(rows: int, width: int, optimizer: str) -> int:
     """Bytes that rows of a table take with their optimizer's state: adagrad one number a row, adam two a weight."""
     return 4 * rows * (width + 1 if optimizer == "adagrad" else 3 * width)

@@ -19,7 +19,7 @@ from distributed.collectives import sent
 from distributed.evaluation import evaluate
 from distributed.scoring import load_model
 from distributed.stream import Batch, TrainStream
-from distributed.tables import Sharded, answering, bytes_per_step, share_of
+from distributed.tables import Replicated, Sharded, answering, bytes_per_step, bytes_to_all, share_of
 from distributed.train_loop import Trainer, TrainJob, train
 from distributed.trainer import prepare, run_training
 from models.embedding import EmbeddingTable
@@ -87,6 +87,11 @@ def check_lookups(rank: int, workers: int) -> None:
             mine = sum(row % workers == rank for row in distinct[rank])
             others = sum(row % workers == rank for n in range(workers) if n != rank for row in distinct[n])
             assert sum(sent.values()) == bytes_per_step(len(distinct[rank]), mine, others, 4, workers)
+            sent.clear()
+            all_ids, all_sums = Replicated().collect(own.touched)
+            assert all_ids.tolist() == of_all
+            assert torch.equal(all_sums[all_ids % workers == rank], sums)
+            assert sum(sent.values()) == bytes_to_all(max(map(len, distinct)), 4, workers)
 
 
 def check_same_as_replicated(rank: int, workers: int, job: TrainJob) -> None:
