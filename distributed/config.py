@@ -69,6 +69,9 @@ class TrainConfig:
     """Stop after this many validations without a better stop_metric; 0 never stops early."""
     checkpoint_steps: int = 0
     """Save a checkpoint every so many steps, beside the one each epoch ends with; 0 = only then."""
+    precision: str = "float32"
+    """Of the matrix products in training: float32, or bfloat16 (weights, losses and evaluation stay float32); on CPUs
+    with AVX512-BF16 and on GPUs about twice as fast."""
     tables: str = "replicated"
     """Where embedding rows lie: replicated (all of them on every worker) or sharded (each on one of them, so that a
     worker's memory is the table's by the number of workers). Shards are read into one table for scoring."""
@@ -87,6 +90,8 @@ class TrainConfig:
         at_least("patience", self.patience, 0)
         at_least("checkpoint_steps", self.checkpoint_steps, 0)
         at_least("log_steps", self.log_steps, 1)
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
         if self.tables not in ("replicated", "sharded"):
             raise ValueError(f"tables must be 'replicated' or 'sharded', got {self.tables!r}")
         spaces, figures = ("ctr", "cvr.click", "ctcvr"), ("auc", "log_loss")

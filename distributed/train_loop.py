@@ -86,7 +86,9 @@ class Trainer:
         """One update on the global batch; returns this worker's share of each loss term."""
         if self.config.model.backbone.dropout:
             torch.manual_seed(address(self.config.seed, step, self.rank))
-        logits = self.model(batch.ids_BK, batch.numeric_BN, batch.bags)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            logits = self.model(batch.ids_BK, batch.numeric_BN, batch.bags)
+        logits = {task: logit_B.float() for task, logit_B in logits.items()}
         self.objective.step = step
         totals = sum_over_workers(self.objective.totals(logits, batch.labels).detach())
         terms = self.objective(logits, batch.labels, totals)
@@ -98,7 +100,9 @@ class Trainer:
         for table, placement, row_optimizer in zip(self.tables, self.placements, self.row_optimizers, strict=True):
             assert table.touched is not None
             ids_V, gradient_VE = placement.collect(table.touched)
-            row_optimizer.step(table.weight, ids_V, gradient_VE)
+            alone = ids_V is table.touched.ids_U  # then what the rows hold was read for the batch
+            vectors_VE = table.touched.vectors_UE.detach() if alone else None
+            row_optimizer.step(table.weight, ids_V, gradient_VE, vectors_VE)
         return {name: term.detach() for name, term in terms.items()}
 
     def set_rates(self, step: int) -> None:
