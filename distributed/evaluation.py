@@ -15,6 +15,7 @@ from data.log import Log, Part
 from distributed.calibration import Calibration
 from distributed.metrics import FIGURES, BinaryMetrics, PropensityHealth
 from distributed.stream import Batch, ordered_tables
+from distributed.tables import answering
 from models.entire_space import EntireSpaceModel
 from models.objectives.terms import product_logit
 
@@ -106,16 +107,17 @@ def evaluate(
         evaluation.spaces["cvr.entire"] = BinaryMetrics()
     training = model.training
     model.eval()
-    for table in ordered_tables(log, part, columns, rank, world_size):
-        rows = encoder.encode(table)
-        potential_B = None
-        if known is not None:
-            exposures = table.column(schema.exposure).to_numpy()
-            potential_B = torch.from_numpy(known.potential_R[known.lookup(exposures)].astype(np.float32))
-        logits = predict(model, rows, device)
-        if calibration is not None:
-            logits = calibration.apply(logits)
-        evaluation.add(logits, torch.tensor(rows.click_R), torch.tensor(rows.conversion_R), potential_B)
+    with answering(model):
+        for table in ordered_tables(log, part, columns, rank, world_size):
+            rows = encoder.encode(table)
+            potential_B = None
+            if known is not None:
+                exposures = table.column(schema.exposure).to_numpy()
+                potential_B = torch.from_numpy(known.potential_R[known.lookup(exposures)].astype(np.float32))
+            logits = predict(model, rows, device)
+            if calibration is not None:
+                logits = calibration.apply(logits)
+            evaluation.add(logits, torch.tensor(rows.click_R), torch.tensor(rows.conversion_R), potential_B)
     model.train(training)
     evaluation.merge(device)
     return evaluation
