@@ -5,7 +5,7 @@
     python -m jobs.evolve --scored runs/scored.parquet --out runs/quick --workers 0     # this process, no Ray
     python -m jobs.evolve --objective rosenbrock --set dimension=20 --out runs/banana --generations 500
     python -m jobs.evolve --objective my/objective.py:Mine --set width=3 --out runs/mine
-    python -m jobs.evolve --objective off_policy --set data=log.parquet --out runs/policy
+    python -m jobs.evolve --objective off_policy --set data=log.parquet features=age,town --out runs/policy
     python -m jobs.evolve --resume runs/fusion                # as the command that started it would, given again
     python -m jobs.evolve --replay runs/fusion                # theta again, from the seed and the returns alone
 

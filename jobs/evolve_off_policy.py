@@ -1,15 +1,18 @@
 """Which action for whom: a policy learnt from a Parquet file of logged actions, and judged on rounds held out.
 
-    python -m jobs.evolve --objective off_policy --set data=mails.parquet action=segment reward=spend --out runs/mails
-    python -m jobs.evolve --objective off_policy --set data=log.parquet estimator=dr propensity=0.5 --out runs/dr
+    python -m jobs.evolve --objective off_policy --set data=log.parquet features=age,town --out runs/policy
+    python -m jobs.evolve --objective off_policy --out runs/mails --set data=mails.parquet action=segment \\
+        propensity=0.333 reward=spend features=recency,history,channel estimator=dr baseline=best_constant
 
 A row is a round: the action taken (numbers or text), the logging policy's probability of it, what came of it, and
-features of the context. Numbers are standardised, text and yes/no become indicators; half of the rounds, drawn by
---seed, are learnt from. OUT/policy.json says what the policy does with a context, OUT/summary.json what it is worth
-(off_policy.*: es/objectives/off_policy_evaluation.py).
+features of the context, which are named: what was not known when the action was taken must not be among them, and only
+you know which columns those are. Numbers are standardised, text and yes/no become indicators; half of the rounds,
+drawn by --seed, are learnt from. OUT/policy.json says what the policy does with a context, OUT/summary.json what it is
+worth (off_policy.*: es/objectives/off_policy_evaluation.py).
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +42,7 @@ class FileSettings(OffPolicySettings):
     """Column of the logging policy's probability of it; a number where it was the same in every round."""
     reward: str = "reward"
     features: tuple[str, ...] = ()
-    """Columns of the context. Empty: all others."""
+    """Columns of the context, known before the action was taken."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Learnable:
         """Figures for summary.json: the learnt policy against the best constant and the logging policy."""
         figures = compare_policies(self.objective, theta_D, self.test, resamples, seed)
         constant = figures["off_policy.best_constant_action"]
-        named = figures["off_policy.message"].replace(f"always action {constant} ", f"always {self.actions[constant]} ")
+        action = f"always {self.actions[constant]}"
+        named = re.sub(rf"always action {constant}\b", lambda match: action, figures["off_policy.message"])
         return figures | {"off_policy.best_constant_action": self.actions[constant], "off_policy.message": named}
 
     def policy(self, theta_D: np.ndarray) -> dict[str, Any]:
@@ -116,6 +120,11 @@ def read_table(path: Path, settings: FileSettings) -> pa.Table:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from None
+    if not settings.features:
+        raise ValueError(
+            "--set features=a,b is needed for --objective off_policy: the columns known before the action was taken; "
+            f"{path} has {', '.join(table.column_names)}"
+        )
     given = {"action": settings.action, "reward": settings.reward}
     if not is_number(settings.propensity):
         given["propensity"] = settings.propensity
@@ -134,10 +143,8 @@ def context(
     table: pa.Table, settings: FileSettings, path: Path, tune_R: np.ndarray
 ) -> tuple[list[str], np.ndarray, list[tuple[float, float]]]:
     """Names, rows (F, R) float32 and (mean, scale) of the features, an intercept first."""
-    taken = {settings.action, settings.propensity, settings.reward}
-    columns = settings.features or [name for name in table.column_names if name not in taken]
     names, rows, scales = ["1"], [np.ones(table.num_rows)], [(0.0, 1.0)]
-    for name in columns:
+    for name in settings.features:
         column, where = table[name], f"{path}: column {name!r}"
         kind = column.type
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):

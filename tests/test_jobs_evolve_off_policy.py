@@ -33,7 +33,8 @@ def logged(rounds, seed=0):
     )
 
 
-SET = ("action=segment", "propensity=p", "reward=spend")
+ROLES = ("action=segment", "propensity=p", "reward=spend")
+SET = (*ROLES, "features=recency,town")
 
 
 def arguments(out, path, *settings, **changes):
@@ -52,6 +53,7 @@ def test_a_policy_is_learnt_told_and_judged_on_rounds_held_out(tmp_path, capsys)
     assert summary["off_policy.best_constant_action"] in MAILS
     assert summary["off_policy.rounds"] == 1500
     assert "significant" in capsys.readouterr().out
+    assert "action" not in summary["off_policy.message"]  # but its name
     policy = json.loads((out / "policy.json").read_text())
     assert policy["actions"] == sorted(MAILS)
     assert policy["features"] == ["1", "recency", "town=yes"]
@@ -72,18 +74,18 @@ def test_what_the_numbers_of_the_context_are(tmp_path):
     path = tmp_path / "log.parquet"
     table = logged(40).append_column("vip", pa.array([True, False] * 20)).append_column("size", pa.array([7] * 40))
     pq.write_table(table, path)
-    found = learnable((f"data={path}", *SET), seed=3)
+    found = learnable((f"data={path}", *ROLES, "features=recency,town,vip,size"), seed=3)
     assert found.features == ["1", "recency", "town=yes", "vip=True", "size"]
     joined = np.concatenate([found.objective.log.context_FR, found.test.context_FR], axis=1)
     np.testing.assert_allclose(found.objective.log.context_FR[1].mean(), 0, atol=1e-6)
     np.testing.assert_allclose(found.objective.log.context_FR[1].std(), 1, rtol=1e-5)
     np.testing.assert_array_equal(joined[4], 0)  # constant: no information, and no division by 0
     assert joined[3].sum() == 20
-    chosen = learnable((f"data={path}", *SET, "features=recency"), seed=3)
+    chosen = learnable((f"data={path}", *ROLES, "features=recency"), seed=3)
     assert chosen.features == ["1", "recency"]
-    constant = learnable((f"data={path}", "action=segment", "propensity=0.25", "reward=spend"), seed=3)
+    constant = learnable((f"data={path}", "action=segment", "propensity=0.25", "reward=spend", "features=p"), seed=3)
     assert set(constant.test.propensity_R) == {0.25}
-    assert constant.features[1] == "p"  # then a column like any other
+    assert constant.features == ["1", "p"]  # then a column like any other
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,7 @@ def test_what_the_numbers_of_the_context_are(tmp_path):
             r"has no column 'mail' \(--set action=\.\.\.\): it has segment, p, spend, recency, town$",
         ),
         ({}, ("features=spend",), "--set features: 'spend' is what is to be chosen or predicted"),
+        ({}, ("features=",), r"--set features=a,b is needed .* has segment, p, spend, recency, town$"),
         ({}, ("features=age",), r"has no column 'age' \(--set features=\.\.\.\)"),
         ({}, ("estimator=best",), "--set estimator=best: want one of ips, clipped, snips, dr"),
         ({}, ("clip=0",), "clip is 0.0: it must be above 0"),
