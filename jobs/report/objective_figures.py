@@ -37,6 +37,8 @@ def course_panels(run: Run, name: str) -> list[Panel]:
 def course(run: Run, key: str, title: str, name: str, scale: float = 1.0, linear: bool = False) -> Panel | None:
     """One figure of metrics.jsonl over the generations; None where it is absent or never changes."""
     x, y = run.series("generation", "generation", key)
+    if key == "update_ratio":  # 0 where theta was 0: no size to compare with
+        x, y = [a for a, b in zip(x, y, strict=True) if b], [b for b in y if b]
     if len(set(y)) < 2:
         return None
     y = [scale * value for value in y]
