@@ -26,7 +26,8 @@ def objective_run(out: Path, wrong: bool = True, sigma: float = 0.97, centre_eve
         lines.append({"event": "generation", "generation": g,
                       "return.centre": centre if g % centre_every == 0 else None, "return.mean": centre - 6,
                       "return.std": 5.0, "return.best": centre + 6, "return.min": centre - 20,
-                      "sigma": 0.1 * sigma**g, "update_ratio": 0.1 / (1 + 2 * g) if g else 0.0, "seconds": 0.25 + 0.001 * (g % 7),
+                      "sigma": 0.1 * sigma**g, "update_ratio": 0.1 / (1 + g * g) if g else 0.0,
+                      "seconds": 0.25 + 0.001 * (g % 7),
                       "idle_share": 0.1 + 0.01 * (g % 3), "lost_pairs": 4 * int(wrong and g in (7, 31)),
                       "reissued_pairs": 3 * int(wrong and g == 19), "failed_evaluations": 0})  # fmt: skip
     (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
