@@ -171,6 +171,8 @@ class ESConfig:
         if self.top_pairs is not None:
             fits = _is_int(self.top_pairs) and 1 <= self.top_pairs <= self.pairs
             self._require("top_pairs", fits, f"from 1 to pairs, {self.pairs}")
+        if name == "xnes":
+            self._require("shaping", self.shaping != "raw", "another: with xnes the size of a return would be a step's")
         if name == "cma":
             self._require("shaping", self.shaping is None, "left out: cma ranks the returns itself")
             self._require("learning_rate", self.learning_rate is None, "left out: cma sets its own")

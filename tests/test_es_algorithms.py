@@ -175,6 +175,7 @@ def test_rastrigin(name, seed):
         ({"algorithm": "snes", "perturb": "low_rank"}, "perturb"),
         ({"algorithm": "ars", "weight_decay": 0.1}, "weight_decay"),
         ({"algorithm": "cma", "shaping": "raw"}, "shaping"),
+        ({"algorithm": "xnes", "shaping": "raw"}, "shaping"),
         ({"algorithm": "cma", "learning_rate": 0.1}, "learning_rate"),
         ({"algorithm": "cma", "pairs": 1}, "pairs"),
         ({"algorithm": "pgpe", "normalise_returns": True}, "shaping"),

@@ -7,7 +7,7 @@ z standard normal, candidates theta + A z, u their utilities (they sum to 0), ma
 eta = 1 and eta_sigma = 3/5 (3 + ln d)/(d sqrt d) unless the settings say otherwise; with one rate for shape and size
 this is the paper's update of sigma and B = A/sigma. Mirrored: z and -z, utilities of both. Candidates are explicit.
 
-For up to a few hundred parameters: d^2 numbers, and some 15 products of d x d matrices a generation. Products are
+For up to a few hundred parameters: d^2 numbers, and some ten products of d x d matrices a generation. Products are
 summed in one order by einsum (BLAS would make the bits follow its threads), so a resumed run goes on to the bit.
 
 D parameters, N rows of noise.
@@ -23,8 +23,8 @@ from es.noise import Noise
 from es.optimizers import norm
 from es.shaping import SHAPINGS
 
-LARGEST = 300  # parameters; beyond, the products of a generation take most of a second
-TERMS = 14  # of the series of exp: the first left out is below 1e-16 of the sum for matrices of norm 1/2
+LARGEST = 300  # parameters; beyond, a generation takes most of a second
+PRECISION = 1e-17  # of the series of exp: the first term left out is smaller
 
 
 class XNES:
@@ -99,12 +99,14 @@ def product(a_MK: np.ndarray, b_KN: np.ndarray) -> np.ndarray:
 
 
 def exponential(m_DD: np.ndarray) -> np.ndarray:
-    """exp of a square matrix: the series of m / 2^s, |m / 2^s| at most 1/2, squared s times."""
+    """exp of a square matrix: the series of m / 2^s, |m / 2^s| at most 1/2, squared s times; small m need few terms."""
     size = float(np.abs(m_DD).sum(axis=1).max())
+    assert math.isfinite(size)
     halvings = max(0, math.ceil(math.log2(2 * size))) if size > 0 else 0
-    scaled_DD, one_DD = m_DD / 2.0**halvings, np.eye(len(m_DD))
+    scaled_DD, one_DD, size = m_DD / 2.0**halvings, np.eye(len(m_DD)), size / 2.0**halvings
+    terms = next(n for n in range(1, 16) if size ** (n + 1) / math.factorial(n + 1) < PRECISION)
     sum_DD = one_DD
-    for term in range(TERMS, 0, -1):
+    for term in range(terms, 0, -1):
         sum_DD = one_DD + product(scaled_DD, sum_DD) / term
     for _ in range(halvings):
         sum_DD = product(sum_DD, sum_DD)
