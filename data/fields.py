@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 KINDS = ("hash", "vocabulary", "range")
-POOLINGS = ("sum", "mean", "attention")
+POOLINGS = ("sum", "mean", "attention", "din")
+WEIGHED = ("attention", "din")
 OWN_KEYS = ("kind", "size", "vocabulary", "width")
 
 
@@ -23,7 +24,7 @@ OWN_KEYS = ("kind", "size", "vocabulary", "width")
 class Many:
     """How the values of a row become one vector. No list, or an empty one, is the zero vector.
 
-    pooling  sum, mean, or attention: weighted by how well each value fits the row's `query`, a single-valued field
+    pooling  sum, mean, attention or din; the last two weigh each value by the row's `query`, a single-valued field
     max      at most so many values of a row are read, the last ones (sequences are in time order); None: all
     """
 
@@ -166,14 +167,14 @@ def check_many(name: str, many: Many, fields: dict[str, CategoricalField]) -> No
         raise ValueError(f"column {name!r}: pooling {many.pooling!r} is none of {', '.join(POOLINGS)}")
     if many.max is not None and not is_count(many.max):
         raise ValueError(f"column {name!r}: max is {many.max!r}, must be a whole number of at least 1, or left out")
-    if many.pooling != "attention":
+    if many.pooling not in WEIGHED:
         if many.query is not None:
-            raise ValueError(f"column {name!r}: 'query' goes with pooling 'attention', not {many.pooling!r}")
+            raise ValueError(f"column {name!r}: 'query' goes with pooling {' or '.join(WEIGHED)}, not {many.pooling}")
         return
     single = [field.name for field in fields.values() if field.many is None]
     if many.query not in single:
         raise ValueError(
-            f"column {name!r}: attention needs 'query', a single-valued categorical field "
+            f"column {name!r}: pooling {many.pooling} needs 'query', a single-valued categorical field "
             f"({', '.join(single) or 'there is none'}), not {many.query!r}"
         )
 

@@ -75,8 +75,8 @@ class FieldOptions:
 
     width    of its vectors, if not the model's
     owner    index of the field whose rows (and width) it uses
-    pooling  sum, mean or attention: the field has many values a row
-    query    attention: index of the single-valued field that its values are weighed by
+    pooling  sum, mean, attention or din: the field has many values a row
+    query    attention and din: index of the single-valued field that its values are weighed by
     """
 
     width: int | None = None
@@ -122,7 +122,7 @@ class FusedEmbedding(nn.Module):
         self.shifts_of = [[shift_of[single[n]] for n in columns] for columns in self.columns_of]
         self.bags_of = [[m for m, k in enumerate(many) if table_of[k] == table] for table in range(len(widths))]
         self.bag_shift = [shift_of[k] for k in many]
-        # Attention reads its query's vector in the output of the single-valued fields.
+        # attention and din read their query's vector in the output of the single-valued fields.
         order = [single[n] for columns in self.columns_of for n in columns]
         ends = list(accumulate((width_of[k] for k in order), initial=0))
         place = {k: slice(*between) for k, between in zip(order, pairwise(ends), strict=True)}

@@ -68,16 +68,23 @@ HISTORY = {"name": "h", "share": "item", "many": {"pooling": "mean"}}
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({**HISTORY, "many": {"pooling": "max"}}, "column 'h': pooling 'max' is none of sum, mean, attention"),
+        ({**HISTORY, "many": {"pooling": "max"}}, "column 'h': pooling 'max' is none of sum, mean, attention, din"),
         ({**HISTORY, "many": {}}, "column 'h': 'many': missing key 'pooling'; valid keys: pooling, max, query"),
         ({**HISTORY, "many": {"pooling": "sum", "length": 3}}, "column 'h': 'many': unknown key 'length'"),
         ({**HISTORY, "many": "mean"}, "column 'h': 'many': must be a JSON object, not str"),
         ({**HISTORY, "many": {"pooling": "sum", "max": 0}}, "column 'h': max is 0, must be a whole number of at least"),
-        ({**HISTORY, "many": {"pooling": "attention"}}, "attention needs 'query', a single-valued categorical field"),
+        (
+            {**HISTORY, "many": {"pooling": "attention"}},
+            "pooling attention needs 'query', a single-valued categorical field",
+        ),
+        (
+            {**HISTORY, "many": {"pooling": "din", "query": "h"}},
+            "pooling din needs 'query', a single-valued categorical",
+        ),
         ({**HISTORY, "many": {"pooling": "attention", "query": "tags"}}, "field (item), not 'tags'"),
         (
             {**HISTORY, "many": {"pooling": "mean", "query": "item"}},
-            "'query' goes with pooling 'attention', not 'mean'",
+            "'query' goes with pooling attention or din, not mean",
         ),
         ({**HISTORY, "share": "nobody"}, "'share' is 'nobody', must be a field with rows of its own (item, tags)"),
         ({**HISTORY, "share": "h"}, "'share' is 'h', must be a field with rows of its own (item, tags)"),

@@ -1,15 +1,18 @@
 """Widths, shared tables and multi-valued fields against nn.Embedding and nn.EmbeddingBag, forward and backward."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from distributed.optimizers import RowAdagrad, RowAdam
+from models.backbones.base import BackboneConfig
 from models.embedding import EmbeddingTable, FieldOptions, FusedEmbedding
 from models.entire_space import EntireSpaceModel, ModelConfig
-from models.pooling import AttentionPooling, BagTensors
+from models.pooling import ActivationPooling, AttentionPooling, BagTensors
 
 # item (own rows), shop (wider), tags (sum), history (the item's rows, mean), seen (the item's, attention by the shop)
 ROWS = (7, 5, 6, 0, 0)
@@ -70,6 +73,15 @@ def fused_embedding() -> FusedEmbedding:
     fused = FusedEmbedding(ROWS, width=4, scale=1.0, options=OPTIONS)
     nn.init.normal_(fused.pools[2].project)
     return fused
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small steps are faster so, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def tables_of(fused: FusedEmbedding) -> list[EmbeddingTable]:
@@ -151,6 +163,57 @@ def test_attention_of_large_scores_and_of_one_value() -> None:
     assert pooled.tolist() == [[300.0, 0.0], [0.0, 300.0]]
     even = pool(vectors, torch.tensor([0, 1]), torch.tensor([0, 2]), torch.zeros(1, 3))
     assert even.tolist() == [[150.0, 150.0]]
+
+
+@pytest.mark.parametrize("query_width", [2, 4])
+def test_din_weighs_values_as_its_formula_says(query_width: int) -> None:
+    torch.manual_seed(5)
+    pool = ActivationPooling(4, query_width)
+    vectors, query, offset = torch.randn(6, 4), torch.randn(3, query_width), torch.tensor([0, 2, 2, 5])
+    position = torch.tensor([5, 1, 0, 0, 3])
+    pooled = pool(vectors, position, offset, query)
+    assert pooled[1].tolist() == [0, 0, 0, 0]
+    for row in (0, 2):
+        shown = pool.project(query[row])
+        expected = torch.zeros(4)
+        for value in vectors[position[offset[row] : offset[row + 1]]]:
+            hidden = torch.relu(pool.first.weight @ torch.cat([value, value * shown, shown]) + pool.first.bias)
+            expected += (pool.last.weight[0] @ hidden + pool.last.bias[0]) * value
+        torch.testing.assert_close(pooled[row], expected)
+
+
+@pytest.mark.parametrize(("pooling", "at_least", "at_most"), [("mean", 0, 0.8), ("attention", 0.9, 1), ("din", 0.9, 1)])
+def test_weighing_by_the_query_finds_the_shown_item_in_a_history(
+    pooling: str, at_least: float, at_most: float, one_thread: None
+) -> None:
+    """The label is whether the item shown is among the last eight: a mean hides it, a weighed sum can show it."""
+    items, length = 20, 8
+    rng = torch.Generator().manual_seed(0)
+    item_R = torch.randint(0, items, (24_000,), generator=rng)
+    past_RL = torch.randint(0, items, (24_000, length), generator=rng)
+    label_R = (past_RL == item_R.unsqueeze(1)).any(1).float()
+    options = (FieldOptions(), FieldOptions(owner=0, pooling=pooling, query=None if pooling == "mean" else 0))
+    backbone = BackboneConfig(name="shared_bottom", expert_hidden=(32,))
+    config = ModelConfig(embedding_width=8, embedding_scale=0.5, backbone=backbone)
+    model = EntireSpaceModel(config, (items, 0), 0, ("ctr",), seed=0, options=options)
+    (table,) = tables_of(model.embedding)
+    row_optimizer, optimizer = RowAdagrad(table.weight, 0.05), torch.optim.Adam(model.parameters(), 5e-3)
+
+    def logits(rows: slice) -> Tensor:
+        past = past_RL[rows]
+        bags = [BagTensors(past.reshape(-1), torch.arange(len(past) + 1) * length)]
+        return model(item_R[rows].unsqueeze(1), torch.zeros(len(past), 0), bags)["ctr"]
+
+    for begin in range(0, 20_000, 200):
+        rows = slice(begin, begin + 200)
+        optimizer.zero_grad()
+        nn.functional.binary_cross_entropy_with_logits(logits(rows), label_R[rows]).backward()
+        optimizer.step()
+        assert table.touched is not None
+        row_optimizer.step(table.weight, table.touched.ids_U, table.touched.gradient())
+    model.eval()
+    held = slice(20_000, 24_000)
+    assert at_least <= roc_auc_score(label_R[held], logits(held).detach()) <= at_most
 
 
 def test_attention_gradients_by_finite_differences() -> None:
