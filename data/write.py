@@ -50,11 +50,18 @@ def new_log(out: str | Path, schema: Schema) -> Iterator[Path]:
 
 
 def check_new(out: Path) -> None:
-    """Raise ValueError unless `out` is absent or an empty directory."""
+    """Raise ValueError unless `out` is absent or an empty directory of a local filesystem."""
+    check_local(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; choose a new directory")
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out}: is not empty; choose a new directory")
+
+
+def check_local(out: Path) -> None:
+    """Raise ValueError for what was a URI before it became a path: we read from anywhere, and write to directories."""
+    if any(part.endswith(":") for part in out.parts):
+        raise ValueError(f"{out}: is a URI; results are written to a local or shared directory")
 
 
 @dataclass

@@ -17,6 +17,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from data.write import check_local
+
 RUN_FILE, METRICS_FILE, SUMMARY_FILE = "run.json", "metrics.jsonl", "summary.json"
 
 
@@ -32,6 +34,7 @@ def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozen
     `may_change` names dotted config keys that a resumed run may set anew (the number of workers, say).
     Raises ValueError if the directory holds something else.
     """
+    check_local(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file, not a directory")
     if not out.exists() or not any(out.iterdir()):

@@ -14,8 +14,11 @@ from test_jobs_train import QUICK
 
 from data.filesystems import in_process, resolve, shown
 from data.log import open_log
+from data.schema import Schema
+from data.write import new_log
 from jobs import train
 
+SCHEMA = Schema("toy", (), ("price",), "click", "conversion")
 FIGURES = ("ctr.auc", "ctr.log_loss", "cvr.click.log_loss", "cvr.entire.log_loss", "ctcvr.auc", "train.steps")
 
 
@@ -43,6 +46,13 @@ def test_a_log_in_this_processs_memory_is_not_for_workers(in_memory: str, tmp_pa
     with pytest.raises(ValueError, match=r"memory://remote-log lies in this process's memory.*--workers 0"):
         train.run(train.Arguments(data=in_memory, out=tmp_path / "run", workers=2))
     assert not (tmp_path / "run").exists()
+
+
+def test_results_are_written_to_directories(small_log: Path) -> None:
+    with pytest.raises(ValueError, match=r"s3:/bucket/run: is a URI; results are written to a local or shared dir"):
+        train.run(train.Arguments(data=str(small_log), out=Path("s3://bucket/run")))
+    with pytest.raises(ValueError, match=r"s3:/bucket/log: is a URI"), new_log("s3://bucket/log", SCHEMA):
+        pass
 
 
 @pytest.mark.ray
