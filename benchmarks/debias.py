@@ -38,6 +38,7 @@ from models.registry import OBJECTIVES
 
 METHODS: dict[str, list[str]] = {
     "naive": ["objective.name=naive"],
+    "MTL-IMP": ["objective.name=mtl_imp"],
     "ESMM": ["objective.name=esmm"],
     "ESCM2-IPS": ["objective.name=escm2_ips"],
     "ESCM2-IPS, lambda_c = 1": ["objective.name=escm2_ips", "objective.lambda_c=1"],

@@ -41,8 +41,8 @@ class Arguments:
     out: Path
     """Run directory: new, or one of the same run to continue."""
     objective: str = "escm2_ips"
-    """What is minimised: naive, esmm, escm2_ips, escm2_snips, escm2_dr, escm2_mrdr, dcmt (formulas: docs/math.md), or
-    your own as my/module.py:Class (docs/objectives.md)."""
+    """What is minimised: naive, mtl_imp, esmm, escm2_ips, escm2_snips, escm2_dr, escm2_mrdr, dcmt (formulas:
+    docs/math.md), or your own as my/module.py:Class (docs/objectives.md)."""
     backbone: Literal["shared_bottom", "omoe", "mmoe", "cgc", "ple"] = "mmoe"
     """The network between the embedding and the towers."""
     workers: int = min(2, usable_cpus())

@@ -17,6 +17,7 @@ from models.objectives.escm2_ips import Escm2Ips
 from models.objectives.escm2_mrdr import Escm2Mrdr
 from models.objectives.escm2_snips import Escm2Snips
 from models.objectives.esmm import Esmm
+from models.objectives.mtl_imp import MtlImp
 from models.objectives.naive import Naive
 
 BACKBONES: dict[str, type[Backbone]] = {
@@ -29,6 +30,7 @@ BACKBONES: dict[str, type[Backbone]] = {
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "naive": Naive,
+    "mtl_imp": MtlImp,
     "esmm": Esmm,
     "escm2_ips": Escm2Ips,
     "escm2_snips": Escm2Snips,

@@ -45,6 +45,9 @@ def expected_terms(name: str, logits: dict[str, Tensor], labels: Labels, clip: f
     if name == "naive":
         cvr = (o_B * delta(c_B, p_B)).sum() / o_B.sum()
         return {"loss": config.lambda_ctr * terms["ctr"] + cvr, "ctr": terms["ctr"], "cvr": cvr}
+    if name == "mtl_imp":
+        cvr = delta(c_B, p_B).mean()
+        return {"loss": config.lambda_ctr * terms["ctr"] + cvr, "ctr": terms["ctr"], "cvr": cvr}
     if name == "esmm":
         return {"loss": config.lambda_ctr * terms["ctr"] + terms["ctcvr"], **terms}
     error_B = delta(c_B, p_B)

@@ -26,9 +26,9 @@ class ObjectiveConfig:
     lambda_ctr: float = 1.0
     """Weight of the CTR term."""
     lambda_c: float = 0.1
-    """Weight of the CVR term (all but naive, esmm); the ESCM2 paper uses 0.1 to 1."""
+    """Weight of the CVR term (all but naive, mtl_imp, esmm); the ESCM2 paper uses 0.1 to 1."""
     lambda_g: float = 1.0
-    """Weight of the CTCVR term (all but naive, esmm)."""
+    """Weight of the CTCVR term (all but naive, mtl_imp, esmm)."""
     ctcvr_space: str = "entire"
     """Rows the CTCVR term is the mean over (all but esmm): entire (exposures, as in the paper) or click."""
     clip: float | str = "auto"
