@@ -37,7 +37,7 @@ class Bags:
         offset_R1 = offsets(self.offset_R1[index + 1] - begin_R)
         # The place of every value: its place in the result, moved by as much as its row moves.
         place_S = np.repeat(begin_R - offset_R1[:-1], np.diff(offset_R1)) + np.arange(offset_R1[-1])
-        return Bags(self.ids_S[place_S], offset_R1)
+        return Bags(self.ids_S.take(place_S), offset_R1)
 
     @classmethod
     def join(cls, parts: Sequence["Bags"]) -> "Bags":

@@ -80,20 +80,17 @@ class CategoricalField:
         return given
 
 
-def categorical_fields(entries: list[object]) -> tuple[CategoricalField, ...]:
+def categorical_fields(entries: list[Any]) -> tuple[CategoricalField, ...]:
     """The fields of a parsed 'categorical' list, sharing ones with all that they take from their owners."""
-    own = {}
-    for entry in entries:
-        if not isinstance(entry, dict) or "share" not in entry:
-            field = own_field(entry)
-            own[field.name] = field
-    return tuple(
-        sharing_field(entry, own) if isinstance(entry, dict) and "share" in entry else own_field(entry)
-        for entry in entries
-    )
+    own = {field.name: field for field in (own_field(entry) for entry in entries if not shares(entry))}
+    return tuple(sharing_field(entry, own) if shares(entry) else own[entry["name"]] for entry in entries)
 
 
-def own_field(entry: object) -> CategoricalField:
+def shares(entry: Any) -> bool:
+    return isinstance(entry, dict) and entry.get("share") is not None
+
+
+def own_field(entry: Any) -> CategoricalField:
     optional = ("size", "vocabulary", "width", "share", "many")
     given = expect_keys(entry, ("name", "kind"), optional, "a 'categorical' entry")
     name = column_name(given["name"], "the 'name' of a 'categorical' entry") or ""

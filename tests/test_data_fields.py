@@ -65,6 +65,12 @@ def test_a_schema_with_lists_survives_its_file(tmp_path: Path) -> None:
 HISTORY = {"name": "h", "share": "item", "many": {"pooling": "mean"}}
 
 
+def test_null_is_as_good_as_no_key() -> None:
+    nothing = {"share": None, "width": None, "many": None}
+    given = {**SCHEMA.to_dict(), "categorical": [{"name": "a", "kind": "hash", "size": 4, **nothing}]}
+    assert Schema.from_dict(given).categorical == (CategoricalField("a", "hash", 4),)
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

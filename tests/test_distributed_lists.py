@@ -1,6 +1,7 @@
 """Logs with multi-valued fields through the stream, training and scoring; and a step against torch's own modules."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from data.encode import Encoder
 from data.generate import generate_log
 from data.log import open_log
 from data.world import GeneratedLog
+from distributed import train_loop
 from distributed.config import StreamConfig
+from distributed.scoring import load_model
 from distributed.stream import Batch, TrainStream
 from jobs import score, train
 
@@ -22,10 +25,17 @@ SMALL = ("model.embedding_width=4", "model.backbone.expert_hidden=8", "model.tow
 
 @pytest.fixture(scope="module")
 def listed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A generated log with users' histories, pooled by attention."""
+    """A generated log with users' histories, pooled by attention to an item of another width, so in two tables."""
     directory = tmp_path_factory.mktemp("logs") / "listed"
     shape = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100, "history": 5}
     generate_log(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), directory)
+    schema = json.loads((directory / "schema.json").read_text())
+    for entry in schema["categorical"]:
+        if entry["name"] == "item_id":
+            entry["width"] = 6
+        if entry["name"] == "history":
+            entry["many"]["query"] = "item_brand"
+    (directory / "schema.json").write_text(json.dumps(schema))
     return directory
 
 
@@ -62,8 +72,10 @@ def test_lists_do_not_depend_on_the_number_of_workers_or_on_a_resume(listed: Pat
     assert [rows_of(batch) for batch in stream(listed).epoch(1, 17)] == alone[17:]
 
 
-def figures(data: Path, out: Path, workers: int, tables: str = "replicated") -> dict[str, float]:
-    arguments = train.Arguments(data=str(data), out=out, workers=workers, epochs=1, set=SMALL)
+def figures(
+    data: Path, out: Path, workers: int, tables: str = "replicated", settings: tuple[str, ...] = SMALL
+) -> dict[str, float]:
+    arguments = train.Arguments(data=str(data), out=out, workers=workers, epochs=1, set=settings)
     return train.run(dataclasses.replace(arguments, tables=tables))
 
 
@@ -80,6 +92,36 @@ def test_train_and_score_a_log_with_lists(listed: Path, trained: tuple[Path, dic
     scored = pq.read_table(tmp_path / "scored.parquet")
     assert scored.num_rows == open_log(listed).part("test").rows
     assert np.isfinite(scored.column("pcvr").to_numpy()).all()
+
+
+class Killed(Exception):
+    """Stands for a process that dies between two steps."""
+
+
+def test_resume_with_two_tables_gives_the_bits_of_the_unbroken_run(
+    listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = (*SMALL, "checkpoint_steps=3", "optimizer.embedding=adam")
+    step = train_loop.Trainer.step
+
+    def dying(self: train_loop.Trainer, batch: Batch, number: int) -> dict[str, torch.Tensor]:
+        if number == 7:
+            raise Killed
+        return step(self, batch, number)
+
+    whole = figures(listed, tmp_path / "whole", 0, settings=often)
+    monkeypatch.setattr(train_loop.Trainer, "step", dying)
+    with pytest.raises(Killed):
+        figures(listed, tmp_path / "broken", 0, settings=often)
+    monkeypatch.setattr(train_loop.Trainer, "step", step)
+    again = figures(listed, tmp_path / "broken", 0, settings=often)
+    assert {k: v for k, v in again.items() if not k.startswith("train.")} == {
+        k: v for k, v in whole.items() if not k.startswith("train.")
+    }
+    models = [load_model(tmp_path / name)[0] for name in ("whole", "broken")]
+    assert [table.width for table in models[0].embedding.tables] == [4, 6]
+    one, two = (model.state_dict() for model in models)
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.ray
