@@ -54,8 +54,8 @@ class Arguments:
     steps: int = 40
     """Steps after the first five, which are not measured."""
     optimizer: str = "adagrad"
-    checkpoint: bool = False
-    """Also write a checkpoint in the background and read it back."""
+    checkpoint: Literal["none", "background", "waiting"] = "none"
+    """Also write a checkpoint and read it back: from a copy in the background, or without one while training waits."""
 
 
 @dataclass
@@ -85,8 +85,8 @@ def main(arguments: Arguments) -> None:
         rows.append(cells(arguments, workers, reports))
         figures[str(workers)] = [vars(report) for report in reports]
         print(rows[-1], flush=True)
-        if arguments.checkpoint:
-            lines.append(checkpoint_line(workers, reports))
+        if arguments.checkpoint != "none":
+            lines.append(checkpoint_line(workers, reports, arguments.checkpoint))
     size = f"{arguments.rows:,} rows x {arguments.width}, {arguments.tables}, {arguments.optimizer}"
     how = f"{arguments.fields} fields, global batch {arguments.batch}, MMoE of 4 experts 128-64, one thread a worker"
     how += f", {arguments.steps} steps."
@@ -127,15 +127,14 @@ def cells(arguments: Arguments, workers: int, reports: list[Report]) -> dict[str
     }
 
 
-def checkpoint_line(workers: int, reports: list[Report]) -> str:
+def checkpoint_line(workers: int, reports: list[Report], how: str) -> str:
     def most(name: str) -> float:
         return max(report.checkpoint[name] for report in reports)
 
     return (
-        f"Checkpoint of {workers} workers, {gigabytes(most('bytes'))} on disk: training stands still for "
-        f"{most('stall_s'):.1f} s (the copy), the files are written in {most('write_s'):.1f} s beside it and read "
-        f"back in {most('read_s'):.1f} s to the same bits. Peak memory of a worker with the copy: "
-        f"{gigabytes(most('memory'))}.\n"
+        f"Checkpoint of {workers} workers ({how}), {gigabytes(most('bytes'))} on disk: training stands still for "
+        f"{most('stall_s'):.1f} s, the files are there after {most('write_s'):.1f} s and are read back in "
+        f"{most('read_s'):.1f} s to the same bits. Peak memory of a worker by then: {gigabytes(most('memory'))}.\n"
     )
 
 
@@ -161,8 +160,9 @@ def worker(rank: int, workers: int, folder: str, arguments: Arguments, queue: An
     report.loss = float(terms["loss"])
     assert report.loss == report.loss
     report.memory = peak() - before
-    if arguments.checkpoint:
-        report.checkpoint = measure_checkpoint(trainer, job, rank, workers, Path(folder) / "checkpoints")
+    if arguments.checkpoint != "none":
+        store = CheckpointStore(Path(folder) / "checkpoints", rank, workers, arguments.checkpoint == "background")
+        report.checkpoint = measure_checkpoint(trainer, job, store)
         report.checkpoint["memory"] = peak() - before
     queue.put(report)
     dist.barrier()
@@ -211,11 +211,10 @@ def make_job(folder: str, arguments: Arguments) -> TrainJob:
     return TrainJob(folder, folder, config, schema, {}, 0.2, 0.3, (), (), time.time())
 
 
-def measure_checkpoint(trainer: Trainer, job: TrainJob, rank: int, workers: int, directory: Path) -> dict[str, float]:
-    """Write in the background, read back; check that the rows are those that were written."""
+def measure_checkpoint(trainer: Trainer, job: TrainJob, store: CheckpointStore) -> dict[str, float]:
+    """Write, read back; check that the rows are those that were written."""
     weight = trainer.tables[0].weight
     sample = weight[::9973].clone()
-    store = CheckpointStore(directory, rank, workers)
     store.begin()
     clock = time.perf_counter()
     path = store.save(trainer.state(), Progress(step=1, best_step=1), identify(job, trainer.objective.tasks))
@@ -231,8 +230,8 @@ def measure_checkpoint(trainer: Trainer, job: TrainJob, rank: int, workers: int,
     read = time.perf_counter() - clock
     assert torch.equal(weight[::9973], sample)
     dist.barrier()
-    if rank == 0:
-        shutil.rmtree(directory)
+    if store.rank == 0:
+        shutil.rmtree(store.directory)
     return {"stall_s": stall, "write_s": write, "read_s": read, "bytes": size}
 
 
