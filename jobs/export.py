@@ -21,7 +21,7 @@ from rich.table import Table
 from data.log import open_log
 from data.write import check_new
 from distributed.export import EXPORTED_FUSIONS, SCORES, VALUE, FusionWeights, Ranker, export_program, save_onnx
-from distributed.scoring import for_scoring, load_model
+from distributed.scoring import for_scoring, load_run
 from jobs.cli import main
 from jobs.evolve_fusion import POLICY_FILE
 from jobs.export_check import compare, load, real_rows, refuse
@@ -65,12 +65,12 @@ def run(arguments: Arguments) -> Path:
     out, source = arguments.out.expanduser().absolute(), arguments.run.expanduser().absolute()
     check(arguments, out)
     policy = read_policy(arguments.policy) if arguments.policy else None
-    model, schema = load_model(source)
-    weights = fusion_weights(policy, schema.value) if policy else None
-    ranker = Ranker(model, len(schema.categorical), len(schema.numeric), weights).eval()
-    record = read_json(source / RUN_FILE)
+    trained, record = load_run(source), read_json(source / RUN_FILE)
+    schema = trained.schema
     log = for_scoring(open_log(arguments.data or record["data"]["location"]), schema)
-    table, inputs, expected = real_rows(ranker, policy, log, arguments.part, arguments.rows)
+    weights = fusion_weights(policy, log.schema.value) if policy else None
+    ranker = Ranker(trained.model, schema, trained.calibration, weights)
+    real = real_rows(ranker, policy, log, arguments.part, arguments.rows)
     program = export_program(ranker)
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -85,9 +85,8 @@ def run(arguments: Arguments) -> Path:
                 torch.export.save(program, path)
             else:
                 save_onnx(ranker, program, path)
-            differences[kind] = compare(load(kind, path), ranker, inputs, expected)
-            refuse(differences[kind], path.name, arguments.tolerance, len(table))
-        graph = {**dict(zip(ranker.inputs, inputs, strict=True)), **expected}
+            differences[kind] = compare(load(kind, path), ranker, real)
+            refuse(differences[kind], path.name, arguments.tolerance, len(real.table))
         serving = {
             "format": FORMAT,
             "version": VERSION,
@@ -100,18 +99,19 @@ def run(arguments: Arguments) -> Path:
                 "exported_at_commit": git_commit(),
                 "versions": versions(),
             },
-            "inputs": describe_inputs(schema, ranker.inputs),
+            "inputs": describe_inputs(log.schema, ranker.inputs),
             "outputs": describe_outputs(policy),
+            "calibration": trained.calibration.to_dict() if trained.calibration else None,
             "encodings": encodings(),
-            "check": {"rows": len(table), "tolerance": arguments.tolerance, "largest_difference": differences},
-            "example": example_rows(schema, table, graph),
+            "check": {"rows": len(real.table), "tolerance": arguments.tolerance, "largest_difference": differences},
+            "example": example_rows(schema, real.table, real.encoded, real.expected),
             "files": {path.name: file_facts(path) for path in sorted(directory.iterdir())},
         }
         write_json(directory / SERVING_FILE, serving)
         directory.replace(out)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    show(Console(), differences, len(table), out)
+    show(Console(), differences, len(real.table), out)
     return out
 
 

@@ -4,6 +4,7 @@ R rows, M scores.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from data.encode import Encoder
+from data.encode import Encoder, Rows
 from data.log import Log, Part, PartFile
-from distributed.export import FUSED, SCORES, VALUE, Ranker
+from distributed.export import FUSED, SCORES, VALUE, Ranker, bag_inputs
 from distributed.scoring import score
 from es.objectives.fusion import Fusion, ScoredLog
 from es.policies import Policy
@@ -21,21 +22,37 @@ from es.policies import Policy
 BATCHES = (1, 2, 1000)  # then whatever is left in pieces of the last
 
 
-def real_rows(
-    ranker: Ranker, policy: dict[str, Any] | None, log: Log, part_name: str, rows: int
-) -> tuple[pa.Table, tuple[np.ndarray, ...], dict[str, np.ndarray]]:
-    """The first rows of the part: as the log has them, as the graph reads them, and as jobs.score scores them."""
+@dataclass(frozen=True)
+class RealRows:
+    """Rows as the log has them, as the encoder makes them, and what the trained model says, float32_R by output."""
+
+    table: pa.Table
+    encoded: Rows
+    expected: dict[str, np.ndarray]
+    value_R: np.ndarray | None
+
+    def inputs(self, ranker: Ranker, rows: slice) -> list[np.ndarray]:
+        """What the graph reads for these rows."""
+        taken = self.encoded.take(rows)
+        arrays = {"ids": taken.ids_RK, "numeric": taken.numeric_RN}
+        if self.value_R is not None:
+            arrays[VALUE] = self.value_R[rows]
+        for field, bags in zip(ranker.many, taken.bags, strict=True):
+            arrays |= dict(zip(bag_inputs(field), (bags.ids_S, bags.offset_R1[:-1]), strict=True))
+        return [np.ascontiguousarray(arrays[name]) for name in ranker.inputs]
+
+
+def real_rows(ranker: Ranker, policy: dict[str, Any] | None, log: Log, part_name: str, rows: int) -> RealRows:
+    """The first rows of the part, scored as jobs.score does."""
     part = first_groups(log.part(part_name), rows)
     table = pa.concat_tables(log.read(part, log.schema.all_columns)).slice(0, rows)
-    scored = pa.concat_tables(score(ranker.model, log, part, torch.device("cpu"))).slice(0, rows)
-    encoded = Encoder(log.schema).encode(table)
-    arrays = {"ids": encoded.ids_RK, "numeric": encoded.numeric_RN}
-    if VALUE in ranker.inputs:
-        arrays[VALUE] = scored.column(VALUE).to_numpy()
+    scores = score(ranker.model, log, part, torch.device("cpu"), ranker.calibration)
+    scored = pa.concat_tables(scores).slice(0, rows)
     expected = {name: scored.column(name).to_numpy() for name in SCORES}
     if policy is not None:
         expected[FUSED] = fused(policy, scored)
-    return table, tuple(arrays[name] for name in ranker.inputs), expected
+    value_R = scored.column(VALUE).to_numpy() if VALUE in ranker.inputs else None
+    return RealRows(table, Encoder(log.schema).encode(table), expected, value_R)
 
 
 def first_groups(part: Part, rows: int) -> Part:
@@ -84,15 +101,13 @@ def load(kind: str, path: Path) -> Graph:
     return lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))
 
 
-def compare(
-    graph: Graph, ranker: Ranker, inputs: tuple[np.ndarray, ...], expected: dict[str, np.ndarray]
-) -> dict[str, float]:
+def compare(graph: Graph, ranker: Ranker, real: RealRows) -> dict[str, float]:
     """Largest difference by output, over batches of 1, 2 and 1000 rows."""
     largest = dict.fromkeys(ranker.outputs, 0.0)
-    for rows in batches(len(inputs[0])):
-        found = graph([np.ascontiguousarray(array[rows]) for array in inputs])
+    for rows in batches(len(real.table)):
+        found = graph(real.inputs(ranker, rows))
         for name, values_B in zip(ranker.outputs, found, strict=True):
-            wanted_B = expected[name][rows].astype(np.float64)
+            wanted_B = real.expected[name][rows].astype(np.float64)
             difference_B = np.abs(values_B - wanted_B)
             if name == FUSED:
                 difference_B /= np.maximum(1.0, np.abs(wanted_B))
@@ -105,7 +120,7 @@ def batches(rows: int) -> Iterator[slice]:
     begin, sizes = 0, iter(BATCHES)
     while begin < rows:
         size = next(sizes, BATCHES[-1])
-        yield slice(begin, begin + size)
+        yield slice(begin, min(begin + size, rows))
         begin += size
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data.encode import Encoder
+from data.encode import Encoder, Rows
 from data.hashing import P, hash_array
-from data.schema import Schema
+from data.schema import CategoricalField, Schema
+from distributed.export import FUSED, VALUE, bag_inputs
 
 FORMAT, VERSION = "counterpoint.serving", 1
 
@@ -50,27 +51,42 @@ OUTPUTS = {
 
 def describe_inputs(schema: Schema, inputs: tuple[str, ...]) -> list[dict[str, Any]]:
     """The graph's inputs in order, each with the columns that fill it."""
-    encoder = Encoder(schema)
-    fields: list[dict[str, Any]] = [
-        {"index": index, "column": field.name, **field.to_dict(), "offset": offset, "ids": [offset, offset + rows - 1]}
-        for index, (field, offset, rows) in enumerate(
-            zip(schema.categorical, encoder.offsets, encoder.field_rows, strict=True)
-        )
-    ]
-    for field in fields:
-        field.pop("name")
-    numbers = [{"index": index, "column": name} for index, name in enumerate(schema.numeric)]
+    offsets = dict(zip((field.name for field in schema.categorical), Encoder(schema).offsets, strict=True))
+    single = [describe_field(field, offsets[field.name]) for field in schema.single]
     described: dict[str, dict[str, Any]] = {
-        "ids": {"dtype": "int64", "shape": ["batch", len(fields)], "columns": fields},
+        "ids": {"dtype": "int64", "shape": ["batch", len(single)], "columns": single},
         "numeric": {
             "dtype": "float32",
-            "shape": ["batch", len(numbers)],
-            "columns": numbers,
+            "shape": ["batch", len(schema.numeric)],
+            "columns": [{"column": name} for name in schema.numeric],
             "encoding": "the raw value, unscaled (the graph standardises it); a missing value is NaN; no infinities",
         },
-        "value": {"dtype": "float32", "shape": ["batch"], "column": schema.value, "encoding": "the raw value"},
+        VALUE: {"dtype": "float32", "shape": ["batch"], "column": schema.value, "encoding": "the raw value"},
     }
+    for field in schema.many:
+        assert field.many is not None
+        ids, begins = bag_inputs(field.name)
+        described[ids] = {
+            "dtype": "int64",
+            "shape": ["values"],
+            **describe_field(field, offsets[field.name]),
+            "last_values_kept": field.many.max,
+            "encoding": "the ids of all rows' values, end to end; missing values inside a list are left out",
+        }
+        described[begins] = {
+            "dtype": "int64",
+            "shape": ["batch"],
+            "column": field.name,
+            "encoding": "where each row's values begin, the first at 0; they end where the next row's begin, the last "
+            "row's at the number of values; a missing list is empty",
+        }
     return [{"name": name, **described[name]} for name in inputs]
+
+
+def describe_field(field: CategoricalField, offset: int) -> dict[str, Any]:
+    values = {"vocabulary": list(field.vocabulary)} if field.kind == "vocabulary" else {"size": field.size}
+    last = offset + field.rows - 1
+    return {"column": field.name, "kind": field.kind, **values, "offset": offset, "smallest": offset, "largest": last}
 
 
 def encodings() -> dict[str, Any]:
@@ -101,7 +117,7 @@ def describe_outputs(policy: dict[str, Any] | None) -> list[dict[str, Any]]:
         }[policy["fusion"]]
         described.append(
             {
-                "name": "fused",
+                "name": FUSED,
                 "dtype": "float32",
                 "shape": ["batch"],
                 "is": f"{formula}; order a request's candidates by it, highest first",
@@ -113,20 +129,26 @@ def describe_outputs(policy: dict[str, Any] | None) -> list[dict[str, Any]]:
     return described
 
 
-def example_rows(schema: Schema, table: pa.Table, graph: dict[str, np.ndarray], rows: int = 3) -> list[dict[str, Any]]:
+def example_rows(
+    schema: Schema, table: pa.Table, encoded: Rows, expected: dict[str, np.ndarray], rows: int = 3
+) -> list[dict[str, Any]]:
     """Real rows, end to end: raw values by column, what goes into the graph, what must come out of it."""
     raw = table.slice(0, rows).select([*schema.features]).to_pylist()
-    return [
-        {
-            "values": {name: plain(value) for name, value in values.items()},
-            "graph": {name: plain(array[row].tolist()) for name, array in graph.items()},
-        }
-        for row, values in enumerate(raw)
-    ]
+    examples = []
+    for row, values in enumerate(raw):
+        inputs = {"ids": encoded.ids_RK[row].tolist(), "numeric": encoded.numeric_RN[row].tolist()}
+        for field, bags in zip(schema.many, encoded.bags, strict=True):
+            inputs[bag_inputs(field.name)[0]] = bags.take(slice(row, row + 1)).ids_S.tolist()
+        outputs = {name: float(array[row]) for name, array in expected.items()}
+        examples.append({key: plain(entry) for key, entry in
+                         {"values": values, "inputs": inputs, "outputs": outputs}.items()})  # fmt: skip
+    return examples
 
 
 def plain(value: Any) -> Any:
     """A value as JSON has it: NaN as null, integers beyond 2^53 as strings."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):

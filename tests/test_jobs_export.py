@@ -1,5 +1,6 @@
 """jobs.export as user and a serving engineer meet it: files that need no code of ours, and say what the model says."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -10,24 +11,49 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from test_jobs_train import QUICK
 
+from data.encode import Rows
+from data.fields import POOLINGS
+from data.generate import generate_log
 from data.log import open_log
+from data.world import GeneratedLog
+from distributed.calibration import Calibration, Calibrator
+from distributed.export import Ranker
+from distributed.export_pooling import ExportedPooling
+from distributed.scoring import load_run
+from distributed.train_loop import MODEL_DIRECTORY
 from jobs import evolve, export, export_check, score, train
+from models.pooling import build_pooling
 
 MASK = 2**64 - 1
 
 
-@pytest.fixture(scope="module")
-def finished(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("export") / "run"
-    train.run(train.Arguments(data=str(small_log), out=out, workers=0, epochs=1, set=QUICK))
-    return out
+CALIBRATION = Calibration(
+    {
+        "ctr": Calibrator("isotonic", 1.0, -0.1, ((-3.0, -4.0), (-1.5, -1.4), (-1.0, -1.35), (0.5, 2.0))),
+        "cvr": Calibrator("platt", 0.8, 0.3),
+    }
+)
 
 
 @pytest.fixture(scope="module")
-def scored(finished: Path, small_log: Path) -> Path:
-    return score.run(score.Arguments(run=finished, data=str(small_log), out=finished.parent / "scored.parquet"))
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all that an export can hold: a history pooled by attention, and calibration."""
+    directory = tmp_path_factory.mktemp("export")
+    shape = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100, "history": 5}
+    log = directory / "log"
+    generate_log(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), log)
+    train.run(train.Arguments(data=str(log), out=directory / "run", workers=0, epochs=1, set=QUICK))
+    CALIBRATION.save(directory / "run" / MODEL_DIRECTORY)
+    return directory / "run"
+
+
+@pytest.fixture(scope="module")
+def scored(finished: Path) -> Path:
+    log, out = finished.parent / "log", finished.parent / "scored.parquet"
+    return score.run(score.Arguments(run=finished, data=str(log), out=out))
 
 
 def policy_run(scored: Path, fusion: str) -> Path:
@@ -43,47 +69,53 @@ def served(finished: Path, scored: Path) -> Path:
     return export.run(export.Arguments(run=finished, policy=policy, out=finished.parent / "served", rows=500))
 
 
-# A serving side: no checkout on its path, inputs and expected outputs from files.
+# A serving side: no checkout on its path, inputs from a file.
 PROGRAM = """
 import sys, numpy as np
-kind, path, ids, numeric, rows = *sys.argv[1:5], int(sys.argv[5])
-ids, numeric = np.load(ids)[:rows], np.load(numeric)[:rows]
+kind, path, given, out = sys.argv[1:]
+given = dict(np.load(given))
 if kind == "onnx":
     import onnxruntime
-    found = onnxruntime.InferenceSession(path).run(None, {"ids": ids, "numeric": numeric})
+    found = onnxruntime.InferenceSession(path).run(None, given)
 else:
     import torch
-    found = [t.numpy() for t in torch.export.load(path).module()(torch.from_numpy(ids), torch.from_numpy(numeric))]
-np.save(sys.argv[6], np.stack(found))
+    found = [t.numpy() for t in torch.export.load(path).module()(*map(torch.from_numpy, given.values()))]
+np.save(out, np.stack(found))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pt2", "onnx"])
-def test_a_fresh_process_reproduces_the_models_scores(
-    kind: str, served: Path, finished: Path, small_log: Path, scored: Path, tmp_path: Path
+def test_a_fresh_process_reproduces_the_scores(
+    kind: str, served: Path, finished: Path, scored: Path, tmp_path: Path
 ) -> None:
-    """On real rows, 1 and 1000 at a time (the 600 of the test part and 400 of them again)."""
-    from distributed.export import Ranker
-    from distributed.scoring import load_model
-
-    model, _ = load_model(finished)
-    ranker = Ranker(model, 11, 2)
-    _, (ids_RK, numeric_RN), expected = export_check.real_rows(ranker, None, open_log(small_log), "test", 600)
-    order = np.arange(1000) % 600
-    np.save(tmp_path / "ids.npy", ids_RK[order])
-    np.save(tmp_path / "numeric.npy", numeric_RN[order])
+    """On real rows: 1, and 1000 at a time (the 600 of the test part and 400 of them again)."""
+    trained = load_run(finished)
+    ranker = Ranker(trained.model, trained.schema, trained.calibration)
+    real = export_check.real_rows(ranker, None, open_log(finished.parent / "log"), "test", 600)
+    again = dataclasses.replace(real, encoded=Rows.join([real.encoded, real.encoded]))
+    table = pq.read_table(scored)
     for rows in (1, 1000):
-        paths = [str(tmp_path / name) for name in ("ids.npy", "numeric.npy")]
-        command = [sys.executable, "-c", PROGRAM, kind, str(served / export.NAMES[kind]), *paths, str(rows)]
-        subprocess.run([*command, str(tmp_path / "found.npy")], cwd=tmp_path, check=True)
+        np.savez(tmp_path / "given.npz", **dict(zip(ranker.inputs, again.inputs(ranker, slice(0, rows)), strict=True)))
+        command = [sys.executable, "-c", PROGRAM, kind, str(served / export.NAMES[kind])]
+        subprocess.run([*command, str(tmp_path / "given.npz"), str(tmp_path / "found.npy")], cwd=tmp_path, check=True)
         found = np.load(tmp_path / "found.npy")
         assert found.shape == (4, rows)
         for name, found_B in zip(("pctr", "pcvr", "pctcvr"), found, strict=False):
-            np.testing.assert_allclose(found_B, expected[name][order][:rows], rtol=0, atol=1e-6)
-            np.testing.assert_allclose(
-                found_B, pq.read_table(scored).column(name).to_numpy()[order][:rows], rtol=0, atol=1e-6
-            )
+            expected_B = table.column(name).to_numpy()[np.arange(rows) % 600]
+            np.testing.assert_allclose(found_B, expected_B, rtol=0, atol=1e-6)
+
+
+def test_the_exported_pooling_is_the_models() -> None:
+    """All of them, with empty rows, one row, one value and none."""
+    vectors_VE, generator = torch.randn(20, 8), torch.Generator().manual_seed(1)
+    for name in POOLINGS:
+        pooling = build_pooling(name, 8, 3)
+        for length in ([3, 0, 1, 2], [4], [1], [0], [0, 0], [0, 5]):
+            offset_B1 = torch.tensor([0, *np.cumsum(length)])
+            position_S = torch.randint(0, 20, (sum(length),), generator=generator)
+            given = (vectors_VE, position_S, offset_B1, torch.randn(len(length), 3))
+            torch.testing.assert_close(ExportedPooling(pooling)(*given), pooling(*given), rtol=1e-6, atol=1e-6)
 
 
 def test_the_fused_score_is_the_policys_formula(served: Path, scored: Path) -> None:
@@ -96,7 +128,7 @@ def test_the_fused_score_is_the_policys_formula(served: Path, scored: Path) -> N
             (table.column(name)[row].as_py() + value[f"bias.{name}"]) ** value[f"exponent.{name}"]
             for name in policy["scores"]
         )
-        assert entry["graph"]["fused"] == pytest.approx(math.log(product), abs=1e-4)
+        assert entry["outputs"]["fused"] == pytest.approx(math.log(product), abs=1e-4)
 
 
 def test_a_sum_is_exported_too(finished: Path, scored: Path, tmp_path: Path) -> None:
@@ -107,8 +139,8 @@ def test_a_sum_is_exported_too(finished: Path, scored: Path, tmp_path: Path) -> 
         weight / constant for weight, constant in zip(tuned["after"], tuned["constants"], strict=True)
     ]  # names are weight.SCORE in the order of the scores
     for entry in json.loads((out / "serving.json").read_text())["example"]:
-        expected = sum(weight * entry["graph"][name] for weight, name in zip(weights, tuned["scores"], strict=True))
-        assert entry["graph"]["fused"] == pytest.approx(expected, rel=1e-5)
+        expected = sum(weight * entry["outputs"][name] for weight, name in zip(weights, tuned["scores"], strict=True))
+        assert entry["outputs"]["fused"] == pytest.approx(expected, rel=1e-5)
     assert sorted(path.name for path in out.iterdir()) == ["ranker.pt2", "serving.json"]
 
 
@@ -144,13 +176,18 @@ def test_serving_json_is_enough_to_encode_a_row(served: Path) -> None:
         known = field["vocabulary"] if field["kind"] == "vocabulary" else range(field["size"])
         return field["offset"] + (2 + known.index(value) if value in known else 1)
 
-    fields, numbers = (entry["columns"] for entry in serving["inputs"])
+    inputs = {entry["name"]: entry for entry in serving["inputs"]}
+    assert list(inputs) == ["ids", "numeric", "history.ids", "history.begins"]
+    fields, numbers, history = inputs["ids"]["columns"], inputs["numeric"]["columns"], inputs["history.ids"]
+    assert any(row["inputs"]["history.ids"] for row in serving["example"])
     for row in serving["example"]:
-        assert [encoded(field, row["values"][field["column"]]) for field in fields] == row["graph"]["ids"]
+        kept = (row["values"]["history"] or [])[-(history["last_values_kept"] or 10**9) :]
+        assert [encoded(history, value) for value in kept] == row["inputs"]["history.ids"]
+        assert [encoded(field, row["values"][field["column"]]) for field in fields] == row["inputs"]["ids"]
         wanted = [np.float32(row["values"][entry["column"]]) for entry in numbers]
-        np.testing.assert_array_equal(np.float32(row["graph"]["numeric"]), wanted)
-        assert all(low <= value <= high for value, (low, high) in zip(
-            row["graph"]["ids"], [field["ids"] for field in fields], strict=True))  # fmt: skip
+        np.testing.assert_array_equal(np.float32(row["inputs"]["numeric"]), wanted)
+        for field, value in zip(fields, row["inputs"]["ids"], strict=True):
+            assert field["smallest"] <= value <= field["largest"]
     assert serving["check"]["rows"] == 500
     assert max(serving["check"]["largest_difference"]["onnx"].values()) <= serving["check"]["tolerance"]
     assert set(serving["files"]) == {"ranker.pt2", "ranker.onnx"}
@@ -163,11 +200,12 @@ def test_files_name_no_place_of_the_machine(served: Path) -> None:
 
 
 def test_a_difference_leaves_nothing_behind(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = export.real_rows
+    honest = export.real_rows
 
     def shifted(*arguments: object) -> object:
-        table, inputs, expected = real(*arguments)  # type: ignore[arg-type]
-        return table, inputs, {name: values_R + np.float32(1e-3) for name, values_R in expected.items()}
+        real = honest(*arguments)  # type: ignore[arg-type]
+        expected = {name: values_R + np.float32(1e-3) for name, values_R in real.expected.items()}
+        return dataclasses.replace(real, expected=expected)
 
     monkeypatch.setattr(export, "real_rows", shifted)
     with pytest.raises(ValueError, match=r"ranker\.pt2: pct?c?v?r differs .* by 0\.001 on 20 real rows, more than"):
