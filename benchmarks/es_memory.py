@@ -151,7 +151,8 @@ def describe(rows: list[dict[str, Any]]) -> str:
         "Peak memory of driver and actors, and seconds from starting a fresh process to the end of the first "
         "generation. RSS: the sum of each process's peak; PSS: the largest sum at one time, shared pages counted "
         "once. The distributed mode is the peer's; it stands beside ours with two actors.\n\n"
-    ) + markdown(header, table)
+        f"{markdown(header, table)}\nLoad average {os.getloadavg()[0]:.1f} at the end.\n"
+    )
 
 
 def same_case(one: dict[str, Any], other: dict[str, Any]) -> bool:
