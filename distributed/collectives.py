@@ -54,34 +54,38 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
             parameter.grad = piece.view_as(parameter)
 
 
-def sum_rows(ids_U: Tensor, values_UE: Tensor) -> tuple[Tensor, Tensor]:
+def gather_numbers(numbers_N: Tensor) -> Tensor:
+    """(W, N): every worker's numbers, in the order of ranks."""
+    if world_size() == 1:
+        return numbers_N.unsqueeze(0)
+    everyone = numbers_N.new_empty(world_size() * len(numbers_N))
+    dist.all_gather_single(everyone, numbers_N.contiguous())
+    return everyone.view(world_size(), -1)
+
+
+def sum_rows(ids_U: Tensor, values_UE: Tensor, sizes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
     """Sum row gradients over workers: sorted distinct ids_V of all workers and their summed values_VE.
 
     Costs what the workers touched, not the table. Equal ids are added in the order of ranks, so every worker gets the
-    same bits.
+    same bits. sizes: every worker's U, if it is known already.
     """
     workers = world_size()
     if workers == 1:
         return ids_U, values_UE
-    counts = torch.zeros(workers, dtype=torch.int64, device=ids_U.device)
-    counts[dist.get_rank()] = len(ids_U)
-    dist.all_reduce(counts)
-    sizes = [int(count) for count in counts.tolist()]
-    most = max(sizes)
+    if sizes is None:
+        sizes = [int(size) for size in gather_numbers(ids_U.new_tensor([len(ids_U)])).flatten().tolist()]
+    most, width = max(sizes), values_UE.shape[1]
     sent["ids"] += 8 * most * (workers - 1)
-    sent["rows"] += 4 * values_UE.shape[1] * most * (workers - 1)
-    # all_gather wants equal shapes: pad to the longest
-    ids = ids_U.new_zeros(most)
-    ids[: len(ids_U)] = ids_U
-    values = values_UE.new_zeros(most, values_UE.shape[1])
-    values[: len(ids_U)] = values_UE
-    all_ids = ids.new_empty(workers * most)
-    all_values = values.new_empty(workers * most, values.shape[1])
-    dist.all_gather_single(all_ids, ids)
-    dist.all_gather_single(all_values, values)
-    kept = [slice(rank * most, rank * most + size) for rank, size in enumerate(sizes)]
-    ids_R = torch.cat([all_ids[rows] for rows in kept])
-    values_RE = torch.cat([all_values[rows] for rows in kept])
+    sent["rows"] += 4 * width * most * (workers - 1)
+    # One message: an id is two words in front of its row. all_gather wants equal shapes: room for the longest.
+    packed = torch.zeros(most, 2 + width, dtype=torch.int32, device=ids_U.device)
+    packed[: len(ids_U), :2] = ids_U.view(torch.int32).view(-1, 2)
+    packed[: len(ids_U), 2:] = values_UE.view(torch.int32)
+    everyone = packed.new_empty(workers * most, 2 + width)
+    dist.all_gather_single(everyone, packed)
+    kept = torch.cat([everyone[rank * most : rank * most + size] for rank, size in enumerate(sizes)])
+    ids_R = kept[:, :2].contiguous().view(torch.int64).flatten()
+    values_RE = kept[:, 2:].contiguous().view(torch.float32)
     ids_V, position_R = torch.unique(ids_R, return_inverse=True)
     return ids_V, values_RE.new_zeros(len(ids_V), values_RE.shape[1]).index_add_(0, position_R, values_RE)
 

@@ -10,7 +10,7 @@ A step sends out the ids (U), gets vectors back (U x E) and returns gradients (U
 table's size. The owner adds the gradients of a row in the order of ranks, so that no sum depends on who came first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,16 +28,19 @@ COUNTS = 16  # bytes that a lookup tells each other worker: how many ids come, w
 
 
 class Placement(Protocol):
-    def collect(self, touched: TouchedRows) -> tuple[Tensor, Tensor]:
-        """After backward: rows of this worker's weight (ids_V), and all workers' gradients for them summed (V, E)."""
+    def collect(self, touched: TouchedRows, sizes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """After backward: rows of this worker's weight (ids_V), and all workers' gradients for them summed (V, E).
+
+        sizes: how many distinct rows each worker's batch touched, if that is known already.
+        """
         ...
 
 
 class Replicated:
     """Every worker holds every row, and all gradients travel to all."""
 
-    def collect(self, touched: TouchedRows) -> tuple[Tensor, Tensor]:
-        return sum_rows(touched.ids_U, touched.gradient())
+    def collect(self, touched: TouchedRows, sizes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        return sum_rows(touched.ids_U, touched.gradient(), sizes)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Sharded:
         ids_U, position_R = torch.unique(ids_R, return_inverse=True)
         return self._vectors(ids_U, more=True)[0].index_select(0, position_R)
 
-    def collect(self, touched: TouchedRows) -> tuple[Tensor, Tensor]:
+    def collect(self, touched: TouchedRows, sizes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         lookup = self.lookup
         assert lookup is not None
         gradient_UE = touched.gradient().index_select(0, lookup.order_U)

@@ -22,7 +22,7 @@ from data.schema import Schema
 from distributed.checkpoint import Progress, State, load_optimizer_tensors, load_state, optimizer_tensors
 from distributed.checkpoint_rows import RowTensor
 from distributed.checkpoint_store import CheckpointStore
-from distributed.collectives import agree, broadcast_object, sum_gradients, sum_over_workers, world_size
+from distributed.collectives import agree, broadcast_object, gather_numbers, sum_gradients, world_size
 from distributed.config import TrainConfig
 from distributed.evaluation import evaluate
 from distributed.optimizers import build_row_optimizer, rate_factor
@@ -90,20 +90,30 @@ class Trainer:
             logits = self.model(batch.ids_BK, batch.numeric_BN, batch.bags)
         logits = {task: logit_B.float() for task, logit_B in logits.items()}
         self.objective.step = step
-        totals = sum_over_workers(self.objective.totals(logits, batch.labels).detach())
+        totals, sizes_TW = self.share_numbers(self.objective.totals(logits, batch.labels).detach())
         terms = self.objective(logits, batch.labels, totals)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         sum_gradients(self.parameters)
         self.set_rates(step)
         self.optimizer.step()
-        for table, placement, row_optimizer in zip(self.tables, self.placements, self.row_optimizers, strict=True):
+        for table, placement, row_optimizer, sizes in zip(
+            self.tables, self.placements, self.row_optimizers, sizes_TW, strict=True
+        ):
             assert table.touched is not None
-            ids_V, gradient_VE = placement.collect(table.touched)
+            ids_V, gradient_VE = placement.collect(table.touched, sizes)
             alone = ids_V is table.touched.ids_U  # then what the rows hold was read for the batch
             vectors_VE = table.touched.vectors_UE.detach() if alone else None
             row_optimizer.step(table.weight, ids_V, gradient_VE, vectors_VE)
         return {name: term.detach() for name, term in terms.items()}
+
+    def share_numbers(self, totals: Tensor) -> tuple[Tensor, list[list[int]]]:
+        """The totals of the global batch, and how many rows of each table every worker touched: in one message."""
+        touched = [table.touched for table in self.tables]
+        sizes = totals.new_tensor([0 if rows is None else len(rows.ids_U) for rows in touched])
+        everyone_WN = gather_numbers(torch.cat([totals, sizes]))
+        sizes_WT = everyone_WN[:, len(totals) :].long().tolist()
+        return everyone_WN[:, : len(totals)].sum(0), [list(sizes_W) for sizes_W in zip(*sizes_WT, strict=True)]
 
     def set_rates(self, step: int) -> None:
         settings = self.config.optimizer
