@@ -104,7 +104,7 @@ def run(arguments: Arguments) -> Path:
             "calibration": trained.calibration.to_dict() if trained.calibration else None,
             "encodings": encodings(),
             "check": {"rows": len(real.table), "tolerance": arguments.tolerance, "largest_difference": differences},
-            "example": example_rows(schema, real.table, real.encoded, real.expected),
+            "example": example_rows(schema, real.table, real.encoded, real.value_R, real.expected),
             "files": {path.name: file_facts(path) for path in sorted(directory.iterdir())},
         }
         write_json(directory / SERVING_FILE, serving)

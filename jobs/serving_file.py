@@ -130,13 +130,20 @@ def describe_outputs(policy: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def example_rows(
-    schema: Schema, table: pa.Table, encoded: Rows, expected: dict[str, np.ndarray], rows: int = 3
+    schema: Schema,
+    table: pa.Table,
+    encoded: Rows,
+    value_R: np.ndarray | None,
+    expected: dict[str, np.ndarray],
+    rows: int = 3,
 ) -> list[dict[str, Any]]:
     """Real rows, end to end: raw values by column, what goes into the graph, what must come out of it."""
     raw = table.slice(0, rows).select([*schema.features]).to_pylist()
     examples = []
     for row, values in enumerate(raw):
-        inputs = {"ids": encoded.ids_RK[row].tolist(), "numeric": encoded.numeric_RN[row].tolist()}
+        inputs: dict[str, Any] = {"ids": encoded.ids_RK[row].tolist(), "numeric": encoded.numeric_RN[row].tolist()}
+        if value_R is not None:
+            inputs[VALUE] = float(value_R[row])
         for field, bags in zip(schema.many, encoded.bags, strict=True):
             inputs[bag_inputs(field.name)[0]] = bags.take(slice(row, row + 1)).ids_S.tolist()
         outputs = {name: float(array[row]) for name, array in expected.items()}

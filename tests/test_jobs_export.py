@@ -144,6 +144,27 @@ def test_a_sum_is_exported_too(finished: Path, scored: Path, tmp_path: Path) -> 
     assert sorted(path.name for path in out.iterdir()) == ["ranker.pt2", "serving.json"]
 
 
+def test_a_fused_value_is_an_input(finished: Path, tmp_path: Path) -> None:
+    """A log that names a value has it among the scores that are fused."""
+    log = tmp_path / "log"
+    shutil.copytree(finished.parent / "log", log)
+    schema = json.loads((log / "schema.json").read_text())
+    (log / "schema.json").write_text(json.dumps({**schema, "value": "discount"}))
+    scored = score.run(score.Arguments(run=finished, data=str(log), out=tmp_path / "scored.parquet"))
+    policy = policy_run(scored, "product")
+    arguments = export.Arguments(run=finished, policy=policy, out=tmp_path / "served", data=str(log), formats=("pt2",))
+    serving = json.loads((export.run(arguments) / "serving.json").read_text())
+    assert [entry["name"] for entry in serving["inputs"]] == [
+        "ids",
+        "numeric",
+        "value",
+        "history.ids",
+        "history.begins",
+    ]
+    assert serving["inputs"][2]["column"] == "discount"
+    assert all(row["inputs"]["value"] == pytest.approx(row["values"]["discount"]) for row in serving["example"])
+
+
 def test_serving_json_is_enough_to_encode_a_row(served: Path) -> None:
     """The rules as a serving engineer would write them, on plain integers, against the vectors and the real rows."""
     serving = json.loads((served / "serving.json").read_text())
