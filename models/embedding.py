@@ -118,12 +118,17 @@ class FusedEmbedding(nn.Module):
         shift_of = [begin_of[owner] - sum(field_rows[:owner]) for owner in owner_of]
         single = [k for k, option in enumerate(options) if option.pooling is None]
         many = [k for k, option in enumerate(options) if option.pooling is not None]
-        self.columns_of = [[n for n, k in enumerate(single) if table_of[k] == table] for table in range(len(widths))]
-        self.shifts_of = [[shift_of[single[n]] for n in columns] for columns in self.columns_of]
+        columns_of = [[n for n, k in enumerate(single) if table_of[k] == table] for table in range(len(widths))]
+        self.singles = [len(columns) for columns in columns_of]
+        for table, columns in enumerate(columns_of):
+            shifts = [shift_of[single[n]] for n in columns]
+            for name, numbers in (("columns", columns), ("shifts", shifts)):
+                tensor = torch.tensor(numbers, dtype=torch.int64)
+                self.register_buffer(f"{name}_{table}", tensor, persistent=False)  # to be where the ids are
         self.bags_of = [[m for m, k in enumerate(many) if table_of[k] == table] for table in range(len(widths))]
         self.bag_shift = [shift_of[k] for k in many]
         # attention and din read their query's vector in the output of the single-valued fields.
-        order = [single[n] for columns in self.columns_of for n in columns]
+        order = [single[n] for columns in columns_of for n in columns]
         ends = list(accumulate((width_of[k] for k in order), initial=0))
         place = {k: slice(*between) for k, between in zip(order, pairwise(ends), strict=True)}
         self.query_of = [place[q] if (q := options[k].query) is not None else None for k in many]
@@ -145,14 +150,13 @@ class FusedEmbedding(nn.Module):
         found: dict[int, tuple[Tensor, Tensor]] = {}  # vectors and positions of each multi-valued field
         for t, table in enumerate(self.tables):
             assert isinstance(table, EmbeddingTable)
-            columns, shifts = self.columns_of[t], self.shifts_of[t]
-            own_BK = ids_BK if len(columns) == ids_BK.shape[1] else ids_BK[:, columns]
-            if any(shifts):
-                own_BK = own_BK + torch.tensor(shifts, device=ids_BK.device)
+            columns, own_BK = self.singles[t], ids_BK
+            if len(self.tables) > 1:
+                own_BK = ids_BK.index_select(1, getattr(self, f"columns_{t}")) + getattr(self, f"shifts_{t}")
             own = [bags[m].ids_S + self.bag_shift[m] if self.bag_shift[m] else bags[m].ids_S for m in self.bags_of[t]]
             vectors_VE, position_R = table.distinct(torch.cat([own_BK.reshape(-1), *own]))
-            position_of = position_R.split([rows * len(columns), *(len(ids_S) for ids_S in own)])
-            singles.append(vectors_VE.index_select(0, position_of[0]).view(rows, len(columns) * table.width))
+            position_of = position_R.split([rows * columns, *(len(ids_S) for ids_S in own)])
+            singles.append(vectors_VE.index_select(0, position_of[0]).view(rows, columns * table.width))
             found |= {m: (vectors_VE, position) for m, position in zip(self.bags_of[t], position_of[1:], strict=True)}
         single_BI = torch.cat(singles, 1)
         pooled = [
