@@ -275,7 +275,7 @@ def tables(figures: dict[str, dict[str, list[float]]], sizes: dict[str, dict[str
     ]
     rows.append(["(b) / (c)", *(f"{ratio:.1f}" for ratio in ratios)])
     size = ", ".join(
-        f"{name}: {own['rows']:,} rows of {own['bytes_per_row']:.0f} bytes, {own['decoded_again']:.0%} read twice in (b)"
+        f"{name}: {own['rows']:,} rows of {own['bytes_per_row']:.0f} bytes, {own['decoded_again']:.0%} twice in (b)"
         for name, own in sizes.items()
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
