@@ -41,30 +41,35 @@ class BinaryMetrics:
         self.counts_2N = sum_over_workers(self.counts_2N.to(device)).cpu()
         self.sums_2 = sum_over_workers(self.sums_2.to(device)).cpu()
 
+    def used(self) -> tuple[np.ndarray, np.ndarray]:
+        """(bins that hold rows, float64 counts by label of those): what every figure follows from."""
+        counts_2N = self.counts_2N.numpy()
+        bins = np.flatnonzero(counts_2N.any(axis=0))
+        return bins, counts_2N[:, bins].astype(np.float64)
+
     @property
     def count(self) -> int:
-        return int(self.counts_2N.sum())
+        return int(self.counts_2N.numpy().sum())
 
     @property
     def positives(self) -> int:
-        return int(self.counts_2N[1].sum())
+        return int(self.counts_2N[1].numpy().sum())
 
     def auc(self) -> float:
         """P(score of a positive > score of a negative) + half the ties; needs both labels."""
-        negative_N, positive_N = self.counts_2N.double()
-        below_N = negative_N.cumsum(0) - negative_N
-        wins = (positive_N * (below_N + 0.5 * negative_N)).sum()
-        return float(wins / (positive_N.sum() * negative_N.sum()))
+        negative, positive = self.used()[1]
+        below = np.cumsum(negative) - negative
+        return float((positive * (below + 0.5 * negative)).sum() / (positive.sum() * negative.sum()))
 
     def auc_error(self) -> float:
         """Largest distance between `auc` and the AUC of unbinned scores: half the share of pairs tied by a bin."""
-        negative_N, positive_N = self.counts_2N.double()
-        return float(0.5 * (positive_N * negative_N).sum() / (positive_N.sum() * negative_N.sum()))
+        negative, positive = self.used()[1]
+        return float(0.5 * (positive * negative).sum() / (positive.sum() * negative.sum()))
 
     def ks(self) -> float:
         """Kolmogorov-Smirnov: the largest distance between the score distributions of positives and negatives."""
-        share_2N = self.counts_2N.double() / self.counts_2N.sum(1, keepdim=True)
-        return float((share_2N[0].cumsum(0) - share_2N[1].cumsum(0)).abs().max())
+        negative, positive = self.used()[1]
+        return float(np.abs(np.cumsum(negative) / negative.sum() - np.cumsum(positive) / positive.sum()).max())
 
     def ece(self) -> float:
         """Expected calibration error over ECE_GROUPS groups of equal count: mean |mean prediction - mean label|."""
@@ -94,22 +99,18 @@ class BinaryMetrics:
 
     def calibration(self, groups: int = ECE_GROUPS) -> list[dict[str, float]]:
         """Equal-count groups of rows by score: mean prediction (from bin centres), mean label, count."""
-        total_N = self.counts_2N.sum(0).numpy().astype(np.float64)
-        positive_N = self.counts_2N[1].numpy().astype(np.float64)
-        centre_N = 1 / (1 + np.exp(-((np.arange(BINS) + 0.5) * (2 * LIMIT / BINS) - LIMIT)))
-        used = np.flatnonzero(total_N)
+        used, (negative, positive) = self.used()
         if not len(used):
             return []
-        before_N = np.cumsum(total_N[used]) - total_N[used]
-        group_N = np.minimum((before_N * groups / total_N.sum()).astype(int), groups - 1)
+        total, centre = negative + positive, 1 / (1 + np.exp(LIMIT - (used + 0.5) * (2 * LIMIT / BINS)))
+        group_V = np.minimum((np.cumsum(total) - total) * groups / total.sum(), groups - 1).astype(int)
         result = []
-        for group in np.unique(group_N):
-            bins = used[group_N == group]
-            count = total_N[bins].sum()
-            mean = float((total_N[bins] * centre_N[bins]).sum() / count)
-            result.append(
-                {"mean_prediction": mean, "mean_label": float(positive_N[bins].sum() / count), "count": int(count)}
-            )
+        for group in np.unique(group_V):
+            here = group_V == group
+            count = total[here].sum()
+            mean = float((total[here] * centre[here]).sum() / count)
+            label = float(positive[here].sum() / count)
+            result.append({"mean_prediction": mean, "mean_label": label, "count": int(count)})
         return result
 
 

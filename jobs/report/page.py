@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from jobs.report import tables, words
+from jobs.report.evaluate_page import evaluate_headline, judgement_of
 from jobs.report.figures import Panel, calibration_panels, loss_panels, validation_panels, weight_panels
 from jobs.report.fusion_figures import gain_panel, generation_panel, parameter_panel
 from jobs.report.objective_figures import climb_panels, course_panels
@@ -69,6 +70,7 @@ def render(runs: Sequence[Run]) -> str:
     )
     headlines = [words.train_headline(train)] if train else []
     headlines += [words.fusion_headline(run, cutoff(run)) for run in evolve]
+    headlines += [evaluate_headline(run) for run in runs if run.kind == "evaluate"]
     headlines += [words.objective_headline(run) for run in objective]
     return environment.get_template("template.html.j2").render(
         marker=MARKER,
@@ -94,6 +96,7 @@ def render(runs: Sequence[Run]) -> str:
         weights=weight_panels(train),
         absent=absent_reasons(train),
         fusions=[fusion_of(run, f"fusion-{index}") for index, run in enumerate(evolve)],
+        judged=judgement_of([run for run in runs if run.kind == "evaluate"]),
         searches=[search_of(run, f"objective-{index}") for index, run in enumerate(objective)],
         cards=[card(run) for run in runs],
         glossary=words.GLOSSARY,

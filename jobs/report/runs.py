@@ -9,7 +9,12 @@ from typing import Any
 
 from jobs.run_directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, flatten, read_json
 
-KINDS = {"train": "jobs.train", "evolve": "jobs.evolve", "evolve_objective": "jobs.evolve"}  # and who writes them
+KINDS = {  # and who writes them
+    "train": "jobs.train",
+    "evaluate": "jobs.evaluate",
+    "evolve": "jobs.evolve",
+    "evolve_objective": "jobs.evolve",
+}
 EVALUATION_FILE, POLICY_FILE = "evaluation.json", "policy.json"
 NOT_REPORTED = "not reported by the run"
 
@@ -87,13 +92,13 @@ def load_run(path: Path) -> Run:
     record = read_json(path / RUN_FILE)
     kind = record.get("kind")
     if kind not in KINDS:
-        raise ValueError(f"{path}: a {kind!r} run; a report takes runs of jobs.train and jobs.evolve")
+        raise ValueError(f"{path}: a {kind!r} run; a report takes runs of jobs.train, jobs.evaluate and jobs.evolve")
     if not (path / SUMMARY_FILE).exists():
         raise ValueError(
             f"{path}: the run is not finished (it holds no {SUMMARY_FILE}); "
             f"repeat its {KINDS[kind]} command to finish it"
         )
-    events, notes = read_metrics(path / METRICS_FILE)
+    events, notes = read_metrics(path / METRICS_FILE) if kind != "evaluate" else ({}, ())
     return Run(
         path=path,
         name=path.name,
