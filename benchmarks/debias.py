@@ -129,12 +129,16 @@ def logs(arguments: Arguments, folder: Path) -> Any:
 
 
 def train_one(run: Path, log: Log, folder: Path, settings: list[str]) -> dict[str, float]:
+    """Figures on the test part. Settings that ask for the objective "oracle" are trained on the oracle's log; "random"
+    stands for naive training on as many clicks as the log has, made by a coin."""
+    by_coin = "objective.name=random" in settings
+    settings = [entry.replace("objective.name=random", "objective.name=naive") for entry in settings]
     config = override(TrainConfig(), settings)
     job, _ = prepare(run, log, config, time.time())
-    if config.objective.name == "oracle":
-        directory = folder / "oracle"
+    if by_coin or config.objective.name == "oracle":
+        directory = folder / ("random" if by_coin else "oracle")
         if not directory.exists():
-            write_oracle_log(log, directory)
+            write_oracle_log(log, directory, job.click_rate if by_coin else None)
         oracle = open_log(directory)
         parts = {name: oracle.part(name) for name in ("train", "valid")}
         potential = log.truth("train").potential_R.mean()
@@ -146,9 +150,11 @@ def train_one(run: Path, log: Log, folder: Path, settings: list[str]) -> dict[st
     return {key: value for key, value in figures.items() if isinstance(value, int | float)}
 
 
-def write_oracle_log(log: Log, directory: Path) -> None:
+def write_oracle_log(log: Log, directory: Path, click_rate: float | None = None) -> None:
     """The log with conversion = potential conversion; in valid every row counts as clicked, so that the figures "on
-    clicks" there are those of all exposures. The test part is the log's own."""
+    clicks" there are those of all exposures. With a click rate, clicks are made by a coin of that rate in both, and
+    only they convert: an experiment that costs as many clicks. The test part is the log's own."""
+    coin = np.random.default_rng(0)
     directory.mkdir()
     log.schema.save(directory / "schema.json")
     for name in ("train", "valid"):
@@ -156,8 +162,12 @@ def write_oracle_log(log: Log, directory: Path) -> None:
         for file in log.part(name).files:
             table = pq.read_table(file.path)
             potential = truth.potential_R[truth.lookup(table.column(log.schema.exposure).to_numpy())]
+            if click_rate is not None:
+                click = (coin.random(len(potential)) < click_rate).astype(np.int8)
+                table = replaced(table, log.schema.click, click)
+                potential = potential * click
             table = replaced(table, log.schema.conversion, potential)
-            if name == "valid":
+            if name == "valid" and click_rate is None:
                 table = replaced(table, log.schema.click, np.ones(len(potential), np.int8))
             (directory / name).mkdir(exist_ok=True)
             pq.write_table(table, directory / name / Path(file.path).name, row_group_size=max(file.row_groups))

@@ -1,0 +1,176 @@
+"""When does debiasing pay, and when does it hurt? Selection, click rate, confounding and hidden causes swept.
+
+    python -m benchmarks.debias_sweep --rows 200000 --seeds 5
+    python -m benchmarks.debias_sweep --points base confounding=0 --methods naive ESCM2-DR --seeds 2
+
+Around a base world one knob at a time is turned (data/world.py has the equations). Every method trains on every log;
+judged over all exposures of the test part, by the truth. Two references bound what can be closed: the oracle, trained
+on the potential conversion of every exposure, and `random clicks`, naive training on as many clicks as the log has, but
+made by a coin. What lies between naive and random clicks is bias; between random clicks and the oracle, labels.
+"""
+
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from benchmarks.bench import markdown, write_result
+from benchmarks.debias import METHODS as BASIC
+from benchmarks.debias import train_one
+from data.generate import generate_log
+from data.log import open_log
+from data.world import GeneratedLog
+
+BASE: dict[str, float] = {
+    "click_rate": 0.1,
+    "conversion_rate": 0.2,
+    "selection": 1.3,
+    "confounding": 1.2,
+    "hidden": 0.0,
+}
+POINTS = ("base", "confounding=0", "confounding=2.4", "selection=0.5", "selection=2.5", "click_rate=0.03",
+          "click_rate=0.3", "hidden=0.7")  # fmt: skip
+METHODS = {
+    **{name: BASIC[name] for name in ("naive", "MTL-IMP", "ESMM")},
+    "IPS, clip auto": ["objective.name=escm2_ips", "objective.lambda_c=1"],
+    "IPS, clip 0.01": ["objective.name=escm2_ips", "objective.lambda_c=1", "objective.clip=0.01"],
+    "IPS, clip 0.1": ["objective.name=escm2_ips", "objective.lambda_c=1", "objective.clip=0.1"],
+    "IPS, lambda_c 0.1": ["objective.name=escm2_ips"],
+    "SNIPS": ["objective.name=escm2_snips", "objective.lambda_c=1"],
+    "DR": ["objective.name=escm2_dr"],
+    "DR, lambda_c 1": ["objective.name=escm2_dr", "objective.lambda_c=1"],
+    "MRDR": ["objective.name=escm2_mrdr"],
+    "DCMT": ["objective.name=dcmt"],
+    "random clicks": ["objective.name=random", "stop_metric=cvr.click.log_loss"],
+    "oracle": ["objective.name=oracle", "stop_metric=cvr.click.log_loss"],
+}
+LOSS, PCOC, AUC = "cvr.entire.log_loss", "cvr.entire.pcoc", "cvr.entire.auc"
+
+
+@dataclass
+class Arguments:
+    rows: int = 200_000
+    """Exposures of each log, with 2,000 users and 1,000 items."""
+    seeds: int = 5
+    """Seeds: of the log and of the training."""
+    points: list[str] = field(default_factory=lambda: list(POINTS))
+    """base, or a knob of the base world set anew: confounding=0."""
+    methods: list[str] = field(default_factory=lambda: list(METHODS))
+    processes: int = len(os.sched_getaffinity(0))
+    name: str = "debias-sweep"
+
+
+def world_of(point: str) -> dict[str, float]:
+    if point == "base":
+        return dict(BASE)
+    knob, equals, value = point.partition("=")
+    if knob not in BASE or not equals:
+        raise SystemExit(f"--points {point}: write base, or KNOB=VALUE with a knob of {', '.join(BASE)}")
+    return {**BASE, knob: float(value)}
+
+
+def one_log(point: str, seed: int, rows: int, methods: list[str]) -> list[dict[str, Any]]:
+    """All methods on one log."""
+    found = list[dict[str, Any]]()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        generate_log(GeneratedLog(rows=rows, seed=seed, users=2000, items=1000, **world_of(point)), folder / "log")  # type: ignore[arg-type]
+        log = open_log(folder / "log")
+        for method in methods:
+            run = folder / f"run-{len(found)}"
+            run.mkdir()
+            figures = train_one(run, log, folder, [*METHODS[method], f"seed={seed}"])
+            kept = {key: figures[key] for key in (LOSS, PCOC, AUC, "ctr.auc", "propensity.effective_share")}
+            found.append({"point": point, "seed": seed, "method": method, **kept})
+    return found
+
+
+def main(arguments: Arguments) -> None:
+    for point in arguments.points:
+        world_of(point)
+    if unknown := set(arguments.methods) - set(METHODS):
+        raise SystemExit(f"--methods {' '.join(unknown)}: choose of {', '.join(METHODS)}")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    work = [(point, seed, arguments.rows, arguments.methods)
+            for seed in range(arguments.seeds) for point in arguments.points]  # fmt: skip
+    began, runs = time.time(), list[dict[str, Any]]()
+    with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
+        for done in [pool.apply_async(one_log, case) for case in work]:
+            runs += done.get()
+            print(f"[{time.time() - began:5.0f} s] {json.dumps(runs[-1])}", flush=True)
+    table = write_result(arguments.name, {"base": BASE, "runs": runs}, describe(runs, arguments))
+    plot(runs, arguments, table.with_suffix(".png"))
+
+
+def closed(runs: list[dict[str, Any]], point: str, method: str, key: str, target: float | None = None) -> list[float]:
+    """By seed, the share of the naive-oracle gap that a method closes: of the loss, or of |x - target|."""
+
+    def far(method: str, seed: int) -> float:
+        (run,) = [r for r in runs if (r["point"], r["method"], r["seed"]) == (point, method, seed)]
+        return float(run[key] if target is None else abs(run[key] - target))
+
+    seeds = sorted({run["seed"] for run in runs})
+    gap = statistics.mean(far("naive", seed) - far("oracle", seed) for seed in seeds)
+    return [(far("naive", seed) - far(method, seed)) / gap for seed in seeds]
+
+
+def describe(runs: list[dict[str, Any]], arguments: Arguments) -> str:
+    """By point: the loss gap closed, with its standard error over seeds, and the mean PCOC."""
+    text = (
+        f"{arguments.rows:,} exposures, {arguments.seeds} seeds; base world: "
+        f"{', '.join(f'{knob} {value:g}' for knob, value in BASE.items())}. Share of the naive-oracle gap closed in "
+        "entire-space log-loss, mean ± standard error over seeds; in brackets the mean entire-space PCOC.\n\n"
+    )
+    others = [name for name in arguments.methods if name not in ("naive", "oracle")]
+    rows = []
+    for name in ["naive", *others, "oracle"]:
+        cells = []
+        for point in arguments.points:
+            shares = closed(runs, point, name, LOSS)
+            error = statistics.stdev(shares) / len(shares) ** 0.5 if len(shares) > 1 else 0.0
+            pcoc = statistics.mean(r[PCOC] for r in runs if (r["point"], r["method"]) == (point, name))
+            cells.append(f"{statistics.mean(shares):+.0%} ± {error:.0%} ({pcoc:.2f})")
+        rows.append([name, *cells])
+    gaps = []
+    for point in arguments.points:
+        naive, oracle = ([r[LOSS] for r in runs if (r["point"], r["method"]) == (point, name)]
+                         for name in ("naive", "oracle"))  # fmt: skip
+        gaps.append(f"{statistics.mean(naive) - statistics.mean(oracle):.5f}")
+    rows.append(["the gap itself", *gaps])
+    return text + markdown(["method", *arguments.points], rows)
+
+
+def plot(runs: list[dict[str, Any]], arguments: Arguments, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [name for name in arguments.methods if name not in ("naive", "oracle")]
+    figure, panel = pyplot.subplots(figsize=(1.7 * len(arguments.points) + 2, 4.2))
+    width = 0.8 / max(len(names), 1)
+    for index, name in enumerate(names):
+        shares = [closed(runs, point, name, LOSS) for point in arguments.points]
+        places = np.arange(len(arguments.points)) + (index - (len(names) - 1) / 2) * width
+        errors = [statistics.stdev(s) / len(s) ** 0.5 if len(s) > 1 else 0.0 for s in shares]
+        panel.bar(places, [statistics.mean(s) for s in shares], width, yerr=errors, label=name, color=f"C{index % 10}",
+                  hatch="//" if index >= 10 else None)  # fmt: skip
+    panel.axhline(0, color="0.3", linewidth=0.8)
+    panel.axhline(1, color="0.3", linewidth=0.8, linestyle=":")
+    panel.set(xticks=range(len(arguments.points)), ylim=(-1.2, 1.2), ylabel="naive-oracle log-loss gap closed")
+    panel.set_xticklabels(arguments.points)
+    panel.legend(fontsize=7, ncol=2)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))
