@@ -73,6 +73,8 @@ class Arguments:
     """Passes over Adult's training part, in batches of 512."""
     adult: Path = Path("../shared/data/adult")
     """Folder of the Adult files."""
+    label: str = ""
+    """Put behind the names of the result files, such as -more-seeds."""
 
 
 def main(arguments: Arguments) -> None:
@@ -133,14 +135,16 @@ def synthetic(arguments: Arguments) -> None:
         cells = [differences(values, losses["MMoE"][p], better=-1) for p, values in losses[name].items()]
         beside.append([name, *cells])
     title_beside = ["less MMoE, seed by seed", *[f"p = {p:g}" for p in arguments.correlations]]
-    image = f"{time.strftime('%Y-%m-%d')}-mtl-synthetic.png"
+    image = f"{time.strftime('%Y-%m-%d')}-mtl-synthetic{arguments.label}.png"
     text = (
         f"Test loss (mean squared error, mean of the two tasks; the noise alone is {NOISE**2:g}), mean ± standard "
         f"deviation over {arguments.seeds} seeds; d = {arguments.inputs}, m = {arguments.sinusoids}, alpha 1 .. "
         f"{arguments.frequency:g}, {arguments.steps} updates of 128 rows.\n\n{markdown(title, rows)}\n"
         f"{markdown(title_beside, beside)}\n![Loss against correlation]({image})\n"
     )
-    path = write_result("mtl-synthetic", {"losses": losses, "parameters": sizes, "seconds": time.time() - began}, text)
+    path = write_result(
+        f"mtl-synthetic{arguments.label}", {"losses": losses, "parameters": sizes, "seconds": time.time() - began}, text
+    )
     plot(losses, path.with_suffix(".png"))
 
 
@@ -219,13 +223,15 @@ def census(arguments: Arguments) -> None:
         "income AUC",
         "never-married AUC",
         "income less single-task",
-        "never-married less",
+        "never-married less single-task",
     ]
     text = (
         f"Test AUC, mean ± standard deviation over {arguments.seeds} seeds (of split and network); {arguments.epochs} "
         f"epochs, the best of 10 checks by validation loss.\n\n{markdown(title, rows)}"
     )
-    write_result("mtl-adult", {"aucs": aucs, "parameters": sizes, "seconds": time.time() - began}, text)
+    write_result(
+        f"mtl-adult{arguments.label}", {"aucs": aucs, "parameters": sizes, "seconds": time.time() - began}, text
+    )
 
 
 def test_aucs(problem: Problem, result: Fit, task: int) -> list[float]:
