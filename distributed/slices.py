@@ -122,7 +122,8 @@ def activity_edges(rows_by_count: np.ndarray) -> np.ndarray:
 def activity_labels(edges: np.ndarray) -> tuple[str, ...]:
     if not len(edges):
         return ("all exposures",)
-    middle = [f"{low + 1} to {high} exposures" for low, high in itertools.pairwise(edges.tolist())]
+    pairs = itertools.pairwise(edges.tolist())
+    middle = [f"{low + 1} to {high} exposures" if high > low + 1 else f"{high} exposures" for low, high in pairs]
     return (f"≤ {edges[0]} exposures", *middle, f"> {edges[-1]} exposures")
 
 

@@ -111,17 +111,17 @@ def figure_cell(run: Run, key: str, digits: int, notes: Footnotes) -> Cell:
     return Cell(number(value, digits), minor=minor)
 
 
-def before_after(runs: Sequence[Run]) -> Table | None:
-    """Raw and calibrated log-loss, PCOC and ECE of the runs that are calibrated."""
+def before_after(runs: Sequence[Run], before: str = "raw.", after: str = "") -> Table | None:
+    """Raw and calibrated log-loss, PCOC and ECE of the runs that are calibrated; prefixes of the summary's keys."""
     rows = []
     for run in runs:
         for key, task, space in SPACES:
-            if run.number(f"raw.{key}.pcoc") is None:
+            if any(run.number(f"{prefix}{key}.pcoc") is None for prefix in (before, after)):
                 continue
             head = f"{task}, {space}" + (f": {run.name}" if len(runs) > 1 else "")
             cells = [Cell(head, head=True)]
             for metric, digits in (("log_loss", 5), ("pcoc", 3), ("ece", 5)):
-                cells += [Cell(number(run.number(f"{prefix}{key}.{metric}"), digits)) for prefix in ("raw.", "")]
+                cells += [Cell(number(run.number(f"{prefix}{key}.{metric}"), digits)) for prefix in (before, after)]
             rows.append(cells)
     columns = ["Raw, then calibrated", "Log-loss", "after", "PCOC", "after", "ECE", "after"]
     return Table(columns, [Group("", rows)]) if rows else None

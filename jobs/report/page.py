@@ -5,14 +5,14 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from jobs.report import tables, words
-from jobs.report.evaluate_page import evaluate_headline, judgement_of
+from jobs.report.evaluate_page import before_after, evaluate_headline, judgement_of
 from jobs.report.figures import Panel, calibration_panels, loss_panels, validation_panels, weight_panels
 from jobs.report.fusion_figures import gain_panel, generation_panel, parameter_panel
 from jobs.report.objective_figures import climb_panels, course_panels
@@ -88,7 +88,7 @@ def render(runs: Sequence[Run]) -> str:
         metrics=tables.metric_table(train) if train else None,
         losses=loss_panels(train),
         validation=validation_panels(train),
-        calibration=calibration_panels(train),
+        calibration=calibration_panels(with_calibrated(train)),
         calibration_part=", ".join(
             sorted({str(run.evaluation["part"]) for run in train if run.evaluation.get("part")})
         ),
@@ -96,11 +96,22 @@ def render(runs: Sequence[Run]) -> str:
         weights=weight_panels(train),
         absent=absent_reasons(train),
         fusions=[fusion_of(run, f"fusion-{index}") for index, run in enumerate(evolve)],
+        calibrated=before_after(train, "", "calibrated."),
         judged=judgement_of([run for run in runs if run.kind == "evaluate"]),
         searches=[search_of(run, f"objective-{index}") for index, run in enumerate(objective)],
         cards=[card(run) for run in runs],
         glossary=words.GLOSSARY,
     )
+
+
+def with_calibrated(train: Sequence[Run]) -> Sequence[Run]:
+    """A lone calibrated run twice: as trained, and as calibrated."""
+    if len(train) != 1 or not train[0].evaluation.get("calibrated"):
+        return train
+    return [
+        replace(train[0], name="raw"),
+        replace(train[0], name="calibrated", evaluation=train[0].evaluation["calibrated"]),
+    ]
 
 
 def fusion_of(run: Run, name: str) -> Fusion:
