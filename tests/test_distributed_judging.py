@@ -129,6 +129,7 @@ def test_buckets_change_no_figure(tmp_path: Path) -> None:
             assert four[name] == pytest.approx(value, rel=1e-12), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("users", [True, False])
 def test_intervals_cover_what_they_should(tmp_path: Path, users: bool) -> None:
     """Of 30 samples, about 95% of the intervals hold the population's value (below 24 is 1 in 2000 by chance).
