@@ -6,9 +6,9 @@
     python -m jobs.report runs/naive_test runs/ips_test --out compared.html        # evaluations side by side
 
 AUC, GAUC, KS, log-loss, PCOC and ECE by task, space and slice, propensity health, and the IEB and PIP experiments, with
-95% bootstrap intervals over users (rows, where the log names no user). A calibrated run is judged so, its raw figures
-beside. What the data cannot tell is absent with the reason. OUT gets summary.json, evaluation.json and
-report.html.
+95% bootstrap intervals over users (rows, where the log names no user). A calibrated run is judged as calibrated, with
+its raw figures beside. What the data cannot tell is absent with the reason. OUT gets summary.json, evaluation.json and
+report.html. The run may be any finished one of jobs.train, the log any that has its features and labels.
 """
 
 import dataclasses
