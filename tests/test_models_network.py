@@ -153,7 +153,7 @@ def test_empty_batch_gives_zero_gradients() -> None:
         (lambda: ModelConfig(embedding_width=0), "model.embedding_width"),
         (lambda: ModelConfig(tower_hidden=(0,)), "model.tower_hidden"),
         (lambda: ModelConfig(ctr_tower_hidden=(8, -1)), "model.ctr_tower_hidden"),
-        (lambda: build_backbone(BackboneConfig(name="transformer"), 3, 2), "valid: cgc, mmoe, omoe, ple, shared_bottom"),
+        (lambda: build_backbone(BackboneConfig(name="transformer"), 3, 2), "valid: cgc, mmoe, omoe, ple, shared"),
     ],
 )
 def test_bad_settings_name_their_key(make, message: str) -> None:
