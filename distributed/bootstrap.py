@@ -12,7 +12,7 @@ Shapes: R rows, U users, B replicates, C cells, G slices, L labels, K groups of 
 from collections.abc import Iterator
 
 import numpy as np
-import scipy.sparse  # type: ignore[import-untyped]
+import scipy.sparse
 
 from distributed.metrics import BINS, LIMIT
 
