@@ -7,6 +7,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
@@ -118,9 +119,16 @@ def connect(address: str) -> JobServer:
 
 
 def check_token(address: str) -> None:
-    """The server wants a token: say so if this process has been given none."""
+    """The server wants a token: say so if this process has been given none, or one that others can read."""
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         raise ValueError(f"the cluster at {address} wants a token; {TOKEN_HELP}")
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    if not path.is_file():
+        raise ValueError(f"{path}: no such token file; {TOKEN_HELP}")
+    if path.stat().st_mode & 0o077:
+        raise ValueError(f"{path}: the token can be read by others (Ray writes it so); chmod 600 {path}")
 
 
 def describe(details: JobDetails) -> dict[str, Any]:

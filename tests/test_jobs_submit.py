@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.job_server import connect
+from jobs.job_server import check_token, connect
 from jobs.submit import check_command, default_id, read_assignment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +78,20 @@ def test_another_server_is_told_apart(status, said, monkeypatch):
         with pytest.raises(ValueError, match=re.escape(said)):
             connect(f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
+
+
+def test_a_token_that_others_can_read_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    with pytest.raises(ValueError, match="token: no such token file"):
+        check_token("http://head:8265")
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "token").chmod(0o644)
+    with pytest.raises(ValueError, match="can be read by others"):
+        check_token("http://head:8265")
+    (tmp_path / "token").chmod(0o600)
+    check_token("http://head:8265")
 
 
 def free_port() -> int:
