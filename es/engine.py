@@ -202,16 +202,19 @@ def check_failures(evaluation: Evaluation, proposal: Proposal, config: ESConfig,
 
 def generation_metrics(proposal: Proposal, evaluation: Evaluation, step: Step, seconds: float) -> dict[str, Any]:
     """One line of metrics.jsonl: plain finite numbers, or null."""
-    returns = evaluation.returns_n2[np.isfinite(evaluation.returns_n2)]
+    valid_n2 = np.isfinite(evaluation.returns_n2)
+    returns = evaluation.returns_n2.ravel() if valid_n2.all() else evaluation.returns_n2[valid_n2]
+    mean = np.add.reduce(returns) / len(returns)  # by hand: numpy's methods cost a cheap generation 5% of its time
+    off_mean = returns - mean
     evaluations = evaluation.returns_n2.size + (evaluation.centre is not None)
     return {
         "event": "generation",
         "generation": proposal.generation,
         "return.centre": finite(evaluation.centre),
-        "return.mean": float(returns.mean()),
-        "return.std": float(returns.std()),
-        "return.best": float(returns.max()),
-        "return.min": float(returns.min()),
+        "return.mean": float(mean),
+        "return.std": float(np.sqrt(np.add.reduce(off_mean * off_mean) / len(returns))),
+        "return.best": float(np.maximum.reduce(returns)),
+        "return.min": float(np.minimum.reduce(returns)),
         "grad_norm": step.grad_norm,
         "theta_norm": step.theta_norm,
         "update_ratio": step.update_ratio,

@@ -74,8 +74,13 @@ class FullNoise(Noise):
 
     def write(self, generation: int, rows: range, sigma: np.ndarray | float, out_PD: np.ndarray) -> None:
         run, first = divmod(rows.start, self.run_rows)
+        part = slice(first, first + rows.stop - rows.start, rows.step)
+        if self.dimension < TILE:
+            eps_RD = self.source.run(generation, run).reshape(-1, self.dimension)
+            np.multiply(eps_RD[part], sigma, out=out_PD)
+            return
         tiles_KRC, tail_RE = self.tiles(generation, run)
-        part, split = slice(first, first + rows.stop - rows.start, rows.step), len(tiles_KRC) * TILE
+        split = len(tiles_KRC) * TILE
         if split:
             multiply(tiles_KRC[:, part].transpose(1, 0, 2), sigma, slice(0, split), out_PD)
         if split < self.dimension:
