@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 import tyro
 
 from benchmarks.bench import markdown, write_result
@@ -29,7 +30,10 @@ from data.generate import generate_log
 from data.loaders.speed_dating import load_speed_dating
 from data.log import Log, Part, open_log
 from data.world import GeneratedLog
+from distributed.calibration_fit import fit_calibration, gather
 from distributed.config import TrainConfig
+from distributed.evaluation import evaluate
+from distributed.scoring import load_run
 from distributed.trainer import prepare, run_training
 from jobs.settings import override
 from models.objectives.base import Labels, Objective
@@ -129,8 +133,9 @@ def logs(arguments: Arguments, folder: Path) -> Any:
 
 
 def train_one(run: Path, log: Log, folder: Path, settings: list[str]) -> dict[str, float]:
-    """Figures on the test part. Settings that ask for the objective "oracle" are trained on the oracle's log; "random"
-    stands for naive training on as many clicks as the log has, made by a coin."""
+    """Figures on the test part; under "platt." those after a Platt map of pCVR for all exposures, fitted on the clicks
+    of the validation part with weights 1/q. Settings that ask for the objective "oracle" are trained on the oracle's
+    log; "random" stands for naive training on as many clicks as the log has, made by a coin."""
     by_coin = "objective.name=random" in settings
     settings = [entry.replace("objective.name=random", "objective.name=naive") for entry in settings]
     config = override(TrainConfig(), settings)
@@ -147,7 +152,18 @@ def train_one(run: Path, log: Log, folder: Path, settings: list[str]) -> dict[st
             job, location=str(directory), parts={**parts, **test}, conversion_rate=float(potential)
         )
     figures = run_training(job, workers=0)
+    if config.objective.name != "oracle":
+        figures |= {f"platt.{key}": value for key, value in recalibrated(run, open_log(job.location)).items()}
     return {key: value for key, value in figures.items() if isinstance(value, int | float)}
+
+
+def recalibrated(run: Path, log: Log) -> dict[str, Any]:
+    """Figures of entire-space CVR on the test part after the map of jobs.calibrate --space entire."""
+    trained, device = load_run(run), torch.device("cpu")
+    evidence = gather(trained.model, log, log.part("valid"), device)
+    calibration = fit_calibration(evidence, "platt", "entire", trained.clip)
+    after = evaluate(trained.model, log, log.part("test"), trained.clip, device, truth=True, calibration=calibration)
+    return {key: value for key, value in after.figures().items() if key.startswith("cvr.entire.")}
 
 
 def write_oracle_log(log: Log, directory: Path, click_rate: float | None = None) -> None:

@@ -6,7 +6,9 @@
 Around a base world one knob at a time is turned (data/world.py has the equations). Every method trains on every log;
 judged over all exposures of the test part, by the truth. Two references bound what can be closed: the oracle, trained
 on the potential conversion of every exposure, and `random clicks`, naive training on as many clicks as the log has, but
-made by a coin. What lies between naive and random clicks is bias; between random clicks and the oracle, labels.
+made by a coin. What lies between naive and random clicks is bias; between random clicks and the oracle, labels. A
+second table shows every method after a Platt map of its pCVR, fitted on the clicks of the validation part with weights
+1/q (jobs.calibrate --space entire); the gap is the one before.
 """
 
 import json
@@ -52,7 +54,8 @@ METHODS = {
     "random clicks": ["objective.name=random", "stop_metric=cvr.click.log_loss"],
     "oracle": ["objective.name=oracle", "stop_metric=cvr.click.log_loss"],
 }
-LOSS, PCOC, AUC = "cvr.entire.log_loss", "cvr.entire.pcoc", "cvr.entire.auc"
+FIGURES = LOSS, PCOC, AUC = "cvr.entire.log_loss", "cvr.entire.pcoc", "cvr.entire.auc"
+PLATT = "platt."
 
 
 @dataclass
@@ -88,8 +91,9 @@ def one_log(point: str, seed: int, rows: int, methods: list[str]) -> list[dict[s
             run = folder / f"run-{len(found)}"
             run.mkdir()
             figures = train_one(run, log, folder, [*METHODS[method], f"seed={seed}"])
-            kept = {key: figures[key] for key in (LOSS, PCOC, AUC, "ctr.auc", "propensity.effective_share")}
-            found.append({"point": point, "seed": seed, "method": method, **kept})
+            kept = {key: figures[key] for key in (*FIGURES, "ctr.auc", "propensity.effective_share")}
+            after = {f"platt.{key}": figures.get(f"platt.{key}", figures[key]) for key in FIGURES}
+            found.append({"point": point, "seed": seed, "method": method, **kept, **after})
     return found
 
 
@@ -110,16 +114,16 @@ def main(arguments: Arguments) -> None:
     plot(runs, arguments, table.with_suffix(".png"))
 
 
-def closed(runs: list[dict[str, Any]], point: str, method: str, key: str, target: float | None = None) -> list[float]:
-    """By seed, the share of the naive-oracle gap that a method closes: of the loss, or of |x - target|."""
+def closed(runs: list[dict[str, Any]], point: str, method: str, platt: str = "") -> list[float]:
+    """By seed, the share of the mean naive-oracle gap in entire-space log-loss that a method closes."""
 
-    def far(method: str, seed: int) -> float:
+    def loss(method: str, seed: int, platt: str = "") -> float:
         (run,) = [r for r in runs if (r["point"], r["method"], r["seed"]) == (point, method, seed)]
-        return float(run[key] if target is None else abs(run[key] - target))
+        return float(run[platt + LOSS])
 
     seeds = sorted({run["seed"] for run in runs})
-    gap = statistics.mean(far("naive", seed) - far("oracle", seed) for seed in seeds)
-    return [(far("naive", seed) - far(method, seed)) / gap for seed in seeds]
+    gap = statistics.mean(loss("naive", seed) - loss("oracle", seed) for seed in seeds)
+    return [(loss("naive", seed) - loss(method, seed, platt)) / gap for seed in seeds]
 
 
 def describe(runs: list[dict[str, Any]], arguments: Arguments) -> str:
@@ -129,23 +133,26 @@ def describe(runs: list[dict[str, Any]], arguments: Arguments) -> str:
         f"{', '.join(f'{knob} {value:g}' for knob, value in BASE.items())}. Share of the naive-oracle gap closed in "
         "entire-space log-loss, mean ± standard error over seeds; in brackets the mean entire-space PCOC.\n\n"
     )
-    others = [name for name in arguments.methods if name not in ("naive", "oracle")]
-    rows = []
-    for name in ["naive", *others, "oracle"]:
-        cells = []
-        for point in arguments.points:
-            shares = closed(runs, point, name, LOSS)
-            error = statistics.stdev(shares) / len(shares) ** 0.5 if len(shares) > 1 else 0.0
-            pcoc = statistics.mean(r[PCOC] for r in runs if (r["point"], r["method"]) == (point, name))
-            cells.append(f"{statistics.mean(shares):+.0%} ± {error:.0%} ({pcoc:.2f})")
-        rows.append([name, *cells])
-    gaps = []
+    gap = ["the gap itself"]
     for point in arguments.points:
         naive, oracle = ([r[LOSS] for r in runs if (r["point"], r["method"]) == (point, name)]
                          for name in ("naive", "oracle"))  # fmt: skip
-        gaps.append(f"{statistics.mean(naive) - statistics.mean(oracle):.5f}")
-    rows.append(["the gap itself", *gaps])
-    return text + markdown(["method", *arguments.points], rows)
+        gap.append(f"{statistics.mean(naive) - statistics.mean(oracle):.5f}")
+    others = [name for name in arguments.methods if name not in ("naive", "oracle")]
+    before = [cells(runs, arguments.points, name) for name in ["naive", *others, "oracle"]]
+    after = [cells(runs, arguments.points, name, PLATT) for name in ["naive", *others]]
+    head = ["method", *arguments.points]
+    return f"{text}{markdown(head, [*before, gap])}\nAfter Platt's map:\n\n{markdown(head, after)}"
+
+
+def cells(runs: list[dict[str, Any]], points: list[str], method: str, platt: str = "") -> list[str]:
+    row = [method]
+    for point in points:
+        shares = closed(runs, point, method, platt)
+        error = statistics.stdev(shares) / len(shares) ** 0.5 if len(shares) > 1 else 0.0
+        pcoc = statistics.mean(r[platt + PCOC] for r in runs if (r["point"], r["method"]) == (point, method))
+        row.append(f"{statistics.mean(shares):+.0%} ± {error:.0%} ({pcoc:.2f})")
+    return row
 
 
 def plot(runs: list[dict[str, Any]], arguments: Arguments, path: Path) -> None:
@@ -158,7 +165,7 @@ def plot(runs: list[dict[str, Any]], arguments: Arguments, path: Path) -> None:
     figure, panel = pyplot.subplots(figsize=(1.7 * len(arguments.points) + 2, 4.2))
     width = 0.8 / max(len(names), 1)
     for index, name in enumerate(names):
-        shares = [closed(runs, point, name, LOSS) for point in arguments.points]
+        shares = [closed(runs, point, name) for point in arguments.points]
         places = np.arange(len(arguments.points)) + (index - (len(names) - 1) / 2) * width
         errors = [statistics.stdev(s) / len(s) ** 0.5 if len(s) > 1 else 0.0 for s in shares]
         panel.bar(places, [statistics.mean(s) for s in shares], width, yerr=errors, label=name, color=f"C{index % 10}",

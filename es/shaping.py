@@ -48,6 +48,13 @@ def standardised(returns_n2: np.ndarray) -> np.ndarray:
     return (filled - filled.mean()) / deviation if deviation > 0 else np.zeros_like(filled)
 
 
+def by_noise_row(utilities_n2: np.ndarray, symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of z and of z^2 (or z z') of each row of noise: u+ - u- and u+ + u- of a mirrored pair, else u twice."""
+    if symmetric:
+        return utilities_n2[:, 0] - utilities_n2[:, 1], utilities_n2.sum(axis=1)
+    return utilities_n2.ravel(), utilities_n2.ravel()
+
+
 SHAPINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "centred_ranks": centred_ranks,
     "nes": nes,

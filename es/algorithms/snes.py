@@ -15,7 +15,7 @@ from es.algorithms.base import Proposal, Step, describe_step
 from es.config import ESConfig
 from es.noise import Noise
 from es.perturbations import FullNoise
-from es.shaping import SHAPINGS
+from es.shaping import SHAPINGS, by_noise_row
 
 
 class SNES:
@@ -36,10 +36,7 @@ class SNES:
     def tell(self, returns_n2: np.ndarray) -> Step:
         assert returns_n2.shape == (self.config.pairs, 2), returns_n2.shape
         utilities_n2 = SHAPINGS[self.config.utilities](returns_n2)
-        if self.config.symmetric:
-            weights_N, square_weights_N = utilities_n2[:, 0] - utilities_n2[:, 1], utilities_n2.sum(axis=1)
-        else:
-            weights_N = square_weights_N = utilities_n2.ravel()
+        weights_N, square_weights_N = by_noise_row(utilities_n2, self.config.symmetric)
         for_theta_D, for_sigma_D = self.noise.weighted_sums(self.generation, weights_N, square_weights_N)
         gradient_D = self.sigma_D * for_theta_D
         before_D, self.theta_D = self.theta_D, self.theta_D + gradient_D * np.float32(self.config.step_size)

@@ -21,7 +21,7 @@ from es.algorithms.base import Proposal, Step, describe_step
 from es.config import ESConfig
 from es.noise import Noise
 from es.optimizers import norm
-from es.shaping import SHAPINGS
+from es.shaping import SHAPINGS, by_noise_row
 
 LARGEST = 300  # parameters; beyond, a generation takes most of a second
 PRECISION = 1e-17  # of the series of exp: the first term left out is smaller
@@ -62,10 +62,7 @@ class XNES:
     def tell(self, returns_n2: np.ndarray) -> Step:
         assert returns_n2.shape == (self.config.pairs, 2), returns_n2.shape
         utilities_n2 = SHAPINGS[self.config.utilities](returns_n2)
-        if self.config.symmetric:
-            weights_N, square_weights_N = utilities_n2[:, 0] - utilities_n2[:, 1], utilities_n2.sum(axis=1)
-        else:
-            weights_N = square_weights_N = utilities_n2.ravel()
+        weights_N, square_weights_N = by_noise_row(utilities_n2, self.config.symmetric)
         z_ND = self._rows()
         natural_D = np.add.reduce(weights_N[:, None] * z_ND, axis=0)
         curve_DD = product((square_weights_N[:, None] * z_ND).T, z_ND)

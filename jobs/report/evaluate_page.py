@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.report.evaluate_figures import Dot, dot_of, dot_panel
-from jobs.report.figures import SPACES, Panel, bins, calibration_panel, weight_panels
+from jobs.report.figures import SPACES, Panel, calibration_panels, weight_panels
 from jobs.report.runs import Run
 from jobs.report.tables import Cell, Footnotes, Group, Table, propensity_table
 from jobs.report.words import DASH, count, number, percent
@@ -133,13 +133,7 @@ def calibration(runs: Sequence[Run]) -> list[Panel]:
     if len(runs) == 1 and runs[0].evaluation.get("raw"):
         raw = replace(runs[0], name="raw", evaluation={"calibration": runs[0].evaluation["raw"]})
         shown = [replace(runs[0], name="calibrated"), raw]
-    panels = []
-    for key, task, space in SPACES:
-        lines = [(index, run, bins(run, key)) for index, run in enumerate(shown)]
-        lines = [line for line in lines if len(line[2])]
-        if lines:
-            panels.append(calibration_panel(lines, f"{task}, {space}", f"judged-{key.replace('.', '-')}"))
-    return panels
+    return calibration_panels(shown, "judged")
 
 
 def columns(runs: Sequence[Run]) -> list[str]:

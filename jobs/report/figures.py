@@ -98,14 +98,14 @@ def curve(
         return Panel(title, to_svg(figure, name, f"{title} over training steps: {last}."))
 
 
-def calibration_panels(runs: Sequence[Run]) -> list[Panel]:
-    """A panel per task and space: mean label over mean prediction in bins of equal count."""
+def calibration_panels(runs: Sequence[Run], name: str = "calibration") -> list[Panel]:
+    """A panel per task and space: mean label over mean prediction in bins of equal count. `name` begins their ids."""
     panels = []
     for key, task, space in SPACES:
         lines = [(index, run, bins(run, key)) for index, run in enumerate(runs)]
         lines = [line for line in lines if len(line[2])]
         if lines:
-            panels.append(calibration_panel(lines, f"{task}, {space}", f"calibration-{key.replace('.', '-')}"))
+            panels.append(calibration_panel(lines, f"{task}, {space}", f"{name}-{key.replace('.', '-')}"))
     return panels
 
 
