@@ -22,7 +22,7 @@ from distributed.tables import bytes_of_rows
 
 BASE = table_size.Arguments(rows=2_000_000, tables="replicated", steps=15)
 CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "table rows": [(f"{rows:,}", {"rows": rows}) for rows in (100_000, 1_000_000, 10_000_000)],
+    "table rows": [(f"{rows:,}", {"rows": rows}) for rows in (10**5, 10**6, 10**7, 10**8)],
     "fields": [(str(fields), {"fields": fields}) for fields in (6, 12, 23, 46)],
     "batch": [(f"{batch:,}", {"batch": batch}) for batch in (512, 1024, 4096, 16_384)],
     "workers": [(f"{workers} {tables}", {"workers": (workers,), "tables": tables})
