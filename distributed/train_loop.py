@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,14 @@ from data.schema import Schema
 from distributed.checkpoint import Progress, State, load_optimizer_tensors, load_state, optimizer_tensors
 from distributed.checkpoint_rows import RowTensor
 from distributed.checkpoint_store import CheckpointStore
-from distributed.collectives import agree, broadcast_object, gather_numbers, sum_gradients, world_size
+from distributed.collectives import (
+    agree,
+    broadcast_object,
+    gather_numbers,
+    max_over_workers,
+    sum_gradients,
+    world_size,
+)
 from distributed.config import TrainConfig
 from distributed.evaluation import evaluate
 from distributed.optimizers import build_row_optimizer, rate_factor
@@ -35,6 +43,8 @@ from models.objectives.base import Objective
 from models.registry import build_objective
 from models.rows import EVERY_ROW, Share
 
+OnEpoch = Callable[[dict[str, Any]], bool]
+"""Told the figures of each validation; False ends the training there."""
 MODEL_DIRECTORY, CHECKPOINTS, EVALUATION = "model", "checkpoints", "evaluation.json"
 
 
@@ -190,9 +200,13 @@ def field_options(schema: Schema) -> tuple[FieldOptions, ...]:
     )
 
 
-def train(job: TrainJob, rank: int, world_size: int, device: torch.device) -> dict[str, Any]:
+def train(
+    job: TrainJob, rank: int, world_size: int, device: torch.device, on_epoch: OnEpoch | None = None
+) -> dict[str, Any]:
     """Train from the last checkpoint (or the beginning) to the end; returns the figures of the best checkpoint.
 
+    `on_epoch` is called on every worker once an epoch's checkpoint is written, with the figures of its validation and
+    its epoch, step and whether it is the best so far; if it returns False on any of them the training ends there.
     Raises ValueError if the loss stops being a number, or a file of the log turns out to be broken.
     """
     config, run = job.config, Path(job.run)
@@ -225,8 +239,11 @@ def train(job: TrainJob, rank: int, world_size: int, device: torch.device) -> di
                     if progress.step_in_epoch < stream.steps:
                         store.save(trainer.state(), progress, identity)
                     clock = time.perf_counter()
-            end_epoch(trainer, log, job, progress, reporter, rank, world_size)
+            figures = end_epoch(trainer, log, job, progress, reporter, rank, world_size)
             store.save(trainer.state(), progress, identity)
+            if on_epoch is not None:
+                store.wait()
+                progress.finished |= ended_by(on_epoch, figures, progress, device)
         store.wait()
 
         trainer.restore(broadcast_object(store.at(progress.best_step)), with_optimizer=False)
@@ -266,8 +283,8 @@ def rows_so_far(progress: Progress, stream: TrainStream, job: TrainJob) -> int:
 
 def end_epoch(
     trainer: Trainer, log: Log, job: TrainJob, progress: Progress, reporter: "Reporter", rank: int, world_size: int
-) -> None:
-    """Validate, note the best epoch, decide whether to go on. All workers come to the same decision."""
+) -> dict[str, Any]:
+    """Validate, note the best epoch, decide whether to go on. All workers come to the same decision and figures."""
     config = job.config
     clip = trainer.objective.clip
     figures = evaluate(trainer.model, log, job.parts["valid"], clip, trainer.device, rank, world_size).figures()
@@ -281,3 +298,11 @@ def end_epoch(
     stopped = config.patience > 0 and progress.stale >= config.patience
     progress.finished = stopped or progress.epoch >= config.epochs
     reporter.valid(progress, figures)
+    return figures
+
+
+def ended_by(on_epoch: OnEpoch, figures: dict[str, Any], progress: Progress, device: torch.device) -> bool:
+    """Whether the hook ends the training: on one worker is on all of them."""
+    place = {"epoch": progress.epoch, "step": progress.step, "best": progress.best_step == progress.step}
+    wanted = on_epoch({**figures, **place})
+    return bool(max_over_workers(torch.tensor(float(not wanted), device=device)))

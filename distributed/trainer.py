@@ -9,7 +9,7 @@ from data.encode import numeric_moments
 from data.log import LabelFacts, Log, check_labels
 from distributed.config import TrainConfig
 from distributed.reporter import Diverged
-from distributed.train_loop import TrainJob, train
+from distributed.train_loop import OnEpoch, TrainJob, train
 from models.registry import BACKBONES, find_objective, lookup
 
 MAX_FAILURES = 3
@@ -48,22 +48,24 @@ def prepare(run: Path, log: Log, config: TrainConfig, started: float) -> tuple[T
     return job, facts
 
 
-def run_training(job: TrainJob, workers: int) -> dict[str, Any]:
+def run_training(job: TrainJob, workers: int, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
     """Train with `workers` Ray Train workers (0: in this process, without Ray) and return the summary figures.
+
+    `on_epoch`: see train_loop.train; every worker calls its own copy.
 
     A worker that dies is replaced and the group goes on from the last checkpoint. Raises ValueError for what the
     user can mend, whichever worker found it.
     """
     if workers == 0:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return train(job, rank=0, world_size=1, device=device)
+        return train(job, rank=0, world_size=1, device=device, on_epoch=on_epoch)
 
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "on_epoch": on_epoch},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus(workers)),
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         run_config=RunConfig(
@@ -97,7 +99,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
 
     context = ray.train.get_context()
     try:
-        return train(config["job"], context.get_world_rank(), context.get_world_size(), torch.device(get_device()))
+        rank, world_size = context.get_world_rank(), context.get_world_size()
+        return train(config["job"], rank, world_size, torch.device(get_device()), config["on_epoch"])
     except Diverged as error:
         return {DIVERGED: str(error)}
 
