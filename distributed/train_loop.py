@@ -46,6 +46,7 @@ from models.rows import EVERY_ROW, Share
 OnEpoch = Callable[[dict[str, Any]], bool]
 """Told the figures of each validation; False ends the training there."""
 MODEL_DIRECTORY, CHECKPOINTS, EVALUATION = "model", "checkpoints", "evaluation.json"
+SNAPSHOTS = "snapshots"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,10 @@ class TrainJob:
     numeric_std: tuple[float, ...]
     started: float
     """time.time() when the command began: start-up is counted from here."""
+    start_from: str = ""
+    """Model directory of another run that the weights are taken from; empty: they are drawn from the seed."""
+    snapshots: bool = False
+    """Keep the model of every epoch that is the best so far, in RUN/snapshots/step-NNNNNNNN/."""
 
 
 class Trainer:
@@ -219,6 +224,8 @@ def train(
     with CheckpointStore(run / CHECKPOINTS, rank, world_size, config.background_checkpoints) as store:
         found = store.begin()
         progress = trainer.restore(found) if found is not None else Progress()
+        if found is None and job.start_from:
+            trainer.restore(Path(job.start_from), with_optimizer=False)
         reporter = Reporter(run, progress, stream.steps, world_size, rank == 0, device)
         while not progress.finished:
             clock = time.perf_counter()
@@ -240,6 +247,8 @@ def train(
                         store.save(trainer.state(), progress, identity)
                     clock = time.perf_counter()
             figures = end_epoch(trainer, log, job, progress, reporter, rank, world_size)
+            if job.snapshots and progress.best_step == progress.step:
+                keep_snapshot(store, run, trainer, progress, identity)
             store.save(trainer.state(), progress, identity)
             if on_epoch is not None:
                 store.wait()
@@ -265,6 +274,18 @@ def train(
         "train.workers": world_size,
         "train.best_step": progress.best_step,
     }
+
+
+def keep_snapshot(
+    store: CheckpointStore, run: Path, trainer: Trainer, progress: Progress, identity: dict[str, Any]
+) -> None:
+    """The model of this step for whoever follows the training; one from before a restart is the same and may be in use.
+
+    Before the epoch's checkpoint, so that a run that goes on from there has it.
+    """
+    path = run / SNAPSHOTS / store.at(progress.step).name
+    if not broadcast_object(path.exists()):
+        store.save_as(path, trainer.state(with_optimizer=False), progress, identity)
 
 
 def identify(job: TrainJob, tasks: tuple[str, ...]) -> dict[str, Any]:

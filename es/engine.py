@@ -69,8 +69,11 @@ def run(
     out: Path | None = None,
     on_generation: Callable[[dict[str, Any]], None] | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    start_D: np.ndarray | None = None,
 ) -> ESResult:
     """Maximise an objective. With `out`, checkpoints go there and a run already in it continues.
+
+    `start_D` is theta before the first generation, in place of the objective's own.
 
     `on_generation` is called after each generation with its metrics (the keys are those of metrics.jsonl). `stopping`
     is asked all the time: once it says True the last whole generation is saved and es.tasks.Stopped raised. Raises
@@ -79,7 +82,7 @@ def run(
     local one is started and stopped again.
     """
     config = settle(config, objective)
-    theta_D = initial_theta(objective)
+    theta_D = initial_theta(objective) if start_D is None else np.array(start_D, np.float32)
     noise = open_noise(config, len(theta_D))
     try:
         algorithm, counters = make_algorithm(config, theta_D, noise), Counters()

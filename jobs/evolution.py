@@ -21,6 +21,7 @@ from es.tasks import Stopped
 from jobs.cluster import check_cpus, connect, names_cluster
 from jobs.run_directory import start_run
 from jobs.settings import read_settings
+from jobs.warm_start import Start
 
 # Of a run that is continued: everything that does not decide theta, except where it ends.
 MAY_CHANGE = frozenset({"workers", *(f"es.{name}" for name in EXECUTION_SETTINGS - {"generations"})})
@@ -37,10 +38,15 @@ class Arguments:
     """score_fusion, a name of es/objectives/registry.py, package.module:Class, or path/to/file.py:Class."""
     set: tuple[str, ...] = ()
     """Settings of the objective (not of score fusion), key=value."""
+    start_from: Path | None = None
+    """Another run of the same objective and dimension, finished or not: begin with its theta, not with the objective's
+    own (and with what the objective has learned of its observations, if it does); the optimizer starts afresh."""
     resume: Path | None = None
     """Continue the run in this directory with the settings it was started with; nothing else need be given."""
     replay: Path | None = None
     """Compute theta of the run in this directory again from its seed and returns; compare it with the checkpoint."""
+    judge: Path | None = None
+    """Score fusion: another scored file, to judge on; all users of --scored are tuned on then, not half of them."""
     fusion: Literal["product", "sum", "rank"] = "product"
     """prod (p_i + b_i)^a_i, sum w_i p_i, or sum w_i / (rank_i + offset)."""
     metric: Literal["value", "ndcg"] = "value"
@@ -86,10 +92,12 @@ def configure(arguments: Arguments) -> ESConfig:
     return config
 
 
-def engine_settings(config: ESConfig) -> dict[str, Any]:
-    """run.json's part about the engine."""
+def engine_settings(config: ESConfig, arguments: Arguments) -> dict[str, Any]:
+    """run.json's part about the engine, and about where it starts."""
     es = {name: value for name, value in dataclasses.asdict(config).items() if name != "workers"}
-    return {"workers": config.workers, "es": es}
+    start = arguments.start_from
+    begins = {"start_from": str(start.expanduser().absolute())} if start else {}
+    return {"workers": config.workers, "es": es, **begins}
 
 
 def start(out: Path, kind: str, settings: dict[str, Any], arguments: Arguments, facts: dict[str, Any]) -> None:
@@ -108,8 +116,20 @@ def places(workers: int | str) -> str:
     return f"{workers} Ray actors" if workers else "this process"
 
 
-def evolve(objective: Objective, config: ESConfig, out: Path, console: Console) -> engine.ESResult:
-    """Run the engine. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130."""
+def evolve(
+    objective: Objective,
+    config: ESConfig,
+    out: Path,
+    console: Console,
+    start: Start | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> engine.ESResult:
+    """Run the engine. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130.
+
+    In a thread, where no signal comes, `stopping` is asked instead, and es.tasks.Stopped raised.
+    """
+    if start is not None:
+        start.load(objective)
     if config.workers and (config.workers != "auto" or names_cluster()):
         # A cluster may be smaller than the run would like and grow; a local Ray is started as large as it must be.
         at_least = 1 if config.workers == "auto" else config.workers
@@ -121,8 +141,13 @@ def evolve(objective: Objective, config: ESConfig, out: Path, console: Console) 
             record(metrics)
 
         try:
-            result = engine.run(objective, config, out, on_generation, lambda: bool(received))
+            theta_D = start.theta_D if start else None
+            result = engine.run(
+                objective, config, out, on_generation, lambda: bool(received) or stopping(), start_D=theta_D
+            )
         except Stopped as stopped:
+            if not received:
+                raise
             print(f"{stopped}; the same command goes on from here", file=sys.stderr)
             raise SystemExit(128 + received[0]) from None
     if result.choice:

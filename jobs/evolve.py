@@ -6,6 +6,7 @@
     python -m jobs.evolve --objective rosenbrock --set dimension=20 --out runs/banana --generations 500
     python -m jobs.evolve --objective my/objective.py:Mine --set width=3 --out runs/mine
     python -m jobs.evolve --objective off_policy --set data=log.parquet features=age,town --out runs/policy
+    python -m jobs.evolve --scored new.parquet --start-from runs/fusion --out runs/next   # from its theta
     python -m jobs.evolve --resume runs/fusion                # as the command that started it would, given again
     python -m jobs.evolve --replay runs/fusion                # theta again, from the seed and the returns alone
 
@@ -54,7 +55,7 @@ def resumed(given: Arguments) -> Arguments:
     if given.workers != Arguments.workers:
         kept["workers"] = given.workers
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
-    values["scored"] = Path(values["scored"]) if values.get("scored") else None
+    values |= {key: Path(values[key]) for key in ("scored", "judge", "start_from") if values.get(key)}
     try:
         arguments = Arguments(**values, out=out)
     except TypeError as error:

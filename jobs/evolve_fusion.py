@@ -1,5 +1,6 @@
 """Score fusion, the engine's first use: weights for a funnel's scores, judged on users they were not tuned on."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from es.objectives.fusion import Fusion
+from es.objectives.fusion import Fusion, ScoredLog
 from es.objectives.fusion_evaluation import best_single, compare, split_users
 from es.objectives.score_fusion import Constraint, ScoreFusion
 from jobs.evolution import (
@@ -22,13 +23,14 @@ from jobs.evolution import (
 )
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, write_json
 from jobs.scored_file import LABELS, Scored, read_scored
+from jobs.warm_start import begins_with, theta_to_start_from
 
 POLICY_FILE = "policy.json"
 MAX_CONVERSION_WEIGHT = 1e6
 
 
-def run_fusion(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """Tune to the end and return summary.json as a dict."""
+def run_fusion(arguments: Arguments, console: Console, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """Tune to the end and return summary.json as a dict. `stopping`: as for jobs.evolution.evolve."""
     check(arguments)
     assert arguments.out is not None
     assert arguments.scored is not None
@@ -37,7 +39,9 @@ def run_fusion(arguments: Arguments, console: Console) -> dict[str, Any]:
     asked = {name: getattr(arguments, name) for name in ("fusion", "metric", "k", "conversion_weight", "resamples")}
     asked |= {name: list(getattr(arguments, name)) for name in ("by", "constrain") if getattr(arguments, name)}
     constraints = tuple(read_constraint(text) for text in arguments.constrain)
-    settings = {"scored": str(scored_path), **asked, **engine_settings(config)}
+    if arguments.judge is not None:
+        asked["judge"] = str(arguments.judge.expanduser().absolute())
+    settings = {"scored": str(scored_path), **asked, **engine_settings(config, arguments)}
     state = inspect_run(out, "evolve", settings, may_change=MAY_CHANGE)
     if state is RunState.DONE:
         summary = read_json(out / SUMMARY_FILE)
@@ -45,17 +49,17 @@ def run_fusion(arguments: Arguments, console: Console) -> dict[str, Any]:
         show(console, summary, arguments)
         return summary
     scored = read_scored(scored_path, arguments.conversion_weight, arguments.by)
-    tune_C = split_users(scored.user_keys_U, arguments.seed)[scored.log.user_C]
-    tune, test = scored.log.part(tune_C), scored.log.part(~tune_C)
+    tune, test, where = halves(arguments, scored, scored_path)
     fusion = Fusion.fit(arguments.fusion, tune, arguments.by)
     objective = ScoreFusion(tune, fusion, arguments.metric, arguments.k, constraints)
     single = best_single(tune, arguments.metric, arguments.k)
     if not test.reward_C.any():
-        raise ValueError(f"{scored_path}: no click of a user in the half that is tested on: nothing to compare there")
+        raise ValueError(f"{where}: no click of a user that is tested on: nothing to compare there")
+    begin = theta_to_start_from(arguments.start_from, objective, "evolve", out) if arguments.start_from else None
     if state is RunState.NEW:
-        start(out, "evolve", settings, arguments, {"data": facts(scored_path, scored)})
+        start(out, "evolve", settings, arguments, {"data": facts(scored_path, scored), **begins_with(begin)})
     announce(console, arguments, scored, tune.users, state)
-    result = evolve(objective, config, out, console)
+    result = evolve(objective, config, out, console, begin, stopping)
     figures = compare(
         test, fusion, result.theta, single, arguments.metric, arguments.k, arguments.resamples, arguments.seed
     )
@@ -65,6 +69,19 @@ def run_fusion(arguments: Arguments, console: Console) -> dict[str, Any]:
     show(console, summary, arguments)
     console.print(f"run: {out}", soft_wrap=True)
     return summary
+
+
+def halves(arguments: Arguments, scored: Scored, path: Path) -> tuple[ScoredLog, ScoredLog, Path]:
+    """What is tuned on, what is judged on, and the latter's file: --scored's users in two halves, or --judge's rows."""
+    if arguments.judge is None:
+        tune_C = split_users(scored.user_keys_U, arguments.seed)[scored.log.user_C]
+        return scored.log.part(tune_C), scored.log.part(~tune_C), path
+    path = arguments.judge.expanduser().absolute()
+    judged = read_scored(path, arguments.conversion_weight, arguments.by, "--judge").log
+    if judged.names != scored.log.names:
+        have, want = ", ".join(judged.names), ", ".join(scored.log.names)
+        raise ValueError(f"--judge {path}: has the scores {have}, --scored has {want}")
+    return scored.log, judged, path
 
 
 def check(arguments: Arguments) -> None:

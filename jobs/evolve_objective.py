@@ -19,6 +19,7 @@ from jobs.evolution import MAY_CHANGE, Arguments, configure, engine_figures, eng
 from jobs.evolve_off_policy import learnable
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, write_json
 from jobs.settings import read_settings
+from jobs.warm_start import begins_with, theta_to_start_from
 
 KIND = "evolve_objective"
 POLICY_FILE = "policy.json"
@@ -30,25 +31,28 @@ def run_objective(arguments: Arguments, console: Console) -> dict[str, Any]:
         raise ValueError("--out DIR is needed: the run directory")
     if arguments.scored is not None:
         raise ValueError(f"--scored is for score fusion, not for --objective {arguments.objective}")
+    if arguments.judge is not None:
+        raise ValueError(f"--judge is for score fusion, not for --objective {arguments.objective}")
     out = arguments.out.expanduser().absolute()
     config = configure(arguments)
     learnt = learnable(arguments.set, arguments.seed) if arguments.objective == "off_policy" else None
     objective = learnt.objective if learnt else make(arguments.objective, arguments.set)
     described = json.loads(json.dumps(objective.describe()))
-    settings = {"objective": arguments.objective, "settings": described, **engine_settings(config)}
+    settings = {"objective": arguments.objective, "settings": described, **engine_settings(config, arguments)}
     state = inspect_run(out, KIND, settings, may_change=MAY_CHANGE)
     if state is RunState.DONE:
         summary = read_json(out / SUMMARY_FILE)
         console.print(f"{out} is finished already:", soft_wrap=True)
     else:
+        begin = theta_to_start_from(arguments.start_from, objective, KIND, out) if arguments.start_from else None
         if state is RunState.NEW:
-            start(out, KIND, settings, arguments, learnt.facts() if learnt else {})
+            start(out, KIND, settings, arguments, {**(learnt.facts() if learnt else {}), **begins_with(begin)})
         verb = "Continuing" if state is RunState.RESUME else "Maximising"
         numbers = len(objective.initial())
         console.print(
             f"{verb} {arguments.objective}, {numbers:,} parameters, in {places(config.workers)}", soft_wrap=True
         )
-        result = evolve(objective, config, out, console)
+        result = evolve(objective, config, out, console, begin)
         summary = engine_figures(result, config)
         if learnt:
             write_json(out / POLICY_FILE, learnt.policy(result.theta))

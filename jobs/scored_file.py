@@ -25,7 +25,7 @@ class Scored:
     grouping: str
 
 
-def read_scored(path: Path, conversion_weight: float, by: tuple[str, ...] = ()) -> Scored:
+def read_scored(path: Path, conversion_weight: float, by: tuple[str, ...] = (), option: str = "--scored") -> Scored:
     """Read the needed columns, `by` among them: numbers that describe the user.
 
     reward = click + conversion_weight conversion (value), value being 1 where absent.
@@ -33,7 +33,7 @@ def read_scored(path: Path, conversion_weight: float, by: tuple[str, ...] = ()) 
     A request is a (user, request) pair; without a request column a user's exposures are one request, without a user
     column every request is a user of its own. Raises ValueError naming the file, the column and the row.
     """
-    table = _read(path, by)
+    table = _read(path, by, option)
     if not table.num_rows:
         raise ValueError(f"{path}: holds no rows")
     scores = {name: _numbers(path, table, name) for name in SCORES}
@@ -65,11 +65,11 @@ def read_scored(path: Path, conversion_weight: float, by: tuple[str, ...] = ()) 
     return Scored(log, _keys(users), " and ".join(present))
 
 
-def _read(path: Path, by: tuple[str, ...]) -> pa.Table:
+def _read(path: Path, by: tuple[str, ...], option: str) -> pa.Table:
     if not path.exists():
-        raise ValueError(f"--scored {path}: no such file (jobs.score writes one)")
+        raise ValueError(f"{option} {path}: no such file (jobs.score writes one)")
     if path.is_dir():
-        raise ValueError(f"--scored {path} is a directory: name the Parquet file in it")
+        raise ValueError(f"{option} {path} is a directory: name the Parquet file in it")
     try:
         names = pq.read_schema(path).names
     except (pa.ArrowException, OSError) as error:

@@ -4,6 +4,7 @@
     python -m jobs.train --data runs/log --out runs/dr --objective escm2_dr --workers 2 --epochs 5
     python -m jobs.train --data runs/log --out runs/wide --set model.embedding_width=32 model.backbone.experts=8
     python -m jobs.train --data runs/log --out runs/plain --workers 0          # this process, no Ray
+    python -m jobs.train --data runs/today --out runs/next --start-from runs/ips     # from its weights
 
 The same command again continues a run that was stopped, or says that it is finished. Results are in OUT/summary.json.
 """
@@ -29,6 +30,7 @@ from jobs.cluster import check_cpus, connect
 from jobs.progress import follow_training
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
 from jobs.settings import override
+from jobs.warm_start import model_to_start_from
 
 MAY_CHANGE = frozenset({"workers", "train.tables", "train.background_checkpoints"})
 """What a run may be continued with that it was not begun with."""
@@ -53,6 +55,10 @@ class Arguments:
     """Embedding rows: all on every worker, or each on one of them, for tables larger than a worker's memory."""
     seed: int = 0
     """Decides initialisation, shuffles and dropout."""
+    start_from: Path | None = None
+    """A finished training run with the same features and model: begin with its weights; the optimizer starts afresh."""
+    snapshots: bool = False
+    """Keep the model of every epoch that is the best so far, in OUT/snapshots/."""
     calibrate: Literal["none", "platt", "isotonic"] = "none"
     """Calibrate the trained model on the validation part; jobs.calibrate does so later, with more choices."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
@@ -65,6 +71,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     out = arguments.out.expanduser().absolute()
     config = configure(arguments)
     settings = {"train": dataclasses.asdict(config), "data": arguments.data, "workers": arguments.workers}
+    if arguments.start_from:
+        settings["start_from"] = str(arguments.start_from.expanduser().absolute())
     state = inspect_run(out, "train", settings, may_change=MAY_CHANGE)
     console = Console()
     if state is RunState.DONE:
@@ -79,6 +87,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
         raise ValueError(f"--workers {arguments.workers} needs --set stream.lanes={arguments.workers} or more")
     log = open_log(arguments.data)
     job, facts = prepare(out, log, config, started)
+    job = dataclasses.replace(job, snapshots=arguments.snapshots)
+    begins: dict[str, Any] = {}
+    if arguments.start_from:
+        directory, begins = model_to_start_from(arguments.start_from, log.schema, config, out)
+        job = dataclasses.replace(job, start_from=directory)
     data = {
         "location": job.location,
         "name": log.schema.name,
@@ -86,7 +99,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "features": {"categorical": len(log.schema.categorical), "numeric": len(log.schema.numeric)},
     }
     if state is RunState.NEW:
-        start_run(out, "train", settings, {"data": data})
+        start_run(out, "train", settings, {"data": data, **begins})
     announce(console, arguments, job, state)
     if arguments.workers:
         connect(arguments.workers)
