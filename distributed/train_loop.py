@@ -71,7 +71,7 @@ class TrainJob:
     start_from: str = ""
     """Model directory of another run that the weights are taken from; empty: they are drawn from the seed."""
     snapshots: bool = False
-    """Keep the model of every epoch that is the best so far, in RUN/snapshots/step-NNNNNNNN/."""
+    """Keep the model of every epoch that is the best so far, in RUN/snapshots/step-NNNNNNNN/model/."""
 
 
 class Trainer:
@@ -283,7 +283,7 @@ def keep_snapshot(
 
     Before the epoch's checkpoint, so that a run that goes on from there has it.
     """
-    path = run / SNAPSHOTS / store.at(progress.step).name
+    path = run / SNAPSHOTS / store.at(progress.step).name / MODEL_DIRECTORY
     if not broadcast_object(path.exists()):
         store.save_as(path, trainer.state(with_optimizer=False), progress, identity)
 

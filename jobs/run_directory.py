@@ -37,7 +37,7 @@ def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozen
     check_local(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file, not a directory")
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or all(half_written(path) for path in out.iterdir()):
         return RunState.NEW
     path = out / RUN_FILE
     if not path.exists():
@@ -56,6 +56,11 @@ def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozen
             "choose another directory, or the same settings to continue it"
         )
     return RunState.DONE if (out / SUMMARY_FILE).exists() else RunState.RESUME
+
+
+def half_written(path: Path) -> bool:
+    """A run.json that a kill kept from its name: nothing of a run lies beside it yet."""
+    return path.name.startswith(f".{RUN_FILE}.") and path.name.endswith(".tmp")
 
 
 def start_run(out: Path, kind: str, config: dict[str, Any], facts: dict[str, Any]) -> None:

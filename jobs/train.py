@@ -58,7 +58,7 @@ class Arguments:
     start_from: Path | None = None
     """A finished training run with the same features and model: begin with its weights; the optimizer starts afresh."""
     snapshots: bool = False
-    """Keep the model of every epoch that is the best so far, in OUT/snapshots/."""
+    """Keep the model of every epoch that is the best so far; jobs.score --run OUT/snapshots/step-N scores with one."""
     calibrate: Literal["none", "platt", "isotonic"] = "none"
     """Calibrate the trained model on the validation part; jobs.calibrate does so later, with more choices."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
