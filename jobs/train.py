@@ -27,10 +27,12 @@ from distributed.trainer import prepare, run_training
 from jobs import calibrate
 from jobs.cli import main
 from jobs.cluster import check_cpus, connect
+from jobs.preset_file import asked_for, fill_train
 from jobs.progress import follow_training
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
 from jobs.settings import override
 from jobs.warm_start import model_to_start_from
+from jobs.tracking import check_tracking, tracked
 
 MAY_CHANGE = frozenset({"workers", "train.tables", "train.background_checkpoints"})
 """What a run may be continued with that it was not begun with."""
@@ -61,6 +63,10 @@ class Arguments:
     """Keep the model of every epoch that is the best so far; jobs.score --run OUT/snapshots/step-N scores with one."""
     calibrate: Literal["none", "platt", "isotonic"] = "none"
     """Calibrate the trained model on the validation part; jobs.calibrate does so later, with more choices."""
+    config: Path | None = None
+    """A preset file (JSON), such as the best.json of jobs.tune. Options that are not at their defaults win over it."""
+    preset: str = ""
+    """A named configuration of jobs/presets.py: default, doubly_robust, paper, small, wide."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
     """Any other setting, such as optimizer.learning_rate=0.002; an unknown key prints the valid ones."""
 
@@ -68,6 +74,8 @@ class Arguments:
 def run(arguments: Arguments) -> dict[str, Any]:
     """Train to the end and return summary.json as a dict."""
     started = time.time()
+    check_tracking()
+    arguments = fill_train(arguments, *asked_for("train", arguments.config, arguments.preset))
     out = arguments.out.expanduser().absolute()
     config = configure(arguments)
     settings = {"train": dataclasses.asdict(config), "data": arguments.data, "workers": arguments.workers}
@@ -103,15 +111,16 @@ def run(arguments: Arguments) -> dict[str, Any]:
     announce(console, arguments, job, state)
     if arguments.workers:
         connect(arguments.workers)
-    with follow_training(console, out, config.epochs):
-        figures = run_training(job, arguments.workers)
-    summary = {
-        **figures,
-        "train.workers": arguments.workers,
-        "train.seconds": time.time() - started,
-        "part": "test" if "test" in job.parts else "valid",
-    }
-    write_json(out / SUMMARY_FILE, summary)
+    with tracked(out):
+        with follow_training(console, out, config.epochs):
+            figures = run_training(job, arguments.workers)
+        summary = {
+            **figures,
+            "train.workers": arguments.workers,
+            "train.seconds": time.time() - started,
+            "part": "test" if "test" in job.parts else "valid",
+        }
+        write_json(out / SUMMARY_FILE, summary)
     show(console, summary)
     console.print(f"run: {out}")
     return calibrated(arguments, out, summary)
