@@ -3,8 +3,10 @@
 Shapes: U distinct table rows of this worker's batch, V of all workers' together, E width, W workers.
 """
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +15,19 @@ from torch import Tensor
 
 sent: Counter[str] = Counter()
 """Bytes of table rows that this process has handed to others: "ids", "rows" (vectors and gradients), "counts"."""
+spent: Counter[str] = Counter()
+"""Seconds that this process has been in collectives, waiting for the others included: "seconds"."""
+
+
+@contextmanager
+def communicating() -> Iterator[None]:
+    """Count the time of the body. On a GPU a collective returns before it is done: what is left counts where it is
+    waited for."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        spent["seconds"] += time.perf_counter() - began
 
 
 def world_size() -> int:
@@ -22,14 +37,16 @@ def world_size() -> int:
 def sum_over_workers(tensor: Tensor) -> Tensor:
     """In place: the sum over all workers, the same bits on each."""
     if world_size() > 1:
-        dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+        with communicating():
+            dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
     return tensor
 
 
 def max_over_workers(tensor: Tensor) -> Tensor:
     """In place: the elementwise maximum over all workers."""
     if world_size() > 1:
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        with communicating():
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor
 
 
@@ -45,7 +62,8 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
     flags = [float(p.grad is not None) for p in parameters]
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     flat = torch.cat([gradients[0].new_tensor(flags), *[gradient.reshape(-1) for gradient in gradients]])
-    dist.all_reduce(flat, op=dist.ReduceOp.SUM)
+    with communicating():
+        dist.all_reduce(flat, op=dist.ReduceOp.SUM)
     reached, summed = flat[: len(flags)], flat[len(flags) :]
     for index, (parameter, piece) in enumerate(
         zip(parameters, summed.split([g.numel() for g in gradients]), strict=True)
@@ -59,7 +77,8 @@ def gather_numbers(numbers_N: Tensor) -> Tensor:
     if world_size() == 1:
         return numbers_N.unsqueeze(0)
     everyone = numbers_N.new_empty(world_size() * len(numbers_N))
-    dist.all_gather_single(everyone, numbers_N.contiguous())
+    with communicating():
+        dist.all_gather_single(everyone, numbers_N.contiguous())
     return everyone.view(world_size(), -1)
 
 
@@ -82,7 +101,8 @@ def sum_rows(ids_U: Tensor, values_UE: Tensor, sizes: Sequence[int] | None = Non
     packed[: len(ids_U), :2] = ids_U.view(torch.int32).view(-1, 2)
     packed[: len(ids_U), 2:] = values_UE.view(torch.int32)
     everyone = packed.new_empty(workers * most, 2 + width)
-    dist.all_gather_single(everyone, packed)
+    with communicating():
+        dist.all_gather_single(everyone, packed)
     kept = torch.cat([everyone[rank * most : rank * most + size] for rank, size in enumerate(sizes)])
     ids_R = kept[:, :2].contiguous().view(torch.int64).flatten()
     values_RE = kept[:, 2:].contiguous().view(torch.float32)
@@ -98,7 +118,8 @@ def exchange(values: Tensor, out: Sequence[int], back: Sequence[int], kind: str)
     if world_size() == 1:
         return values
     found = values.new_empty(sum(back), *values.shape[1:])
-    dist.all_to_all_single(found, values.contiguous(), list(back), list(out))
+    with communicating():
+        dist.all_to_all_single(found, values.contiguous(), list(back), list(out))
     one = values.element_size() * values[:1].numel() if len(values) else 0
     sent[kind] += one * (len(values) - out[dist.get_rank()])
     return found

@@ -226,30 +226,32 @@ def train(
         progress = trainer.restore(found) if found is not None else Progress()
         if found is None and job.start_from:
             trainer.restore(Path(job.start_from), with_optimizer=False)
-        reporter = Reporter(run, progress, stream.steps, world_size, rank == 0, device)
+        reporter = Reporter(run, progress, stream.steps, world_size, rank, device)
         while not progress.finished:
-            clock = time.perf_counter()
+            reporter.clock.begin(anew=True)
             for batch in stream.epoch(progress.epoch, progress.step_in_epoch):
+                reporter.clock.arrived()
                 if startup_s is None:
                     startup_s = time.time() - job.started
                 terms = trainer.step(batch.to(device), progress.step)
                 progress.step += 1
                 progress.step_in_epoch += 1
                 progress.rows = progress.epoch * job.parts["train"].rows + rows_so_far(progress, stream, job)
-                now = time.perf_counter()
-                progress.train_seconds += now - clock
-                reporter.add(terms, len(batch), now - clock)
-                clock = now
+                progress.train_seconds += reporter.add(terms, len(batch))
                 if reporter.due(progress.step_in_epoch, config.log_steps):
                     reporter.step(progress)
-                if config.checkpoint_steps and progress.step % config.checkpoint_steps == 0:
-                    if progress.step_in_epoch < stream.steps:
-                        store.save(trainer.state(), progress, identity)
-                    clock = time.perf_counter()
+                saves = config.checkpoint_steps and progress.step % config.checkpoint_steps == 0
+                if saves and progress.step_in_epoch < stream.steps:
+                    store.save(trainer.state(), progress, identity)
+                    reporter.checkpoint()
+                    reporter.clock.begin(anew=True)
+                else:
+                    reporter.clock.begin()
             figures = end_epoch(trainer, log, job, progress, reporter, rank, world_size)
             if job.snapshots and progress.best_step == progress.step:
                 keep_snapshot(store, run, trainer, progress, identity)
             store.save(trainer.state(), progress, identity)
+            reporter.checkpoint()
             if on_epoch is not None:
                 store.wait()
                 progress.finished |= ended_by(on_epoch, figures, progress, device)
@@ -273,6 +275,7 @@ def train(
         "train.startup_s": startup_s,
         "train.workers": world_size,
         "train.best_step": progress.best_step,
+        **reporter.times(),
     }
 
 

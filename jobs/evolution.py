@@ -1,12 +1,11 @@
-"""Running the engine from the command line: its options, the progress bar, TensorBoard, and stopping without loss."""
+"""Running the engine from the command line: its options, what is shown and sent of it, and stopping without loss."""
 
 import dataclasses
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,18 +13,23 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from distributed.events import Events
+from distributed.telemetry import GenerationTelemetry
 from es import engine
 from es.config import EXECUTION_SETTINGS, ESConfig
 from es.objectives.base import Objective
 from es.tasks import Stopped
 from jobs.cluster import check_cpus, connect, names_cluster
+from jobs.progress import Lines, is_live
 from jobs.run_directory import start_run
 from jobs.settings import read_settings
+from jobs.tracking import check_tracking
 from jobs.warm_start import Start
 
 # Of a run that is continued: everything that does not decide theta, except where it ends.
 MAY_CHANGE = frozenset({"workers", *(f"es.{name}" for name in EXECUTION_SETTINGS - {"generations"})})
 EVENTS_EVERY_S = 1.0
+NO_CURVE = {"event", "generation", "theta_crc32"}
 
 
 @dataclass
@@ -79,6 +83,7 @@ class Arguments:
 
 def configure(arguments: Arguments) -> ESConfig:
     """The engine's settings; ValueError, naming the setting, for what cannot be."""
+    check_tracking()
     names = ("seed", "generations", "pairs", "sigma", "learning_rate", "workers")
     own = [assignment for assignment in arguments.engine if assignment.partition("=")[0].strip() in names]
     if own:
@@ -134,11 +139,14 @@ def evolve(
         # A cluster may be smaller than the run would like and grow; a local Ray is started as large as it must be.
         at_least = 1 if config.workers == "auto" else config.workers
         connect(min(at_least, config.min_workers or at_least) if names_cluster() else at_least)
-    with stop_signals() as received, progress(console, config.generations) as show, events(out) as record:
+    telemetry = GenerationTelemetry(out)
+    events = Events(out, EVENTS_EVERY_S, NO_CURVE)
+    with stop_signals() as received, progress(console, config.generations) as show, closing(events):
 
         def on_generation(metrics: dict[str, Any]) -> None:
             show(metrics)
-            record(metrics)
+            events.add(metrics["generation"], metrics)
+            telemetry.add(metrics)
 
         try:
             theta_D = start.theta_D if start else None
@@ -150,6 +158,8 @@ def evolve(
                 raise
             print(f"{stopped}; the same command goes on from here", file=sys.stderr)
             raise SystemExit(128 + received[0]) from None
+        finally:
+            telemetry.send()
     if result.choice:
         where = f"{result.choice.workers} workers" if result.choice.workers else "in this process"
         console.print(f"workers auto: {where} ({result.choice.reason})", soft_wrap=True)
@@ -180,15 +190,14 @@ def stop_signals() -> Iterator[list[int]]:
 
 @contextmanager
 def progress(console: Console, generations: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A bar on a terminal, nothing elsewhere."""
+    """A bar on a terminal, a line now and then elsewhere."""
     columns = (
         TextColumn("generation"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}  {task.fields[figures]}"),
     )
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True
-    ) as bar:
+    bars = Progress(*columns, TimeRemainingColumn(), console=console, disable=not is_live(console), transient=True)
+    with bars as bar, Lines(console) as told:
         task = bar.add_task("generation", total=generations, figures="")
 
         def show(metrics: dict[str, Any]) -> None:
@@ -197,35 +206,9 @@ def progress(console: Console, generations: int) -> Iterator[Callable[[dict[str,
             if centre is not None:
                 figures = f"policy {centre:.5f}  {figures}"
             bar.update(task, completed=metrics["generation"] + 1, figures=figures)
+            told.tell(f"generation {metrics['generation'] + 1}/{generations}  {figures}")
 
         yield show
-
-
-@contextmanager
-def events(out: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """TensorBoard events beside metrics.jsonl, a point a second at most; none where tensorboardX is not installed."""
-    try:
-        from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
-    except ImportError:
-        yield lambda metrics: None
-        return
-    writer, last = None, [0.0]
-
-    def record(metrics: dict[str, Any]) -> None:
-        nonlocal writer
-        if time.monotonic() - last[0] < EVENTS_EVERY_S:
-            return
-        last[0] = time.monotonic()
-        writer = writer or SummaryWriter(logdir=str(out), purge_step=metrics["generation"])
-        for name, value in metrics.items():
-            if isinstance(value, int | float) and name not in ("generation", "theta_crc32"):
-                writer.add_scalar(name.replace("return.", "return/"), value, metrics["generation"])
-
-    try:
-        yield record
-    finally:
-        if writer:
-            writer.close()
 
 
 def engine_figures(result: engine.ESResult, config: ESConfig) -> dict[str, Any]:

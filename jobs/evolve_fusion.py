@@ -23,6 +23,7 @@ from jobs.evolution import (
 )
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, write_json
 from jobs.scored_file import LABELS, Scored, read_scored
+from jobs.tracking import tracked
 from jobs.warm_start import begins_with, theta_to_start_from
 
 POLICY_FILE = "policy.json"
@@ -59,13 +60,14 @@ def run_fusion(arguments: Arguments, console: Console, stopping: Callable[[], bo
     if state is RunState.NEW:
         start(out, "evolve", settings, arguments, {"data": facts(scored_path, scored), **begins_with(begin)})
     announce(console, arguments, scored, tune.users, state)
-    result = evolve(objective, config, out, console, begin, stopping)
-    figures = compare(
-        test, fusion, result.theta, single, arguments.metric, arguments.k, arguments.resamples, arguments.seed
-    )
-    write_json(out / POLICY_FILE, policy_record(fusion, result.theta, arguments))
-    summary = {**figures, "fusion.tune_users": tune.users, **engine_figures(result, config)}
-    write_json(out / SUMMARY_FILE, summary)
+    with tracked(out):
+        result = evolve(objective, config, out, console, begin, stopping)
+        figures = compare(
+            test, fusion, result.theta, single, arguments.metric, arguments.k, arguments.resamples, arguments.seed
+        )
+        write_json(out / POLICY_FILE, policy_record(fusion, result.theta, arguments))
+        summary = {**figures, "fusion.tune_users": tune.users, **engine_figures(result, config)}
+        write_json(out / SUMMARY_FILE, summary)
     show(console, summary, arguments)
     console.print(f"run: {out}", soft_wrap=True)
     return summary

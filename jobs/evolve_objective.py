@@ -19,6 +19,7 @@ from jobs.evolution import MAY_CHANGE, Arguments, configure, engine_figures, eng
 from jobs.evolve_off_policy import learnable
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, write_json
 from jobs.settings import read_settings
+from jobs.tracking import tracked
 from jobs.warm_start import begins_with, theta_to_start_from
 
 KIND = "evolve_objective"
@@ -52,12 +53,13 @@ def run_objective(arguments: Arguments, console: Console) -> dict[str, Any]:
         console.print(
             f"{verb} {arguments.objective}, {numbers:,} parameters, in {places(config.workers)}", soft_wrap=True
         )
-        result = evolve(objective, config, out, console, begin)
-        summary = engine_figures(result, config)
-        if learnt:
-            write_json(out / POLICY_FILE, learnt.policy(result.theta))
-            summary = learnt.judge(result.theta, arguments.resamples, arguments.seed) | summary
-        write_json(out / SUMMARY_FILE, summary)
+        with tracked(out):
+            result = evolve(objective, config, out, console, begin)
+            summary = engine_figures(result, config)
+            if learnt:
+                write_json(out / POLICY_FILE, learnt.policy(result.theta))
+                summary = learnt.judge(result.theta, arguments.resamples, arguments.seed) | summary
+            write_json(out / SUMMARY_FILE, summary)
     console.print(
         f"return {summary['es.final_return']} after {summary['es.generations']} generations, "
         f"{summary['es.evaluations']:,} evaluations, {summary['es.evaluations_per_s']:,.0f} a second",

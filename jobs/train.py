@@ -31,8 +31,8 @@ from jobs.preset_file import asked_for, fill_train
 from jobs.progress import follow_training
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
 from jobs.settings import override
-from jobs.warm_start import model_to_start_from
 from jobs.tracking import check_tracking, tracked
+from jobs.warm_start import model_to_start_from
 
 MAY_CHANGE = frozenset({"workers", "train.tables", "train.background_checkpoints"})
 """What a run may be continued with that it was not begun with."""
