@@ -26,11 +26,12 @@ from benchmarks.train_peers import BATCH, write_log
 from data.generate import generate_log
 from data.world import GeneratedLog
 
-VARIANTS = {  # workers, threads of each process
-    "plain loop, 1 thread": (0, 1),
-    "plain loop, 2 threads": (0, 2),
-    "Ray Train, 1 worker of 1 thread": (1, 1),
-    "Ray Train, 2 workers of 1 thread": (2, 1),
+VARIANTS = {  # workers, threads of each process, where table rows lie
+    "plain loop, 1 thread": (0, 1, "replicated"),
+    "plain loop, 2 threads": (0, 2, "replicated"),
+    "Ray Train, 1 worker of 1 thread": (1, 1, "replicated"),
+    "Ray Train, 2 workers of 1 thread": (2, 1, "replicated"),
+    "Ray Train, 2 workers of 1 thread, sharded table": (2, 1, "sharded"),
 }
 BASELINE = "plain loop, 1 thread"
 PAIR = "two plain loops at once, 1 thread each, together"
@@ -58,9 +59,9 @@ def main(arguments: Arguments) -> None:
         else:
             generate_log(GeneratedLog(rows=arguments.rows), log)
         for repeat in range(arguments.repeats):
-            for number, (name, (workers, threads)) in enumerate(VARIANTS.items()):
+            for number, (name, (workers, threads, tables)) in enumerate(VARIANTS.items()):
                 out = Path(folder) / f"run-{repeat}-{number}"
-                runs[name].append(result(out, start(log, out, workers, threads, settings)))
+                runs[name].append(result(out, start(log, out, workers, threads, settings, tables)))
                 print(f"{name}: {runs[name][-1]}", flush=True)
             outs = [Path(folder) / f"pair-{repeat}-{number}" for number in range(2)]
             processes = [start(log, out, 0, 1, settings) for out in outs]
@@ -84,8 +85,10 @@ def main(arguments: Arguments) -> None:
     write_result(name, {"runs": runs}, f"{how}ESCM2-IPS); {arguments.repeats} repeats.\n\n{table}")
 
 
-def start(log: Path, out: Path, workers: int, threads: int, settings: list[str]) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "jobs.train", "--data", str(log), "--out", str(out)]
+def start(
+    log: Path, out: Path, workers: int, threads: int, settings: list[str], tables: str = "replicated"
+) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "jobs.train", "--data", str(log), "--out", str(out), "--tables", tables]
     command += ["--workers", str(workers), "--epochs", "1", *(["--set", *settings] if settings else [])]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
