@@ -22,7 +22,7 @@ from rich.table import Table
 from data.filesystems import in_process
 from data.log import open_log
 from distributed.config import TrainConfig
-from distributed.train_loop import TrainJob
+from distributed.train_loop import OnEpoch, TrainJob
 from distributed.trainer import prepare, run_training
 from jobs import calibrate
 from jobs.cli import main
@@ -71,8 +71,11 @@ class Arguments:
     """Any other setting, such as optimizer.learning_rate=0.002; an unknown key prints the valid ones."""
 
 
-def run(arguments: Arguments) -> dict[str, Any]:
-    """Train to the end and return summary.json as a dict."""
+def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) -> dict[str, Any]:
+    """Train to the end and return summary.json as a dict.
+
+    `on_epoch`: as for distributed.train_loop.train; `cpus`: of a local cluster, if it is to have more than the workers.
+    """
     started = time.time()
     check_tracking()
     arguments = fill_train(arguments, *asked_for("train", arguments.config, arguments.preset))
@@ -110,10 +113,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
         start_run(out, "train", settings, {"data": data, **begins})
     announce(console, arguments, job, state)
     if arguments.workers:
-        connect(arguments.workers)
+        connect(max(cpus, arguments.workers))
     with tracked(out):
         with follow_training(console, out, config.epochs):
-            figures = run_training(job, arguments.workers)
+            figures = run_training(job, arguments.workers, on_epoch)
         summary = {
             **figures,
             "train.workers": arguments.workers,
