@@ -16,14 +16,15 @@ Tune kills a trial whose scheduler has seen enough; nothing has to be tidied up.
 continues where it was, from the checkpoint in its own directory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from es.config import ESConfig
-from es.engine import run
+from es.engine import ESResult, run
 from es.objectives.base import Objective
 
 Make = Callable[[dict[str, Any]], tuple[Objective, ESConfig]]
@@ -45,3 +46,19 @@ def trainable(make: Make, every: int = 1) -> Callable[[dict[str, Any]], None]:
         run(objective, config, out, report)
 
     return trial
+
+
+def milestones(objective: Objective, config: ESConfig, out: Path, every: int) -> Iterator[ESResult]:
+    """Run with pauses: the result after every so many generations and at the end, theta included.
+
+    For trials that are judged on their way by what the objective does not see. The run is the same to the bit as one
+    without pauses; one that is already in `out` goes on, and yields what lies ahead of it.
+    """
+    ends = sorted({*range(every, config.generations, every), config.generations})
+    done = -1
+    for end in ends:
+        if end > done or end == ends[-1]:
+            result = run(objective, replace(config, generations=end), out)
+            done = result.generations
+            if done == end:
+                yield result

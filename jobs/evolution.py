@@ -1,9 +1,6 @@
 """Running the engine from the command line: its options, what is shown and sent of it, and stopping without loss."""
 
 import dataclasses
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from jobs.cluster import check_cpus, connect, names_cluster
 from jobs.progress import Lines, is_live
 from jobs.run_directory import start_run
 from jobs.settings import read_settings
+from jobs.signals import leave, stop_signals
 from jobs.tracking import check_tracking
 from jobs.warm_start import Start
 
@@ -45,6 +43,10 @@ class Arguments:
     start_from: Path | None = None
     """Another run of the same objective and dimension, finished or not: begin with its theta, not with the objective's
     own (and with what the objective has learned of its observations, if it does); the optimizer starts afresh."""
+    config: Path | None = None
+    """A preset file (JSON), such as the best.json of jobs.tune. Options that are not at their defaults win over it."""
+    preset: str = ""
+    """A named configuration of jobs/presets.py: default, cautious, separable, evolution_strategy."""
     resume: Path | None = None
     """Continue the run in this directory with the settings it was started with; nothing else need be given."""
     replay: Path | None = None
@@ -156,36 +158,13 @@ def evolve(
         except Stopped as stopped:
             if not received:
                 raise
-            print(f"{stopped}; the same command goes on from here", file=sys.stderr)
-            raise SystemExit(128 + received[0]) from None
+            leave(stopped, received[0])
         finally:
             telemetry.send()
     if result.choice:
         where = f"{result.choice.workers} workers" if result.choice.workers else "in this process"
         console.print(f"workers auto: {where} ({result.choice.reason})", soft_wrap=True)
     return result
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """The signals that asked to stop, as they come; a second one of a kind does what it would have done before."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def handle(number: int, frame: Any) -> None:
-        received.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from jobs.cli import main
 from jobs.evolution import Arguments
 from jobs.evolve_fusion import run_fusion
 from jobs.evolve_objective import run_objective
+from jobs.preset_file import asked_for, fill_evolve
 from jobs.run_directory import RUN_FILE, read_json
 
 DIFFERENT = 1
@@ -38,6 +39,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         return prove(arguments.replay.expanduser().absolute(), console)
     if arguments.resume is not None:
         arguments = resumed(arguments)
+    arguments = fill_evolve(arguments, *asked_for("evolve", arguments.config, arguments.preset))
     if arguments.objective != "score_fusion":
         return run_objective(arguments, console)
     if arguments.out is None:

@@ -71,7 +71,7 @@ def asked_for(what: What, config: Path | None, preset: str) -> tuple[Settings, s
 
 def fill_train(arguments: Arguments, settings: Settings, source: str) -> Arguments:
     """Arguments of jobs.train with a preset's settings in them. ValueError, naming the source, for a bad one."""
-    check_train(settings, source)
+    settings = check_train(settings, source)
     known = typing.cast(Any, arguments)
     own = {TRAIN_OPTIONS[key]: value for key, value in settings.items() if key in TRAIN_OPTIONS}
     rest = {key: value for key, value in settings.items() if key not in TRAIN_OPTIONS}
@@ -82,12 +82,13 @@ def fill_train(arguments: Arguments, settings: Settings, source: str) -> Argumen
     )
 
 
-def check_train(settings: Settings, source: str) -> None:
-    """ValueError, one line, for an unknown key (listing the valid ones) or a value that cannot be."""
+def check_train(settings: Settings, source: str) -> Settings:
+    """The settings by type; ValueError for an unknown key (listing the valid ones) or a value that cannot be."""
     try:
-        override(TrainConfig(), assignments(settings), "setting")
+        known = flatten(dataclasses.asdict(override(TrainConfig(), assignments(settings), "setting")))
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
+    return {key: known[key] for key in settings}
 
 
 def fill_evolve(arguments: Arguments, settings: Settings, source: str) -> Arguments:
