@@ -1,0 +1,202 @@
+"""pipeline.json: what each stage read, what it wrote, how long it took; and whether all of that still holds.
+
+    {"format": "counterpoint.pipeline", "version": 1,
+     "stages": {"score": {"state": "done", "made": 1, "seconds": 2.1, "finished": "2026-01-01T10:00:00+0000",
+                          "inputs": {"train": "5f0c...#1", "data": "77ab..."},
+                          "outputs": {"scored/valid.parquet": "sha256:...", ...}, "facts": {...}}},
+     "files": {"/data/log/train/part-00000.parquet": [size, mtime_ns, "sha256:..."]}}
+
+A stage is done and valid if its inputs are what they were and every output has its checksum. `made` counts how often a
+stage was made anew; it is part of what later stages take in, so these are made anew too.
+"""
+
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+from rich.console import Console
+
+from data.log import TRUTH, Log, parquet_files
+from data.schema import SCHEMA_FILE
+from jobs.run_directory import read_json, write_json
+
+PIPELINE_FILE = "pipeline.json"
+FORMAT, VERSION = "counterpoint.pipeline", 1
+DONE, RUNNING = "done", "running"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a pipeline. `work` goes on where a kill left it and returns facts to record and to show."""
+
+    name: str
+    inputs: dict[str, str]
+    """What it depends on -> fingerprint."""
+    owns: tuple[Path, ...]
+    """Files and directories that are its own: removed before it is made anew."""
+    outputs: Callable[[], Iterable[Path]]
+    """The files it is judged by, once it is done."""
+    work: Callable[[], dict[str, Any]]
+    title: str = ""
+    """What the line begins with; the name unless given."""
+
+
+class Record:
+    """The stages of a pipeline in `out`. Used by two threads at once: one trains, the other follows with scores."""
+
+    def __init__(self, out: Path, console: Console) -> None:
+        self.out, self.console, self.path = out, console, out / PIPELINE_FILE
+        self.stages: dict[str, dict[str, Any]] = {}
+        self.files: dict[str, list[Any]] = {}
+        self.days: dict[str, dict[str, Any]] = {}
+        """Of the continuing mode: the figures of each day that is done."""
+        self.lock = threading.RLock()
+        self.worked = False
+        if self.path.exists():
+            content = read_json(self.path)
+            if content.get("format") != FORMAT or not isinstance(content.get("version"), int):
+                raise ValueError(f"{self.path}: not a pipeline's record")
+            if content["version"] > VERSION:
+                raise ValueError(f"{self.path}: version {content['version']}; this program reads version {VERSION}")
+            self.stages, self.files = dict(content.get("stages") or {}), dict(content.get("files") or {})
+            self.days = dict(content.get("days") or {})
+
+    def save(self) -> None:
+        with self.lock:
+            content = {"format": FORMAT, "version": VERSION, "stages": self.stages, "days": self.days}
+            write_json(self.path, {**content, "files": self.files})
+
+    def do(self, stage: Stage) -> dict[str, Any]:
+        """Have a stage done, unless it is done and valid. Returns its facts."""
+        with self.lock:
+            entry = self.stages.get(stage.name)
+            why = self.invalid(stage.name, stage.inputs)
+        title = stage.title or stage.name
+        if why is None and entry is not None:
+            self.say(f"{title}: done already, inputs and outputs checked")
+            return dict(entry["facts"])
+        goes_on = entry is not None and entry["state"] == RUNNING and entry["inputs"] == stage.inputs
+        made = 1
+        if entry is not None and not goes_on:
+            self.say(f"{title}: {why}; it is made anew, and what follows from it", "yellow")
+            made = entry["made"] + 1
+        if not goes_on:
+            self.remove(stage.owns)
+        with self.lock:
+            self.worked = True
+            before = entry["seconds"] if goes_on and entry is not None else 0.0
+            now = {
+                "state": RUNNING,
+                "made": made,
+                "seconds": before,
+                "inputs": dict(stage.inputs),
+                "outputs": {},
+                "facts": {},
+            }
+            if goes_on and entry is not None:
+                now["notes"] = entry.get("notes", {})
+            self.stages[stage.name] = now
+            self.save()
+        began = time.monotonic()
+        try:
+            facts = stage.work()
+        finally:
+            with self.lock:
+                now["seconds"] = before + time.monotonic() - began
+                self.save()
+        with self.lock:
+            now["outputs"] = {str(path.relative_to(self.out)): sha256(path) for path in sorted(stage.outputs())}
+            now |= {"state": DONE, "facts": facts, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+            now.pop("notes", None)
+            self.save()
+        told = ", ".join(f"{key} {shown(value)}" for key, value in facts.items() if not isinstance(value, list | dict))
+        self.say(f"{title}: {told + ', ' if told else ''}{now['seconds']:.1f} s")
+        return facts
+
+    def invalid(self, name: str, inputs: dict[str, str] | None = None) -> str | None:
+        """Why a stage has to be done, None if it is done and valid. Without inputs only the outputs are looked at."""
+        entry = self.stages.get(name)
+        if entry is None:
+            return "not done"
+        if inputs is not None and entry["inputs"] != inputs:
+            before = entry["inputs"]
+            changed = sorted(key for key in before.keys() | inputs.keys() if before.get(key) != inputs.get(key))
+            return f"its input changed ({', '.join(changed)})"
+        if entry["state"] != DONE:
+            return "not finished"
+        for path, expected in entry["outputs"].items():
+            if not (self.out / path).is_file():
+                return f"its output {path} is gone"
+            if sha256(self.out / path) != expected:
+                return f"its output {path} is damaged"
+        return None
+
+    def result(self, name: str) -> str:
+        """A fingerprint of what a done stage has written, for the stages that take it in."""
+        entry = self.stages[name]
+        assert entry["state"] == DONE, name
+        return f"{digest(entry['outputs'])}#{entry['made']}"
+
+    def spoil(self, name: str, why: str) -> None:
+        """Have a stage made anew the next time it is asked for."""
+        self.stages[name]["inputs"] = {**self.stages[name]["inputs"], why: ""}
+
+    def note(self, name: str, key: str, value: Any = None) -> Any:
+        """Keep a value with a running stage, or read it; it is gone once the stage is done."""
+        with self.lock:
+            notes = self.stages[name].setdefault("notes", {})
+            if value is not None:
+                notes[key] = value
+                self.save()
+            return notes.get(key)
+
+    def remove(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            assert path.is_relative_to(self.out), path
+            assert path != self.out
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def say(self, text: str, style: str | None = None) -> None:
+        self.console.print(text, style=style, highlight=False, soft_wrap=True)
+
+    def data(self, log: Log, parts: Sequence[str]) -> str:
+        """A fingerprint of parts of a log: schema, names and contents of the files, the truth's among them.
+
+        Contents of local files are read once and again where size or time changed; of remote ones size and time count.
+        """
+        found = [f"{log.root}/{SCHEMA_FILE}"]
+        for part in parts:
+            for directory in (f"{log.root}/{part}", f"{log.root}/{TRUTH}/{part}"):
+                found += parquet_files(log.filesystem, directory) or []
+        local = isinstance(log.filesystem, pafs.LocalFileSystem)
+        facts = {}
+        for info in log.filesystem.get_file_info(found):
+            known = self.files.get(info.path)
+            stamp = [info.size, info.mtime_ns or 0]
+            if known is None or known[:2] != stamp:
+                self.files[info.path] = known = [*stamp, sha256(Path(info.path)) if local else str(stamp)]
+            facts[info.path.removeprefix(log.root)] = known[2]
+        return digest(facts)
+
+
+def digest(facts: dict[str, str]) -> str:
+    """16 hex digits that change with any name or value."""
+    return hashlib.sha256("\n".join(f"{key}\t{facts[key]}" for key in sorted(facts)).encode()).hexdigest()[:16]
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def shown(value: object) -> str:
+    return format(value, ".4g") if isinstance(value, float) else str(value)

@@ -1,0 +1,240 @@
+"""The continuing mode of jobs.pipeline: each new day is judged on first, then trained on, tuned on and exported.
+
+A day's figures are those of the model and the fusion of the days before it (progressive validation): no row is judged
+on after it was learned from. Then the model is trained on the day from the weights it has, a share of the day's users
+left out; these are scored, and the fusion is tuned on them from the theta it has.
+"""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.log import Log, check_labels, open_log
+from jobs.evolve_fusion import POLICY_FILE
+from jobs.fixed_policy import judge_policy
+from jobs.pipeline_plan import ROUND_RESAMPLES, Plan, check_tunable
+from jobs.pipeline_record import DONE, Record, Stage
+from jobs.pipeline_stages import evaluate_stage, evolve_stage, export_stage, score_part, score_stage, train_stage
+from jobs.run_directory import METRICS_FILE, SUMMARY_FILE, read_json
+from jobs.watch_days import cut_day, whole_days
+
+DAYS, DAYS_FILE, CURRENT = "days", "days.jsonl", "current"
+STAGES = ("judge", "fusion", "cut", "train", "score", "evolve", "export")
+CHECKED = ("train", "evolve", "export")
+FIGURES = tuple(f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr", "cvr.entire")
+                for figure in ("auc", "log_loss", "pcoc", "ece"))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Current:
+    """What serves at the moment: a model and a fusion, and the stages that made them."""
+
+    name: str
+    trained: Path
+    fusion: Path
+    made: dict[str, str]
+    """Fingerprints, as inputs of what comes next."""
+
+
+class Watch:
+    """The days of one pipeline."""
+
+    def __init__(self, plan: Plan, record: Record, base: Current | None) -> None:
+        assert plan.options.watch is not None
+        self.plan, self.record, self.current = plan, record, base
+        self.where = plan.options.watch.expanduser().absolute()
+        self.log = open_log(self.where)
+        self.late: set[str] = set()
+
+    def run(self) -> None:
+        """Take in day after day until it is time to end (--days, --until-idle), or for ever."""
+        options = self.plan.options
+        self.check_done()
+        since = time.monotonic()
+        while options.days is None or len(self.taken()) < options.days:
+            day = self.next_day()
+            if day is not None:
+                self.take(day)
+                since = time.monotonic()
+            elif options.until_idle is not None and time.monotonic() - since >= options.until_idle:
+                return
+            else:
+                time.sleep(min(options.poll, options.until_idle or options.poll))
+
+    def taken(self) -> list[str]:
+        """The days that are done, in order."""
+        return sorted(self.record.days)
+
+    def next_day(self) -> str | None:
+        """The first day after the last one that is there and whole; one that comes too late is left out, said once."""
+        taken = self.taken()
+        last = taken[-1] if taken else ""
+        days = whole_days(self.where)
+        for day in days:
+            if day < last and day not in taken and day not in self.late:
+                self.late.add(day)
+                self.record.say(f"{day}: came after {last} was taken in; left out", "yellow")
+        return next((day for day in days if day > last), None)
+
+    def check_done(self) -> None:
+        """Find where we are; from a day on whose files are damaged, all are done anew."""
+        anew = False
+        for day in self.taken():
+            facts = self.record.days[day]
+            if facts.get("skipped") and not anew:
+                continue
+            broken = [why for stage in CHECKED if (why := self.record.invalid(f"{day} {stage}"))]
+            if facts.get("pruned"):
+                if anew:
+                    raise ValueError(f"{self.place(day)}: has to be made anew, but only its figures were kept")
+                continue
+            if broken and not anew:
+                self.record.say(f"{day}: {broken[0]}; it is made anew, and the days after it", "yellow")
+                anew = True
+            if anew:
+                if self.current is None and day != self.taken()[0]:
+                    raise ValueError(f"{self.place(day)}: is damaged, and the model of the day before was not kept")
+                self.take(day)
+            else:
+                self.current = self.after(day)
+
+    def take(self, day: str) -> None:
+        """Everything that a day brings; then it is written down, served, and older days' files go."""
+        facts = self.day(day)
+        with self.record.lock:
+            self.record.days[day] = facts
+            self.record.save()
+        write_days(self.plan.out / DAYS_FILE, self.record.days)
+        if not facts.get("skipped"):
+            self.current = self.after(day)
+            serve(self.plan.out, self.place(day))
+        self.prune()
+
+    def day(self, day: str) -> dict[str, Any]:
+        plan, record, place, options = self.plan, self.record, self.place(day), self.plan.options
+        before = self.current
+        data = {"day": record.data(self.log, (day,))}
+        facts: dict[str, Any] = {"day": day, "model": before.name if before else None}
+        if before is not None:
+            facts |= self.judge(day, before, data)
+        cut = place / "log"
+        counts = record.do(Stage(f"{day} cut", data, (cut,), lambda: files(cut), lambda: self.cut(day, cut)))
+        facts |= {key: counts[key] for key in ("rows", "clicks", "conversions")}
+        if counts["skipped"]:
+            return {**facts, "skipped": counts["skipped"]}
+        inputs = {"cut": record.result(f"{day} cut"), **(before.made if before else {})}
+        trained, fusion = place / "train", place / "fusion"
+        start = before.trained if before else None
+        epochs = options.day_epochs if before else options.epochs
+        steps = train_stage(plan, record, f"{day} train", trained, str(cut), inputs, start_from=start, epochs=epochs)
+        model = {"train": record.result(f"{day} train")}
+        scored = place / "scored.parquet"
+        score_stage(record, f"{day} score", trained, str(cut), {"valid": scored}, model)
+        arguments = plan.evolve_arguments(
+            scored,
+            fusion,
+            generations=options.round_generations if before else options.generations,
+            resamples=min(ROUND_RESAMPLES, options.resamples),
+            workers=plan.evolve_workers(0),
+            start_from=before.fusion if before else None,
+        )
+        theta = {"score": record.result(f"{day} score"), **(before.made if before else {})}
+        evolve_stage(plan, record, f"{day} evolve", arguments, theta)
+        if options.formats:
+            made = {**model, "evolve": record.result(f"{day} evolve")}
+            export_stage(plan, record, f"{day} export", trained, fusion, str(cut), "valid", place / "served", made)
+        last = (fusion / METRICS_FILE).read_text().splitlines()[-1]
+        return {**facts, "steps": steps["steps"], "theta_crc32": json.loads(last)["theta_crc32"]}
+
+    def judge(self, day: str, before: Current, data: dict[str, str]) -> dict[str, Any]:
+        """The day's figures of the model and the fusion of the days before."""
+        plan, record, place = self.plan, self.record, self.place(day)
+        inputs, where = {**data, **before.made}, str(self.where)
+        evaluate_stage(plan, record, f"{day} judge", before.trained, where, day, place / "judged", inputs)
+        scored, found = place / "judged.parquet", place / "judged_fusion.json"
+
+        def work() -> dict[str, Any]:
+            score_part(before.trained, where, day, scored)
+            figures = judge_policy(scored, before.fusion / POLICY_FILE, ROUND_RESAMPLES, plan.options.seed)
+            found.write_text(json.dumps(figures, indent=1) + "\n")
+            scored.unlink()
+            return figures
+
+        values = record.do(Stage(f"{day} fusion", inputs, (scored, found), lambda: [found], work))
+        summary = read_json(place / "judged" / SUMMARY_FILE)
+        return {key: summary[key] for key in FIGURES if key in summary} | values
+
+    def cut(self, day: str, out: Path) -> dict[str, Any]:
+        """The day as a log of train and valid, and what is in it; `skipped`: why nothing can be learned from it."""
+        shutil.rmtree(out, ignore_errors=True)
+        cut_day(self.log, day, self.plan.options.valid_share, self.plan.options.seed, out)
+        log = open_log(out)
+        labels = {name: check_labels(log, log.part(name)) for name in ("train", "valid")}
+        facts: dict[str, Any] = {key: sum(getattr(part, key) for part in labels.values())
+                                 for key in ("rows", "clicks", "conversions")}  # fmt: skip
+        poor = [name for name, part in labels.items() if not part.conversions]
+        skipped = f"no conversion in its {poor[0]} part" if poor else untunable(self.plan, log)
+        return {**facts, "skipped": skipped}
+
+    def after(self, day: str) -> Current:
+        place = self.place(day)
+        made = {"model": self.record.result(f"{day} train"), "theta": self.record.result(f"{day} evolve")}
+        return Current(day, place / "train", place / "fusion", made)
+
+    def place(self, day: str) -> Path:
+        return self.plan.out / DAYS / day
+
+    def prune(self) -> None:
+        """Remove what older days left, except what they were judged by."""
+        learned = [day for day in self.taken() if not self.record.days[day].get("skipped")]
+        for day in learned[: -self.plan.options.keep]:
+            if self.record.days[day].get("pruned"):
+                continue
+            with self.record.lock:
+                self.record.days[day]["pruned"] = True
+                self.record.save()
+            for name in ("train", "fusion", "served", "log"):
+                shutil.rmtree(self.place(day) / name, ignore_errors=True)
+            (self.place(day) / "scored.parquet").unlink(missing_ok=True)
+
+
+def untunable(plan: Plan, log: Log) -> str:
+    """Why the fusion cannot be tuned on the day's valid part, or nothing."""
+    try:
+        check_tunable(plan, log, "valid", None)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def files(where: Path) -> list[Path]:
+    return [path for path in where.rglob("*") if path.is_file()]
+
+
+def write_days(path: Path, days: dict[str, dict[str, Any]]) -> None:
+    """days.jsonl, a line a day in their order, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    lines = [{key: value for key, value in days[day].items() if key != "pruned"} for day in sorted(days)]
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    temporary.replace(path)
+
+
+def serve(out: Path, place: Path) -> None:
+    """OUT/current leads to the last day that was learned from; it changes at once."""
+    temporary = out / f".{CURRENT}.{os.getpid()}.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(place.relative_to(out))
+    temporary.replace(out / CURRENT)
+
+
+def has_days(record: Record) -> bool:
+    """Whether the base is behind us: then it is not looked at again."""
+    return any(not facts.get("skipped") for facts in record.days.values())
+
+
+def stage_is_done(record: Record, name: str) -> bool:
+    return name in record.stages and record.stages[name]["state"] == DONE

@@ -1,0 +1,75 @@
+"""Day partitions: which are there and whole, and a day cut into what is trained on and what is tuned on.
+
+    DIR/schema.json
+    DIR/2026-01-01/*.parquet        one row an exposure
+    DIR/2026-01-01/_SUCCESS         an empty file, written last: without it the day is not there yet
+    DIR/truth/2026-01-01/*.parquet  optional
+
+So DIR is a log whose parts are days, and every job can read one: `jobs.evaluate --data DIR --part 2026-01-01`.
+"""
+
+import dataclasses
+import re
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.hashing import hash_array, splitmix64
+from data.log import Log
+from data.write import PartWriter, new_log
+
+SUCCESS = "_SUCCESS"
+DAY = re.compile(r"\d{4}-\d\d-\d\d")
+
+
+def whole_days(where: Path) -> list[str]:
+    """The days that are there, in order. ValueError for a directory named like a day that is none."""
+    found = []
+    for path in where.iterdir():
+        if DAY.fullmatch(path.name) and (path / SUCCESS).is_file():
+            try:
+                date.fromisoformat(path.name)
+            except ValueError:
+                raise ValueError(f"{path}: is no day of the calendar") from None
+            found.append(path.name)
+    return sorted(found)
+
+
+def cut_day(log: Log, day: str, share: float, seed: int, out: Path) -> dict[str, int]:
+    """Write a day as a log of two parts in `out`: valid has about this share of the users, other ones every day.
+
+    Whole users (else whole requests, else rows) go to one side, by a hash of (user, day, seed): what the fusion is
+    tuned on was not trained on that day, by users that the model knows from other days. Returns rows by part. Raises
+    ValueError if a side has no rows.
+    """
+    key = log.schema.user or log.schema.request
+    plain = dataclasses.replace(log.schema, truth=None)
+    place = np.random.SeedSequence([seed, date.fromisoformat(day).toordinal()])
+    address = np.uint64(place.generate_state(1, np.uint64)[0])
+    rows = {"train": 0, "valid": 0}
+    with new_log(out, plain) as directory:
+        writers = {name: PartWriter(directory, name, plain) for name in rows}
+        for number, table in enumerate(log.read(log.part(day), plain.all_columns)):
+            valid = pa.array(held_out(table, key, share, address, number))
+            for name, mask in (("train", pc.invert(valid)), ("valid", valid)):
+                side = table.filter(mask)
+                if side.num_rows:
+                    writers[name].write(side)
+                    rows[name] += side.num_rows
+        for writer in writers.values():
+            writer.close()
+        for name, count in rows.items():
+            if not count:
+                raise ValueError(f"{log.location}/{day}: no rows are left for {name}; change --valid-share")
+    return rows
+
+
+def held_out(table: pa.Table, key: str | None, share: float, address: np.uint64, number: int) -> np.ndarray:
+    """True for the rows that are not trained on. `number`: of the table in the day, where rows have no key."""
+    if key is None:
+        return np.random.default_rng([int(address), number]).random(table.num_rows) < share
+    hash_R = splitmix64(hash_array(table.column(key).combine_chunks()) ^ address)
+    return np.asarray(hash_R < np.uint64(share * 2.0**64))
