@@ -4,6 +4,7 @@ Every draw is addressed by (seed, part, shard): shards do not depend on each oth
 """
 
 from collections.abc import Callable, Iterator
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from data.world import GeneratedLog as GeneratedLog
 from data.write import PartFacts, PartWriter, new_log, truth_table
 
 PARTS = ("train", "valid", "test")
+FIRST_DAY = date(2026, 1, 1)
+WHOLE_DAY = "_SUCCESS"
+"""The file that says that a day is there whole."""
 SHARD_REQUESTS = 512
 SHARD_ROWS = SHARD_REQUESTS * CANDIDATES
 MISSING = {"price": 0.03, "user_activity": 0.05, "item_age_days": 0.02}
@@ -42,6 +46,30 @@ def generate_log(
                 for table, truth in shards(world, part, rows):
                     writer.write(table, truth)
                     progress(table.num_rows)
+            facts[name] = writer.facts
+    return facts
+
+
+def generate_days(
+    config: GeneratedLog, days: int, out: str | Path, progress: Callable[[int], None] = lambda rows: None
+) -> dict[str, PartFacts]:
+    """Write `config.rows` rows of the same world as `days` day partitions, 2026-01-01 and on (jobs/watch_days.py).
+
+    Each day has its exposures drawn anew, with keys of its own; users and items do not drift. Raises ValueError if
+    `out` is not empty or a day would have no row.
+    """
+    if not 1 <= days <= config.rows:
+        raise ValueError(f"--days must be from 1 to the {config.rows} rows, got {days}")
+    world, schema, facts = World(config), generated_schema(config), {}
+    with new_log(out, schema) as directory:
+        for number in range(days):
+            name = (FIRST_DAY + timedelta(days=number)).isoformat()
+            rows = config.rows // days + (number < config.rows % days)
+            with PartWriter(directory, name, schema, config.rows_per_file, config.rows_per_group) as writer:
+                for table, truth in shards(world, len(PARTS) + number, rows):
+                    writer.write(table, truth)
+                    progress(table.num_rows)
+            (directory / name / WHOLE_DAY).touch()
             facts[name] = writer.facts
     return facts
 

@@ -17,6 +17,7 @@ from es.config import EXECUTION_SETTINGS, ESConfig
 from es.objectives.base import Objective
 from es.tasks import Stopped
 from jobs.cluster import check_cpus, connect, names_cluster
+from jobs.presence import present
 from jobs.progress import Lines, is_live
 from jobs.run_directory import start_run
 from jobs.settings import read_settings
@@ -143,7 +144,7 @@ def evolve(
         connect(min(at_least, config.min_workers or at_least) if names_cluster() else at_least)
     telemetry = GenerationTelemetry(out)
     events = Events(out, EVENTS_EVERY_S, NO_CURVE)
-    with stop_signals() as received, progress(console, config.generations) as show, closing(events):
+    with present(out), stop_signals() as received, progress(console, config.generations) as show, closing(events):
 
         def on_generation(metrics: dict[str, Any]) -> None:
             show(metrics)

@@ -3,6 +3,7 @@
     python -m jobs.make_data --rows 300000 --out /tmp/log                       (a laptop CPU: two seconds)
     python -m jobs.make_data --rows 1000000 --hidden 1 --seed 7 --out /tmp/log  (with an unobserved confounder)
     python -m jobs.make_data --rows 300000 --history 50 --out /tmp/log          (with items that users clicked)
+    python -m jobs.make_data --rows 300000 --days 7 --out /tmp/days             (days for jobs.pipeline --watch)
     python -m jobs.make_data --source speed_dating --input DIR --fold 0 --out /tmp/log
     python -m jobs.make_data --source ali_ccp --input DIR --lists 210 109_14 --out /tmp/log
 
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from data.generate import GeneratedLog, generate_log
+from data.generate import GeneratedLog, generate_days, generate_log
 from data.loaders.ali_ccp import LISTS, load_ali_ccp
 from data.loaders.ali_express import load_ali_express
 from data.loaders.speed_dating import load_speed_dating
@@ -42,6 +43,8 @@ class MakeData(GeneratedLog):
     """Where the rows come from."""
     input: Path | None = None
     """Directory (or file) with the public data set's files; nothing is downloaded."""
+    days: int = 0
+    """generated: cut the rows into so many day partitions, not into train, valid and test; 0 = do not."""
     folds: int = 7
     """speed_dating: in how many folds the waves are dealt."""
     fold: int = 0
@@ -67,6 +70,8 @@ def run(args: MakeData) -> Path:
 
 def make(args: MakeData, out: Path, progress: Callable[[int], None]) -> dict[str, PartFacts]:
     if args.source == "generated":
+        if args.days:
+            return generate_days(config_of(args), args.days, out, progress)
         return generate_log(config_of(args), out, progress)
     assert args.input is not None
     if args.source == "speed_dating":
@@ -86,7 +91,7 @@ def check_arguments(args: MakeData) -> None:
         raise ValueError(f"--source {args.source} needs --input, the directory of its files")
     if args.source == "generated" and args.input is not None:
         raise ValueError("--input goes with --source speed_dating, ali_ccp or ali_express")
-    fixed = [] if args.source == "generated" else [name for name in KNOBS if name != "seed"]
+    fixed = [] if args.source == "generated" else ["days", *(name for name in KNOBS if name != "seed")]
     fixed += [] if args.source == "speed_dating" else ["folds", "fold"]
     fixed += [] if args.source == "ali_ccp" else ["lists"]
     for field in dataclasses.fields(MakeData):

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -31,7 +32,7 @@ import jobs.report
 from jobs.cli import main
 from jobs.cluster import check_cpus
 from jobs.pipeline_plan import EXECUTION, Arguments, Plan, check_options, check_tunable, opened
-from jobs.pipeline_record import DONE, PIPELINE_FILE, Record
+from jobs.pipeline_record import DONE, PIPELINE_FILE, Record, in_words
 from jobs.pipeline_rounds import Rounds
 from jobs.pipeline_stages import (
     evaluate_stage,
@@ -42,6 +43,7 @@ from jobs.pipeline_stages import (
     score_stage,
     train_stage,
 )
+from jobs.presence import present
 from jobs.run_directory import (
     METRICS_FILE,
     SUMMARY_FILE,
@@ -59,6 +61,7 @@ PARTS = ("train", "valid", "test")
 LOCK, OUTPUT, REPORT = ".lock", "output.log", "report.html"
 TRAIN, SCORED, FUSION, ROUNDS, EVALUATION, SERVED = "train", "scored", "fusion", "rounds", "evaluation", "served"
 STOPPED = 143
+SHOWN_DAYS = 14
 KEPT = ("ctr.", "cvr.", "ctcvr.", "calibrated.", "calibration.", "propensity.", "fusion.")
 KEPT_ALONE = ("part", "absent", "train.steps", "train.epochs", "train.best_step", "es.generations", "es.evaluations",
               "es.dimension", "es.final_return")  # fmt: skip
@@ -80,7 +83,7 @@ def run(options: Arguments) -> dict[str, Any]:
             check_tunable(plan, log, "valid", "test")
     if state is RunState.NEW:
         start_run(out, KIND, {"pipeline": settings}, {})
-    with alone(out), threads(options.workers), stops(), quiet(out):
+    with alone(out), present(out), threads(options.workers), stops(), quiet(out):
         clean(out)
         record = Record(out, console)
         summary, current = read_json(out / SUMMARY_FILE) if has_days(record) else {}, None
@@ -240,15 +243,20 @@ def clean(out: Path) -> None:
 
 
 def show(console: Console, record: Record, summary: dict[str, Any], plan: Plan) -> None:
-    table = Table("stage", "seconds", "what came of it", title=f"{plan.out}", title_style="")
+    table = Table("stage", "seconds", "what came of it", box=SIMPLE)
     for name, entry in record.stages.items():
-        facts = ", ".join(
-            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-            for key, value in entry["facts"].items()
-            if not isinstance(value, list | dict)
-        )
-        table.add_row(name, f"{entry['seconds']:.1f}", facts)
-    console.print(table)
+        if name.split(" ")[0] not in record.days:
+            table.add_row(name, f"{entry['seconds']:.1f}", in_words(entry["facts"]))
+    if table.row_count:
+        console.print(table)
+    if record.days:
+        value = f"{plan.options.metric}_at_{plan.options.k}"
+        columns = ("rows", "ctr.auc", "ctr.log_loss", "ctr.pcoc", "ctcvr.auc", f"{value}.tuned", f"{value}.untuned")
+        table = Table("day", *columns, box=SIMPLE, caption="each day judged before it was trained on")
+        for day in sorted(record.days)[-SHOWN_DAYS:]:
+            facts = record.days[day]
+            table.add_row(day, *(in_words({"": facts[key]}).strip() if key in facts else "-" for key in columns))
+        console.print(table)
     if message := summary.get("fusion.message"):
         console.print(message, soft_wrap=True)
     console.print(f"report: {plan.out / REPORT}, record: {plan.out / PIPELINE_FILE}", soft_wrap=True)

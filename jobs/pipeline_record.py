@@ -115,7 +115,7 @@ class Record:
             now |= {"state": DONE, "facts": facts, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
             now.pop("notes", None)
             self.save()
-        told = ", ".join(f"{key} {shown(value)}" for key, value in facts.items() if not isinstance(value, list | dict))
+        told = in_words(facts)
         self.say(f"{title}: {told + ', ' if told else ''}{now['seconds']:.1f} s")
         return facts
 
@@ -198,5 +198,9 @@ def sha256(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def shown(value: object) -> str:
-    return format(value, ".4g") if isinstance(value, float) else str(value)
+def in_words(facts: dict[str, Any]) -> str:
+    """The facts that fit a line: numbers and words."""
+    plain = {key: value for key, value in facts.items() if not isinstance(value, list | dict) and value != ""}
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in plain.items()
+    )

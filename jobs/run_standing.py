@@ -19,6 +19,7 @@ FRESH_S = 120.0
 """A run whose process cannot be asked after counts as running if it wrote within so many seconds."""
 FIGURES = ("ctr.auc", "cvr.click.auc", "ctcvr.auc", "ctcvr.log_loss")
 TAIL_BYTES = 1 << 18
+ENDS = {"143": "stopped by SIGTERM", "130": "stopped by Ctrl-C"}
 
 
 @dataclass
@@ -74,7 +75,7 @@ def settle(run: Path, found: Standing) -> None:
     if where == ALIVE:
         found.process = f"alive: {pid} on this machine, since {about.get('since')}"
     elif where == GONE and ended:
-        found.process = f"ended: {ended.get('kind')}" + (f" {message}" if message else "")
+        found.process = ENDS.get(message, f"ended: {ended.get('kind')}" + (f" {message}" if message else ""))
     elif where == GONE:
         found.process = f"gone: {pid} on this machine was killed or the machine restarted"
     elif host:

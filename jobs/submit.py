@@ -33,8 +33,20 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 LEFT_AT_HOME = (".git", ".venv", "runs", "tests", "docs", "benchmarks", ".ci", "*.parquet", "*.safetensors", "*.png")
 """Besides what .gitignore names: what no job imports."""
-JOBS = ("train", "score", "evolve", "tune", "evaluate", "calibrate", "export", "make_data", "demo", "report")
-PATHS = ("--data", "--out", "--run", "--scored", "--policy", "--input")
+JOBS = (
+    "train",
+    "score",
+    "evolve",
+    "tune",
+    "evaluate",
+    "calibrate",
+    "export",
+    "pipeline",
+    "make_data",
+    "demo",
+    "report",
+)
+PATHS = ("--data", "--out", "--run", "--scored", "--policy", "--input", "--watch", "--start-from", "--judge")
 STOPPED = 143  # as a shell has it for a process that SIGTERM ended
 
 

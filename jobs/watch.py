@@ -17,13 +17,12 @@ from data.log import Log, check_labels, open_log
 from jobs.evolve_fusion import POLICY_FILE
 from jobs.fixed_policy import judge_policy
 from jobs.pipeline_plan import ROUND_RESAMPLES, Plan, check_tunable
-from jobs.pipeline_record import DONE, Record, Stage
+from jobs.pipeline_record import Record, Stage
 from jobs.pipeline_stages import evaluate_stage, evolve_stage, export_stage, score_part, score_stage, train_stage
 from jobs.run_directory import METRICS_FILE, SUMMARY_FILE, read_json
 from jobs.watch_days import cut_day, whole_days
 
 DAYS, DAYS_FILE, CURRENT = "days", "days.jsonl", "current"
-STAGES = ("judge", "fusion", "cut", "train", "score", "evolve", "export")
 CHECKED = ("train", "evolve", "export")
 FIGURES = tuple(f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr", "cvr.entire")
                 for figure in ("auc", "log_loss", "pcoc", "ece"))  # fmt: skip
@@ -234,7 +233,3 @@ def serve(out: Path, place: Path) -> None:
 def has_days(record: Record) -> bool:
     """Whether the base is behind us: then it is not looked at again."""
     return any(not facts.get("skipped") for facts in record.days.values())
-
-
-def stage_is_done(record: Record, name: str) -> bool:
-    return name in record.stages and record.stages[name]["state"] == DONE

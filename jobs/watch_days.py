@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.generate import WHOLE_DAY
 from data.hashing import hash_array, splitmix64
 from data.log import Log
 from data.write import PartWriter, new_log
 
-SUCCESS = "_SUCCESS"
 DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 
@@ -29,7 +29,7 @@ def whole_days(where: Path) -> list[str]:
     """The days that are there, in order. ValueError for a directory named like a day that is none."""
     found = []
     for path in where.iterdir():
-        if DAY.fullmatch(path.name) and (path / SUCCESS).is_file():
+        if DAY.fullmatch(path.name) and (path / WHOLE_DAY).is_file():
             try:
                 date.fromisoformat(path.name)
             except ValueError:
