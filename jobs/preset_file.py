@@ -15,7 +15,7 @@ from distributed.config import TrainConfig
 from es.config import ESConfig
 from jobs.presets import Settings, What, find_preset
 from jobs.run_directory import flatten, read_json, write_json
-from jobs.settings import override, read
+from jobs.settings import override, read, text_of
 
 TRAIN_OPTIONS = {
     "objective.name": "objective",
@@ -45,15 +45,6 @@ def read_preset(path: Path, what: What) -> Settings:
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: its settings are no object of key: value")
     return flatten(settings)
-
-
-def text_of(value: Any) -> str:
-    """A value as `--set` takes it."""
-    if isinstance(value, list | tuple):
-        return ",".join(map(text_of, value))
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    return str(value)
 
 
 def assignments(settings: Settings) -> list[str]:

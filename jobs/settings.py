@@ -96,6 +96,15 @@ def read(text: str, hint: Hint) -> Any:
     raise ValueError(text)
 
 
+def text_of(value: Any) -> str:
+    """A value as `read` takes it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(text_of, value))
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return str(value)
+
+
 def pick(words: dict[str, Any], text: str) -> Any:
     if text not in words:
         raise ValueError(text)

@@ -21,7 +21,7 @@ from jobs.report.runs import load_runs
 @dataclass
 class Args:
     runs: tyro.conf.Positional[list[Path]]
-    """Run directories written by jobs.train, jobs.evaluate or jobs.evolve, in the order to show them."""
+    """Run directories written by jobs.train, jobs.evaluate, jobs.evolve or jobs.tune, in the order to show them."""
     out: Path
     """The HTML file to write."""
 

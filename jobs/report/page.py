@@ -17,6 +17,7 @@ from jobs.report.figures import Panel, calibration_panels, loss_panels, validati
 from jobs.report.fusion_figures import gain_panel, generation_panel, parameter_panel
 from jobs.report.objective_figures import climb_panels, course_panels
 from jobs.report.runs import Run
+from jobs.report.tune_page import hunt_of, tune_headline
 
 MARKER = '<meta name="generator" content="counterpoint.report">'
 HERE = Path(__file__).resolve().parent
@@ -72,6 +73,7 @@ def render(runs: Sequence[Run]) -> str:
     headlines += [words.fusion_headline(run, cutoff(run)) for run in evolve]
     headlines += [evaluate_headline(run) for run in runs if run.kind == "evaluate"]
     headlines += [words.objective_headline(run) for run in objective]
+    headlines += [tune_headline(run) for run in runs if run.kind == "tune"]
     return environment.get_template("template.html.j2").render(
         marker=MARKER,
         style=(HERE / "style.css").read_text(),
@@ -99,6 +101,7 @@ def render(runs: Sequence[Run]) -> str:
         calibrated=before_after(train, "", "calibrated."),
         judged=judgement_of([run for run in runs if run.kind == "evaluate"]),
         searches=[search_of(run, f"objective-{index}") for index, run in enumerate(objective)],
+        hunts=[hunt_of(run, f"search-{index}") for index, run in enumerate(runs) if run.kind == "tune"],
         cards=[card(run) for run in runs],
         glossary=words.GLOSSARY,
     )

@@ -14,6 +14,7 @@ KINDS = {  # and who writes them
     "evaluate": "jobs.evaluate",
     "evolve": "jobs.evolve",
     "evolve_objective": "jobs.evolve",
+    "tune": "jobs.tune",
 }
 EVALUATION_FILE, POLICY_FILE = "evaluation.json", "policy.json"
 NOT_REPORTED = "not reported by the run"
@@ -92,13 +93,16 @@ def load_run(path: Path) -> Run:
     record = read_json(path / RUN_FILE)
     kind = record.get("kind")
     if kind not in KINDS:
-        raise ValueError(f"{path}: a {kind!r} run; a report takes runs of jobs.train, jobs.evaluate and jobs.evolve")
+        raise ValueError(
+            f"{path}: a {kind!r} run; a report takes runs of jobs.train, jobs.evaluate and jobs.evolve, "
+            "and searches of jobs.tune"
+        )
     if not (path / SUMMARY_FILE).exists():
         raise ValueError(
             f"{path}: the run is not finished (it holds no {SUMMARY_FILE}); "
             f"repeat its {KINDS[kind]} command to finish it"
         )
-    events, notes = read_metrics(path / METRICS_FILE) if kind != "evaluate" else ({}, ())
+    events, notes = read_metrics(path / METRICS_FILE) if kind not in ("evaluate", "tune") else ({}, ())
     return Run(
         path=path,
         name=path.name,

@@ -1,0 +1,101 @@
+"""What a person sees of a search while it goes on: a live table on a terminal, elsewhere a line a finished trial."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from jobs.tune_aim import FAILED, INFEASIBLE, Aim
+from jobs.tune_files import name_of
+from jobs.tune_results import Row, read_row, settings_text
+from jobs.tune_trial import INDEX
+
+SHOWN = 12
+"""Trials in the live table: those that run, then the best."""
+
+
+class Board(tune.Callback):
+    """Told by Tune what happens; reads the rest from the trials' directories."""
+
+    def __init__(self, console: Console, trials: Path, aim: Aim, samples: int) -> None:
+        self.console, self.trials, self.aim, self.samples = console, trials, aim, samples
+        self.rows: dict[int, Row] = {}
+        self.began = time.monotonic()
+        self.live: Live | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune keeps a copy of its callbacks, which nobody reads
+
+    def __enter__(self) -> "Board":
+        if self.console.is_terminal:
+            self.live = Live(self.table(), console=self.console, refresh_per_second=2, transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.refresh(trial, "running")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self.refresh(trial, "running")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.ended(self.refresh(trial, "finished"))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.ended(self.refresh(trial, "failed"))
+
+    def refresh(self, trial: Any, state: str) -> Row:
+        index = int(trial.config[INDEX])
+        settings = {key: value for key, value in trial.config.items() if key != INDEX}
+        row = read_row(self.trials / name_of(index), index, settings, self.aim, state)
+        self.rows[index] = row
+        if self.live:
+            self.live.update(self.table())
+        return row
+
+    def ended(self, row: Row) -> None:
+        if not self.live:
+            self.console.print(f"{self.count()}  {line(row, self.aim)}", soft_wrap=True, highlight=False)
+
+    def count(self) -> str:
+        done = sum(row.state != "running" for row in self.rows.values())
+        return f"[{time.monotonic() - self.began:5.0f} s] {done}/{self.samples}"
+
+    def table(self) -> Table:
+        title = f"{self.count()} trials ended; {self.aim}"
+        table = Table("trial", "state", "at", *self.aim.metrics, "settings", title=title, title_style="")
+        running = [row for row in self.rows.values() if row.state == "running"]
+        ended = sorted((row for row in self.rows.values() if row.state != "running"), key=rank, reverse=True)
+        for row in (running + ended)[:SHOWN]:
+            figures = [cell(row, metric) for metric in self.aim.metrics]
+            table.add_row(name_of(row.index), row.word, str(row.moment or "-"), *figures, settings_text(row))
+        return table
+
+
+def rank(row: Row) -> tuple[float, ...]:
+    return tuple(row.scores.values())
+
+
+def cell(row: Row, metric: str) -> str:
+    value = row.figures.get(metric)
+    return "-" if value is None else f"{value:.5f}"
+
+
+def line(row: Row, aim: Aim) -> str:
+    """trial 0003 finished at 2: ctcvr.log_loss 0.12345  objective.name=escm2_dr ..."""
+    if row.state == "failed":
+        return f"trial {name_of(row.index)} failed: {row.error}  {settings_text(row)}"
+    figures = ", ".join(f"{metric} {cell(row, metric)}" for metric in aim.metrics)
+    worst = min(row.scores.values())
+    limits = f" (misses {', '.join(map(str, aim.limits))})" if FAILED < worst <= INFEASIBLE else ""
+    return f"trial {name_of(row.index)} {row.state} at {row.moment}: {figures}{limits}  {settings_text(row)}"

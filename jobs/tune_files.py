@@ -1,0 +1,57 @@
+"""The files of a search: OUT/ledger.jsonl, and in OUT/trials/NUMBER what a trial leaves beside its run.
+
+settings.json   what is tried (with population-based training: what is tried now)
+reports.jsonl   what Tune was told, so that a search that goes on can tell it again
+trial.json      how it ended: finished, stopped (by the scheduler) or failed
+stop            the scheduler has seen enough: the loop ends after the validation it is at
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jobs.presets import Settings
+
+LEDGER_FILE, TRIALS = "ledger.jsonl", "trials"
+SETTINGS_FILE, REPORTS_FILE, TRIAL_FILE, STOP_FILE = "settings.json", "reports.jsonl", "trial.json", "stop"
+TIME = {"train": "epoch", "evolve": "generation"}
+
+
+def name_of(index: int) -> str:
+    return f"{index:04d}"
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file, without the half line of a crash; none if it is absent."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("\n")]
+
+
+def read_reports(run: Path) -> list[dict[str, Any]]:
+    """What a trial has reported; of an epoch or generation that was run twice, the later."""
+    by_time = {}
+    for line in whole_lines(run / REPORTS_FILE):
+        record = json.loads(line)
+        by_time[record["at"]] = record
+    return [by_time[at] for at in sorted(by_time)]
+
+
+class Ledger:
+    """Settings of the trials by their number, in the order in which they were suggested."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        whole = whole_lines(path)
+        if path.exists() and "".join(whole) != path.read_text():
+            path.write_text("".join(whole))  # what a crash cut short is suggested anew
+        self.settings: list[Settings] = [json.loads(line) for line in whole]
+
+    def add(self, settings: Settings) -> int:
+        """Keep the settings of the next trial and return its number."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(settings) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.settings.append(settings)
+        return len(self.settings) - 1

@@ -1,0 +1,215 @@
+"""Where a search looks next and when it gives a trial up: Ray Tune with Optuna, ASHA, population-based training.
+
+OUT/ledger.jsonl holds the settings of every trial in the order they were suggested. A search that goes on is a new one
+to Tune: it is suggested the ledger's settings first, trials that have ended repeat what they reported, the others go
+on from their own checkpoints. So nothing is read back that Tune or Optuna pickled.
+"""
+
+import logging
+import os
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search import BasicVariantGenerator, Searcher
+from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search.sample import Domain, Float
+
+from jobs.presets import Settings, Space
+from jobs.run_directory import read_json
+from jobs.tune_files import SETTINGS_FILE, STOP_FILE, TIME, Ledger, name_of
+from jobs.tune_trial import INDEX, Plan, trainable
+
+STATE = ".tune"
+"""Tune's own files, of no use once the search has ended or its driver is gone."""
+REDUCTION = 3
+"""ASHA: of so many trials one goes on at each rung."""
+DEATHS = 2
+"""How often the process of a trial may die."""
+KEPT_CHECKPOINTS = 4
+
+SchedulerName = Literal["asha", "pbt", "none"]
+SearchName = Literal["optuna", "random"]
+
+
+class Recorded(OptunaSearch):
+    """Optuna's suggestions, numbered and kept in the ledger; those of an earlier start come first."""
+
+    def __init__(self, space: Space, points: Sequence[Settings], ledger: Ledger, **options: Any) -> None:
+        super().__init__(space=space, points_to_evaluate=[dict(point) for point in points], **options)
+        self.ledger, self.count = ledger, 0
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        settings = super().suggest(trial_id)
+        if settings is None:
+            return None
+        index = self.count
+        if index == len(self.ledger.settings):
+            self.ledger.add(settings)
+        self.count += 1
+        return {INDEX: index, **settings}
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()  # the ledger is what is kept
+
+
+class StopsInTheLoop(ASHAScheduler):
+    """ASHA whose verdict the trial carries out: it ends its loop, keeps its best epoch and leaves a finished run.
+
+    Tune hands out the next turn only after the verdict, so that the file is there when the trial looks.
+    """
+
+    def __init__(self, trials: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self.trials = trials
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        verdict = super().on_trial_result(tune_controller, trial, result)
+        if verdict == TrialScheduler.STOP and result[self._time_attr] < self._max_t:
+            run = self.trials / name_of(trial.config[INDEX])
+            (run / STOP_FILE).touch()
+        return str(TrialScheduler.CONTINUE)
+
+
+def draw(space: Space, first: Settings, count: int, seed: int) -> list[Settings]:
+    """`first`, then points of the space drawn independently."""
+    generator = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+    points = [first]
+    while len(points) < count:
+        points.append({key: plain(domain.sample(random_state=generator)) for key, domain in space.items()})
+    return points[:count]
+
+
+def plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def continuous(space: Space) -> Space:
+    """What a training can be told while it runs: the rates and weights of a space, no widths and no choices."""
+    return {key: domain for key, domain in space.items() if isinstance(domain, Float)}
+
+
+def search(
+    plan: Plan,
+    space: Space,
+    default: Settings,
+    ledger: Ledger,
+    samples: int,
+    scheduler: SchedulerName,
+    algorithm: SearchName,
+    concurrent: int,
+    last: int,
+    seed: int,
+    callback: tune.Callback,
+) -> None:
+    """Run the trials; what they found is in their directories. `last` is the epoch or generation a trial ends at."""
+    quiet()
+    keys = plan.aim.keys
+    single = len(keys) == 1
+    metric, mode = (keys[0], "max") if single else (None, None)
+    trials = Path(plan.trials)
+    searcher: Searcher | BasicVariantGenerator
+    given: Space | None = None  # else the searcher knows it
+    if algorithm == "optuna" and scheduler != "pbt":
+        # After a stop the suggestions to come must not be those of the beginning again.
+        entropy = np.random.SeedSequence((seed, len(ledger.settings))).generate_state(1)
+        sampler = optuna.samplers.TPESampler(seed=int(entropy[0]))
+        points = ledger.settings or [default]
+        target = {"metric": metric, "mode": mode} if single else {"metric": keys, "mode": ["max", "max"]}
+        distributions = OptunaSearch.convert_search_space(space)
+        searcher = Recorded(distributions, points, ledger, sampler=sampler, **target)
+    else:
+        if not ledger.settings:
+            for point in draw(space, default, samples, seed):
+                ledger.add(point)
+        points = [{INDEX: index, **current(trials, index, point)} for index, point in enumerate(ledger.settings)]
+        searcher = BasicVariantGenerator(points_to_evaluate=points)
+        given = {INDEX: tune.randint(0, samples), **space}
+    state = trials.parent / STATE
+    shutil.rmtree(state, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable(plan), {"CPU": 1}),
+        param_space=given,
+        tune_config=tune.TuneConfig(
+            metric=metric,
+            mode=mode,
+            search_alg=searcher,
+            scheduler=make_scheduler(scheduler, trials, TIME[plan.what], last, space, seed),
+            num_samples=samples,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=state.name,
+            storage_path=str(state.parent),
+            verbose=0,
+            callbacks=[callback],
+            failure_config=tune.FailureConfig(max_failures=DEATHS),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS if plan.checkpoints else None),
+        ),
+    )
+    tuner.fit()
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def current(trials: Path, index: int, settings: Settings) -> Settings:
+    """What a trial was trying when it was interrupted: population-based training changes it on the way."""
+    path = trials / name_of(index) / SETTINGS_FILE
+    return read_json(path) if path.exists() else settings
+
+
+def make_scheduler(
+    name: SchedulerName, trials: Path, time_attr: str, last: int, space: Space, seed: int
+) -> TrialScheduler:
+    if name == "asha":
+        grace = max(1, last // REDUCTION**2)
+        return StopsInTheLoop(trials, time_attr=time_attr, max_t=last, grace_period=grace, reduction_factor=REDUCTION)
+    if name == "pbt":
+        random.seed(seed)  # what PopulationBasedTraining draws from
+        np.random.seed(seed)  # noqa: NPY002 (and the domains it resamples)
+        return PopulationBasedTraining(
+            time_attr=time_attr,
+            perturbation_interval=1,
+            hyperparam_mutations=dict(space),
+            custom_explore_fn=within(space),
+        )
+    return FIFOScheduler()
+
+
+def within(space: Space) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Perturbed settings put back into the space they were drawn from."""
+    bounds = {key: (domain.lower, domain.upper) for key, domain in space.items()}
+
+    def clamp(config: dict[str, Any]) -> dict[str, Any]:
+        return config | {key: min(max(config[key], low), high) for key, (low, high) in bounds.items()}
+
+    return clamp
+
+
+def default_of(space: Space, defaults: Settings) -> Settings:
+    """The default of each key, as the space writes it; ValueError if the space does not hold it."""
+    point = {}
+    for key, domain in space.items():
+        assert isinstance(domain, Domain)
+        value = defaults[key]
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        if not domain.is_valid(text):
+            raise ValueError(f"--space: the default of {key}, {text}, is no point of it")
+        point[key] = text
+    return point
+
+
+def quiet() -> None:
+    """Tune's files and lines that we have our own for."""
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is ours: the same command goes on
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if os.environ.get("COUNTERPOINT_LOG", "ERROR") == "ERROR":
+        logging.getLogger("ray.tune").setLevel(logging.ERROR)

@@ -1,0 +1,358 @@
+"""jobs.tune: aims, presets, one real small search of each kind, going on after a kill, mistakes in one line."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.log import open_log
+from distributed import train_loop
+from distributed.config import TrainConfig
+from distributed.trainer import prepare, run_training
+from es.config import ESConfig
+from es.engine import run as run_engine
+from es.objectives.toy import Sphere
+from es.tune import milestones
+from jobs import evolve, report, train, tune
+from jobs.evolution import Arguments as EvolveArguments
+from jobs.evolution import configure as configure_evolve
+from jobs.preset_file import asked_for, assignments, check_evolve, check_train, fill_evolve, fill_train, write_preset
+from jobs.presets import PRESETS, SPACES
+from jobs.run_directory import flatten, read_json
+from jobs.settings import override
+from jobs.tune_aim import FAILED, INFEASIBLE, front, read_aim
+from jobs.tune_files import Ledger, read_reports
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = (
+    "batch_size=256",
+    "stream.shuffle_rows=512",
+    "model.tower_hidden=4",
+    "model.backbone.experts=1",
+    "model.backbone.expert_hidden=8",
+    "model.embedding_width=2",
+)
+RATES = ("optimizer.learning_rate=0.1", "optimizer.embedding_learning_rate=0.1")
+
+
+def tiny(log: Path, out: Path, **given: Any) -> tune.Arguments:
+    own = {"set": (*TINY, "epochs=2"), "space": "rates", "samples": 3, "concurrent": 2, **given}
+    return tune.Arguments(out=out, data=str(log), **own)
+
+
+@pytest.fixture(scope="session")
+def found(ray_cluster: None, small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished search of three trials."""
+    out = tmp_path_factory.mktemp("tune") / "search"
+    tune.run(tiny(small_log, out))
+    return out
+
+
+def test_limits_come_before_the_figure() -> None:
+    aim = read_aim("train", "cvr.click.auc", ["ctr.auc>=0.6", "ctr.log_loss <= 0.5"], [])
+    good = {"cvr.click.auc": 0.51, "ctr.auc": 0.6, "ctr.log_loss": 0.5}
+    better = good | {"cvr.click.auc": 0.7}
+    near = better | {"ctr.auc": 0.59}
+    far = better | {"ctr.auc": 0.5}
+    scores = [aim.scores(figures)["score"] for figures in (better, good, near, far, None)]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] == 0.7
+    assert scores[3] < scores[2] < INFEASIBLE < scores[1]
+    assert scores[4] == FAILED
+    assert aim.missed_by(far) == pytest.approx(0.1)
+    assert aim.scores({"ctr.auc": 0.6})["score"] == FAILED  # a figure that is absent is no limit kept
+
+
+def test_figures_are_turned_so_that_higher_is_better() -> None:
+    assert read_aim("train", "ctr.log_loss", [], []).scores({"ctr.log_loss": 0.3})["score"] == -0.3
+    pcoc = read_aim("train", "ctr.pcoc", [], [])
+    high, low, right = (pcoc.scores({"ctr.pcoc": value})["score"] for value in (1.25, 0.8, 1.0))
+    assert high == pytest.approx(low)
+    assert right == 0.0 > high
+
+
+def test_front_keeps_what_nothing_dominates() -> None:
+    assert front([(1, 4), (2, 3), (2, 2), (0, 5), (1, 4), (0, 4)]) == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize("what", ["train", "evolve"])
+def test_presets_and_spaces_hold_what_they_say(what: Any) -> None:
+    from jobs.tune_search import default_of, draw
+
+    for function in PRESETS[what]:
+        assert function.__doc__
+        if what == "train":
+            check_train(function(), function.__name__)
+        else:
+            check_evolve(EvolveArguments, function(), function.__name__)
+    es = dataclasses.asdict(ESConfig()) | {"learning_rate": ESConfig().step_size, "fusion": "product"}
+    defaults = flatten(dataclasses.asdict(TrainConfig())) if what == "train" else es
+    for name, make in SPACES[what].items():
+        space = make()
+        first = default_of(space, defaults)
+        points = draw(space, first, 30, seed=1)
+        assert points == draw(space, first, 30, seed=1)
+        assert points[0] == first
+        for point in points:
+            if what == "train":
+                check_train(point, name)
+            else:
+                check_evolve(EvolveArguments, point, name)
+
+
+def test_preset_file_round_trip(tmp_path: Path) -> None:
+    settings = {"objective.name": "escm2_dr", "model.backbone.expert_hidden": (8, 4), "optimizer.learning_rate": 0.0123}
+    path = tmp_path / "best.json"
+    write_preset(path, "train", settings, {"trial": 3})
+    arguments = train.Arguments(data="log", out=tmp_path / "run", config=path, set=("optimizer.weight_decay=0.1",))
+    config = train.configure(fill_train(arguments, *asked_for("train", path, "")))
+    wanted = override(TrainConfig(), [*assignments(settings), "optimizer.weight_decay=0.1"])
+    assert config == wanted
+    nested = tmp_path / "nested.json"
+    nested.write_text(json.dumps({"objective": {"name": "esmm"}, "epochs": 7}))
+    filled = fill_train(dataclasses.replace(arguments, seed=5), *asked_for("train", nested, ""))
+    assert (filled.objective, filled.epochs, filled.seed) == ("esmm", 7, 5)
+    assert fill_train(dataclasses.replace(arguments, epochs=3), *asked_for("train", nested, "")).epochs == 3
+    es = {"sigma": 0.3, "pairs": 16, "weight_decay": 0.01, "fusion": "rank"}
+    write_preset(path, "evolve", es, {})
+    given = fill_evolve(EvolveArguments(), *asked_for("evolve", path, ""))
+    config_es = configure_evolve(dataclasses.replace(given, workers=0))
+    assert (config_es.sigma, config_es.pairs, config_es.weight_decay, given.fusion) == (0.3, 16, 0.01, "rank")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"objective.nam": 1}, r"best\.json: unknown key 'objective\.nam'; valid keys: epochs, .*objective\.name"),
+        ({"epochs": "many"}, r"best\.json: setting epochs=many: want a whole number"),
+        ({"optimizer.learning_rate": -1}, r"best\.json: optimizer\.learning_rate must be positive"),
+        ({"preset": "evolve", "settings": {}}, r"best\.json: a preset of jobs\.evolve, not of jobs\.train"),
+        ({"settings": [1]}, r"best\.json: its settings are no object"),
+        (None, r"best\.json: not readable as JSON"),
+    ],
+)
+def test_bad_presets_are_one_line(tmp_path: Path, content: Any, message: str) -> None:
+    path = tmp_path / "best.json"
+    path.write_text("{" if content is None else json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        train.run(train.Arguments(data="nowhere", out=tmp_path / "run", config=path))
+
+
+def test_named_configurations(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--preset x: no such preset of jobs\.train; there are default, doubly"):
+        train.run(train.Arguments(data="nowhere", out=tmp_path / "run", preset="x"))
+    with pytest.raises(ValueError, match=r"--preset x: no such preset of jobs\.evolve; there are default, cautious"):
+        evolve.run(evolve.Arguments(out=tmp_path / "run", preset="x"))
+    with pytest.raises(ValueError, match="unknown key 'sigm'; valid keys: seed, algorithm"):
+        check_evolve(EvolveArguments, {"sigm": 1}, "file")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"out": None}, "--out DIR is needed"),
+        ({"data": ""}, "--data LOG is needed"),
+        ({"what": "evolve"}, "--scored FILE is needed with --what evolve"),
+        ({"metric": "auc"}, "--metric auc: no such validation figure of jobs.train; there are ctr.auc"),
+        ({"subject_to": ("ctr.auc>0.6",)}, "--subject-to ctr.auc>0.6: want FIGURE>=NUMBER"),
+        ({"subject_to": ("auc>=0.6",)}, "--subject-to auc: no such validation figure"),
+        ({"subject_to": ("ctr.auc>=much",)}, "--subject-to ctr.auc>=much: want FIGURE>=NUMBER"),
+        ({"pareto": ("ctr.auc",)}, "--pareto ctr.auc: want two different figures"),
+        ({"pareto": ("ctr.auc", "cvr.click.auc")}, "--scheduler asha goes by one figure: --pareto needs"),
+        ({"pareto": ("a", "b"), "metric": "ctr.auc"}, "--metric and --pareto: give one of the two"),
+        ({"space": "x"}, "--space x: no such space of jobs.train; there are standard, loss, rates"),
+        ({"samples": 0}, "--samples must be at least 1"),
+        ({"samples": 3, "scheduler": "pbt"}, r"--samples 3: a population \(--scheduler pbt\) needs 4 or more"),
+        ({"what": "evolve", "scored": Path("x"), "scheduler": "pbt"}, "--scheduler pbt is for --what train"),
+        ({"concurrent": 10_000}, "--concurrent 10000: this machine has"),
+        ({"set": ("epoch=1",)}, "--set: unknown key 'epoch'; valid keys: epochs"),
+        ({"set": ("seed=1",)}, "--set seed: this setting has an option of its own, --seed"),
+        (
+            {"space": "rates", "set": RATES},
+            "--space rates: --set leaves nothing of it to search",
+        ),
+    ],
+)
+def test_mistakes_are_told_before_anything_starts(small_log: Path, tmp_path: Path, given: Any, message: str) -> None:
+    arguments = dataclasses.replace(tune.Arguments(out=tmp_path / "out", data=str(small_log)), **given)
+    with pytest.raises(ValueError, match=message):
+        tune.run(arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_hook_ends_a_training(small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = override(TrainConfig(), [*TINY, "epochs=3", "patience=0"])
+    job, _ = prepare(tmp_path / "run", open_log(str(small_log)), config, time.time())
+    seen: list[dict[str, Any]] = []
+
+    def on_epoch(figures: dict[str, Any]) -> bool:
+        assert (tmp_path / "run" / "checkpoints" / f"step-{figures['step']:08d}").is_dir()
+        seen.append(figures)
+        return figures["epoch"] < 2
+
+    (tmp_path / "run").mkdir()
+    figures = run_training(job, workers=0, on_epoch=on_epoch)
+    assert figures["train.epochs"] == 2
+    assert [record["epoch"] for record in seen] == [1, 2]
+    assert {"ctr.auc", "ctcvr.log_loss", "step", "best"} <= seen[0].keys()
+    # what one worker's hook says, all of them do
+    monkeypatch.setattr(train_loop, "max_over_workers", lambda flag: flag + 1)
+    progress = train_loop.Progress()
+    assert train_loop.ended_by(lambda figures: True, {}, progress, train_loop.torch.device("cpu"))
+
+
+def test_pauses_change_no_bit(tmp_path: Path) -> None:
+    config = ESConfig(generations=25, pairs=8, sigma=0.1)
+    whole = run_engine(Sphere(dimension=6), config, tmp_path / "whole")
+    steps = list(milestones(Sphere(dimension=6), config, tmp_path / "steps", 10))
+    assert [step.generations for step in steps] == [10, 20, 25]
+    assert np.array_equal(steps[-1].theta, whole.theta)
+    again = list(milestones(Sphere(dimension=6), config, tmp_path / "steps", 10))
+    assert [step.generations for step in again] == [25]
+    assert np.array_equal(again[0].theta, whole.theta)
+
+
+@pytest.mark.ray
+def test_a_search_finds_and_keeps(found: Path, small_log: Path, tmp_path: Path) -> None:
+    summary = read_json(found / "summary.json")
+    assert summary["tune.trials"] == 3 == summary["tune.finished"] + summary["tune.stopped"]
+    runs = [found / "trials" / f"{index:04d}" for index in range(3)]
+    losses = [read_reports(run)[-1]["figures"]["ctcvr.log_loss"] for run in runs]
+    assert summary["best.trial"] == int(np.argmin(losses))
+    assert summary["best.valid.ctcvr.log_loss"] == min(losses) <= summary["default.valid.ctcvr.log_loss"]
+    assert "best.test.cvr.entire.auc" in summary
+    assert (found / "trials.csv").read_text().count("\n") == 4
+    assert not (found / ".tune").exists()
+    # a trial is what jobs.train makes of its settings, and of the validation part only
+    best = runs[summary["best.trial"]]
+    assert read_json(best / "summary.json")["part"] == "valid"
+    config = override(TrainConfig(), [*TINY, "epochs=2", *assignments(summary["best.settings"])])
+    job, _ = prepare(tmp_path / "run", open_log(str(small_log)), config, time.time())
+    (tmp_path / "run").mkdir()
+    figures = run_training(job, workers=0)
+    if read_json(best / "trial.json")["state"] == "finished":
+        assert summary["best.test.ctcvr.log_loss"] == pytest.approx(figures["ctcvr.log_loss"], rel=1e-6)
+    filled = fill_train(train.Arguments(data="x", out=found), *asked_for("train", found / "best.json", ""))
+    assert train.configure(filled) == dataclasses.replace(config, seed=filled.seed)
+
+
+@pytest.mark.ray
+def test_a_search_goes_on(found: Path, small_log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without its last trial's end and the summary: as if the driver had been killed there."""
+    ledger, before = Ledger(found / "ledger.jsonl").settings, read_json(found / "summary.json")
+    kept = (found / "trials" / "0000" / "trial.json").stat().st_mtime_ns
+    (found / "summary.json").unlink()
+    (found / "trials" / "0002" / "trial.json").unlink()
+    after = tune.run(tune.Arguments(resume=found, concurrent=1))
+    assert "Continuing" in capsys.readouterr().out
+    assert Ledger(found / "ledger.jsonl").settings == ledger
+    assert (found / "trials" / "0000" / "trial.json").stat().st_mtime_ns == kept
+    assert after["best.valid.ctcvr.log_loss"] == before["best.valid.ctcvr.log_loss"]
+    assert tune.run(tiny(small_log, found)) == after
+    with pytest.raises(ValueError, match="holds another run: samples was 3, now 4"):
+        tune.run(tiny(small_log, found, samples=4))
+    page = report.run(report.Args(runs=[found], out=found.parent / "report.html")).read_text()
+    assert "Searching settings" in page
+    assert "Settings and figure of every trial" in page
+
+
+@pytest.mark.ray
+def test_no_trial_is_feasible(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
+    out = tmp_path / "search"
+    limits = ("ctr.auc>=0.99",)
+    given = {"samples": 2, "search": "random", "set": (*TINY, "epochs=1"), "subject_to": limits}
+    summary = tune.run(tiny(small_log, out, **given))
+    assert summary["tune.feasible"] == 0
+    assert "no trial of 2 is feasible" in summary["tune.message"]
+    assert not (out / "best.json").exists()
+
+
+@pytest.mark.ray
+def test_every_trial_fails(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
+    wild = (*TINY, "epochs=1", "optimizer.learning_rate=1e30")
+    with pytest.raises(ValueError, match=r"all 2 trials failed; the first: the loss is nan at step"):
+        tune.run(tiny(small_log, tmp_path / "search", samples=2, set=wild))
+
+
+@pytest.mark.ray
+def test_a_population_hands_weights_on(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
+    out = tmp_path / "search"
+    summary = tune.run(tiny(small_log, out, samples=4, scheduler="pbt", set=(*TINY, "epochs=4")))
+    assert summary["tune.finished"] == 4
+    drawn = Ledger(out / "ledger.jsonl").settings
+    now = [read_json(out / "trials" / f"{index:04d}" / "settings.json") for index in range(4)]
+    assert any(a != b for a, b in zip(drawn, now, strict=True))
+
+
+@pytest.mark.ray
+def test_a_search_of_an_evolution(ray_cluster: None, scored: Path, tmp_path: Path) -> None:
+    out = tmp_path / "search"
+    arguments = tune.Arguments(
+        out=out, what="evolve", scored=scored, samples=3, concurrent=2, set=("generations=6", "k=2")
+    )
+    summary = tune.run(arguments)
+    assert summary["tune.trials"] == 3
+    assert summary["best.valid.value"] >= summary["default.valid.value"]
+    assert "best.test.fusion.value_at_2.tuned" in summary
+    best = evolve.run(evolve.Arguments(scored=scored, out=tmp_path / "run", config=out / "best.json", workers=0))
+    assert best["es.generations"] == 6
+    run = read_json(tmp_path / "run" / "run.json")["config"]
+    assert run["es"]["sigma"] == summary["best.settings"]["sigma"]
+    assert run["k"] == 2
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """800 exposures of 100 users with scores that know a little."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rng = np.random.default_rng(0)
+    interest = rng.random(800)
+    click = rng.random(800) < interest * 0.6
+    columns = {
+        "user": np.arange(800) // 8,
+        "request": np.arange(800) // 4,
+        "click": click.astype(np.int8),
+        "conversion": (click & (rng.random(800) < 0.4)).astype(np.int8),
+        "pctr": (interest * 0.5 + rng.random(800) * 0.3).astype(np.float32),
+        "pcvr": (rng.random(800) * 0.5 + 0.1).astype(np.float32),
+    }
+    columns["pctcvr"] = columns["pctr"] * columns["pcvr"]
+    path = tmp_path_factory.mktemp("scored") / "scored.parquet"
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_driver_is_killed(small_log: Path, tmp_path: Path) -> None:
+    out = tmp_path / "search"
+    command = [sys.executable, "-m", "jobs.tune", "--data", str(small_log), "--out", str(out), "--samples", "4"]
+    command += ["--space", "rates", "--concurrent", "1", "--scheduler", "none", "--set", *TINY, "epochs=2"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 60
+            while not (out / "trials" / "0000" / "trial.json").exists() and time.monotonic() < deadline:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.05)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert not (out / "summary.json").exists()
+    ledger = Ledger(out / "ledger.jsonl").settings
+    ended = (out / "trials" / "0000" / "trial.json").stat().st_mtime_ns
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    assert read_json(out / "summary.json")["tune.finished"] == 4
+    assert Ledger(out / "ledger.jsonl").settings[: len(ledger)] == ledger
+    assert (out / "trials" / "0000" / "trial.json").stat().st_mtime_ns == ended
