@@ -145,10 +145,14 @@ def field_ids(field: CategoricalField, vocabulary: pa.Array | None, column: pa.A
         assert vocabulary is not None
         if pat.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
+        # What int64 cannot hold is in no vocabulary; cast, it would be a negative number that may be in one.
+        beyond = pc.greater(column, pa.scalar(2**63 - 1, pa.uint64())) if pat.is_uint64(column.type) else None
         column = column.cast(pa.large_string() if is_text(column.type) else pa.int64(), safe=False)
         ids_R = pc.index_in(column, vocabulary.cast(column.type)).fill_null(-1).to_numpy().astype(np.int64)
         # -1 (not in the vocabulary) becomes row 1
         ids_R += 2
+        if beyond is not None:
+            ids_R[beyond.fill_null(False).to_numpy(zero_copy_only=False)] = 1
     if column.null_count:
         ids_R[column.is_null().to_numpy(zero_copy_only=False)] = 0
     return ids_R

@@ -17,6 +17,8 @@ from typing import Any
 KINDS = ("hash", "vocabulary", "range")
 POOLINGS = ("sum", "mean", "attention", "din")
 WEIGHED = ("attention", "din")
+MOST = 1 << 48
+"""More rows, values or numbers than this no machine holds; ids and offsets have 64 bits."""
 OWN_KEYS = ("kind", "size", "vocabulary", "width")
 
 
@@ -155,6 +157,8 @@ def check_field(field: CategoricalField) -> None:
         raise ValueError(f"column {field.name!r}: the vocabulary is empty")
     if {type(value) for value in field.vocabulary} not in ({int}, {str}):
         raise ValueError(f"column {field.name!r}: a vocabulary is all strings or all whole numbers")
+    if any(isinstance(value, int) and not -(2**63) <= value < 2**63 for value in field.vocabulary):
+        raise ValueError(f"column {field.name!r}: a number of the vocabulary has more than 64 bits")
     if len(set(field.vocabulary)) < len(field.vocabulary):
         raise ValueError(f"column {field.name!r}: the vocabulary lists a value twice")
 
@@ -177,7 +181,7 @@ def check_many(name: str, many: Many, fields: dict[str, CategoricalField]) -> No
 
 
 def is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < MOST
 
 
 def column_name(value: object, what: str, optional: bool = False) -> str | None:

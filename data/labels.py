@@ -68,7 +68,8 @@ def label(table: pa.Table, name: str, path: str, start: int) -> np.ndarray:
 
 
 def check_weight(table: pa.Table, name: str, path: str, start: int) -> None:
-    weight_R = table.column(name).cast(pa.float64()).fill_null(float("nan")).to_numpy()
+    # as the loss reads it: what float32 cannot hold is infinite there
+    weight_R = table.column(name).cast(pa.float32(), safe=False).fill_null(float("nan")).to_numpy()
     wrong = np.flatnonzero(~((weight_R >= 0) & (weight_R < np.inf)))
     if len(wrong):
         raise ValueError(

@@ -135,7 +135,7 @@ class Schema:
     def from_json(cls, text: str | bytes, where: str = SCHEMA_FILE) -> "Schema":
         try:
             value = json.loads(text)
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: not readable as JSON ({error})") from None
         return cls.from_dict(value, where)
 

@@ -117,7 +117,7 @@ def read_table(path: Path, settings: FileSettings) -> pa.Table:
     if not path.is_file():
         raise ValueError(f"--set data={path}: no such file")
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from None
     if not settings.features:
@@ -187,7 +187,7 @@ def numbers(column: pa.ChunkedArray, where: str) -> np.ndarray:
     kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise ValueError(f"{where} is {kind}: numbers are wanted")
-    value_R = column.cast(pa.float64()).to_numpy() if not pa.types.is_boolean(kind) else column.to_numpy() * 1.0
+    value_R = column.to_numpy() * 1.0 if pa.types.is_boolean(kind) else column.cast(pa.float64(), safe=False).to_numpy()
     bad_R = ~np.isfinite(value_R)
     if bad_R.any():
         raise ValueError(f"{where}, row {int(np.argmax(bad_R))}: {value_R[bad_R][0]} is not a finite number")

@@ -60,7 +60,7 @@ def run(arguments: Arguments) -> Path:
         for table in track(tables, "scoring", total=groups, console=console, disable=not console.is_terminal):
             if writer is None:
                 described = table.schema.with_metadata({METADATA_KEY: json.dumps(about).encode()})
-                writer = pq.ParquetWriter(temporary, described)
+                writer = pq.ParquetWriter(temporary, described, write_page_checksum=True)
             writer.write_table(table.cast(described))
         assert writer is not None, "a part has at least one row"
         writer.close()

@@ -85,7 +85,7 @@ def _read(path: Path, by: tuple[str, ...], option: str) -> pa.Table:
         )
     wanted = [name for name in (*SCORES, *LABELS, VALUE, USER, REQUEST, *by) if name in names]
     try:
-        return pq.read_table(path, columns=wanted)
+        return pq.read_table(path, columns=wanted, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: its data are corrupt ({error})") from error
 

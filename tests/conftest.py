@@ -1,8 +1,9 @@
 """Fixtures that several rooms share. Tests that need Ray share one session cluster; it is started once, on demand."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,3 +52,39 @@ def small_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100}
     generate_log(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), directory)
     return directory
+
+
+REFUSED = object()
+
+
+def fuzz(examples: int) -> Any:
+    """Hypothesis settings of a fuzz test: the same bounded examples on every run. COUNTERPOINT_FUZZ=N makes N times as
+    many, other ones each time."""
+    import hypothesis
+
+    times = int(os.environ.get("COUNTERPOINT_FUZZ", "0"))
+    return hypothesis.settings(
+        max_examples=examples * max(times, 1),
+        derandomize=not times,
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],  # a failure is to be quick, not small
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+
+
+def attempt(call: Callable[[], Any]) -> Any:
+    """What the call returns, or REFUSED if it raised what an entry point turns into one line and exit code 2.
+
+    Other packages' subclasses of ValueError (of JSON, of Unicode, of Arrow) are accidents and go through.
+    """
+    try:
+        return call()
+    except ValueError as error:
+        if type(error).__module__.split(".")[0] not in ("builtins", "data", "distributed", "es", "jobs", "models"):
+            raise
+        if isinstance(error, UnicodeError):
+            raise
+        if len(str(error).split()) < 3:
+            raise AssertionError(f"says nothing: {error!r}") from error
+        return REFUSED
