@@ -35,7 +35,7 @@ from distributed.config import TrainConfig
 from distributed.optimizers import build_row_optimizer
 from distributed.stream import Batch, TrainStream
 from distributed.tables import embedding_tables
-from distributed.train_loop import build_model
+from distributed.training_step import build_model
 from models.backbones.base import BackboneConfig
 from models.embedding import FieldOptions
 from models.entire_space import EntireSpaceModel, ModelConfig

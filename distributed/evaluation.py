@@ -3,6 +3,7 @@
 Truth, where the log has it, is joined here and nowhere else: no training step ever sees it.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch import Tensor
 from data.encode import Encoder, Rows
 from data.log import Log, Part
 from distributed.calibration import Calibration
+from distributed.collectives import max_over_workers
 from distributed.metrics import FIGURES, BinaryMetrics, PropensityHealth
+from distributed.stopping import Interrupted, Stop
 from distributed.stream import Batch, ordered_tables
 from distributed.tables import answering
 from models.entire_space import EntireSpaceModel
@@ -95,8 +98,12 @@ def evaluate(
     world_size: int = 1,
     truth: bool = False,
     calibration: Calibration | None = None,
+    stop: Stop | None = None,
 ) -> Evaluation:
-    """Evaluate on a part; workers share its row groups and all return the figures of the whole."""
+    """Evaluate on a part; workers share its row groups and all return the figures of the whole.
+
+    `stop`: all workers raise stopping.Interrupted if one of them is to stop or cannot read on.
+    """
     schema = log.schema
     known = log.truth(part) if truth and log.has_truth(part) else None
     columns = schema.columns + ([schema.exposure] if known is not None and schema.exposure else [])
@@ -107,8 +114,10 @@ def evaluate(
         evaluation.spaces["cvr.entire"] = BinaryMetrics()
     training = model.training
     model.eval()
-    with answering(model):
+    with answering(model), stop.reading() if stop else nullcontext():
         for table in ordered_tables(log, part, columns, rank, world_size):
+            if stop and stop.code():
+                break
             rows = encoder.encode(table)
             potential_B = None
             if known is not None:
@@ -120,4 +129,6 @@ def evaluate(
             evaluation.add(logits, torch.tensor(rows.click_R), torch.tensor(rows.conversion_R), potential_B)
     model.train(training)
     evaluation.merge(device)
+    if stop and (code := int(max_over_workers(torch.tensor(float(stop.code()), device=device)))):
+        raise Interrupted(code)
     return evaluation

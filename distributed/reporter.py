@@ -3,6 +3,7 @@ figures; into metrics.jsonl, TensorBoard events and Ray's metrics. And the end o
 """
 
 import math
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,14 @@ class Reporter:
     """Sums loss terms and times between log lines and lets rank 0 write them. `clock` is to be told of every step."""
 
     def __init__(
-        self, run: Path, progress: Progress, steps: int, world_size: int, rank: int, device: torch.device
+        self,
+        run: Path,
+        progress: Progress,
+        steps: int,
+        world_size: int,
+        rank: int,
+        device: torch.device,
+        lost_steps: int = 0,
     ) -> None:
         self.steps, self.world_size, self.device = steps, world_size, device
         self.clock = StepClock()
@@ -36,11 +44,17 @@ class Reporter:
         self.log = RunLog(run / METRICS, progress.step) if rank == 0 else None
         self.events = Events(run) if rank == 0 else None
         if self.log:
-            self.log.write("start", progress.step, workers=world_size, epoch=progress.epoch, steps_per_epoch=steps)
+            facts = {"workers": world_size, "epoch": progress.epoch, "steps_per_epoch": steps}
+            self.log.write("start", progress.step, **facts, lost_steps=lost_steps, time=time.time())
         self.sums: dict[str, Tensor] = {}
         self.count, self.seconds, self.rows = 0, 0.0, 0
         self.totals: Counter[str] = Counter()
         """Steps of this start, and their seconds by part as a mean over workers."""
+
+    def recovered(self, step: int, down_s: float | None) -> None:
+        """The first step after a restart is made."""
+        if self.log and down_s is not None:
+            self.log.write("recovered", step, down_s=down_s)
 
     def add(self, terms: dict[str, Tensor], rows: int) -> float:
         """A step is done; returns its seconds."""
@@ -79,6 +93,11 @@ class Reporter:
         if self.log:
             self.write(progress, terms, rows / max(self.seconds, 1e-9), {p: s / self.count for p, s in means.items()})
         self.sums, self.count, self.seconds, self.rows = {}, 0, 0.0, 0
+
+    def flush(self, progress: Progress) -> None:
+        """Write what there is, before a stop. All workers call it."""
+        if self.count:
+            self.step(progress)
 
     def send_own(self, parts: dict[str, float]) -> None:
         """What Ray is told by each worker of itself."""

@@ -17,7 +17,8 @@ from distributed.checkpoint import MODEL, check_tensors, read_checkpoint
 from distributed.config import TrainConfig, from_dict
 from distributed.evaluation import predict
 from distributed.stream import ordered_tables
-from distributed.train_loop import MODEL_DIRECTORY, build_model
+from distributed.train_loop import MODEL_DIRECTORY
+from distributed.training_step import build_model
 from models.entire_space import EntireSpaceModel
 from models.objectives.propensity import resolve_clip
 from models.objectives.terms import log_product

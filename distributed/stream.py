@@ -93,6 +93,9 @@ class TrainStream:
         """Batches start, start + 1, ... of the epoch; some may be empty at its end. Read ahead in a thread."""
         return read_ahead(lambda: self._batches(epoch, start), self.config.read_ahead)
 
+    def empty(self) -> Batch:
+        return Batch.of(self.encoder.empty())
+
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         slices = lane_slices(self.group_rows, self.config.lanes, self.seed, epoch)
         lanes = [self._lane(slices[lane], epoch, lane, start) for lane in self.lanes]

@@ -1,5 +1,9 @@
 """From a log and a config to a trained run: checks first, then Ray Train around the loop of train_loop.py."""
 
+import math
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +13,16 @@ from data.encode import numeric_moments
 from data.log import LabelFacts, Log, check_labels
 from distributed.config import TrainConfig
 from distributed.reporter import Diverged
-from distributed.train_loop import OnEpoch, TrainJob, train
+from distributed.stopping import GRACE_S, PREEMPTED, SIGNALS, Stop, Stopped, ended, tell
+from distributed.train_loop import CHECKPOINTS, OnEpoch, TrainJob, train
 from models.registry import BACKBONES, find_objective, lookup
 
-MAX_FAILURES = 3
-COLLECTIVE_TIMEOUT_S = 600
-DIVERGED = "diverged"
+MAX_FAILURES = 1000  # of a long run on machines that come and go; worker_group.Failures ends one that gets no further
+COLLECTIVE_TIMEOUT_S = 300
+"""A worker waits so long for another. More than one may rightly need: to read a cold file, to write its shard."""
+RESIZE_EVERY_S = 15.0
+"""How often a group of changing size looks for new nodes. A change costs a start of the group, but no step."""
+DIVERGED, STOPPED = "diverged", "stopped"
 
 
 def prepare(run: Path, log: Log, config: TrainConfig, started: float) -> tuple[TrainJob, dict[str, LabelFacts]]:
@@ -48,35 +56,52 @@ def prepare(run: Path, log: Log, config: TrainConfig, started: float) -> tuple[T
     return job, facts
 
 
-def run_training(job: TrainJob, workers: int, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
+def run_training(
+    job: TrainJob,
+    workers: int,
+    on_epoch: OnEpoch | None = None,
+    min_workers: int | None = None,
+    signalled: Callable[[], int] = lambda: 0,
+) -> dict[str, Any]:
     """Train with `workers` Ray Train workers (0: in this process, without Ray) and return the summary figures.
 
-    `on_epoch`: see train_loop.train; every worker calls its own copy.
-
-    A worker that dies is replaced and the group goes on from the last checkpoint. Raises ValueError for what the
-    user can mend, whichever worker found it.
+    A worker that dies is replaced and the group goes on from the last checkpoint. With `min_workers` it has as many
+    workers as the cluster has room for, from so many up to `workers`, and changes as nodes come and go. `signalled`
+    tells of a signal that this process has received (0: none): then the state is saved and stopping.Stopped raised.
+    `on_epoch`: see train_loop.train; every worker calls its own copy. Raises ValueError for what the user can mend,
+    whichever worker found it.
     """
     if workers == 0:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return train(job, rank=0, world_size=1, device=device, on_epoch=on_epoch)
+        return train(job, 0, 1, device, on_epoch, Stop(signalled=signalled))
 
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
+    from distributed.worker_group import Failures, NoticedTorchConfig
+
+    elastic = min_workers is not None and min_workers < workers
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job, "on_epoch": on_epoch},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus(workers)),
-        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        scaling_config=ScalingConfig(
+            num_workers=(min_workers, workers) if elastic else workers,
+            use_gpu=gpus(min_workers or workers),
+            elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
+        ),
+        torch_config=NoticedTorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         run_config=RunConfig(
             name="ray_train",
             storage_path=job.run,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[Failures(job.run, str(Path(job.run) / CHECKPOINTS))],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
     try:
-        result = trainer.fit()
+        result = wait_for(trainer.fit, Path(job.run), signalled)
+    except (Stopped, KeyboardInterrupt):
+        raise
     except Exception as error:
         mistake = user_error(error)
         if mistake is not None:
@@ -86,23 +111,61 @@ def run_training(job: TrainJob, workers: int, on_epoch: OnEpoch | None = None) -
     assert isinstance(figures, dict)
     if DIVERGED in figures:
         raise ValueError(figures[DIVERGED])
+    if STOPPED in figures:
+        raise Stopped(*figures[STOPPED])
     return figures
+
+
+def wait_for(fit: Callable[[], Any], run: Path, signalled: Callable[[], int]) -> Any:
+    """The result of fit(), in a thread of its own; a signal is passed on to the workers, which then have GRACE_S."""
+    box: list[tuple[Any, BaseException | None]] = []
+
+    def work() -> None:
+        try:
+            box.append((fit(), None))
+        except BaseException as error:
+            box.append((None, error))
+
+    thread = threading.Thread(target=work, name="fit", daemon=True)
+    thread.start()
+    deadline = math.inf
+    while thread.is_alive():
+        thread.join(0.2)
+        if number := signalled():
+            deadline = min(deadline, time.monotonic() + GRACE_S)
+            tell(run, SIGNALS + number)  # again and again: a group that only starts forgets what it was told
+            if time.monotonic() > deadline:
+                raise Stopped(SIGNALS + number, 0, saved=False)
+    result, error = box[0]
+    if error is not None:
+        raise error
+    return result
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What Ray Train runs on every worker: find out who we are, then the loop.
 
-    A divergence is handed back instead of raised: all workers meet it, and another try would only meet it again.
+    A divergence is handed back instead of raised: all workers meet it, and another try would only meet it again. So is
+    a stop that the driver has asked for.
     """
     import ray.train
     from ray.train.torch import get_device
 
+    from distributed.worker_group import Preempted
+
     context = ray.train.get_context()
+    job, rank, world_size = config["job"], context.get_world_rank(), context.get_world_size()
+    stop = Stop(Path(job.run))
     try:
-        rank, world_size = context.get_world_rank(), context.get_world_size()
-        return train(config["job"], rank, world_size, torch.device(get_device()), config["on_epoch"])
+        return train(job, rank, world_size, torch.device(get_device()), config["on_epoch"], stop)
     except Diverged as error:
         return {DIVERGED: str(error)}
+    except Stopped as stopped:
+        if stopped.code == PREEMPTED:
+            raise Preempted(f"stopped at step {stopped.step}; another group goes on") from None
+        return {STOPPED: (stopped.code, stopped.step)}
+    finally:
+        ended()
 
 
 def gpus(workers: int) -> bool:
@@ -115,6 +178,7 @@ def gpus(workers: int) -> bool:
 def user_error(error: BaseException) -> str | None:
     """The message of the ValueError behind a failed fit, if that is what ended it."""
     failures = list(getattr(error, "worker_failures", {}).values())
+    failures += [failure] if (failure := getattr(error, "controller_failure", None)) else []
     for failure in failures:
         cause = getattr(failure, "cause", failure)
         if isinstance(cause, ValueError):

@@ -4,8 +4,17 @@ import os
 
 from jobs.run_directory import usable_cpus
 
-# A report of a worker is polled at this interval; Ray's default of 2 s would hold up every checkpoint.
-HEALTH_CHECK_INTERVAL_S = "0.2"
+RECOVERY = {
+    # Ray Train looks at its workers so often: what a death costs at least. Ray's default is 2 s.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # A worker that does not answer for so long has hung. Answering takes it milliseconds; Ray waits ten minutes.
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
+    # Ray counts on a lost node for up to 20 s; the wait for it ends after this, and fewer workers are tried. Ray: 60 s.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
+    # Workers that leave a group whose other members are gone. Ray: 30 s.
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
+}
+"""How soon a run goes on after a fault: docs/survive.md has the times. What the environment says wins."""
 
 
 def check_cpus(workers: int) -> None:
@@ -27,7 +36,8 @@ def connect(cpus: int) -> None:
     is a ValueError. Without it a local cluster is started: no dashboard, no authentication to trip over, and no log
     lines of workers on the terminal unless COUNTERPOINT_LOG asks for them.
     """
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_INTERVAL_S)
+    for name, value in RECOVERY.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -22,6 +22,7 @@ from rich.table import Table
 from data.filesystems import in_process
 from data.log import open_log
 from distributed.config import TrainConfig
+from distributed.stopping import Stopped
 from distributed.train_loop import OnEpoch, TrainJob
 from distributed.trainer import prepare, run_training
 from jobs import calibrate
@@ -31,10 +32,11 @@ from jobs.preset_file import asked_for, fill_train
 from jobs.progress import follow_training
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
 from jobs.settings import override
+from jobs.signals import leave, stop_signals
 from jobs.tracking import check_tracking, tracked
 from jobs.warm_start import model_to_start_from
 
-MAY_CHANGE = frozenset({"workers", "train.tables", "train.background_checkpoints"})
+MAY_CHANGE = frozenset({"workers", "min_workers", "train.tables", "train.background_checkpoints"})
 """What a run may be continued with that it was not begun with."""
 
 
@@ -51,6 +53,9 @@ class Arguments:
     """The network between the embedding and the towers."""
     workers: int = min(2, usable_cpus())
     """Ray Train workers, one CPU (or GPU, where there is one for each) apiece; 0 trains in this process without Ray."""
+    min_workers: int | None = None
+    """Begin with as few workers as this if there is no room for more, and go on with more or fewer as nodes come and
+    go. Left out: always --workers."""
     epochs: int = 2
     """Passes over the training part, at most."""
     tables: Literal["replicated", "sharded"] = "replicated"
@@ -82,6 +87,8 @@ def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) ->
     out = arguments.out.expanduser().absolute()
     config = configure(arguments)
     settings = {"train": dataclasses.asdict(config), "data": arguments.data, "workers": arguments.workers}
+    if arguments.min_workers is not None:
+        settings["min_workers"] = arguments.min_workers
     if arguments.start_from:
         settings["start_from"] = str(arguments.start_from.expanduser().absolute())
     state = inspect_run(out, "train", settings, may_change=MAY_CHANGE)
@@ -93,7 +100,8 @@ def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) ->
         return summary
     if arguments.workers and in_process(arguments.data):
         raise ValueError(f"--data {arguments.data} lies in this process's memory, where no worker sees it: --workers 0")
-    check_cpus(arguments.workers)
+    at_least = check_min_workers(arguments)
+    check_cpus(at_least)
     if arguments.workers > config.stream.lanes:
         raise ValueError(f"--workers {arguments.workers} needs --set stream.lanes={arguments.workers} or more")
     log = open_log(arguments.data)
@@ -113,10 +121,10 @@ def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) ->
         start_run(out, "train", settings, {"data": data, **begins})
     announce(console, arguments, job, state)
     if arguments.workers:
-        connect(max(cpus, arguments.workers))
+        connect(max(cpus, at_least))
     with tracked(out):
         with follow_training(console, out, config.epochs):
-            figures = run_training(job, arguments.workers, on_epoch)
+            figures = trained(job, arguments, on_epoch)
         summary = {
             **figures,
             "train.workers": arguments.workers,
@@ -127,6 +135,27 @@ def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) ->
     show(console, summary)
     console.print(f"run: {out}")
     return calibrated(arguments, out, summary)
+
+
+def trained(job: TrainJob, arguments: Arguments, on_epoch: OnEpoch | None) -> dict[str, Any]:
+    """The figures. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130."""
+    with stop_signals() as received:
+        try:
+            return run_training(
+                job, arguments.workers, on_epoch, arguments.min_workers, lambda: received[0] if received else 0
+            )
+        except Stopped as stopped:
+            leave(stopped, received[0])
+
+
+def check_min_workers(arguments: Arguments) -> int:
+    """How many workers there must be room for at the start; ValueError if --min-workers is none of 1 .. --workers."""
+    least = arguments.min_workers
+    if least is None:
+        return arguments.workers
+    if not 1 <= least <= arguments.workers:
+        raise ValueError(f"--min-workers {least} must be between 1 and --workers {arguments.workers}")
+    return least
 
 
 def calibrated(arguments: Arguments, out: Path, summary: dict[str, Any]) -> dict[str, Any]:

@@ -119,8 +119,33 @@ def test_what_keeps_a_checkpoint_from_being_written_is_told(tmp_path: Path) -> N
     (tmp_path / "checkpoints").write_text("a file in the way")
     with CheckpointStore(tmp_path / "checkpoints") as store:
         store.save(state(), Progress(step=2, best_step=1), IDENTITY)
-        with pytest.raises(OSError, match="checkpoints"):
+        with pytest.raises(ValueError, match=r"step-00000002: cannot be written \(Not a directory\); there is none"):
             store.wait()
+
+
+def test_a_worker_that_cannot_write_its_shard_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Worker 1 finds a directory where its file goes; worker 0 hears of it, and the checkpoint before stands."""
+    save(tmp_path, 1)
+    (tmp_path / ".step-00000002.0.tmp" / shard_name(1, 2)).mkdir(parents=True)
+    stores = [CheckpointStore(tmp_path, rank, 2) for rank in range(2)]
+    for store in stores:
+        store.save(state(), Progress(step=2, best_step=1), IDENTITY)
+    with pytest.raises(ValueError, match=r"step-00000002: cannot be written .*; step-00000001 stands"):
+        stores[1].wait()
+    with pytest.raises(ValueError, match="worker 1 could not write its shard"):
+        stores[0].wait()
+    assert stores[0].latest() == tmp_path / "step-00000001"
+
+
+def test_a_crash_while_one_checkpoint_replaces_another_loses_neither(tmp_path: Path) -> None:
+    """The old one is moved away, the new one given its name; between the two there is a moment."""
+    path = save(tmp_path, 3)
+    path.rename(tmp_path / ".step-00000003.old")
+    assert CheckpointStore(tmp_path).begin() == path
+    assert read_checkpoint(path).progress.step == 3
+    save(tmp_path, 3, best=0)
+    assert read_checkpoint(path).progress.best_step == 0
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_latest_and_best_are_kept(tmp_path: Path) -> None:
@@ -162,7 +187,7 @@ def test_damaged_tensors_are_refused(tmp_path: Path, name: str, fault: str) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 3}, "version 3; this program reads version 2"),
+        ({"version": 4}, "version 4; this program reads version 3"),
         ({"format": "other"}, "not a Counterpoint checkpoint"),
         ({"config": None}, "key 'config' is missing"),
         ("{", "not readable as JSON"),

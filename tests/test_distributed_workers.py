@@ -20,9 +20,11 @@ from distributed.checkpoint_store import CheckpointStore
 from distributed.collectives import sum_gradients, sum_rows
 from distributed.config import TrainConfig
 from distributed.reporter import METRICS
+from distributed.stopping import Stopped
 from distributed.stream import TrainStream
 from distributed.train_loop import CHECKPOINTS, Trainer, train
 from distributed.trainer import TrainJob, prepare, run_training
+from distributed.worker_group import FAILURES
 
 WORKERS = 3
 OBJECTIVES = ("escm2_dr", "escm2_snips")
@@ -117,16 +119,21 @@ def test_three_workers_train_what_one_trains(
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
-def kill_a_worker_at(run: Path, step: int, killed: list[int]) -> None:
-    """SIGKILL one Ray Train worker once the run has logged `step`."""
-    deadline = time.time() + 600
+def hit_workers(run: Path, number: int, step: int, starts: int, hit: list[int]) -> None:
+    """Send a signal to one Ray Train worker once the run's so-manieth start has got some steps further than `step`."""
+    deadline = time.time() + 300
     while time.time() < deadline:
-        path = run / METRICS
-        if path.exists() and any(json.loads(line)["step"] >= step for line in path.read_text().splitlines(True)[:-1]):
+        lines = (
+            [json.loads(line) for line in (run / METRICS).read_text().splitlines(True)[:-1]]
+            if (run / METRICS).exists()
+            else []
+        )
+        begun = [number for number, line in enumerate(lines) if line["event"] == "start"]
+        if len(begun) >= starts and lines[-1]["step"] >= step and len(lines) - begun[-1] > 3:
             pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and is_train_worker(entry)]
             if pids:
-                os.kill(pids[-1], signal.SIGKILL)
-                killed.append(pids[-1])
+                os.kill(pids[-1], number)
+                hit.append(pids[-1])
                 return
         time.sleep(0.02)
 
@@ -145,32 +152,60 @@ def is_train_worker(pid: str) -> bool:
     return False
 
 
+def finish_both(rank: int, rendezvous: str, jobs: dict[str, TrainJob]) -> None:
+    """Two plain gloo processes: the whole of one run, and the rest of the other."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    for job in jobs.values():
+        train(job, rank, 2, torch.device("cpu"))
+    dist.destroy_process_group()
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_killed_worker_is_retried_to_the_same_bits(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
-    """Ray Train, 2 workers with sharded tables, unbroken and with one of them killed: the same tensors and figures."""
-    settings = config("epochs=8", "checkpoint_steps=5", "log_steps=2", "patience=0", "tables=sharded")
-    results = []
-    killed: list[int] = []
+def test_a_run_that_is_hit_three_times_ends_with_the_same_bits(
+    ray_cluster: None, small_log: Path, tmp_path: Path
+) -> None:
+    """Ray Train, 2 workers, sharded tables: one worker is killed, one is told to go (SIGTERM), then the driver is told
+    to stop. The rest is trained without Ray, as is the run that nothing happened to. And what it cost is counted."""
+    settings = config("epochs=12", "checkpoint_steps=7", "log_steps=2", "patience=0", "tables=sharded")
+    jobs = {}
     for name in ("unbroken", "broken"):
-        run = tmp_path / name
-        run.mkdir()
-        job, _ = prepare(run, open_log(small_log), settings, time.time())
-        if name == "broken":
-            threading.Thread(target=kill_a_worker_at, args=(run, 30, killed), daemon=True).start()
-        results.append(run_training(job, workers=2))
-    assert len(killed) == 1
-    starts = events(tmp_path / "broken", "start")
-    assert len(starts) == 2
-    assert 0 < starts[1]["step"] < 192
-    whole, retried = final_tensors(tmp_path / "unbroken"), final_tensors(tmp_path / "broken")
-    assert all(torch.equal(whole[name], retried[name]) for name in whole)
-    same = {name for name in results[0] if not name.startswith("train.")}
-    assert {name: results[0][name] for name in same} == {name: results[1][name] for name in same}
-    assert results[0]["train.workers"] == 2
+        (tmp_path / name).mkdir()
+        jobs[name], _ = prepare(tmp_path / name, open_log(small_log), settings, time.time())
+    hit: list[int] = []
+    signals: list[int] = []
 
-    alone = train_here(tmp_path / "alone", small_log, settings)
-    assert alone["ctr.auc"] == pytest.approx(results[0]["ctr.auc"], abs=2e-3)
+    def trouble() -> None:
+        run = tmp_path / "broken"
+        hit_workers(run, signal.SIGKILL, 30, 1, hit)
+        hit_workers(run, signal.SIGTERM, 60, 2, hit)
+        hit_workers(run, 0, 90, 3, hit)  # nothing: but the moment has come
+        signals.append(signal.SIGTERM)
+
+    threading.Thread(target=trouble, daemon=True).start()
+    with pytest.raises(Stopped) as stopped:
+        run_training(jobs["broken"], workers=2, signalled=lambda: sum(signals))
+    assert stopped.value.signal == signal.SIGTERM
+    assert len(set(hit)) == 3
+    latest = CheckpointStore(tmp_path / "broken" / CHECKPOINTS).latest()
+    assert latest is not None
+    assert latest.name == f"step-{stopped.value.step:08d}"
+
+    mp.spawn(finish_both, args=(str(tmp_path / "rendezvous"), jobs), nprocs=2)
+    whole, mended = final_tensors(tmp_path / "unbroken"), final_tensors(tmp_path / "broken")
+    assert whole.keys() == mended.keys()
+    assert all(torch.equal(whole[name], mended[name]) for name in whole)
+    starts = events(tmp_path / "broken", "start")
+    assert [start["workers"] for start in starts] == [2] * 4
+    assert 0 < starts[1]["lost_steps"] <= 7  # the kill; checkpoints are seven steps apart
+    assert [start["lost_steps"] for start in starts[2:]] == [0, 0]  # both notices: nothing
+    assert starts[3]["step"] == stopped.value.step
+    failures = [json.loads(line) for line in (tmp_path / "broken" / FAILURES).read_text().splitlines()]
+    assert len(failures) == 2
+    assert "Preempted" in str(failures[1]["workers"])
+    ended = [event for run in ("unbroken", "broken") for event in events(tmp_path / run, "valid")[-1:]]
+    assert ended[0]["ctcvr.log_loss"] == ended[1]["ctcvr.log_loss"]
 
 
 def write_slowly(job: TrainJob) -> None:

@@ -62,7 +62,7 @@ def test_ray_is_used_where_the_design_says() -> None:
     users = {path.relative_to(ROOT).as_posix() for room in ("distributed", "es") for path in files(room)
              if "ray" in imported(path)}  # fmt: skip
     ours = {"es/actor.py", "es/members.py", "es/pool.py", "es/ray_pool.py", "es/tune.py"}
-    assert users == {"distributed/trainer.py", "distributed/telemetry.py", *ours}
+    assert users == {"distributed/trainer.py", "distributed/telemetry.py", "distributed/worker_group.py", *ours}
 
 
 VALIDATES_WITH_RAY = "test_cluster_yaml.py"  # Ray has no public validator of cluster.yaml
