@@ -26,7 +26,7 @@ import torch
 from filelock import FileLock, Timeout
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import jobs.report
 from jobs.cli import main
@@ -137,6 +137,7 @@ def base(plan: Plan, record: Record) -> tuple[dict[str, Any], Current]:
             on_epoch=None if options.workers else lambda figures: rounds.catch_up(),
             beside=beside,
             owns=(out / ROUNDS,),
+            snapshots=True,
         )
         if rounds.lost(facts["best_steps"]) is None:
             break
@@ -251,11 +252,12 @@ def show(console: Console, record: Record, summary: dict[str, Any], plan: Plan) 
         console.print(table)
     if record.days:
         value = f"{plan.options.metric}_at_{plan.options.k}"
-        columns = ("rows", "ctr.auc", "ctr.log_loss", "ctr.pcoc", "ctcvr.auc", f"{value}.tuned", f"{value}.untuned")
-        table = Table("day", *columns, box=SIMPLE, caption="each day judged before it was trained on")
+        shown = {"rows": "rows", "CTR AUC": "ctr.auc", "log-loss": "ctr.log_loss", "PCOC": "ctr.pcoc"}
+        shown |= {"CTCVR AUC": "ctcvr.auc", "value": f"{value}.tuned", "untuned": f"{value}.untuned"}
+        table = Table(Column("day", no_wrap=True), *shown, box=SIMPLE, caption="judged before they were trained on")
         for day in sorted(record.days)[-SHOWN_DAYS:]:
             facts = record.days[day]
-            table.add_row(day, *(in_words({"": facts[key]}).strip() if key in facts else "-" for key in columns))
+            table.add_row(day, *(in_words({"": facts[key]}).strip() if key in facts else "-" for key in shown.values()))
         console.print(table)
     if message := summary.get("fusion.message"):
         console.print(message, soft_wrap=True)

@@ -119,10 +119,10 @@ class Plan:
         both = workers + self.options.evolve_workers
         return both if both <= usable_cpus() else workers
 
-    def train_arguments(self, data: str, out: Path, start_from: Path | None, epochs: int) -> train.Arguments:
-        same = ("objective", "backbone", "workers", "tables", "seed", "set", "calibrate")
+    def train_arguments(self, data: str, out: Path, **changes: Any) -> train.Arguments:
+        same = ("objective", "backbone", "workers", "epochs", "tables", "seed", "set", "calibrate")
         values: dict[str, Any] = {name: getattr(self.options, name) for name in same}
-        return train.Arguments(data=data, out=out, start_from=start_from, snapshots=True, epochs=epochs, **values)
+        return train.Arguments(data=data, out=out, **{**values, **changes})
 
     def evolve_arguments(self, scored: Path, out: Path, **changes: Any) -> evolution.Arguments:
         same = ("fusion", "metric", "k", "conversion_weight", "pairs", "sigma", "engine", "seed", "resamples")

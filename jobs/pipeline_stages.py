@@ -27,18 +27,18 @@ def train_stage(
     out: Path,
     data: str,
     inputs: dict[str, str],
-    start_from: Path | None = None,
-    epochs: int | None = None,
     on_epoch: OnEpoch | None = None,
     beside: Callable[[], AbstractContextManager[None]] = nullcontext,
     owns: tuple[Path, ...] = (),
+    **changes: Any,
 ) -> dict[str, Any]:
     """Train (and calibrate) in `out`; facts: the last step, the best one, those that were the best when they came.
 
-    `beside`: what goes on while the workers train; `owns`: what lives from this training and goes with it.
+    `beside`: what goes on while the workers train; `owns`: what lives from this training and goes with it; `changes`:
+    of jobs.train's arguments.
     """
     options = plan.options
-    arguments = plan.train_arguments(data, out, start_from, epochs or options.epochs)
+    arguments = plan.train_arguments(data, out, **changes)
 
     def work() -> dict[str, Any]:
         forget_unbegun(out)

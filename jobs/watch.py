@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.log import Log, check_labels, open_log
+from distributed.train_loop import CHECKPOINTS
 from jobs.evolve_fusion import POLICY_FILE
 from jobs.fixed_policy import judge_policy
 from jobs.pipeline_plan import ROUND_RESAMPLES, Plan, check_tunable
@@ -100,6 +101,8 @@ class Watch:
                 self.take(day)
             else:
                 self.current = self.after(day)
+        if self.taken():
+            self.publish()
 
     def take(self, day: str) -> None:
         """Everything that a day brings; then it is written down, served, and older days' files go."""
@@ -107,11 +110,9 @@ class Watch:
         with self.record.lock:
             self.record.days[day] = facts
             self.record.save()
-        write_days(self.plan.out / DAYS_FILE, self.record.days)
         if not facts.get("skipped"):
             self.current = self.after(day)
-            serve(self.plan.out, self.place(day))
-        self.prune()
+        self.publish()
 
     def day(self, day: str) -> dict[str, Any]:
         plan, record, place, options = self.plan, self.record, self.place(day), self.plan.options
@@ -187,12 +188,15 @@ class Watch:
     def place(self, day: str) -> Path:
         return self.plan.out / DAYS / day
 
-    def prune(self) -> None:
-        """Remove what older days left, except what they were judged by."""
+    def publish(self) -> None:
+        """Write the figures down, let OUT/current lead to the last day, remove what older days left."""
+        write_days(self.plan.out / DAYS_FILE, self.record.days)
         learned = [day for day in self.taken() if not self.record.days[day].get("skipped")]
+        if learned:
+            serve(self.plan.out, self.place(learned[-1]))
+        for day in learned:
+            shutil.rmtree(self.place(day) / "train" / CHECKPOINTS, ignore_errors=True)
         for day in learned[: -self.plan.options.keep]:
-            if self.record.days[day].get("pruned"):
-                continue
             with self.record.lock:
                 self.record.days[day]["pruned"] = True
                 self.record.save()
