@@ -12,7 +12,7 @@ from rich.table import Table
 from jobs.tune_aim import FAILED, INFEASIBLE, Aim
 from jobs.tune_files import name_of
 from jobs.tune_results import Row, read_row, settings_text
-from jobs.tune_trial import INDEX
+from jobs.tune_trial import INDEX, index_of
 
 SHOWN = 12
 """Trials in the live table: those that run, then the best."""
@@ -55,7 +55,7 @@ class Board(tune.Callback):
         self.ended(self.refresh(trial, "failed"))
 
     def refresh(self, trial: Any, state: str) -> Row:
-        index = int(trial.config[INDEX])
+        index = index_of(trial.config, trial.trial_id)
         settings = {key: value for key, value in trial.config.items() if key != INDEX}
         row = read_row(self.trials / name_of(index), index, settings, self.aim, state)
         self.rows[index] = row

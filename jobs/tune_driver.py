@@ -76,8 +76,8 @@ def prepare(arguments: "Arguments", aim: Aim, space: Space, out: Path) -> Study:
         job, facts = prepare_training(out, open_log(arguments.data), config, time.time())
         own = {name: part for name, part in job.parts.items() if name != "test"}
         plan = dataclasses.replace(plan, job=dataclasses.replace(job, parts=own))
-        parts = {name: dataclasses.asdict(fact) for name, fact in facts.items()}
-        data = {"location": job.location, "name": job.schema.name, "parts": parts}
+        data: dict[str, Any] = {"location": job.location, "name": job.schema.name}
+        data["parts"] = {name: dataclasses.asdict(fact) for name, fact in facts.items()}
         default = default_of(space, flatten(dataclasses.asdict(config)))
         return Study(out, plan, space, default, fixed, config.epochs, data, job)
     assert arguments.scored is not None
@@ -136,7 +136,8 @@ def conduct(study: Study, arguments: "Arguments", console: Console) -> dict[str,
     rows = read_rows(trials, ledger, aim)
     write_table(study.out / TABLE, rows)
     if not any(row.ended for row in rows):
-        raise ValueError(f"all {len(rows)} trials failed; the first: {rows[0].error} (more in {trials})")
+        why = rows[0].error or f"no {', '.join(aim.metrics)} to go by"
+        raise ValueError(f"all {len(rows)} trials failed; the first: {why} (more in {trials})")
     summary = counted(rows, study, arguments)
     chosen = front_of(rows, aim) if len(aim.metrics) > 1 else [row for row in [best_of(rows)] if row]
     show(console, rows, aim)
@@ -144,7 +145,7 @@ def conduct(study: Study, arguments: "Arguments", console: Console) -> dict[str,
         least = nearest(rows)
         assert least is not None
         limits = ", ".join(f"{limit} (reached: {least.figures.get(limit.metric)})" for limit in aim.limits)
-        message = f"no trial of {len(rows)} is feasible; trial {name_of(least.index)} comes nearest to {limits}"
+        message = f"No trial of {len(rows)} is feasible; trial {name_of(least.index)} comes nearest to {limits}"
         return summary | {"tune.message": message}
     if len(aim.metrics) > 1:
         (study.out / FRONT).mkdir(exist_ok=True)
@@ -157,7 +158,7 @@ def conduct(study: Study, arguments: "Arguments", console: Console) -> dict[str,
     (best,) = chosen
     keep(study.out / BEST, study, best)
     figures = ", ".join(f"{metric} {cell(best, metric)}" for metric in aim.metrics)
-    message = f"best of {len(rows)} trials: {name_of(best.index)}, {figures} (valid); {settings_text(best)}"
+    message = f"Best of {len(rows)} trials: {name_of(best.index)}, {figures} (valid); {settings_text(best)}"
     summary |= {"best.trial": best.index, "best.settings": best.settings, "tune.message": message}
     summary |= {f"best.valid.{key}": value for key, value in best.figures.items()}
     for name, row in (("best", best), ("default", rows[0])):

@@ -11,7 +11,7 @@ from typing import Any
 from jobs.presets import Settings
 from jobs.run_directory import read_json
 from jobs.settings import text_of
-from jobs.tune_aim import Aim, front, goodness
+from jobs.tune_aim import FAILED, Aim, front, goodness
 from jobs.tune_files import SETTINGS_FILE, TRIAL_FILE, Ledger, name_of, read_reports
 
 ENOUGH = 8
@@ -38,7 +38,8 @@ class Row:
 
     @property
     def ended(self) -> bool:
-        return self.state in ("finished", "stopped") and bool(self.figures)
+        """Whether it has come to figures that trials can be told apart by."""
+        return self.state in ("finished", "stopped") and min(self.scores.values()) > FAILED
 
     @property
     def feasible(self) -> bool:

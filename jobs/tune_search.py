@@ -24,7 +24,7 @@ from ray.tune.search.sample import Domain, Float
 from jobs.presets import Settings, Space
 from jobs.run_directory import read_json
 from jobs.tune_files import SETTINGS_FILE, STOP_FILE, TIME, Ledger, name_of
-from jobs.tune_trial import INDEX, Plan, trainable
+from jobs.tune_trial import INDEX, Plan, index_of, trainable
 
 STATE = ".tune"
 """Tune's own files, of no use once the search has ended or its driver is gone."""
@@ -71,9 +71,10 @@ class StopsInTheLoop(ASHAScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         verdict = super().on_trial_result(tune_controller, trial, result)
-        if verdict == TrialScheduler.STOP and result[self._time_attr] < self._max_t:
-            run = self.trials / name_of(trial.config[INDEX])
-            (run / STOP_FILE).touch()
+        index = index_of(trial.config, trial.trial_id)
+        # The first trial is the default configuration, which the others are measured by: it ends by itself.
+        if verdict == TrialScheduler.STOP and index and result[self._time_attr] < self._max_t:
+            (self.trials / name_of(index) / STOP_FILE).touch()
         return str(TrialScheduler.CONTINUE)
 
 
@@ -128,9 +129,9 @@ def search(
         if not ledger.settings:
             for point in draw(space, default, samples, seed):
                 ledger.add(point)
-        points = [{INDEX: index, **current(trials, index, point)} for index, point in enumerate(ledger.settings)]
+        points = [current(trials, index, point) for index, point in enumerate(ledger.settings)]
         searcher = BasicVariantGenerator(points_to_evaluate=points)
-        given = {INDEX: tune.randint(0, samples), **space}
+        given = space
     state = trials.parent / STATE
     shutil.rmtree(state, ignore_errors=True)
     tuner = tune.Tuner(

@@ -28,7 +28,7 @@ from jobs.tune_files import REPORTS_FILE, SETTINGS_FILE, STOP_FILE, TIME, TRIAL_
 
 BEST_FILE = "figures.json"
 INDEX = "trial"
-"""The key of Tune's config that numbers the trials; the others are settings."""
+"""The key of Tune's config that numbers Optuna's trials; the others are settings."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,18 @@ class Trial:
         write_json(self.run / TRIAL_FILE, {"state": state, **facts})
 
 
+def index_of(config: dict[str, Any], trial_id: str) -> int:
+    """Which trial this is. Those that Tune draws itself are numbered by their id, 1a2b3_00007: their config may become
+    another trial's."""
+    return int(config[INDEX]) if INDEX in config else int(trial_id.rsplit("_", 1)[-1])
+
+
 def trainable(plan: Plan) -> Callable[[dict[str, Any]], None]:
     """A function for tune.Tuner."""
 
     def trial(config: dict[str, Any]) -> None:
         settings = {key: value for key, value in config.items() if key != INDEX}
-        one = Trial(plan, int(config[INDEX]))
+        one = Trial(plan, index_of(config, str(tune.get_context().get_trial_id())))
         one.run.mkdir(parents=True, exist_ok=True)
         if (one.run / TRIAL_FILE).exists():
             repeat(one)

@@ -261,35 +261,66 @@ def test_a_search_goes_on(found: Path, small_log: Path, capsys: pytest.CaptureFi
         tune.run(tiny(small_log, found, samples=4))
     page = report.run(report.Args(runs=[found], out=found.parent / "report.html")).read_text()
     assert "Searching settings" in page
-    assert "Settings and figure of every trial" in page
+    assert "Settings and ctcvr.log_loss of every trial" in page
 
 
-@pytest.mark.ray
-def test_no_trial_is_feasible(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def no_tune(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials one after the other in this process, with nobody to report to: for what happens around Tune."""
+    from jobs import tune_driver, tune_search, tune_trial
+
+    def search(plan: Any, space: Any, default: Any, ledger: Ledger, samples: int, *rest: Any) -> None:
+        for index, point in enumerate(tune_search.draw(space, default, samples, seed=0)):
+            ledger.add(point)
+            tune_trial.trainable(plan)({tune_trial.INDEX: index, **point})
+
+    monkeypatch.setattr(tune_driver, "search", search)
+    monkeypatch.setattr(tune, "connect", lambda cpus: None)
+    monkeypatch.setattr(tune_trial.tune, "report", lambda *given, **more: None)
+    monkeypatch.setattr(tune_trial.tune, "get_checkpoint", lambda: None)
+    monkeypatch.setattr(tune_trial, "index_of", lambda config, trial_id: config[tune_trial.INDEX])
+
+
+def test_no_trial_is_feasible(no_tune: None, small_log: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
-    limits = ("ctr.auc>=0.99",)
-    given = {"samples": 2, "search": "random", "set": (*TINY, "epochs=1"), "subject_to": limits}
+    given = {"samples": 2, "set": (*TINY, "epochs=1"), "subject_to": ("ctr.auc>=0.99",)}
     summary = tune.run(tiny(small_log, out, **given))
     assert summary["tune.feasible"] == 0
-    assert "no trial of 2 is feasible" in summary["tune.message"]
+    assert "No trial of 2 is feasible" in summary["tune.message"]
     assert not (out / "best.json").exists()
+    page = report.run(report.Args(runs=[out], out=tmp_path / "report.html")).read_text()
+    assert "none is feasible" in page
 
 
-@pytest.mark.ray
-def test_every_trial_fails(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
+def test_a_front_of_two_figures(no_tune: None, small_log: Path, tmp_path: Path) -> None:
+    out = tmp_path / "search"
+    given = {"scheduler": "none", "set": (*TINY, "epochs=1"), "pareto": ("ctr.auc", "cvr.click.auc")}
+    summary = tune.run(tiny(small_log, out, **given))
+    front_presets = sorted(path.stem for path in (out / "front").iterdir())
+    assert [f"{index:04d}" for index in sorted(summary["tune.front"])] == front_presets
+    assert f"front.{front_presets[0]}.test.ctr.auc" in summary
+    page = report.run(report.Args(runs=[out], out=tmp_path / "report.html")).read_text()
+    assert "ctr.auc against cvr.click.auc" in page
+
+
+def test_every_trial_fails(no_tune: None, small_log: Path, tmp_path: Path) -> None:
     wild = (*TINY, "epochs=1", "optimizer.learning_rate=1e30")
     with pytest.raises(ValueError, match=r"all 2 trials failed; the first: the loss is nan at step"):
         tune.run(tiny(small_log, tmp_path / "search", samples=2, set=wild))
+    assert (tmp_path / "search" / "trials.csv").read_text().count("failed") == 2
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_population_hands_weights_on(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
-    summary = tune.run(tiny(small_log, out, samples=4, scheduler="pbt", set=(*TINY, "epochs=4")))
+    summary = tune.run(tiny(small_log, out, samples=4, scheduler="pbt", set=(*TINY, "epochs=3")))
     assert summary["tune.finished"] == 4
     drawn = Ledger(out / "ledger.jsonl").settings
     now = [read_json(out / "trials" / f"{index:04d}" / "settings.json") for index in range(4)]
     assert any(a != b for a, b in zip(drawn, now, strict=True))
+    for index in range(4):  # each to the end, though one may take over a training that is further on
+        assert read_reports(out / "trials" / f"{index:04d}")[-1]["at"] == 3
 
 
 @pytest.mark.ray
@@ -318,7 +349,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     interest = rng.random(800)
     click = rng.random(800) < interest * 0.6
-    columns = {
+    columns: dict[str, Any] = {
         "user": np.arange(800) // 8,
         "request": np.arange(800) // 4,
         "click": click.astype(np.int8),

@@ -11,15 +11,14 @@ from matplotlib.ticker import MaxNLocator
 
 from jobs.report.figures import Panel
 from jobs.report.svg import INK, MUTED, PAPER, RULE, STYLE, colour, label_ends, panel, plain_ticks, shorten, to_svg
-from jobs.report.words import compact, percent
+from jobs.report.words import percent
 from jobs.tune_aim import Aim, goodness
 from jobs.tune_files import name_of
 from jobs.tune_results import Row, best_of, front_of, short_names
 
 TOP = 0.2  # of the trials, drawn strong
 WIDE = 30.0  # largest over smallest value from which an axis is logarithmic
-AXIS_INCHES = 1.12
-MOST_LABELS = 5
+PAGE_INCHES = 9.6  # the page's width at the scale of the other figures
 
 
 def parallel_panel(rows: Sequence[Row], metric: str, aim: Aim, name: str) -> Panel | None:
@@ -31,10 +30,10 @@ def parallel_panel(rows: Sequence[Row], metric: str, aim: Aim, name: str) -> Pan
     keys = list(known[0].settings)
     scales = [Scale([row.settings.get(key) for row in known]) for key in keys]
     values = [goodness(metric, row.figures) for row in known]
-    scales.append(Scale(values))
+    scales.append(Scale(values, measured=True))
     top = max(1, round(TOP * len(known)))
     with mpl.rc_context(STYLE):
-        figure, axes = panel(max(6.0, AXIS_INCHES * len(scales)), 3.0)
+        figure, axes = panel(max(PAGE_INCHES, len(scales)), 3.0)
         axes.set_axis_off()
         for place, row in enumerate(known):
             strong = place >= len(known) - top and row.feasible
@@ -48,26 +47,29 @@ def parallel_panel(rows: Sequence[Row], metric: str, aim: Aim, name: str) -> Pan
                 alpha=0.95 if strong else 0.4,
                 linestyle="-" if row.feasible else (0, (2, 2)),
             )
-        names = [*short_names(keys).values(), metric]
+        names = [*map(wrapped, short_names(keys).values()), metric]
         for x, (scale, label) in enumerate(zip(scales, names, strict=True)):
             axes.plot([x, x], [0, 1], color=INK if x == len(scales) - 1 else RULE, linewidth=1.0, zorder=0)
-            axes.text(x, 1.09, wrapped(label), ha="center", va="bottom", color=INK, fontsize=8, linespacing=1.05)
+            axes.text(x, 1.09, label, ha="center", va="bottom", color=INK, fontsize=8, linespacing=1.05)
             for height, text in scale.ticks(metric if x == len(scales) - 1 else ""):
-                axes.text(x + 0.04, height, text, ha="left", va="center", color=MUTED, fontsize=7.5)
+                ground = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+                look: dict[str, Any] = {"color": MUTED, "fontsize": 7.5, "bbox": ground, "zorder": 5}
+                axes.text(x + 0.05, height, text, ha="left", va="center", **look)
         axes.set(xlim=(-0.1, len(scales) - 0.35), ylim=(-0.04, 1.16))
         best = known[-1]
         alt = f"{len(known)} trials over {len(keys)} settings; the best, {name_of(best.index)}, has "
         return Panel(
-            "Settings and figure of every trial", to_svg(figure, name, f"{alt}{metric} {best.figures[metric]:.5f}")
+            f"Settings and {metric} of every trial", to_svg(figure, name, f"{alt}{metric} {best.figures[metric]:.5f}")
         )
 
 
 class Scale:
     """One axis of the parallel coordinates: numbers (logarithmic where they spread wide) or words."""
 
-    def __init__(self, values: Sequence[Any]) -> None:
+    def __init__(self, values: Sequence[Any], measured: bool = False) -> None:
         distinct = sorted(set(values), key=lambda value: (isinstance(value, str), value))
-        self.words = [] if all(isinstance(value, int | float) for value in distinct) and len(distinct) > 4 else distinct
+        numbers = measured or (len(distinct) > 4 and all(isinstance(value, int | float) for value in distinct))
+        self.words = [] if numbers else distinct
         if self.words:
             return
         low, high = float(distinct[0]), float(distinct[-1])
@@ -92,7 +94,7 @@ class Scale:
         values = [10**value if self.logarithmic else value for value in inner]
         if metric:
             return [(place, f"{figure_of(metric, value):.4f}") for place, value in zip(places, values, strict=True)]
-        return [(place, compact(value)) for place, value in zip(places, values, strict=True)]
+        return [(place, f"{value:.3g}") for place, value in zip(places, values, strict=True)]
 
 
 def figure_of(metric: str, value: float) -> float:
@@ -173,13 +175,19 @@ def pareto_panel(rows: Sequence[Row], aim: Aim, name: str) -> Panel | None:
 
 
 def learning_panel(
-    rows: Sequence[Row], curves: Mapping[int, tuple[list[int], list[float]]], metric: str, unit: str, name: str
+    rows: Sequence[Row],
+    aim: Aim,
+    curves: Mapping[int, tuple[list[int], list[float]]],
+    metric: str,
+    unit: str,
+    name: str,
 ) -> Panel | None:
-    """The figure that each trial would have ended with, by epoch or generation; the best and the default are named."""
+    """The figure that each trial would have ended with, by epoch or generation; None where no trial reported twice. The
+    best (of a front: all of it) and the default stand out."""
     drawn = {index: curve for index, curve in curves.items() if curve[0]}
-    if not drawn:
+    if not any(len(x) > 1 for x, _ in drawn.values()):
         return None
-    best = best_of(rows)
+    chosen = {row.index for row in (front_of(rows, aim) if len(aim.metrics) > 1 else [best_of(rows)]) if row}
     with mpl.rc_context(STYLE):
         figure, axes = panel(4.6, 2.9)
         ends = []
@@ -188,9 +196,9 @@ def learning_panel(
                 continue
             x, y = drawn[row.index]
             tint, width = MUTED, 0.8
-            if best is not None and row.index == best.index:
+            if row.index in chosen:
                 tint, width = colour(1), 2.0
-                ends.append(("best", y[-1], tint))
+                ends.append(("best" if len(chosen) == 1 else name_of(row.index), y[-1], tint))
             elif row.index == 0:
                 tint, width = colour(0), 1.6
                 ends.append(("default", y[-1], tint))

@@ -8,7 +8,7 @@ from jobs.report.figures import Panel
 from jobs.report.runs import Run
 from jobs.report.tables import Cell, Group, Table
 from jobs.report.tune_figures import importance_panel, learning_panel, parallel_panel, pareto_panel
-from jobs.report.words import DASH, compact, counted, duration, number
+from jobs.report.words import DASH, counted, duration, number
 from jobs.tune_aim import Aim, goodness, read_aim
 from jobs.tune_files import LEDGER_FILE, TIME, TRIALS, Ledger, name_of, read_reports
 from jobs.tune_results import Row, front_of, read_rows, short_names
@@ -28,6 +28,8 @@ class Hunt:
     panels: list[Panel]
     unit: str
     several: bool
+    importance: bool
+    """Whether there were enough trials to say what mattered."""
 
 
 def hunt_of(run: Run, name: str) -> Hunt:
@@ -40,7 +42,7 @@ def hunt_of(run: Run, name: str) -> Hunt:
         shares: dict[str, float] = run.summary.get(f"importance.{metric}") or {}
         panels.append(importance_panel(shares, metric, f"{name}-importance-{n}"))
         curves = {row.index: curve(run, row, metric) for row in rows}
-        panels.append(learning_panel([] if several else rows, curves, metric, unit, f"{name}-curves-{n}"))
+        panels.append(learning_panel(rows, aim, curves, metric, unit, f"{name}-curves-{n}"))
     return Hunt(
         run=run,
         message=str(run.summary.get("tune.message") or ""),
@@ -50,6 +52,7 @@ def hunt_of(run: Run, name: str) -> Hunt:
         panels=[item for item in panels if item],
         unit=unit,
         several=several,
+        importance=any(run.summary.get(f"importance.{metric}") for metric in aim.metrics),
     )
 
 
@@ -99,7 +102,7 @@ def trial_table(rows: Sequence[Row], aim: Aim, unit: str) -> Table:
 
 
 def setting(value: Any) -> str:
-    return DASH if value is None else compact(value) if isinstance(value, float) else str(value)
+    return DASH if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def test_table(run: Run, aim: Aim) -> Table | None:
