@@ -75,7 +75,7 @@ class Arguments:
     by: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
     """Columns that the evaluation slices by, as in jobs.evaluate."""
     formats: tuple[Literal["pt2", "onnx"], ...] = ("pt2", "onnx")
-    """Files to export."""
+    """Files to export; none: no export."""
     export_rows: int = 10_000
     """Rows that exported files are checked on."""
     watch: Path | None = None
@@ -151,7 +151,7 @@ def check_options(options: Arguments) -> None:
     train.configure(train.Arguments("", options.out, options.objective, options.backbone, set=options.set))
     evolution.configure(Plan(options, options.out).evolve_arguments(options.out, options.out, workers=0))
     export.check(
-        export.Arguments(run=options.out, out=options.out, rows=options.export_rows, formats=options.formats),
+        export.Arguments(options.out, options.out, rows=options.export_rows, formats=options.formats or ("pt2",)),
         options.out / ".served",
     )
 

@@ -87,11 +87,12 @@ class Watch:
             facts = self.record.days[day]
             if facts.get("skipped") and not anew:
                 continue
-            broken = [why for stage in CHECKED if (why := self.record.invalid(f"{day} {stage}"))]
             if facts.get("pruned"):
                 if anew:
                     raise ValueError(f"{self.place(day)}: has to be made anew, but only its figures were kept")
                 continue
+            names = [f"{day} {stage}" for stage in CHECKED if stage != "export" or self.plan.options.formats]
+            broken = [why for name in names if (why := self.record.invalid(name))]
             if broken and not anew:
                 self.record.say(f"{day}: {broken[0]}; it is made anew, and the days after it", "yellow")
                 anew = True

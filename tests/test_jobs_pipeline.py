@@ -1,0 +1,267 @@
+"""jobs.pipeline: every stage in its place, only what is not valid done again, and the same bits whatever was killed."""
+
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+
+from benchmarks.pipeline_kills import SMALL, differences, results
+from data.generate import generate_days
+from data.world import GeneratedLog
+from jobs import pipeline, train
+from jobs.evolution import Arguments as EvolveArguments
+from jobs.evolve import run as evolve
+from jobs.pipeline_plan import Arguments
+from jobs.warm_start import model_to_start_from
+
+WORLD: dict[str, Any] = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100}
+
+
+def options(log: Path | None, out: Path, **changes: Any) -> Arguments:
+    """A pipeline of a few seconds."""
+    small = {"workers": 0, "k": 3, "generations": 6, "round_generations": 3, "pairs": 8, "resamples": 50}
+    small |= {"replicates": 40, "export_rows": 200, "formats": (), "set": SMALL, "poll": 0.05}
+    return Arguments(**{"out": out, "data": str(log) if log else None, **small, **changes})
+
+
+def stages(out: Path) -> dict[str, Any]:
+    return json.loads((out / "pipeline.json").read_text())["stages"]
+
+
+@pytest.fixture(scope="module")
+def finished(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pipeline") / "run"
+    pipeline.run(options(small_log, out, epochs=3, formats=("pt2",)))
+    return out
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A finished pipeline to damage: at the same place, for its files name their places."""
+    kept = tmp_path / "kept"
+    shutil.copytree(finished, kept, symlinks=True)
+    yield finished
+    shutil.rmtree(finished)
+    shutil.move(kept, finished)
+
+
+def test_all_stages_leave_what_they_promise(finished: Path) -> None:
+    done = stages(finished)
+    rounds = [name for name in done if name.startswith("round ")]
+    assert list(done) == ["train", *rounds, "score", "evolve", "evaluate", "export"]
+    assert all(entry["state"] == "done" and entry["made"] == 1 for entry in done.values())
+    assert len(rounds) == len(done["train"]["facts"]["best_steps"]) >= 2
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["pipeline.rounds"] == len(rounds)
+    assert {"ctr.auc", "fusion.value_at_3.tuned", "es.generations", "part"} <= summary.keys()
+    assert not [key for key in summary if "second" in key or key.endswith("_s")]
+    assert pq.read_metadata(finished / "scored" / "test.parquet").num_rows == summary["ctr.count"]
+    assert (finished / "served" / "serving.json").exists()
+    assert "Prediction quality" in (finished / "report.html").read_text()
+    assert not list((finished / "train" / "snapshots").iterdir())
+
+
+def test_theta_goes_from_round_to_round_and_never_sees_the_test_part(finished: Path) -> None:
+    steps = stages(finished)["train"]["facts"]["best_steps"]
+    runs = [finished / "rounds" / f"step-{step:08d}" / "fusion" for step in steps] + [finished / "fusion"]
+    for before, after in itertools.pairwise(runs):
+        record = json.loads((after / "run.json").read_text())
+        assert record["started_from"]["run"] == str(before)
+        theta = np.fromfile(after / "start.f32", "<f4")
+        assert theta.tobytes() == load_file(before / "checkpoint.safetensors")["theta"].tobytes()
+        assert "test" not in record["config"]["scored"].rsplit("/", 1)[1]
+    assert json.loads((finished / "fusion" / "run.json").read_text())["config"]["judge"].endswith("test.parquet")
+
+
+def again(log: Path, out: Path) -> set[str]:
+    """Give the command again; the stages that were made anew or for the first time."""
+    before = {name: entry["finished"] + str(entry["made"]) for name, entry in stages(out).items()}
+    pipeline.run(options(log, out, epochs=3, formats=("pt2",)))
+    return {name for name, entry in stages(out).items() if before.get(name) != entry["finished"] + str(entry["made"])}
+
+
+def test_nothing_is_done_twice_and_damage_is_mended_from_there_on(
+    copied: Path, small_log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = results(copied)
+    assert again(small_log, copied) == set()
+    assert "train: done already" in capsys.readouterr().out
+    with (copied / "fusion" / "policy.json").open("a") as file:
+        file.write(" ")
+    assert again(small_log, copied) == {"evolve", "export"}
+    assert "evolve: its output fusion/policy.json is damaged" in capsys.readouterr().out
+    assert differences(expected, results(copied)) == []
+
+
+def test_a_lost_round_and_another_log_are_trained_for_anew(
+    small_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, out = tmp_path / "log", tmp_path / "run"
+    shutil.copytree(small_log, log)
+    given = options(log, out, epochs=1, generations=1, round_generations=1)
+    pipeline.run(given)
+    expected = results(out)
+    theta = next(out.glob("rounds/*/fusion/checkpoint.safetensors"))
+    theta.write_bytes(theta.read_bytes()[:-1])
+    pipeline.run(given)
+    assert "needs its model again" in capsys.readouterr().out
+    assert differences(expected, results(out)) == []
+    part = log / "valid" / "part-00000.parquet"
+    table = pq.read_table(part)
+    pq.write_table(table.slice(0, table.num_rows - 30), part)
+    pipeline.run(given)
+    assert "train: its input changed (data)" in capsys.readouterr().out
+    assert {entry["made"] for entry in stages(out).values()} == {3}
+
+
+def test_mistakes_are_one_line_before_anything_starts(small_log: Path, tmp_path: Path) -> None:
+    cases = {
+        "--data LOG is needed": options(None, tmp_path / "run"),
+        "no request with a click has more than 40 candidates": options(small_log, tmp_path / "run", k=40),
+        "has no part 'test'": options(without_test(small_log, tmp_path), tmp_path / "run"),
+        "--round-generations must be at least 1": options(small_log, tmp_path / "run", round_generations=0),
+        "unknown key 'modle'": options(small_log, tmp_path / "run", set=("modle=1",)),
+        "--days goes with --watch": options(small_log, tmp_path / "run", days=2),
+    }
+    for message, given in cases.items():
+        with pytest.raises(ValueError, match=message):
+            pipeline.run(given)
+        assert not (tmp_path / "run").exists(), message
+
+
+def without_test(log: Path, tmp_path: Path) -> Path:
+    shutil.copytree(log, tmp_path / "log", ignore=shutil.ignore_patterns("test"))
+    return tmp_path / "log"
+
+
+# --- kills ---------------------------------------------------------------------------------------------------------
+
+
+def killed_at(context: Any, given: Arguments, stage: str, after_s: float) -> None:
+    """Start the pipeline in a process of its own; SIGKILL once it is at a stage (or let it end, if it is past that)."""
+    process = context.Process(target=silent, args=(given,))
+    process.start()
+    while process.is_alive():
+        try:
+            running = [name for name, entry in stages(given.out).items() if entry["state"] == "running"]
+        except (OSError, json.JSONDecodeError):
+            running = []
+        if any(name.startswith(stage) for name in running):
+            time.sleep(after_s)
+            break
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+
+
+def silent(given: Arguments) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    pipeline.run(given)
+
+
+@pytest.mark.slow
+def test_the_same_bits_whatever_was_killed(small_log: Path, tmp_path: Path) -> None:
+    """Five kills on the way of one run; benchmarks/pipeline_kills.py has twenty at random moments."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["jobs.pipeline"])
+    given = options(small_log, tmp_path / "run", epochs=2, generations=60, round_generations=40)
+    pipeline.run(given)
+    expected = results(given.out)
+    shutil.rmtree(given.out)
+    for stage, after_s in (("train", 0.3), ("round", 0.05), ("score", 0.0), ("evolve", 0.1), ("evaluate", 0.2)):
+        killed_at(context, given, stage, after_s)
+    pipeline.run(given)
+    assert differences(expected, results(given.out)) == []
+    assert sum(entry["made"] for entry in stages(given.out).values()) == len(stages(given.out))
+
+
+# --- day by day ----------------------------------------------------------------------------------------------------
+
+
+def test_each_day_is_judged_before_it_is_learned_from(tmp_path: Path) -> None:
+    days, out, late = tmp_path / "days", tmp_path / "run", tmp_path / "late"
+    generate_days(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **WORLD), 3, days)
+    shutil.move(days / "2026-01-03", late)
+    given = options(None, out, watch=days, epochs=1, valid_share=0.2, keep=1, until_idle=0.0)
+    pipeline.run(given)
+    (days / "2026-01-03").mkdir()
+    for path in late.glob("*.parquet"):
+        shutil.copy(path, days / "2026-01-03")  # half a day: no marker yet
+    pipeline.run(given)
+    lines = [json.loads(line) for line in (out / "days.jsonl").read_text().splitlines()]
+    assert [(line["day"], line["model"]) for line in lines] == [("2026-01-01", None), ("2026-01-02", "2026-01-01")]
+    assert "ctr.auc" not in lines[0]
+    assert {"ctr.auc", "ctr.log_loss", "ctr.pcoc", "value_at_3.tuned"} <= lines[1].keys()
+    assert (out / "current").resolve() == out / "days" / "2026-01-02"
+    assert not (out / "days" / "2026-01-01" / "train").exists()
+    expected = results(out)
+    shutil.rmtree(out / "days" / "2026-01-02" / "judged")  # figures that were written down are not asked for again
+    (days / "2026-01-03" / "_SUCCESS").touch()
+    pipeline.run(given)
+    third = json.loads((out / "days.jsonl").read_text().splitlines()[2])
+    assert third["model"] == "2026-01-02"
+    assert third["rows"] == 2000
+    assert results(out)["summary.json"] == expected["summary.json"]
+    started = json.loads((out / "days" / "2026-01-03" / "train" / "run.json").read_text())["started_from"]
+    assert started["run"] == str(out / "days" / "2026-01-02" / "train")
+
+
+# --- warm starts ---------------------------------------------------------------------------------------------------
+
+
+def test_a_training_begins_with_the_weights_of_another(finished: Path, small_log: Path, tmp_path: Path) -> None:
+    source, out = finished / "train", tmp_path / "run"
+    given = train.Arguments(str(small_log), out, workers=0, epochs=1, set=(*SMALL, "optimizer.learning_rate=1e-12",
+                            "optimizer.embedding_learning_rate=1e-12"), start_from=source)  # fmt: skip
+    train.run(given)
+    before, after = (load_file(run / "model" / "model.safetensors") for run in (source, out))
+    for name, tensor in before.items():
+        np.testing.assert_allclose(after[name], tensor, atol=1e-6)
+    record = json.loads((out / "run.json").read_text())
+    assert record["started_from"]["run"] == str(source)
+    assert record["config"]["start_from"] == str(source)
+    wide = train.Arguments(str(small_log), tmp_path / "wide", workers=0, set=(*SMALL, "model.embedding_width=8"),
+                           start_from=source)  # fmt: skip
+    with pytest.raises(ValueError, match=r"model\.embedding_width is 4 there, 8 here"):
+        train.run(wide)
+    assert not wide.out.exists()
+    assert model_to_start_from(tmp_path / "nowhere", None, None, source) == ("", {})  # type: ignore[arg-type]
+
+
+def test_an_evolution_begins_with_the_theta_of_another(finished: Path, tmp_path: Path) -> None:
+    scored = finished / "scored" / "test.parquet"
+    small = {"workers": 0, "k": 3, "generations": 1, "pairs": 4, "resamples": 20}
+    evolve(EvolveArguments(scored, tmp_path / "next", start_from=finished / "fusion", **small))
+    started = np.fromfile(tmp_path / "next" / "start.f32", "<f4")
+    assert started.tobytes() == load_file(finished / "fusion" / "checkpoint.safetensors")["theta"].tobytes()
+    evolve(EvolveArguments(replay=tmp_path / "next"))
+    for changes, message in (({"fusion": "sum"}, "fusion 'product', this one 'sum'"), ({"k": 4}, "k 3, this one 4")):
+        with pytest.raises(ValueError, match=message):
+            evolve(EvolveArguments(scored, tmp_path / "other", start_from=finished / "fusion", **{**small, **changes}))
+
+
+# --- on a cluster --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_training_and_rounds_share_a_cluster(small_log: Path, tmp_path: Path, ray_cluster: None) -> None:
+    """A worker trains while actors tune; the fusion they come to is that of one process."""
+    given = options(small_log, tmp_path / "run", workers=1, evolve_workers=1, epochs=2, generations=2)
+    pipeline.run(given)
+    done = stages(given.out)
+    assert [entry["facts"]["workers"] for name, entry in done.items() if name.startswith("round ")] == [1, 1]
+    theta = load_file(given.out / "fusion" / "checkpoint.safetensors")["theta"]
+    shutil.rmtree(given.out / "fusion")
+    alone = options(small_log, tmp_path / "run", workers=1, evolve_workers=0, epochs=2, generations=2)
+    pipeline.run(alone)
+    assert load_file(given.out / "fusion" / "checkpoint.safetensors")["theta"].tobytes() == theta.tobytes()
