@@ -43,6 +43,7 @@ class ESResult:
     failed_evaluations: int
     lost_pairs: int
     reissued_pairs: int
+    lost_generations: int
     seconds: float
     steps: float
     resumed_at: int
@@ -59,6 +60,7 @@ class Counters:
     failed_evaluations: int = 0
     lost_pairs: int = 0
     reissued_pairs: int = 0
+    lost_generations: int = 0
     seconds: float = 0.0
     steps: float = 0.0
 
@@ -89,7 +91,7 @@ def run(
         record = None
         if out:
             record = RunRecord(out, identity(objective, config, noise), config.pairs, config.checkpoint_every)
-            counters = resume(record, algorithm, objective) or counters
+            counters = resume(record, algorithm, objective)
         resumed_at, history = algorithm.generation, list[dict[str, Any]]()
         pool = open_pool(objective, config, noise, stopping, algorithm)
         try:
@@ -175,17 +177,19 @@ def snapshot(algorithm: Algorithm, objective: Objective, counters: Counters) -> 
     return Checkpoint(algorithm.state() | learned, vars(counters))
 
 
-def resume(record: RunRecord, algorithm: Algorithm, objective: Objective) -> Counters | None:
+def resume(record: RunRecord, algorithm: Algorithm, objective: Objective) -> Counters:
     """Take over the checkpoint in the run's directory, if there is one, else note where the run starts."""
     checkpoint = record.resume(snapshot(algorithm, objective, Counters()).tensors)
     if checkpoint is None:
         record.start(algorithm.theta_D)
-        return None
+        return Counters(lost_generations=record.lost)
     algorithm.load({key: value for key, value in checkpoint.tensors.items() if not key.startswith(OBJECTIVE_PREFIX)})
     if isinstance(objective, Observing):
         length = len(OBJECTIVE_PREFIX)
         objective.load({k[length:]: v for k, v in checkpoint.tensors.items() if k.startswith(OBJECTIVE_PREFIX)})
-    return Counters(**checkpoint.counters)
+    counters = Counters(**checkpoint.counters)
+    counters.lost_generations += record.lost
+    return counters
 
 
 def check_failures(evaluation: Evaluation, proposal: Proposal, config: ESConfig, counters: Counters) -> None:

@@ -10,6 +10,8 @@ Lines and returns are written before the checkpoint that follows them; after a c
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +31,17 @@ class RunRecord:
         self.out, self.identity, self.pairs, self.every = out, identity, pairs, every
         self.next_checkpoint = 0.0  # on the monotonic clock
         self.saved = -1
-        out.mkdir(parents=True, exist_ok=True)
+        self.lost = 0
+        """Generations beyond the checkpoint that the run went on from: they are made again."""
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
 
     def start(self, theta_D: np.ndarray) -> None:
         """Keep theta as it was before the first generation: with it, seed and returns replay the run."""
         temporary = self.out / f".{START_FILE}.{os.getpid()}.tmp"
-        temporary.write_bytes(theta_D.astype("<f4").tobytes())
-        temporary.replace(self.out / START_FILE)
+        with writing(self.out / START_FILE), removed_if_failed(temporary):
+            temporary.write_bytes(theta_D.astype("<f4").tobytes())
+            temporary.replace(self.out / START_FILE)
 
     def resume(self, like: dict[str, np.ndarray]) -> Checkpoint | None:
         """The checkpoint to continue from, or None for a start from the beginning; what lies beyond it is cut off."""
@@ -46,9 +52,11 @@ class RunRecord:
         size = returns.stat().st_size if returns.exists() else 0
         if size < generations * self.pairs * 16:
             raise ValueError(f"{returns}: holds {size} bytes, fewer than {generations} generations' returns")
-        with returns.open("ab") as file:
+        self.lost = size // (self.pairs * 16) - generations
+        with writing(returns), returns.open("ab") as file:
             file.truncate(generations * self.pairs * 16)
-        self._cut_metrics(generations)
+        with writing(self.out / METRICS_FILE):
+            self._cut_metrics(generations)
         self.saved = generations if checkpoint else -1
         return checkpoint
 
@@ -68,9 +76,9 @@ class RunRecord:
         temporary.replace(path)
 
     def generation(self, metrics: dict[str, Any], returns_n2: np.ndarray) -> None:
-        with (self.out / RETURNS_FILE).open("ab") as file:
+        with writing(self.out / RETURNS_FILE), (self.out / RETURNS_FILE).open("ab") as file:
             file.write(np.ascontiguousarray(returns_n2, np.float64).tobytes())
-        with (self.out / METRICS_FILE).open("a") as lines:
+        with writing(self.out / METRICS_FILE), (self.out / METRICS_FILE).open("a") as lines:
             lines.write(json.dumps(metrics, allow_nan=False) + "\n")
 
     def checkpoint_is_due(self, generation: int) -> bool:
@@ -81,10 +89,12 @@ class RunRecord:
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Save, after what lies before it in the other files is safe on the disk too."""
         began = time.monotonic()
-        for name in (RETURNS_FILE, METRICS_FILE):
-            with (self.out / name).open("ab") as file:
-                os.fsync(file.fileno())
-        save_checkpoint(self.out / CHECKPOINT_FILE, self.identity, checkpoint)
+        temporary = self.out / f".{CHECKPOINT_FILE}.{os.getpid()}.tmp"
+        with writing(self.out / CHECKPOINT_FILE), removed_if_failed(temporary):
+            for name in (RETURNS_FILE, METRICS_FILE):
+                with (self.out / name).open("ab") as file:
+                    os.fsync(file.fileno())
+            save_checkpoint(self.out / CHECKPOINT_FILE, self.identity, checkpoint)
         ended = time.monotonic()
         self.saved = int(checkpoint.tensors["generation"][0])
         self.next_checkpoint = ended + (ended - began) / CHECKPOINT_SHARE
@@ -92,3 +102,23 @@ class RunRecord:
     def returns(self) -> np.ndarray:
         """All returns so far, (generations, n, 2) float64."""
         return np.fromfile(self.out / RETURNS_FILE, np.float64).reshape(-1, self.pairs, 2)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A full or read-only disk is a ValueError of one line; what was saved before is whole."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot be written ({error.strerror or error}); what was saved before stands"
+        ) from error
+
+
+@contextmanager
+def removed_if_failed(temporary: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

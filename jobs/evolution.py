@@ -203,6 +203,7 @@ def engine_figures(result: engine.ESResult, config: ESConfig) -> dict[str, Any]:
         "es.failed_evaluations": result.failed_evaluations,
         "es.lost_pairs": result.lost_pairs,
         "es.reissued_pairs": result.reissued_pairs,
+        "es.lost_generations": result.lost_generations,
     }
     if result.steps:
         figures |= {"es.steps": result.steps, "es.steps_per_s": result.steps / result.seconds}
