@@ -1,18 +1,19 @@
 """jobs.tune: aims, presets, one real small search of each kind, going on after a kill, mistakes in one line."""
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks import tune as benchmark
 from data.log import open_log
 from distributed import train_loop
 from distributed.config import TrainConfig
@@ -22,11 +23,8 @@ from es.engine import run as run_engine
 from es.objectives.toy import Sphere
 from es.tune import milestones
 from jobs import evolve, report, train, tune
-from jobs.evolution import Arguments as EvolveArguments
-from jobs.evolution import configure as configure_evolve
-from jobs.preset_file import asked_for, assignments, check_evolve, check_train, fill_evolve, fill_train, write_preset
-from jobs.presets import PRESETS, SPACES
-from jobs.run_directory import flatten, read_json
+from jobs.preset_file import asked_for, assignments, fill_train
+from jobs.run_directory import read_json
 from jobs.settings import override
 from jobs.tune_aim import FAILED, INFEASIBLE, front, read_aim
 from jobs.tune_files import Ledger, read_reports
@@ -81,78 +79,6 @@ def test_figures_are_turned_so_that_higher_is_better() -> None:
 
 def test_front_keeps_what_nothing_dominates() -> None:
     assert front([(1, 4), (2, 3), (2, 2), (0, 5), (1, 4), (0, 4)]) == [0, 1, 3, 4]
-
-
-@pytest.mark.parametrize("what", ["train", "evolve"])
-def test_presets_and_spaces_hold_what_they_say(what: Any) -> None:
-    from jobs.tune_search import default_of, draw
-
-    for function in PRESETS[what]:
-        assert function.__doc__
-        if what == "train":
-            check_train(function(), function.__name__)
-        else:
-            check_evolve(EvolveArguments, function(), function.__name__)
-    es = dataclasses.asdict(ESConfig()) | {"learning_rate": ESConfig().step_size, "fusion": "product"}
-    defaults = flatten(dataclasses.asdict(TrainConfig())) if what == "train" else es
-    for name, make in SPACES[what].items():
-        space = make()
-        first = default_of(space, defaults)
-        points = draw(space, first, 30, seed=1)
-        assert points == draw(space, first, 30, seed=1)
-        assert points[0] == first
-        for point in points:
-            if what == "train":
-                check_train(point, name)
-            else:
-                check_evolve(EvolveArguments, point, name)
-
-
-def test_preset_file_round_trip(tmp_path: Path) -> None:
-    settings = {"objective.name": "escm2_dr", "model.backbone.expert_hidden": (8, 4), "optimizer.learning_rate": 0.0123}
-    path = tmp_path / "best.json"
-    write_preset(path, "train", settings, {"trial": 3})
-    arguments = train.Arguments(data="log", out=tmp_path / "run", config=path, set=("optimizer.weight_decay=0.1",))
-    config = train.configure(fill_train(arguments, *asked_for("train", path, "")))
-    wanted = override(TrainConfig(), [*assignments(settings), "optimizer.weight_decay=0.1"])
-    assert config == wanted
-    nested = tmp_path / "nested.json"
-    nested.write_text(json.dumps({"objective": {"name": "esmm"}, "epochs": 7}))
-    filled = fill_train(dataclasses.replace(arguments, seed=5), *asked_for("train", nested, ""))
-    assert (filled.objective, filled.epochs, filled.seed) == ("esmm", 7, 5)
-    assert fill_train(dataclasses.replace(arguments, epochs=3), *asked_for("train", nested, "")).epochs == 3
-    es = {"sigma": 0.3, "pairs": 16, "weight_decay": 0.01, "fusion": "rank"}
-    write_preset(path, "evolve", es, {})
-    given = fill_evolve(EvolveArguments(), *asked_for("evolve", path, ""))
-    config_es = configure_evolve(dataclasses.replace(given, workers=0))
-    assert (config_es.sigma, config_es.pairs, config_es.weight_decay, given.fusion) == (0.3, 16, 0.01, "rank")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"objective.nam": 1}, r"best\.json: unknown key 'objective\.nam'; valid keys: epochs, .*objective\.name"),
-        ({"epochs": "many"}, r"best\.json: setting epochs=many: want a whole number"),
-        ({"optimizer.learning_rate": -1}, r"best\.json: optimizer\.learning_rate must be positive"),
-        ({"preset": "evolve", "settings": {}}, r"best\.json: a preset of jobs\.evolve, not of jobs\.train"),
-        ({"settings": [1]}, r"best\.json: its settings are no object"),
-        (None, r"best\.json: not readable as JSON"),
-    ],
-)
-def test_bad_presets_are_one_line(tmp_path: Path, content: Any, message: str) -> None:
-    path = tmp_path / "best.json"
-    path.write_text("{" if content is None else json.dumps(content))
-    with pytest.raises(ValueError, match=message):
-        train.run(train.Arguments(data="nowhere", out=tmp_path / "run", config=path))
-
-
-def test_named_configurations(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--preset x: no such preset of jobs\.train; there are default, doubly"):
-        train.run(train.Arguments(data="nowhere", out=tmp_path / "run", preset="x"))
-    with pytest.raises(ValueError, match=r"--preset x: no such preset of jobs\.evolve; there are default, cautious"):
-        evolve.run(evolve.Arguments(out=tmp_path / "run", preset="x"))
-    with pytest.raises(ValueError, match="unknown key 'sigm'; valid keys: seed, algorithm"):
-        check_evolve(EvolveArguments, {"sigm": 1}, "file")
 
 
 @pytest.mark.parametrize(
@@ -231,6 +157,7 @@ def test_a_search_finds_and_keeps(found: Path, small_log: Path, tmp_path: Path) 
     assert "best.test.cvr.entire.auc" in summary
     assert (found / "trials.csv").read_text().count("\n") == 4
     assert not (found / ".tune").exists()
+    assert "| CTCVR log-loss |" in benchmark.describe(benchmark.Arguments(), [summary])
     # a trial is what jobs.train makes of its settings, and of the validation part only
     best = runs[summary["best.trial"]]
     assert read_json(best / "summary.json")["part"] == "valid"
@@ -278,7 +205,7 @@ def no_tune(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "connect", lambda cpus: None)
     monkeypatch.setattr(tune_trial.tune, "report", lambda *given, **more: None)
     monkeypatch.setattr(tune_trial.tune, "get_checkpoint", lambda: None)
-    monkeypatch.setattr(tune_trial, "index_of", lambda config, trial_id: config[tune_trial.INDEX])
+    monkeypatch.setattr(tune_trial.tune, "get_context", lambda: SimpleNamespace(get_trial_id=lambda: "none"))
 
 
 def test_no_trial_is_feasible(no_tune: None, small_log: Path, tmp_path: Path) -> None:
