@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distributed.checkpoint import RECORD
-from distributed.train_loop import CHECKPOINTS
-from es.record import CHECKPOINT_FILE
 from jobs.pipeline_record import DONE, PIPELINE_FILE, RUNNING
 from jobs.presence import ALIVE, GONE, whereabouts
 from jobs.run_directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_json
@@ -19,6 +16,9 @@ FRESH_S = 120.0
 """A run whose process cannot be asked after counts as running if it wrote within so many seconds."""
 FIGURES = ("ctr.auc", "cvr.click.auc", "ctcvr.auc", "ctcvr.log_loss")
 TAIL_BYTES = 1 << 18
+CHECKPOINTS, RECORD = "checkpoints", "checkpoint.json"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+"""As distributed/ and es/ name them; to import those would cost seconds."""
 ENDS = {"143": "stopped by SIGTERM", "130": "stopped by Ctrl-C"}
 
 

@@ -28,6 +28,7 @@ from distributed.trainer import prepare, run_training
 from jobs import calibrate
 from jobs.cli import main
 from jobs.cluster import check_cpus, connect
+from jobs.presence import present
 from jobs.preset_file import asked_for, fill_train
 from jobs.progress import follow_training
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
@@ -122,7 +123,7 @@ def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) ->
     announce(console, arguments, job, state)
     if arguments.workers:
         connect(max(cpus, at_least))
-    with tracked(out):
+    with present(out), tracked(out):
         with follow_training(console, out, config.epochs):
             figures = trained(job, arguments, on_epoch)
         summary = {
