@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class Events:
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):  # on a full disk: what the run cannot do without says so
+                self._writer.close()
             self._writer = None
 
 
