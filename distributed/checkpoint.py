@@ -5,13 +5,14 @@
         optimizer.safetensors                  moments of the dense weights, counters of the row optimizers
         tables-00000-of-00002.safetensors      rows 0, 2, 4, ... of every table and of its optimizer's state
         tables-00001-of-00002.safetensors      rows 1, 3, 5, ..., written by worker 1
-        checkpoint.json                        config, schema, tasks, position, counters, checksums of the other files
+        checkpoint.json                        config, schema, tasks, position, counters, checksums of all files
 
 How many shards there are is what the writers were; any number of workers reads them, replicated or sharded. Writing is
 in checkpoint_store.py.
 """
 
 import json
+import typing
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +23,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distributed.checkpoint_rows import RowTensor, fill_rows, shard_name
+from distributed.checkpoint_rows import RowTensor, check_shard, fill_rows, shard_name
+from distributed.config import fits
 from models.rows import EVERY_ROW
 
-FORMAT, VERSION = "counterpoint.checkpoint", 2
+FORMAT, VERSION = "counterpoint.checkpoint", 3
 MODEL, OPTIMIZER, RECORD = "model.safetensors", "optimizer.safetensors", "checkpoint.json"
 ROWS = "rows."
 """Names of row optimizers' tensors begin so: "rows.<table>.<name>"."""
@@ -120,7 +122,18 @@ def read_dense(path: Path, record: dict[str, Any], with_optimizer: bool) -> Chec
     return Checkpoint(path, Progress(**record["progress"]), identity, tensors[MODEL], tensors.get(OPTIMIZER, {}))
 
 
-OWN_KEYS = ("format", "version", "progress", "shards", "tables", "checksums")
+OWN_KEYS = ("format", "version", "progress", "shards", "tables", "checksums", "checksum")
+MOST_SHARDS = 1_000_000
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with a checksum of itself."""
+    return {**record, "checksum": content_checksum(record)}
+
+
+def content_checksum(record: dict[str, Any]) -> str:
+    content = {key: value for key, value in record.items() if key != "checksum"}
+    return f"crc32:{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -128,7 +141,7 @@ def read_record(file: Path) -> dict[str, Any]:
         record = json.loads(file.read_text())
     except FileNotFoundError:
         raise ValueError(f"{file}: no such file; is this a checkpoint?") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not readable as JSON ({error})") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(f"{file}: not a Counterpoint checkpoint")
@@ -137,7 +150,35 @@ def read_record(file: Path) -> dict[str, Any]:
     missing = [key for key in (*OWN_KEYS, "config", "schema", "tasks") if key not in record]
     if missing:
         raise ValueError(f"{file}: key {missing[0]!r} is missing")
+    if record["checksum"] != content_checksum(record):
+        raise ValueError(f"{file}: damaged (its checksum is not that of its content)")
+    check_record(file, record)
     return record
+
+
+def check_record(file: Path, record: dict[str, Any]) -> None:
+    """Raise ValueError for content that no writer of ours makes: what follows relies on it."""
+
+    def count(value: Any, least: int = 0) -> bool:
+        return type(value) is int and least <= value < 1 << 48
+
+    progress, known = record["progress"], typing.get_type_hints(Progress)
+    expected = {
+        "shards": count(record["shards"], 1) and record["shards"] <= MOST_SHARDS,
+        "tables": isinstance(record["tables"], dict)
+        and all(isinstance(shape, list) and shape and all(map(count, shape)) for shape in record["tables"].values()),
+        "checksums": isinstance(record["checksums"], dict),
+        "progress": isinstance(progress, dict)
+        and progress.keys() <= known.keys()
+        and all(fits(value, known[key]) for key, value in progress.items())
+        and all(value >= 0 for value in progress.values() if type(value) is int),
+        "config": isinstance(record["config"], dict),
+        "schema": isinstance(record["schema"], dict),
+        "tasks": isinstance(record["tasks"], list) and all(isinstance(task, str) for task in record["tasks"]),
+    }
+    for key, good in expected.items():
+        if not good:
+            raise ValueError(f"{file}: its {key!r} is not what a checkpoint has there")
 
 
 def check_files(
@@ -152,6 +193,14 @@ def check_files(
             raise ValueError(f"{path / name}: cannot be read ({error.strerror})") from None
         if found != record["checksums"].get(name):
             raise ValueError(f"{path / name}: damaged (its checksum is not the one in {RECORD})")
+    check_shards(path, record["tables"], record["shards"], with_optimizer)
+
+
+def check_shards(path: Path, tables: dict[str, list[int]], shards: int, with_optimizer: bool) -> None:
+    """Compare the headers of all shards with the tables that the record names, before room is made for them."""
+    wanted = {name: shape for name, shape in tables.items() if with_optimizer or not name.startswith(ROWS)}
+    for number in range(shards):
+        check_shard(path, wanted, number, shards)
 
 
 def check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], where: Path) -> None:

@@ -51,6 +51,19 @@ def fill_rows(directory: Path, tables: dict[str, RowTensor], shards: int) -> Non
                 raise ValueError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
 
 
+def check_shard(directory: Path, tables: dict[str, list[int]], number: int, shards: int) -> None:
+    """Raise ValueError unless the shard's header has its rows of every table, given as [rows, width, ...]."""
+    file = directory / shard_name(number, shards)
+    try:
+        with safe_open(file, "pt") as source:
+            found = {name: list(source.get_slice(name).get_shape()) for name in source.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
+    for name, (rows, *shape) in tables.items():
+        if found.get(name) != [Share(number, shards).held(rows), *shape]:
+            raise ValueError(f"{file}: holds {found.get(name)} of table {name!r}, which has {[rows, *shape]}")
+
+
 def fill_from_shard(file: Path, name: str, table: RowTensor, number: int, shards: int) -> None:
     first, every = table.share.first, table.share.every
     # The shard's row j is the table's j * shards + number; ours are those that leave `first` when divided by `every`.

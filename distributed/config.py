@@ -4,6 +4,8 @@ TrainConfig is what decides the result; where a run reads, writes and on how man
 """
 
 import dataclasses
+import math
+import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -109,8 +111,30 @@ def at_least(key: str, value: int, least: int) -> None:
 Config = TypeVar("Config")
 
 
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value (of JSON, say) is what a field of this type takes; a list for a tuple, no NaN."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, part) for part in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        kinds = [inner[0]] * len(value) if inner[1:] == (Ellipsis,) else list(inner)
+        return len(kinds) == len(value) and all(map(fits, value, kinds))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    return type(value) is hint
+
+
 def from_dict(kind: type[Config], tree: dict[str, Any], where: str = "") -> Config:
-    """Build a dataclass tree from plain dicts and lists; an unknown key is a ValueError that lists the valid ones."""
+    """Build a dataclass tree from plain dicts and lists.
+
+    Raises ValueError in one line: an unknown key (it lists the valid ones), a value of another type or out of range.
+    """
+    if not isinstance(tree, dict):
+        raise ValueError(f"{where.rstrip('.') or 'the config'} must be an object of key: value, not {tree!r}")
     hints = typing.get_type_hints(kind)
     values = {}
     for key, value in tree.items():
@@ -118,6 +142,8 @@ def from_dict(kind: type[Config], tree: dict[str, Any], where: str = "") -> Conf
             raise ValueError(f"unknown key {where + key!r}; valid keys: {', '.join(where + name for name in hints)}")
         if dataclasses.is_dataclass(hints[key]):
             value = from_dict(hints[key], value, f"{where}{key}.")
+        elif not fits(value, hints[key]):
+            raise ValueError(f"{where}{key} is {value!r}, which is not what this setting takes")
         elif isinstance(value, list):
             value = tuple(value)
         values[key] = value

@@ -1,7 +1,7 @@
 """A checkpoint: one safetensors file that holds everything that decides the next step, written whole or not at all.
 
 Tensors: theta, generation and the optimizer's state. Header: format, version, what the run is (the settings that
-decide theta, objective, noise), counters, and a digest of the tensors. No pickle.
+decide theta, objective, noise), counters, and a digest of all that. No pickle.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-FORMAT, VERSION = "counterpoint.es", 1
+FORMAT, VERSION = "counterpoint.es", 2
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ def save_checkpoint(path: Path, identity: dict[str, Any], checkpoint: Checkpoint
         "version": VERSION,
         "identity": identity,
         "counters": checkpoint.counters,
-        "digest": digest(tensors),
     }
+    header["digest"] = digest(tensors, header)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         file.write(save(tensors, {"counterpoint": json.dumps(header)}))
@@ -58,9 +58,7 @@ def load_checkpoint(path: Path, identity: dict[str, Any], like: dict[str, np.nda
         found, wanted = tensors.get(name), like.get(name)
         if found is None or wanted is None or found.dtype != wanted.dtype or not _fits(found.shape, wanted.shape):
             raise ValueError(f"{path}: tensor {name!r} is {_kind(found)}, this run needs {_kind(wanted)}")
-    if header.get("digest") != digest(tensors):
-        raise ValueError(f"{path}: its tensors are not the ones that were saved (digest differs)")
-    return Checkpoint(tensors, dict(header.get("counters") or {}))
+    return Checkpoint(tensors, header["counters"])
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -69,17 +67,21 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get("counterpoint")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:  # numpy has no name for some of its types
         raise ValueError(f"{path}: not a whole checkpoint ({error})") from error
     try:
         header = json.loads(text or "null")
         known = isinstance(header, dict) and header["format"] == FORMAT and isinstance(header["version"], int)
-    except (json.JSONDecodeError, KeyError):
+    except (ValueError, KeyError, RecursionError):
         known = False
     if not known:
         raise ValueError(f"{path}: a safetensors file, but not a checkpoint of an evolution-strategies run")
     if header["version"] > VERSION:
         raise ValueError(f"{path}: written by a newer version (format {header['version']}, this one reads {VERSION})")
+    if header.get("digest") != digest(tensors, header if header["version"] > 1 else {}):
+        raise ValueError(f"{path}: its content is not what was saved (digest differs)")
+    if not isinstance(header.get("identity"), dict) or not isinstance(header.get("counters"), dict):
+        raise ValueError(f"{path}: its header lacks 'identity' or 'counters'")
     return header, tensors
 
 
@@ -104,9 +106,10 @@ def _kind(tensor: np.ndarray | None) -> str:
     return "absent" if tensor is None else f"{tensor.dtype}{list(tensor.shape)}"
 
 
-def digest(tensors: dict[str, np.ndarray]) -> str:
-    """sha256 over names and bytes, 32 hex digits."""
-    state = hashlib.sha256()
+def digest(tensors: dict[str, np.ndarray], header: dict[str, Any]) -> str:
+    """sha256 over the header (format 1 left it out) and over names and bytes, 32 hex digits."""
+    content = {key: value for key, value in header.items() if key != "digest"}
+    state = hashlib.sha256(json.dumps(content, sort_keys=True).encode() if content else b"")
     for name in sorted(tensors):
         state.update(name.encode())
         state.update(np.ascontiguousarray(tensors[name]).data)

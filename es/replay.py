@@ -84,8 +84,17 @@ def read_settings(run: Path, header: dict[str, Any]) -> ESConfig:
 def checksums(run: Path) -> dict[int, int]:
     """CRC-32 of theta after each generation, as metrics.jsonl has it."""
     path = run / METRICS_FILE
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return {line["generation"]: line["theta_crc32"] for line in lines if "theta_crc32" in line}
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    found = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            if "theta_crc32" in record:
+                found[int(record["generation"])] = int(record["theta_crc32"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            if line.endswith(b"\n"):  # else the half line of a crash
+                raise ValueError(f"{path}: line {number} is damaged") from None
+    return found
 
 
 def follow(algorithm: Algorithm, returns: np.ndarray, expected: dict[int, int]) -> str | None:

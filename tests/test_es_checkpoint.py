@@ -65,7 +65,7 @@ def test_foreign(path):
 
 
 def test_newer(path):
-    header = header_of(path) | {"version": 2}
+    header = header_of(path) | {"version": 3}
     save_file(load_file(path), path, {"counterpoint": json.dumps(header)})
     refused(path, "newer version")
 
