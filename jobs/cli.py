@@ -1,5 +1,6 @@
 """What every entry point does the same way: parse, run, and turn a user's mistake into one line and exit code 2."""
 
+import errno
 import logging
 import os
 import sys
@@ -12,6 +13,8 @@ Arguments = TypeVar("Arguments")
 
 USER_ERROR = 2
 INTERRUPTED = 130
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+"""What a disk may answer that only the user can mend; writers that know the file's name say it themselves."""
 
 
 def main(
@@ -34,6 +37,11 @@ def main(
         run(parsed)
     except ValueError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(USER_ERROR) from error
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        print(f"error: {error.filename or 'a file'}: {os.strerror(error.errno)}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from error
     except KeyboardInterrupt:
         print("stopped" + ("; the same command goes on from here" if resumes else ""), file=sys.stderr)

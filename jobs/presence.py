@@ -10,7 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ def present(out: Path) -> Iterator[None]:
     except BaseException as error:
         message = " ".join(str(error).split())
         about["ended"] = {"kind": type(error).__name__, "message": message, "at": time.time()}
-        write_json(out / PROCESS_FILE, about)
+        with suppress(ValueError):  # a full disk may be why it ended
+            write_json(out / PROCESS_FILE, about)
         raise
     (out / PROCESS_FILE).unlink(missing_ok=True)
 

@@ -13,6 +13,8 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,8 @@ def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozen
     earlier = read_json(path)
     if earlier.get("kind") != kind:
         raise ValueError(f"--out {out} holds a {earlier.get('kind')} run, not a {kind} run: choose another directory")
+    if not isinstance(earlier.get("config", {}), dict):
+        raise ValueError(f"{path}: its 'config' is no object of key: value")
     before, now = flatten(earlier.get("config", {})), flatten(json.loads(json.dumps(config)))
     differs = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     differs = [key for key in differs if key not in may_change]
@@ -65,7 +69,8 @@ def half_written(path: Path) -> bool:
 
 def start_run(out: Path, kind: str, config: dict[str, Any], facts: dict[str, Any]) -> None:
     """Create the directory and write run.json: config, command, git commit, versions, hardware, and the given facts."""
-    out.mkdir(parents=True, exist_ok=True)
+    with storing(out, out / f".{RUN_FILE}.tmp"):
+        out.mkdir(parents=True, exist_ok=True)
     record = {
         "kind": kind,
         "config": config,
@@ -126,7 +131,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds a JSON {type(value).__name__}, not an object")
@@ -134,11 +139,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write whole or not at all: a temporary file, fsync, rename."""
+    """Write whole or not at all: a temporary file, fsync, rename. ValueError if the disk is full or closed to us."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with storing(path, temporary):
+        with temporary.open("w") as file:
+            json.dump(value, file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+@contextmanager
+def storing(path: Path, temporary: Path) -> Iterator[None]:
+    """What keeps `path` from being written is a ValueError of one line; the temporary file goes, what stood stays."""
+    try:
+        yield
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+        raise ValueError(f"{path}: cannot be written ({reason})") from error

@@ -9,6 +9,8 @@ memory does not grow with the log.
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from rich.progress import track
 from data.log import open_log
 from distributed.scoring import for_scoring, load_run, score
 from jobs.cli import main
+from jobs.run_directory import storing
 
 METADATA_KEY = b"counterpoint.scored"
 
@@ -50,12 +53,12 @@ def run(arguments: Arguments) -> Path:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     about = {"version": 1, "run": str(arguments.run), "data": arguments.data, "part": part.name}
     about["calibration"] = calibration.about.get("method", "none") if calibration else "none"
-    out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     console = Console()
     groups = sum(1 for _ in part.row_groups())
     writer = None
-    try:
+    with storing(out, temporary), discarding(temporary):
+        out.parent.mkdir(parents=True, exist_ok=True)
         tables = score(trained.model.to(device), log, part, device, calibration)
         for table in track(tables, "scoring", total=groups, console=console, disable=not console.is_terminal):
             if writer is None:
@@ -64,12 +67,21 @@ def run(arguments: Arguments) -> Path:
             writer.write_table(table.cast(described))
         assert writer is not None, "a part has at least one row"
         writer.close()
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
     how = f", calibrated ({about['calibration']})" if calibration else ""
     console.print(f"scored {part.rows:,} exposures{how}: {out}")
     return out
+
+
+@contextmanager
+def discarding(temporary: Path) -> Iterator[None]:
+    """Nothing half-written stays."""
+    try:
+        yield
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

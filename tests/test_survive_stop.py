@@ -57,7 +57,7 @@ def stopped_at(run: Path, log: Path, looks: int) -> Stopped:
 
 def test_a_stop_at_any_moment_loses_nothing(unbroken: Path, small_log: Path, tmp_path: Path) -> None:
     """No checkpoint but at the epochs' ends, and the one of the stop: in the first step, in the middle, in a
-    validation, after it, in the last evaluation. One run that is stopped again and again ends with the unbroken one's bits."""
+    validation, after it, in the last evaluation. One run, stopped again and again, ends with the same bits."""
     steps = []
     for looks in (0, 7, 18, 2, 3, 20):
         stopped = stopped_at(tmp_path, small_log, looks)
