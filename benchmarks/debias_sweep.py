@@ -69,6 +69,9 @@ class Arguments:
     methods: list[str] = field(default_factory=lambda: list(METHODS))
     processes: int = len(os.sched_getaffinity(0))
     name: str = "debias-sweep"
+    kept: Path | None = None
+    """File of finished logs, a line each, of the same rows and methods: what it holds is not run again, the rest is
+    added as it comes."""
 
 
 def world_of(point: str) -> dict[str, float]:
@@ -97,19 +100,31 @@ def one_log(point: str, seed: int, rows: int, methods: list[str]) -> list[dict[s
     return found
 
 
+def one_log_of(case: tuple[str, int, int, list[str]]) -> list[dict[str, Any]]:
+    return one_log(*case)
+
+
 def main(arguments: Arguments) -> None:
     for point in arguments.points:
         world_of(point)
     if unknown := set(arguments.methods) - set(METHODS):
         raise SystemExit(f"--methods {' '.join(unknown)}: choose of {', '.join(METHODS)}")
     os.environ["OMP_NUM_THREADS"] = "1"
+    runs = list[dict[str, Any]]()
+    if arguments.kept is not None and arguments.kept.exists():
+        runs = [run for line in arguments.kept.read_text().splitlines() for run in json.loads(line)]
+    done = {(run["point"], run["seed"]) for run in runs}
     work = [(point, seed, arguments.rows, arguments.methods)
-            for seed in range(arguments.seeds) for point in arguments.points]  # fmt: skip
-    began, runs = time.time(), list[dict[str, Any]]()
+            for seed in range(arguments.seeds) for point in arguments.points if (point, seed) not in done]  # fmt: skip
+    began = time.time()
     with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
-        for done in [pool.apply_async(one_log, case) for case in work]:
-            runs += done.get()
-            print(f"[{time.time() - began:5.0f} s] {json.dumps(runs[-1])}", flush=True)
+        for found in pool.imap_unordered(one_log_of, work):
+            runs += found
+            print(f"[{time.time() - began:5.0f} s] {found[0]['point']}, seed {found[0]['seed']}", flush=True)
+            if arguments.kept is not None:
+                with arguments.kept.open("a") as file:
+                    file.write(json.dumps(found) + "\n")
+    runs = [run for run in runs if run["point"] in arguments.points and run["seed"] < arguments.seeds]
     table = write_result(arguments.name, {"base": BASE, "runs": runs}, describe(runs, arguments))
     plot(runs, arguments, table.with_suffix(".png"))
 
