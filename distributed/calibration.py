@@ -122,6 +122,6 @@ class Calibration:
             return None
         try:
             value = json.loads(path.read_text())
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not readable as JSON ({error})") from None
         return cls.from_dict(value, str(path))

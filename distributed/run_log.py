@@ -12,7 +12,7 @@ class RunLog:
 
     def __init__(self, path: Path, step: int) -> None:
         if path.exists():
-            kept = [line for line in path.read_text().splitlines(keepends=True) if is_before(line, step)]
+            kept = [line for line in path.read_text(errors="replace").splitlines(keepends=True) if is_before(line, step)]
             temporary = path.with_name(f".{path.name}.tmp")
             temporary.write_text("".join(kept))
             os.replace(temporary, path)
@@ -31,5 +31,5 @@ class RunLog:
 def is_before(line: str, step: int) -> bool:
     try:
         return line.endswith("\n") and json.loads(line)["step"] <= step
-    except (json.JSONDecodeError, KeyError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False  # the half line of a crash

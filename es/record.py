@@ -63,14 +63,12 @@ class RunRecord:
     def _cut_metrics(self, generations: int) -> None:
         path = self.out / METRICS_FILE
         kept = []
-        for line in path.read_text().splitlines() if path.exists() else []:
+        for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                break  # a line the crash cut short
-            if record.get("generation", -1) >= generations:
-                break
-            kept.append(line)
+                if json.loads(line).get("generation", -1) < generations:
+                    kept.append(line)
+            except (ValueError, AttributeError, TypeError, RecursionError):
+                continue  # a line that a crash cut short, or that is damaged
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         temporary.write_text("".join(line + "\n" for line in kept))
         temporary.replace(path)

@@ -53,6 +53,8 @@ def replay_run(run: Path) -> Replay:
     config = read_settings(run, header)
     generations = int(tensors["generation"][0])
     start_D = np.fromfile(run / START_FILE, "<f4").astype(np.float32)
+    if start_D.nbytes != (run / START_FILE).stat().st_size or len(start_D) != tensors["theta"].size:
+        raise ValueError(f"{run / START_FILE}: holds {len(start_D)} numbers, not {tensors['theta'].size}")
     returns = np.fromfile(run / RETURNS_FILE, "<f8", count=generations * config.pairs * 2)
     if returns.size < generations * config.pairs * 2:
         raise ValueError(f"{run / RETURNS_FILE}: holds fewer than {generations} generations' returns")
@@ -62,8 +64,6 @@ def replay_run(run: Path) -> Replay:
         if noise.fingerprint != recorded:
             raise ValueError(f"{run}: its noise was {recorded}, this machine makes {noise.fingerprint}")
         algorithm = make_algorithm(config, start_D, noise)
-        if algorithm.theta_D.shape != tensors["theta"].shape:
-            raise ValueError(f"{run / START_FILE}: holds {len(start_D)} numbers, not {tensors['theta'].size}")
         difference = follow(algorithm, returns.reshape(generations, config.pairs, 2), checksums(run))
     finally:
         noise.close()
