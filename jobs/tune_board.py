@@ -1,6 +1,7 @@
 """What a person sees of a search while it goes on: a live table on a terminal, elsewhere a line a finished trial."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,16 @@ SHOWN = 12
 """Trials in the live table: those that run, then the best."""
 
 
-class Board(tune.Callback):
-    """Told by Tune what happens; reads the rest from the trials' directories."""
+class Stopped(Exception):
+    """A signal asked the search to stop."""
 
-    def __init__(self, console: Console, trials: Path, aim: Aim, samples: int) -> None:
+
+class Board(tune.Callback):
+    """Told by Tune what happens; reads the rest from the trials' directories. `signalled`: signals as they come in."""
+
+    def __init__(self, console: Console, trials: Path, aim: Aim, samples: int, signalled: Sequence[int] = ()) -> None:
         self.console, self.trials, self.aim, self.samples = console, trials, aim, samples
+        self.signalled = signalled
         self.rows: dict[int, Row] = {}
         self.began = time.monotonic()
         self.live: Live | None = None
@@ -39,6 +45,10 @@ class Board(tune.Callback):
     def __exit__(self, *error: object) -> None:
         if self.live:
             self.live.stop()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self.signalled:
+            raise Stopped
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.refresh(trial, "running")
@@ -65,14 +75,17 @@ class Board(tune.Callback):
 
     def ended(self, row: Row) -> None:
         if not self.live:
-            self.console.print(f"{self.count()}  {line(row, self.aim)}", soft_wrap=True, highlight=False)
+            self.console.print(f"{self.clock()}  {line(row, self.aim)}", soft_wrap=True, highlight=False)
 
     def count(self) -> str:
         done = sum(row.state != "running" for row in self.rows.values())
-        return f"[{time.monotonic() - self.began:5.0f} s] {done}/{self.samples}"
+        return f"{done}/{self.samples}"
+
+    def clock(self) -> str:
+        return f"[{time.monotonic() - self.began:5.0f} s] {self.count()}"
 
     def table(self) -> Table:
-        title = f"{self.count()} trials ended; {self.aim}"
+        title = f"{self.clock()} trials ended; {self.aim}"
         table = Table("trial", "state", "at", *self.aim.metrics, "settings", title=title, title_style="")
         running = [row for row in self.rows.values() if row.state == "running"]
         ended = sorted((row for row in self.rows.values() if row.state != "running"), key=rank, reverse=True)

@@ -27,8 +27,9 @@ from jobs.preset_file import FUSION_OPTIONS, assignments, check_evolve, check_tr
 from jobs.presets import Settings, Space
 from jobs.run_directory import flatten
 from jobs.settings import override
+from jobs.signals import leave, stop_signals
 from jobs.tune_aim import Aim
-from jobs.tune_board import Board, cell
+from jobs.tune_board import Board, Stopped, cell
 from jobs.tune_files import LEDGER_FILE, TRIALS, Ledger, name_of
 from jobs.tune_fusion import FusionTrial, split
 from jobs.tune_results import Row, best_of, front_of, importance, nearest, read_rows, settings_text, write_table
@@ -118,20 +119,25 @@ def conduct(study: Study, arguments: "Arguments", console: Console) -> dict[str,
     trials.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(study.out / LEDGER_FILE)
     aim = study.plan.aim
-    with Board(console, trials, aim, arguments.samples) as board:
-        search(
-            study.plan,
-            study.space,
-            study.default,
-            ledger,
-            arguments.samples,
-            arguments.scheduler,
-            arguments.search,
-            arguments.concurrent,
-            study.last,
-            arguments.seed,
-            board,
-        )
+    with stop_signals() as received, Board(console, trials, aim, arguments.samples, received) as board:
+        try:
+            search(
+                study.plan,
+                study.space,
+                study.default,
+                ledger,
+                arguments.samples,
+                arguments.scheduler,
+                arguments.search,
+                arguments.concurrent,
+                study.last,
+                arguments.seed,
+                board,
+            )
+        except Exception:
+            if not received:
+                raise
+            leave(Stopped(f"stopped with {board.count()} trials ended"), received[0])
     ledger = Ledger(study.out / LEDGER_FILE)
     rows = read_rows(trials, ledger, aim)
     write_table(study.out / TABLE, rows)
