@@ -44,6 +44,7 @@ def test_the_head_does_no_work_and_the_dashboard_stays_at_home(config):
     (start,) = [command for command in config["head_start_ray_commands"] if "ray start" in command]
     assert "--num-cpus=0" in start
     assert "--dashboard-host=127.0.0.1" in start
+    assert "RAY_JOB_STOP_WAIT_TIME_S=30" in start
 
 
 def test_nodes_are_pinned_and_want_a_token(config):
