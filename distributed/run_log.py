@@ -12,7 +12,9 @@ class RunLog:
 
     def __init__(self, path: Path, step: int) -> None:
         if path.exists():
-            kept = [line for line in path.read_text(errors="replace").splitlines(keepends=True) if is_before(line, step)]
+            kept = [
+                line for line in path.read_text(errors="replace").splitlines(keepends=True) if is_before(line, step)
+            ]
             temporary = path.with_name(f".{path.name}.tmp")
             temporary.write_text("".join(kept))
             os.replace(temporary, path)
