@@ -56,6 +56,11 @@ class Aim:
         """Names of the scores that Tune is told, higher is better."""
         return ["score"] if len(self.metrics) == 1 else ["score_1", "score_2"]
 
+    @property
+    def shown(self) -> list[str]:
+        """The figures that tables show: those aimed at and those limited."""
+        return list(dict.fromkeys([*self.metrics, *(limit.metric for limit in self.limits)]))
+
     def scores(self, figures: Mapping[str, Any] | None) -> dict[str, float]:
         """The figures as scores; None stands for a trial that failed."""
         if figures is None:

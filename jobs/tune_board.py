@@ -86,11 +86,11 @@ class Board(tune.Callback):
 
     def table(self) -> Table:
         title = f"{self.clock()} trials ended; {self.aim}"
-        table = Table("trial", "state", "at", *self.aim.metrics, "settings", title=title, title_style="")
+        table = Table("trial", "state", "at", *self.aim.shown, "settings", title=title, title_style="")
         running = [row for row in self.rows.values() if row.state == "running"]
         ended = sorted((row for row in self.rows.values() if row.state != "running"), key=rank, reverse=True)
         for row in (running + ended)[:SHOWN]:
-            figures = [cell(row, metric) for metric in self.aim.metrics]
+            figures = [cell(row, metric) for metric in self.aim.shown]
             table.add_row(name_of(row.index), row.word, str(row.moment or "-"), *figures, settings_text(row))
         return table
 

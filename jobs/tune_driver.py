@@ -222,8 +222,8 @@ def is_figure(value: object) -> bool:
 
 def show(console: Console, rows: Sequence[Row], aim: Aim) -> None:
     ranked = sorted((row for row in rows if row.ended), key=lambda row: tuple(row.scores.values()), reverse=True)
-    table = Table("trial", "state", "at", *aim.metrics, "settings", title="validation part", title_style="")
+    table = Table("trial", "state", "at", *aim.shown, "settings", title="validation part", title_style="")
     for row in ranked[:SHOWN]:
-        figures = [cell(row, metric) for metric in aim.metrics]
+        figures = [cell(row, metric) for metric in aim.shown]
         table.add_row(name_of(row.index), row.word, str(row.moment), *figures, settings_text(row))
     console.print(table)

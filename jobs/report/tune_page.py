@@ -81,7 +81,7 @@ def trial_table(rows: Sequence[Row], aim: Aim, unit: str) -> Table:
     ranked = sorted((row for row in rows if row.ended), key=order)
     shown = ranked[: max(SHOWN, len(front))]
     shown += [row for row in ranked if row.index == 0 and row not in shown]
-    limits = [limit.metric for limit in aim.limits if limit.metric not in aim.metrics]
+    limits = aim.shown[len(aim.metrics) :]
     names = short_names(rows[0].settings)
     lines = []
     for place, row in enumerate(shown):
