@@ -86,24 +86,24 @@ def run(options: Arguments) -> dict[str, Any]:
     with alone(out), present(out), threads(options.workers), stops(), quiet(out):
         clean(out)
         record = Record(out, console)
-        summary, current = read_json(out / SUMMARY_FILE) if has_days(record) else {}, None
+        behind = has_days(record) and (out / SUMMARY_FILE).exists()
+        summary, current = read_json(out / SUMMARY_FILE) if behind else {}, None
         if options.data is not None and not has_days(record):
             summary, current = base(plan, record)
+        finish(out, summary)
         if options.watch is not None:
-            with contextlib.ExitStack() as stack:
-                stack.callback(finish, plan, record, summary)
-                Watch(plan, record, current).run()
-        else:
-            finish(plan, record, summary)
+            Watch(plan, record, current, lambda: finish(out, summary)).run()
+            finish(out, summary)
     show(console, record, summary, plan)
     return summary
 
 
-def finish(plan: Plan, record: Record, summary: dict[str, Any]) -> None:
+def finish(out: Path, summary: dict[str, Any]) -> None:
     """Summary and report, if anything was done since they were written."""
-    if record.worked or not (plan.out / REPORT).exists():
-        write_json(plan.out / SUMMARY_FILE, summary)
-        report(plan.out)
+    done = (out / PIPELINE_FILE).stat().st_mtime_ns if (out / PIPELINE_FILE).exists() else 0
+    if not (out / REPORT).exists() or (out / REPORT).stat().st_mtime_ns < done:
+        write_json(out / SUMMARY_FILE, summary)
+        report(out)
 
 
 def base(plan: Plan, record: Record) -> tuple[dict[str, Any], Current]:
@@ -179,8 +179,7 @@ def lasting(summary: dict[str, Any]) -> dict[str, Any]:
 def report(out: Path) -> None:
     """OUT/report.html from the runs that the stages left."""
     runs = [out / name for name in (TRAIN, EVALUATION, FUSION) if (out / name / SUMMARY_FILE).exists()]
-    if runs:
-        jobs.report.run(jobs.report.Args(runs=runs, out=out / REPORT))
+    jobs.report.run(jobs.report.Args(runs=[*runs, out], out=out / REPORT))
 
 
 @contextlib.contextmanager

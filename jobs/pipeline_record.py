@@ -57,7 +57,6 @@ class Record:
         self.days: dict[str, dict[str, Any]] = {}
         """Of the continuing mode: the figures of each day that is done."""
         self.lock = threading.RLock()
-        self.worked = False
         if self.path.exists():
             content = read_json(self.path)
             if content.get("format") != FORMAT or not isinstance(content.get("version"), int):
@@ -89,7 +88,6 @@ class Record:
         if not goes_on:
             self.remove(stage.owns)
         with self.lock:
-            self.worked = True
             before = entry["seconds"] if goes_on and entry is not None else 0.0
             now = {
                 "state": RUNNING,

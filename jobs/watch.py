@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,9 @@ class Current:
 class Watch:
     """The days of one pipeline."""
 
-    def __init__(self, plan: Plan, record: Record, base: Current | None) -> None:
+    def __init__(self, plan: Plan, record: Record, base: Current | None, on_day: Callable[[], None]) -> None:
         assert plan.options.watch is not None
-        self.plan, self.record, self.current = plan, record, base
+        self.plan, self.record, self.current, self.on_day = plan, record, base, on_day
         self.where = plan.options.watch.expanduser().absolute()
         self.log = open_log(self.where)
         self.late: set[str] = set()
@@ -114,6 +115,7 @@ class Watch:
         if not facts.get("skipped"):
             self.current = self.after(day)
         self.publish()
+        self.on_day()
 
     def day(self, day: str) -> dict[str, Any]:
         plan, record, place, options = self.plan, self.record, self.place(day), self.plan.options

@@ -66,7 +66,9 @@ def test_all_stages_leave_what_they_promise(finished: Path) -> None:
     assert not [key for key in summary if "second" in key or key.endswith("_s")]
     assert pq.read_metadata(finished / "scored" / "test.parquet").num_rows == summary["ctr.count"]
     assert (finished / "served" / "serving.json").exists()
-    assert "Prediction quality" in (finished / "report.html").read_text()
+    page = (finished / "report.html").read_text()
+    assert "Prediction quality" in page
+    assert "The pipeline" in page
     assert not list((finished / "train" / "snapshots").iterdir())
 
 
@@ -211,6 +213,9 @@ def test_each_day_is_judged_before_it_is_learned_from(tmp_path: Path) -> None:
     assert third["model"] == "2026-01-02"
     assert third["rows"] == 2000
     assert results(out)["summary.json"] == expected["summary.json"]
+    page = (out / "report.html").read_text()
+    assert "Progressive validation" in page
+    assert "has taken in 3 days" in page
     started = json.loads((out / "days" / "2026-01-03" / "train" / "run.json").read_text())["started_from"]
     assert started["run"] == str(out / "days" / "2026-01-02" / "train")
 

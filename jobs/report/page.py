@@ -16,11 +16,14 @@ from jobs.report.evaluate_page import before_after, evaluate_headline, judgement
 from jobs.report.figures import Panel, calibration_panels, loss_panels, validation_panels, weight_panels
 from jobs.report.fusion_figures import gain_panel, generation_panel, parameter_panel
 from jobs.report.objective_figures import climb_panels, course_panels
+from jobs.report.pipeline_page import line_of, pipeline_headline
 from jobs.report.runs import Run
 from jobs.report.tune_page import hunt_of, tune_headline
 
 MARKER = '<meta name="generator" content="counterpoint.report">'
 HERE = Path(__file__).resolve().parent
+WITHOUT_DATA = ("evolve_objective", "pipeline")
+"""Kinds whose runs need not say what they read."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def render(runs: Sequence[Run]) -> str:
     headlines += [evaluate_headline(run) for run in runs if run.kind == "evaluate"]
     headlines += [words.objective_headline(run) for run in objective]
     headlines += [tune_headline(run) for run in runs if run.kind == "tune"]
+    headlines += [pipeline_headline(run) for run in runs if run.kind == "pipeline"]
     return environment.get_template("template.html.j2").render(
         marker=MARKER,
         style=(HERE / "style.css").read_text(),
@@ -86,7 +90,7 @@ def render(runs: Sequence[Run]) -> str:
         train_table=tables.train_table(train) if train else None,
         evolve_table=tables.evolve_table(evolve) if evolve else None,
         objective_table=tables.objective_table(objective) if objective else None,
-        data=data_of([run for run in runs if run.record.get("data") or run.kind != "evolve_objective"]),
+        data=data_of([run for run in runs if run.record.get("data") or run.kind not in WITHOUT_DATA]),
         metrics=tables.metric_table(train) if train else None,
         losses=loss_panels(train),
         validation=validation_panels(train),
@@ -102,6 +106,7 @@ def render(runs: Sequence[Run]) -> str:
         judged=judgement_of([run for run in runs if run.kind == "evaluate"]),
         searches=[search_of(run, f"objective-{index}") for index, run in enumerate(objective)],
         hunts=[hunt_of(run, f"search-{index}") for index, run in enumerate(runs) if run.kind == "tune"],
+        lines=[line_of(run, f"pipeline-{index}") for index, run in enumerate(runs) if run.kind == "pipeline"],
         cards=[card(run) for run in runs],
         glossary=words.GLOSSARY,
     )

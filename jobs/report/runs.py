@@ -15,6 +15,7 @@ KINDS = {  # and who writes them
     "evolve": "jobs.evolve",
     "evolve_objective": "jobs.evolve",
     "tune": "jobs.tune",
+    "pipeline": "jobs.pipeline",
 }
 EVALUATION_FILE, POLICY_FILE = "evaluation.json", "policy.json"
 NOT_REPORTED = "not reported by the run"
@@ -95,14 +96,14 @@ def load_run(path: Path) -> Run:
     if kind not in KINDS:
         raise ValueError(
             f"{path}: a {kind!r} run; a report takes runs of jobs.train, jobs.evaluate and jobs.evolve, "
-            "and searches of jobs.tune"
+            "searches of jobs.tune and pipelines"
         )
     if not (path / SUMMARY_FILE).exists():
         raise ValueError(
             f"{path}: the run is not finished (it holds no {SUMMARY_FILE}); "
             f"repeat its {KINDS[kind]} command to finish it"
         )
-    events, notes = read_metrics(path / METRICS_FILE) if kind not in ("evaluate", "tune") else ({}, ())
+    events, notes = read_metrics(path / METRICS_FILE) if kind not in ("evaluate", "tune", "pipeline") else ({}, ())
     return Run(
         path=path,
         name=path.name,
