@@ -1,6 +1,7 @@
 """Sharded tables: what 2 and 3 workers do with rows dealt out among them is what they do with all rows on each."""
 
 import dataclasses
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -47,8 +48,12 @@ def in_process(rank: int, workers: int, folder: str, jobs: dict[str, TrainJob]) 
         check_same_as_replicated(rank, workers, jobs[name])
     if workers == 2:
         train(jobs["unbroken"], rank, workers, CPU)
-        for name in ("broken", "widened", "narrowed"):
-            die_at(DIES_AT, jobs[name], rank, workers)
+        die_at(DIES_AT, jobs["broken"], rank, workers)
+        dist.barrier()  # all shards are written
+        if rank == 0:
+            for name in ("widened", "narrowed"):
+                shutil.copytree(f"{folder}/broken", f"{folder}/{name}", dirs_exist_ok=True)
+        dist.barrier()
         train(jobs["broken"], rank, workers, CPU)
     else:
         seen = list[Batch]()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,28 @@ def test_same_bits_after_twenty_sigkills_at_random_moments(ray_cluster, expected
     assert len(set(kills)) == 20
     assert result.lost_pairs > 0
     assert result.failed_evaluations == 0
+
+
+@pytest.mark.ray
+def test_a_worker_that_stands_still_holds_nobody_up(ray_cluster, expected, tmp_path):
+    """SIGSTOP of one of two: after 0.3 s the other has its task as well, after a second it is ended and replaced."""
+    stopped, times = [], []
+
+    def on_generation(metrics):
+        times.append((time.monotonic(), metrics["reissued_pairs"]))
+        if metrics["generation"] == 3:
+            stopped.append(workers_alive(tmp_path)[0])
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    config = dataclasses.replace(CONFIG, workers=2, cpus_per_worker=0.25, reissue_after_s=0.3, timeout_s=1.0)
+    result = run(Traced(6, folder=str(tmp_path), seconds=0.02), config, on_generation=on_generation)
+    np.testing.assert_array_equal(result.theta, expected)
+    assert result.reissued_pairs > 0
+    assert max(now - before for (before, _), (now, _) in pairwise(times)) < 5.0  # 0.3 s and what a busy machine adds
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{stopped[0]}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert stopped[0] not in workers_alive(tmp_path)
 
 
 @pytest.mark.ray
