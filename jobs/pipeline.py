@@ -30,7 +30,7 @@ from rich.table import Column, Table
 
 import jobs.report
 from jobs.cli import main
-from jobs.cluster import check_cpus
+from jobs.cluster import check_cpus, names_cluster
 from jobs.pipeline_plan import EXECUTION, Arguments, Plan, check_options, check_tunable, opened
 from jobs.pipeline_record import DONE, PIPELINE_FILE, Record, in_words
 from jobs.pipeline_rounds import Rounds
@@ -69,11 +69,12 @@ KEPT_ALONE = ("part", "absent", "train.steps", "train.epochs", "train.best_step"
 
 def run(options: Arguments) -> dict[str, Any]:
     """Do what is not done; returns summary.json as a dict: no timings in it, so that it is the same every time."""
-    check_options(options)
+    config = check_options(options)
     out = options.out.expanduser().absolute()
-    decisive = {key: value for key, value in dataclasses.asdict(options).items() if key not in EXECUTION}
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in decisive.items()}
-    state = inspect_run(out, KIND, {"pipeline": settings})
+    given = {key: value for key, value in dataclasses.asdict(options).items() if key not in EXECUTION}
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    settings = {"pipeline": plain, "train": dataclasses.asdict(config)}
+    state = inspect_run(out, KIND, settings)
     console = Console(file=sys.stdout)
     plan = Plan(options, out)
     if options.data is not None:
@@ -82,7 +83,7 @@ def run(options: Arguments) -> dict[str, Any]:
             check_cpus(options.workers)
             check_tunable(plan, log, "valid", "test")
     if state is RunState.NEW:
-        start_run(out, KIND, {"pipeline": settings}, {})
+        start_run(out, KIND, settings, {})
     with alone(out), present(out), threads(options.workers), stops(), quiet(out):
         clean(out)
         record = Record(out, console)
@@ -200,7 +201,7 @@ def alone(out: Path) -> Iterator[None]:
 def threads(workers: int) -> Iterator[None]:
     """Leave the workers their CPUs: what this process computes beside them takes the others, at least one."""
     before = torch.get_num_threads()
-    if workers:
+    if workers and not names_cluster():
         torch.set_num_threads(max(1, usable_cpus() - workers))
     try:
         yield

@@ -11,11 +11,13 @@ import ray
 import tyro
 
 from data.log import Log, open_log
+from distributed.config import TrainConfig
 from es.objectives.fusion import Fusion
 from es.objectives.score_fusion import ScoreFusion
 from jobs import evolution, export, train
 from jobs.cluster import connect, names_cluster
 from jobs.evolve_fusion import halves
+from jobs.preset_file import asked_for, fill_train
 from jobs.run_directory import usable_cpus
 from jobs.scored_file import read_scored
 
@@ -45,6 +47,10 @@ class Arguments:
     """Decides the training, the evolution and the bootstraps."""
     calibrate: Literal["none", "platt", "isotonic"] = "none"
     """Calibrate the trained model on the validation part."""
+    config: Path | None = None
+    """A preset file of the training, as in jobs.train."""
+    preset: str = ""
+    """A named configuration of the training, as in jobs.train."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
     """Any other setting of the training, as in jobs.train."""
     fusion: Literal["product", "sum", "rank"] = "product"
@@ -120,7 +126,7 @@ class Plan:
         return both if both <= usable_cpus() else workers
 
     def train_arguments(self, data: str, out: Path, **changes: Any) -> train.Arguments:
-        same = ("objective", "backbone", "workers", "epochs", "tables", "seed", "set", "calibrate")
+        same = ("objective", "backbone", "workers", "epochs", "tables", "seed", "calibrate", "config", "preset", "set")
         values: dict[str, Any] = {name: getattr(self.options, name) for name in same}
         return train.Arguments(data=data, out=out, **{**values, **changes})
 
@@ -130,8 +136,8 @@ class Plan:
         return evolution.Arguments(scored=scored, out=out, **{**values, **changes})
 
 
-def check_options(options: Arguments) -> None:
-    """ValueError, naming the option, for what cannot be. Reads nothing."""
+def check_options(options: Arguments) -> TrainConfig:
+    """The settings of the training. ValueError, naming the option, for what cannot be; no data are read."""
     if options.data is None and options.watch is None:
         raise ValueError("--data LOG is needed, or --watch DIR of day partitions, or both")
     for name in ("round_generations", "generations", "keep", "day_epochs"):
@@ -148,12 +154,14 @@ def check_options(options: Arguments) -> None:
         raise ValueError(f"--{alone[0].replace('_', '-')} goes with --watch DIR")
     if options.replicates < 40:
         raise ValueError(f"--replicates must be at least 40, got {options.replicates}")
-    train.configure(train.Arguments("", options.out, options.objective, options.backbone, set=options.set))
+    asked = asked_for("train", options.config, options.preset)
+    config = train.configure(fill_train(Plan(options, options.out).train_arguments("", options.out), *asked))
     evolution.configure(Plan(options, options.out).evolve_arguments(options.out, options.out, workers=0))
     export.check(
         export.Arguments(options.out, options.out, rows=options.export_rows, formats=options.formats or ("pt2",)),
         options.out / ".served",
     )
+    return config
 
 
 def opened(location: str, parts: tuple[str, ...], option: str = "--data") -> Log:

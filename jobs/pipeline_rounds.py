@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ray
 from rich.console import Console
 
 from distributed.checkpoint import RECORD, read_record
@@ -45,6 +46,8 @@ class Rounds:
 
     def follow(self, stopping: Callable[[], bool]) -> None:
         """Do rounds as snapshots come, until told to stop; what is not done then is left for later."""
+        while not (ray.is_initialized() or stopping()):
+            time.sleep(LOOK_S)  # the training starts the cluster, large enough for both
         while not stopping():
             try:
                 self.catch_up(stopping)
