@@ -41,7 +41,8 @@ def main(
     except OSError as error:
         if error.errno not in STORAGE:
             raise
-        print(f"error: {error.filename or 'a file'}: {os.strerror(error.errno)}", file=sys.stderr)
+        place = error.filename or getattr(parsed, "out", None) or "a file"
+        print(f"error: {place}: {os.strerror(error.errno)}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from error
     except KeyboardInterrupt:
         print("stopped" + ("; the same command goes on from here" if resumes else ""), file=sys.stderr)
