@@ -1,6 +1,6 @@
 """Does a search pay? The best of N trials by validation against the default preset, on the test part.
 
-    python -m benchmarks.tune --rows 300000 --samples 20 --seeds 3
+    python -m benchmarks.tune --rows 80000 --samples 20 --seeds 3
 
 Per seed (of the log, of the training and of the search) one `jobs.tune` with its defaults: Optuna's TPE, ASHA, the
 standard space, the default configuration as the first of the N trials. Both are the very runs of the search, judged on
@@ -34,10 +34,10 @@ FIGURES = {
 
 @dataclass
 class Arguments:
-    rows: int = 300_000
+    rows: int = 80_000
     """Exposures of each generated log; 80% are trained on, 10% tell trials apart, 10% are the test part."""
-    click_rate: float = 0.1
-    conversion_rate: float = 0.1
+    click_rate: float = 0.2
+    conversion_rate: float = 0.2
     samples: int = 20
     """Trials of a search."""
     seeds: int = 3
