@@ -202,6 +202,7 @@ def test_a_broken_log_is_one_line_and_writes_nothing(
         ({"workers": 10_000}, "--workers 10000: this machine has"),
         ({"workers": -1}, "--workers must be at least 0"),
         ({"workers": 2, "set": ("stream.lanes=1",)}, "--workers 2 needs --set stream.lanes=2"),
+        ({"workers": 2, "min_workers": 3}, "--min-workers 3 must be between 1 and --workers 2"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"data": "/nowhere/at/all"}, "/nowhere/at/all: no such directory"),
     ],

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,10 +16,10 @@ import torch
 from test_distributed_train import config, events, final_tensors, train_here
 
 from data.log import open_log
-from distributed import worker_group
+from distributed import trainer, worker_group
 from distributed.checkpoint import read_checkpoint
 from distributed.checkpoint_store import CheckpointStore
-from distributed.stopping import GRACE_S, SIGNALS, Stopped
+from distributed.stopping import GRACE_S, SIGNALS, Stopped, told
 from distributed.train_loop import CHECKPOINTS
 from distributed.trainer import prepare, run_training
 from distributed.worker_group import FAILURES, TRIES, Failures, GivenUp, Preempted
@@ -204,6 +205,17 @@ def test_the_command_stops_with_143_and_says_that_it_goes_on(unbroken: Path, sma
     assert len(starts) == 2
     assert starts[1]["step"] > 0
     assert starts[1]["lost_steps"] == 0
+
+
+def test_a_group_that_does_not_stop_in_time_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal reaches the workers' file; after the grace the driver goes without them."""
+    monkeypatch.setattr(trainer, "GRACE_S", 0.5)
+    over = threading.Event()
+    with pytest.raises(Stopped, match="not saved within") as stopped:
+        trainer.wait_for(lambda: over.wait(60), tmp_path, lambda: signal.SIGTERM)
+    assert not stopped.value.saved
+    assert told(tmp_path) == SIGNALS + signal.SIGTERM
+    over.set()
 
 
 def test_a_group_that_gets_no_further_is_given_up(tmp_path: Path) -> None:
