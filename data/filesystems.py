@@ -7,10 +7,11 @@ the URI: that is written into run directories.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -18,19 +19,16 @@ import pyarrow.fs as pafs
 GCS = ("gs", "gcs")
 GCS_RETRY_S = 60  # pyarrow's own limit is 15 minutes, long for a misspelt bucket
 IN_PROCESS = "memory"
+SECRET = re.compile(r"secret|token|passw|credential|signature|\bsig\b|_key\b|\bkey\b|\bsas\b", re.IGNORECASE)
+"""Names of query parameters that hold one; a region or an endpoint does not."""
 
 
 def resolve(location: str) -> tuple[Any, str]:
     """(filesystem, path inside it) of a local path or a URI. Raises ValueError in one line where there is none."""
     if "://" not in location:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
-    parts = urlsplit(location)
-    if parts.password is not None:
-        raise ValueError(
-            f"{shown(location)}: the URI holds a password or a secret key, which run directories would keep; "
-            "leave it to the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for example)"
-        )
-    uri = location
+    check_no_secret(location)
+    parts, uri = urlsplit(location), location
     if parts.scheme in GCS and "retry_limit_seconds" not in parts.query:
         query = f"{parts.query}&" if parts.query else ""
         uri = urlunsplit(parts._replace(query=f"{query}retry_limit_seconds={GCS_RETRY_S}"))
@@ -50,6 +48,20 @@ def resolve(location: str) -> tuple[Any, str]:
         if not root.strip("/"):
             raise ValueError(f"{shown(location)}: names no bucket or directory")
         return filesystem, root.rstrip("/")
+
+
+def check_no_secret(location: str) -> None:
+    """Raise ValueError, without repeating it, for a URI that holds a password or a parameter that looks like one."""
+    parts = urlsplit(location) if "://" in location else urlsplit("")
+    names = [key for key in parse_qs(parts.query, keep_blank_values=True) if SECRET.search(key)]
+    if parts.password is not None or names:
+        what = (
+            "a password or a secret key" if parts.password is not None else f"{names[0]!r}, which looks like a secret"
+        )
+        raise ValueError(
+            f"{shown(location)}: the URI holds {what}, which run directories would keep; "
+            "leave it to the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for example)"
+        )
 
 
 def shown(location: str) -> str:

@@ -7,6 +7,7 @@ they are replaced in the same way.
 
 import logging
 import os
+import secrets
 import signal
 import threading
 import time
@@ -190,7 +191,8 @@ def start_ray_if_needed(workers: int, cpus_per_worker: float) -> bool:
         return False
     main_thread = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    if not os.environ.get("RAY_AUTH_MODE"):  # Ray then asks for a token: one that only this process and its own know
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     cpus = max(1, int(np.ceil(workers * cpus_per_worker)))
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     if main_thread and callable(before):

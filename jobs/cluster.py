@@ -2,6 +2,7 @@
 
 import os
 
+from jobs.authentication import after_local_cluster, before_local_cluster, before_named_cluster
 from jobs.run_directory import usable_cpus
 
 RECOVERY = {
@@ -33,8 +34,8 @@ def connect(cpus: int) -> None:
     """Make Ray ready for `cpus` one-CPU workers; a second call does nothing.
 
     With RAY_ADDRESS set (inside a Ray job it always is) the process joins that cluster, and a cluster of too few CPUs
-    is a ValueError. Without it a local cluster is started: no dashboard, no authentication to trip over, and no log
-    lines of workers on the terminal unless COUNTERPOINT_LOG asks for them.
+    is a ValueError. Without it a local cluster is started: no dashboard, a token of its own, and no log lines of
+    workers on the terminal unless COUNTERPOINT_LOG asks for them.
     """
     for name, value in RECOVERY.items():
         os.environ.setdefault(name, value)
@@ -47,13 +48,20 @@ def connect(cpus: int) -> None:
         return
     level = os.environ.get("COUNTERPOINT_LOG", "ERROR")
     if names_cluster():
-        ray.init(logging_level=level, log_to_driver=level != "ERROR")
+        before_named_cluster()
+        try:
+            ray.init(logging_level=level, log_to_driver=level != "ERROR")
+        except ConnectionError:
+            raise ValueError(
+                f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no Ray cluster answers there, or it refuses the token "
+                f"(RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')})"
+            ) from None
         available = int(ray.cluster_resources().get("CPU", 0))
         if cpus > available:
             raise ValueError(f"--workers {cpus}: the cluster at {os.environ['RAY_ADDRESS']} has {available} CPUs")
         return
     check_cpus(cpus)
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    before_local_cluster()
     ray.init(
         address="local",
         num_cpus=max(cpus, 1),
@@ -62,3 +70,4 @@ def connect(cpus: int) -> None:
         log_to_driver=level != "ERROR",
         object_store_memory=512 * 2**20,
     )
+    after_local_cluster()

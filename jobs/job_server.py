@@ -7,10 +7,11 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from jobs.authentication import check_token_file, token_file
 
 ANSWER_S = 3.0  # a server that takes longer to say its version is not there
 POLL_S = 0.3
@@ -124,11 +125,10 @@ def check_token(address: str) -> None:
         raise ValueError(f"the cluster at {address} wants a token; {TOKEN_HELP}")
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    path = token_file()
     if not path.is_file():
         raise ValueError(f"{path}: no such token file; {TOKEN_HELP}")
-    if path.stat().st_mode & 0o077:
-        raise ValueError(f"{path}: the token can be read by others (Ray writes it so); chmod 600 {path}")
+    check_token_file(path)
 
 
 def describe(details: JobDetails) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from data.log import TRUTH, Log, parquet_files
 from data.schema import SCHEMA_FILE
-from jobs.run_directory import read_json, write_json
+from jobs.run_directory import inside, read_json, write_json
 
 PIPELINE_FILE = "pipeline.json"
 FORMAT, VERSION = "counterpoint.pipeline", 1
@@ -63,8 +63,21 @@ class Record:
                 raise ValueError(f"{self.path}: not a pipeline's record")
             if content["version"] > VERSION:
                 raise ValueError(f"{self.path}: version {content['version']}; this program reads version {VERSION}")
+            for name in ("stages", "files", "days"):
+                if not isinstance(content.get(name) or {}, dict):
+                    raise ValueError(f"{self.path}: its {name!r} is no object of key: value")
             self.stages, self.files = dict(content.get("stages") or {}), dict(content.get("files") or {})
             self.days = dict(content.get("days") or {})
+            for name, entry in self.stages.items():
+                self.check(name, entry)
+
+    def check(self, name: str, entry: Any) -> None:
+        """Raise ValueError for a stage that no pipeline writes, or whose outputs lie outside the directory."""
+        kinds = {"state": str, "made": int, "seconds": int | float, "inputs": dict, "outputs": dict, "facts": dict}
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()):
+            raise ValueError(f"{self.path}: stage {name!r} is not what a pipeline's record has there")
+        for path in entry["outputs"]:
+            inside(self.out, path)
 
     def save(self) -> None:
         with self.lock:

@@ -138,6 +138,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def inside(root: Path, name: str) -> Path:
+    """root/name for a name that a file held. ValueError if it leads out: by `..`, as an absolute path, by a link."""
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{root}: the name {name!r} leads out of the directory")
+    return path
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write whole or not at all: a temporary file, fsync, rename. ValueError if the disk is full or closed to us."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

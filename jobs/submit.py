@@ -25,6 +25,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
+from data.filesystems import check_no_secret
 from jobs.cli import main
 from jobs.job_server import JobServer, connect
 from jobs.run_directory import git_commit
@@ -179,6 +180,8 @@ def check_command(command: list[str]) -> None:
         raise ValueError(f"{command[0]!r} is no job that can be submitted; valid: {', '.join(JOBS)}")
     for name in PATHS:
         path = option(command, name)
+        if path is not None:
+            check_no_secret(path)
         if path is not None and "://" not in path and not path.startswith(("/", "~")):
             raise ValueError(f"{name} {path} is relative, but the job runs elsewhere: give a path that all nodes know")
 
