@@ -70,7 +70,8 @@ class Lines:
 def follow_training(console: Console, run: Path, epochs: int) -> Iterator[None]:
     """Show the progress of the training in `run` while the body runs."""
     stopped = threading.Event()
-    thread = threading.Thread(target=show_training, args=(console, run / METRICS_FILE, epochs, stopped), daemon=True)
+    tail = Tail(run / METRICS_FILE)  # before the thread begins: what is written from now on is new
+    thread = threading.Thread(target=show_training, args=(console, tail, epochs, stopped), daemon=True)
     thread.start()
     try:
         yield
@@ -79,7 +80,7 @@ def follow_training(console: Console, run: Path, epochs: int) -> Iterator[None]:
         thread.join()
 
 
-def show_training(console: Console, path: Path, epochs: int, stopped: threading.Event) -> None:
+def show_training(console: Console, tail: "Tail", epochs: int, stopped: threading.Event) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -89,7 +90,6 @@ def show_training(console: Console, path: Path, epochs: int, stopped: threading.
     bar = Progress(*columns, console=console, disable=not is_live(console), transient=True)
     with bar as bars, Lines(console) as told:
         task = bars.add_task("starting", total=epochs, figures="")
-        tail = Tail(path)
         while True:
             last = stopped.is_set()
             for line in tail.lines():
@@ -115,9 +115,12 @@ class Tail:
         inode = self.path.stat().st_ino if self.path.exists() else self.inode
         if inode == self.inode:
             return self.file.readlines() if self.file else []
+        new = self.inode is None  # there was no earlier start
         self.inode, self.file = inode, self.path.open()
         lines = self.file.readlines()
         starts = [number for number, line in enumerate(lines) if '"event": "start"' in line]
+        if new:
+            return lines
         return lines[starts[-1] :] if starts else []
 
 

@@ -2,14 +2,18 @@
 
 import io
 import json
+import os
+import re
 import threading
 import time
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from distributed.run_log import RunLog
-from jobs.progress import Tail, show_training
+from jobs.evolution import progress
+from jobs.progress import Lines, Tail, follow_training, is_live, show_training
 
 VALID = {"best": True, "ctr.auc": 0.7}
 
@@ -23,7 +27,7 @@ def test_only_new_lines_of_a_resumed_run_are_shown(tmp_path: Path) -> None:
     first.close()
     printed, stopped = io.StringIO(), threading.Event()
     console = Console(file=printed, width=120)
-    thread = threading.Thread(target=show_training, args=(console, path, 3, stopped))
+    thread = threading.Thread(target=show_training, args=(console, Tail(path), 3, stopped))
     thread.start()
     time.sleep(0.1)
     second = RunLog(path, 50)  # replaces the file: step 100 was never saved
@@ -51,3 +55,70 @@ def test_a_new_file_is_read_from_its_beginning(tmp_path: Path) -> None:
     assert [json.loads(line)["event"] for line in tail.lines()] == ["start", "step"]
     log.write("step", 2, loss=0.4)
     assert [json.loads(line) for line in tail.lines()] == [{"event": "step", "step": 2, "loss": 0.4}]
+
+
+def through_a_pipe(body) -> str:
+    """What body(console) prints where no terminal is."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as end:
+        body(Console(file=end))
+    with os.fdopen(reading) as start:
+        return start.read()
+
+
+def is_plain(text: str) -> bool:
+    return all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_a_training_in_a_pipe_is_plain_lines_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.progress.LINE_S", 0.2)
+    monkeypatch.setattr("jobs.progress.INTERVAL_S", 0.01)
+
+    def train(console: Console) -> None:
+        with follow_training(console, tmp_path, 2):
+            log = RunLog(tmp_path / "metrics.jsonl", 0)
+            log.write("start", 0, workers=2)
+            for step in range(100):
+                log.write("step", step, epoch=step / 50, loss=0.5, rows_per_s=1234.0)
+                time.sleep(0.01)
+            log.write("valid", 100, epoch=2, **VALID)
+
+    text = through_a_pipe(train)
+    *steps, valid = text.splitlines()
+    assert is_plain(text)
+    assert valid == "epoch 2: valid CTR AUC 0.7000  (best)"
+    assert 2 <= len(steps) <= 6, text  # of a hundred
+    assert all(re.fullmatch(r"epoch \d\.\d\d/2  step \d+  loss 0.5000  1,234 rows/s", line) for line in steps), text
+
+
+def test_an_evolution_in_a_pipe_is_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.progress.LINE_S", 0.2)
+
+    def evolve(console: Console) -> None:
+        with progress(console, 100) as show:
+            for generation in range(100):
+                show({"generation": generation, "return.centre": None, "return.mean": 0.5, "return.std": 0.1})
+                time.sleep(0.01)
+
+    text = through_a_pipe(evolve)
+    assert is_plain(text)
+    assert 2 <= len(text.splitlines()) <= 6, text
+    assert all(re.fullmatch(r"generation \d+/100  population 0.50000 ± 0.10000", line) for line in text.splitlines())
+
+
+def test_a_silent_run_says_that_it_goes_on() -> None:
+    def wait(console: Console) -> None:
+        with Lines(console, every_s=0.05, silence_s=0.15) as told:
+            told.tell("generation 3/60")
+            time.sleep(0.5)
+
+    first, *later = through_a_pipe(wait).splitlines()
+    assert first == "generation 3/60"
+    assert 1 <= len(later) <= 3
+    assert set(later) == {"generation 3/60 (no news for 0 min)"}
+
+
+def test_forced_colours_bring_no_bar_into_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert Console(file=io.StringIO()).is_terminal
+    assert not is_live(Console(file=io.StringIO()))
