@@ -4,8 +4,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEMO ?= runs/demo
+AUDIT := .audit
 
-.PHONY: help env demo test test-fast lint format clean
+.PHONY: help env demo test test-fast fuzz lint audit format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -28,14 +29,26 @@ test: env  ## All tests
 test-fast: env  ## Tests that start no Ray and take no seconds
 	$(RUN) -m pytest -m "not ray and not slow"
 
+fuzz: env  ## The fuzz tests with twenty times as many examples, other ones each time
+	COUNTERPOINT_FUZZ=20 $(RUN) -m pytest tests/test_fuzz_*.py
+
 lint: env  ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# A tool of its own, in an environment of its own: what it needs is not what we pin.
+audit:  ## Known vulnerabilities of the pinned versions, where the advisories can be reached
+	test -x $(AUDIT)/bin/pip-audit || ($(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1)
+	@$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off > $(AUDIT)/report.txt 2>&1; \
+	status=$$?; cat $(AUDIT)/report.txt; \
+	if grep -qiE 'could not be audited|connection|failed to resolve|max retries|timed out' $(AUDIT)/report.txt; then \
+	  echo 'The advisories of some packages, or of all, could not be reached: THEY WERE NOT CHECKED'; exit 3; \
+	fi; exit $$status
 
 format: env  ## Let ruff rewrite
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
 clean:  ## Remove .venv, caches and runs
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(AUDIT) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

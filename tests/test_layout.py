@@ -82,6 +82,38 @@ def test_no_pickle() -> None:
             assert not imported(path) & {"pickle", "cloudpickle", "joblib", "dill"}, path
 
 
+UNSAFE = {
+    "torch.load",  # unpickles unless told otherwise; ours is safetensors
+    "np.load",
+    "numpy.load",
+    "yaml.load",
+    "marshal.loads",
+    "shelve.open",
+    "os.system",
+    "pd.read_pickle",
+    "eval",
+    "exec",
+}
+SAFE_WITH = {"torch.load": "weights_only", "np.load": "allow_pickle"}
+
+
+def test_nothing_that_is_read_is_run() -> None:
+    """No loader that runs what it reads, no shell; Ray's pickle only between the processes of one cluster."""
+    for room in ROOMS[:5]:
+        for path in files(room):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not isinstance(node, ast.Call):
+                    continue
+                name = ast.unparse(node.func)
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                safe = SAFE_WITH.get(name)
+                told = safe and given.get(safe) == ("True" if safe == "weights_only" else "False")
+                assert name not in UNSAFE or told, f"{path}:{node.lineno}: {name}"
+                assert given.get("shell") != "True", f"{path}:{node.lineno}: a shell"
+                if "cloudpickle" in name:
+                    assert path.name in ("actor.py", "evolve_objective.py"), f"{path}:{node.lineno}: {name}"
+
+
 def test_files_are_short() -> None:
     lengths = {path: len(path.read_text().splitlines()) for room in ROOMS for path in files(room)}
     long = {str(path.relative_to(ROOT)): length for path, length in lengths.items() if length > LONGEST}
