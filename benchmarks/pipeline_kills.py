@@ -1,25 +1,25 @@
 """Kill a pipeline at random moments, give the command again, compare what is left with an unbroken run's, bit by bit.
 
     python -m benchmarks.pipeline_kills --record
-    python -m benchmarks.pipeline_kills --kills 3 --workers 1 --days 2          # Ray's workers die with the driver
+    python -m benchmarks.pipeline_kills --kills 3 --workers 1            # Ray's workers die with the driver
 
-Each round begins anew: SIGKILL to the process and its group after a random share of the time that the unbroken run took
-(from the moment that the run directory exists), then the same command to its end. A round passes if every result file
+Each round begins anew: SIGKILL to the process after a random share of the time that the unbroken run took (from the
+moment that the run directory exists), then the same again to its end. A round passes if every result file
 is the unbroken run's: the model's tensors, scores, theta and returns of every round, figures of the days, summary.json.
 Exported files are checked against the model as they are written.
 """
 
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,12 @@ from safetensors.numpy import load_file
 from benchmarks.bench import markdown, write_result
 from data.generate import generate_days, generate_log
 from data.world import GeneratedLog
+from jobs import pipeline
 from jobs.cli import main
+from jobs.pipeline_plan import Arguments as Pipeline
 from jobs.pipeline_record import PIPELINE_FILE
 from jobs.run_directory import SUMMARY_FILE
 
-ROOT = Path(__file__).resolve().parent.parent
 BYTES = (
     SUMMARY_FILE,
     "days.jsonl",
@@ -56,12 +57,16 @@ class Arguments:
     record: bool = False
     """Write a dated file into benchmarks/results."""
     kills: int = 20
-    """Rounds."""
+    """Rounds, at most."""
+    minutes: float = 60.0
+    """No round begins after so many."""
+    export: bool = False
+    """With the export stage, which is most of the time of so small a pipeline."""
     workers: int = 0
     """Ray Train workers; 0 trains in the pipeline's process."""
-    days: int = 2
+    days: int = 1
     """Day partitions that follow the log; 0: no --watch."""
-    rows: int = 30_000
+    rows: int = 12_000
     """Exposures of the log, and of all days together."""
     epochs: int = 4
     seed: int = 0
@@ -96,40 +101,53 @@ def make_logs(where: Path, rows: int, days: int) -> None:
         generate_days(world, days, where / "days")
 
 
-def options(where: Path, workers: int, days: int, epochs: int) -> list[str]:
-    """The command line of the pipeline on those logs."""
-    words = ["--data", str(where / "log"), "--out", str(where / "run"), "--workers", str(workers)]
-    words += ["--epochs", str(epochs), "--k", "3", "--generations", "40", "--round-generations", "20", "--pairs", "8"]
-    words += ["--resamples", "50", "--replicates", "40", "--export-rows", "500", "--formats", "pt2"]
-    if days:
-        words += ["--watch", str(where / "days"), "--days", str(days), "--poll", "0.2"]
-    return [*words, "--set", *SMALL]
-
-
-def begin(words: list[str]) -> "subprocess.Popen[str]":
-    """The pipeline as a process of a group of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "jobs.pipeline", *words],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
+def options(where: Path, arguments: Arguments) -> Pipeline:
+    """The pipeline on those logs."""
+    return Pipeline(
+        out=where / "run",
+        data=str(where / "log"),
+        watch=where / "days" if arguments.days else None,
+        days=arguments.days or None,
+        workers=arguments.workers,
+        epochs=arguments.epochs,
+        k=3,
+        round_generations=20,
+        generations=40,
+        pairs=8,
+        resamples=50,
+        replicates=40,
+        export_rows=200,
+        formats=("pt2",) if arguments.export else (),
+        poll=0.2,
+        set=SMALL,
     )
 
 
-def finish(process: "subprocess.Popen[str]") -> str:
-    text, _ = process.communicate(timeout=600)
-    if process.returncode:
-        raise RuntimeError(f"the pipeline ended with exit code {process.returncode}:\n{text[-3000:]}")
-    return text
+def silent(given: Pipeline) -> None:
+    """What the killed process does."""
+    os.setsid()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    pipeline.run(given)
 
 
-def await_run(out: Path, process: "subprocess.Popen[str]") -> None:
-    while not (out / PIPELINE_FILE).exists() and process.poll() is None:
-        time.sleep(0.005)
+def begin(given: Pipeline) -> Process:
+    """The pipeline in a process of its own, which leads a group; a server that has imported everything forks it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["jobs.pipeline"])
+    process = context.Process(target=silent, args=(given,))
+    process.start()
+    return process
+
+
+def finish(process: Process) -> None:
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"the pipeline ended with exit code {process.exitcode}")
+
+
+def await_run(out: Path, process: Process) -> None:
+    while not (out / PIPELINE_FILE).exists() and process.is_alive():
+        time.sleep(0.002)
 
 
 def at_work(out: Path) -> str:
@@ -150,8 +168,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 
 def killed(arguments: Arguments, where: Path) -> dict[str, Any]:
-    out, words = where / "run", options(where, arguments.workers, arguments.days, arguments.epochs)
-    process = begin(words)
+    given = options(where, arguments)
+    out, until = given.out, time.monotonic() + 60 * arguments.minutes
+    process = begin(given)
     await_run(out, process)
     began = time.monotonic()
     finish(process)
@@ -160,28 +179,28 @@ def killed(arguments: Arguments, where: Path) -> dict[str, Any]:
     shutil.rmtree(out)
     print(f"unbroken: {unbroken_s:.1f} s, {len(expected)} result files")
     rng, rounds, stages = np.random.default_rng(arguments.seed), list[dict[str, Any]](), Counter[str]()
-    for number in range(arguments.kills):
+    while len(rounds) < arguments.kills and time.monotonic() < until:
         moment = float(rng.random()) * unbroken_s
-        process = begin(words)
+        process = begin(given)
         await_run(out, process)
-        try:
-            process.wait(timeout=moment)
-            stage = "ended before"
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            stage = at_work(out)
+        process.join(timeout=moment)
+        if not process.is_alive():
+            shutil.rmtree(out)
+            continue  # faster than the unbroken one: nothing was killed
+        os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
+        stage = at_work(out)
         began = time.monotonic()
-        finish(begin(words))
+        finish(begin(given))
         again_s = time.monotonic() - began
         wrong = differences(expected, results(out))
         rounds.append({"moment_s": moment, "stage": stage, "again_s": again_s, "differ": wrong})
         stages[stage] += 1
         shutil.rmtree(out)
         verdict = f"differ: {', '.join(wrong)}" if wrong else "same bits"
-        print(f"{number + 1}: killed after {moment:.1f} s at {stage}; {verdict}", flush=True)
+        print(f"{len(rounds)}: killed after {moment:.1f} s at {stage}; {verdict}", flush=True)
     equal = sum(not one["differ"] for one in rounds)
-    found = {"unbroken_s": unbroken_s, "files": len(expected), "kills": len(rounds), "equal": equal}
+    found: dict[str, Any] = {"unbroken_s": unbroken_s, "files": len(expected), "kills": len(rounds), "equal": equal}
     found |= {"stages": dict(stages), "rounds": rounds}
     print(f"{equal} of {len(rounds)} rounds end in the same bits; killed at: "
           + ", ".join(f"{stage} {count}" for stage, count in stages.most_common()))  # fmt: skip

@@ -84,17 +84,23 @@ def run(options: Arguments) -> dict[str, Any]:
             check_tunable(plan, log, "valid", "test")
     if state is RunState.NEW:
         start_run(out, KIND, settings, {})
-    with alone(out), present(out), threads(options.workers), stops(), quiet(out):
+    with alone(out), stops(), present(out), threads(options.workers), quiet(out):
         clean(out)
         record = Record(out, console)
-        behind = has_days(record) and (out / SUMMARY_FILE).exists()
-        summary, current = read_json(out / SUMMARY_FILE) if behind else {}, None
-        if options.data is not None and not has_days(record):
-            summary, current = base(plan, record)
-        finish(out, summary)
-        if options.watch is not None:
-            Watch(plan, record, current, lambda: finish(out, summary)).run()
+        summary = read_json(out / SUMMARY_FILE) if has_days(record) and (out / SUMMARY_FILE).exists() else {}
+
+        def begin() -> Current:
+            """The stages on --data, then the days; once a day is learned from, they are not looked at again."""
+            found, current = base(plan, record)
+            summary.update(found)
             finish(out, summary)
+            return current
+
+        if options.watch is not None:
+            Watch(plan, record, begin if options.data is not None else None, lambda: finish(out, summary)).run()
+        else:
+            begin()
+        finish(out, summary)
     show(console, record, summary, plan)
     return summary
 

@@ -35,6 +35,8 @@ class Standing:
     total: float | None = None
     now: str = ""
     """What it is at, of a run of several parts."""
+    at_work: list[str] = field(default_factory=list)
+    """Stages of a pipeline that are begun and not done."""
     step: int | None = None
     rates: dict[str, float] = field(default_factory=dict)
     eta_s: float | None = None
@@ -82,9 +84,11 @@ def settle(run: Path, found: Standing) -> None:
         found.process = f"not known: {pid} on {host}, which cannot be asked from here"
     if about.get("job"):
         found.process += f"; job {about['job']}"
+    # A pipeline that goes on day by day has a summary long before it ends.
+    cut_short = found.kind == "pipeline" and (where == GONE or bool(found.at_work))
     if where == ALIVE:
         found.state = GOES_ON
-    elif (run / SUMMARY_FILE).exists():
+    elif (run / SUMMARY_FILE).exists() and not cut_short:
         found.state = FINISHED
         if not about:
             found.process = "ended"
@@ -168,6 +172,7 @@ def of_pipeline(run: Path, record: dict[str, Any], found: Standing) -> None:
     stages = read_json(run / PIPELINE_FILE).get("stages", {}) if (run / PIPELINE_FILE).exists() else {}
     done = [name for name, entry in stages.items() if entry["state"] == DONE]
     at_work = [name for name, entry in stages.items() if entry["state"] == RUNNING]
+    found.at_work = at_work
     found.unit, found.now = "stages", f"{len(done)} done" + (f", at {' and '.join(at_work)}" if at_work else "")
     days = tail(run / "days.jsonl")
     if days:

@@ -44,9 +44,12 @@ class Current:
 class Watch:
     """The days of one pipeline."""
 
-    def __init__(self, plan: Plan, record: Record, base: Current | None, on_day: Callable[[], None]) -> None:
+    def __init__(
+        self, plan: Plan, record: Record, base: Callable[[], Current] | None, on_day: Callable[[], None]
+    ) -> None:
         assert plan.options.watch is not None
-        self.plan, self.record, self.current, self.on_day = plan, record, base, on_day
+        self.plan, self.record, self.base, self.on_day = plan, record, base, on_day
+        self.current: Current | None = None
         self.where = plan.options.watch.expanduser().absolute()
         self.log = open_log(self.where)
         self.late: set[str] = set()
@@ -55,6 +58,8 @@ class Watch:
         """Take in day after day until it is time to end (--days, --until-idle), or for ever."""
         options = self.plan.options
         self.check_done()
+        if self.current is None and self.base is not None:
+            self.current = self.base()
         since = time.monotonic()
         while options.days is None or len(self.taken()) < options.days:
             day = self.next_day()
@@ -83,11 +88,12 @@ class Watch:
 
     def check_done(self) -> None:
         """Find where we are; from a day on whose files are damaged, all are done anew."""
-        anew = False
+        anew, first = False, True
         for day in self.taken():
             facts = self.record.days[day]
             if facts.get("skipped") and not anew:
                 continue
+            follows, first = not first, False
             if facts.get("pruned"):
                 if anew:
                     raise ValueError(f"{self.place(day)}: has to be made anew, but only its figures were kept")
@@ -98,8 +104,10 @@ class Watch:
                 self.record.say(f"{day}: {broken[0]}; it is made anew, and the days after it", "yellow")
                 anew = True
             if anew:
-                if self.current is None and day != self.taken()[0]:
+                if self.current is None and follows:
                     raise ValueError(f"{self.place(day)}: is damaged, and the model of the day before was not kept")
+                if self.current is None and self.base is not None:
+                    self.current = self.base()
                 self.take(day)
             else:
                 self.current = self.after(day)
