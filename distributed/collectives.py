@@ -15,8 +15,8 @@ from torch import Tensor
 
 sent: Counter[str] = Counter()
 """Bytes of table rows that this process has handed to others: "ids", "rows" (vectors and gradients), "counts"."""
-spent: Counter[str] = Counter()
-"""Seconds that this process has been in collectives, waiting for the others included: "seconds"."""
+spent = {"seconds": 0.0}
+"""Seconds that this process has been in collectives, waiting for the others included."""
 
 
 @contextmanager

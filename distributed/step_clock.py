@@ -8,7 +8,6 @@ On a GPU work is queued: what a step waits for counts where the process waits fo
 """
 
 import time
-from collections import Counter
 
 from distributed.collectives import spent
 
@@ -19,7 +18,7 @@ class StepClock:
     """Call begin() where the wait for a batch begins, arrived() when it is there, stepped() after the step."""
 
     def __init__(self) -> None:
-        self.parts: Counter[str] = Counter()
+        self.parts = dict.fromkeys(PARTS, 0.0)
         """Seconds by part since the last take()."""
         self._step = self._wait = time.perf_counter()
         self._spent = spent["seconds"]
@@ -46,6 +45,5 @@ class StepClock:
 
     def take(self) -> dict[str, float]:
         """Seconds by part since the last call."""
-        taken = {part: self.parts[part] for part in PARTS}
-        self.parts.clear()
+        taken, self.parts = self.parts, dict.fromkeys(PARTS, 0.0)
         return taken
