@@ -86,7 +86,13 @@ class Machines:
         self.cluster.remove_node(node, allow_graceful=False)
 
     def add(self) -> None:
-        self.nodes.append(self.cluster.add_node(num_cpus=1))
+        for tries in range(4):  # on a busy machine a node may not come up in the time that Ray gives it
+            try:
+                self.nodes.append(self.cluster.add_node(num_cpus=1))
+                return
+            except Exception as error:
+                print(f"a node did not start ({error}); try {tries + 1}", flush=True)
+        raise RuntimeError("no node has started in four tries")
 
     def close(self) -> None:
         import ray

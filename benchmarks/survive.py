@@ -10,6 +10,7 @@ again (`driver`). Three actors evolve on the same cluster (`actor`, `actor_node`
 """
 
 import dataclasses
+import json
 import os
 import random
 import shutil
@@ -61,6 +62,8 @@ class Arguments:
     seed: int = 0
     untuned: bool = False
     """Without our settings: Ray's defaults of health checks and time-outs."""
+    add: bool = False
+    """Keep the other kinds of today's result file."""
     folder: Path = Path("/tmp/counterpoint-survive")
     """Emptied first."""
     results: Path | None = None
@@ -275,6 +278,11 @@ def main() -> None:
     theta_D = engine.run(Sphere(6), config).theta
     began, loads = time.time(), [os.getloadavg()[0]]
     outcomes: dict[str, Outcome] = {}
+    earlier = bench.RESULTS / f"{time.strftime('%Y-%m-%d')}-survive.json"
+    if arguments.add and earlier.exists():
+        told = json.loads(earlier.read_text())
+        outcomes = {kind: Outcome(**own) for kind, own in told["outcomes"].items() if kind not in arguments.kinds}
+        loads = told["loads"] + loads
     machines = None
     if set(arguments.kinds) - {"driver"}:
         machines = Machines(3, {} if arguments.untuned else TUNED)
@@ -291,7 +299,8 @@ def main() -> None:
         loads.append(os.getloadavg()[0])
         figures = {"outcomes": {name: dataclasses.asdict(one) for name, one in outcomes.items()}, "loads": loads}
         words = (
-            f"\n{(time.time() - began) / 60:.0f} minutes; load average {min(loads):.1f} to {max(loads):.1f}. "
+            f"\n{(time.time() - began) / 60:.0f} minutes (the last call); "
+            f"load average {min(loads):.1f} to {max(loads):.1f}. "
             f"Checkpoints every 10 steps; steps are of 200 rows. A hang counts from the last step and is found after "
             f"{HANG_S:g} s here.\n"
         )
