@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -213,4 +214,5 @@ def quiet() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if os.environ.get("COUNTERPOINT_LOG", "ERROR") == "ERROR":
-        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that died is tried again, not a traceback
+        warnings.filterwarnings("ignore", message="The reported value is ignored")  # of a trial that repeats itself
