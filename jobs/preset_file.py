@@ -15,7 +15,7 @@ from distributed.config import TrainConfig
 from es.config import ESConfig
 from jobs.presets import Settings, What, find_preset
 from jobs.run_directory import flatten, read_json, write_json
-from jobs.settings import override, read, text_of
+from jobs.settings import leaf_type, override, read, text_of
 
 TRAIN_OPTIONS = {
     "objective.name": "objective",
@@ -79,7 +79,15 @@ def check_train(settings: Settings, source: str) -> Settings:
         known = flatten(dataclasses.asdict(override(TrainConfig(), assignments(settings), "setting")))
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
+    for key, value in settings.items():
+        check_text(value, leaf_type(TrainConfig, key), key, source)
     return {key: known[key] for key in settings}
+
+
+def check_text(value: Any, hint: Any, key: str, source: str) -> None:
+    """ValueError for a list, a number, ... where text is wanted: written as text it would be taken."""
+    if hint is str and not isinstance(value, str):
+        raise ValueError(f"{source}: {key} = {value!r} is not what this setting takes")
 
 
 def fill_evolve(arguments: Arguments, settings: Settings, source: str) -> Arguments:
@@ -103,6 +111,7 @@ def check_evolve(kind: type, settings: Settings, source: str) -> Settings:
     for key, value in settings.items():
         if key not in hints:
             raise ValueError(f"{source}: unknown key {key!r}; valid keys: {', '.join(hints)}")
+        check_text(value, hints[key], key, source)
         try:
             values[key] = read(text_of(value), hints[key])
         except ValueError:

@@ -22,6 +22,7 @@ from rich.progress import track
 from data.log import open_log
 from distributed.scoring import for_scoring, load_run, score
 from jobs.cli import main
+from jobs.progress import Lines, is_live
 from jobs.run_directory import storing
 
 METADATA_KEY = b"counterpoint.scored"
@@ -57,10 +58,12 @@ def run(arguments: Arguments) -> Path:
     console = Console()
     groups = sum(1 for _ in part.row_groups())
     writer = None
-    with storing(out, temporary), discarding(temporary):
+    with storing(out, temporary), discarding(temporary), Lines(console) as told:
         out.parent.mkdir(parents=True, exist_ok=True)
         tables = score(trained.model.to(device), log, part, device, calibration)
-        for table in track(tables, "scoring", total=groups, console=console, disable=not console.is_terminal):
+        shown = track(tables, "scoring", total=groups, console=console, disable=not is_live(console))
+        for number, table in enumerate(shown, start=1):
+            told.tell(f"scored {number} of {groups} row groups")
             if writer is None:
                 described = table.schema.with_metadata({METADATA_KEY: json.dumps(about).encode()})
                 writer = pq.ParquetWriter(temporary, described, write_page_checksum=True)

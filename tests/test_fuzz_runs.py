@@ -131,6 +131,14 @@ def test_preset_files(tmp_path_factory, value, train, data):
                 assert flat[key] == setting or meant(str(setting), flat[key]), key
 
 
+@pytest.mark.parametrize("name", [["a", "b"], True, None, 3])
+def test_found_other_values_taken_for_text(tmp_path, name):
+    path = tmp_path / "preset.json"
+    path.write_text(json.dumps({"preset": "train", "settings": {"objective.name": name}}))
+    with pytest.raises(ValueError, match=r"objective.name = .* is not what this setting takes"):
+        fill_train(TrainArguments(data="log", out=path), read_preset(path, "train"), str(path))
+
+
 # ---- checkpoints of a training ----
 
 TENSORS = {"dense.weight": torch.arange(6.0).view(2, 3), "dense.bias": torch.ones(3)}
