@@ -30,8 +30,8 @@ def present(out: Path) -> Iterator[None]:
         "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "job": os.environ.get("COUNTERPOINT_RUN_ID"),
     }
-    write_json(out / PROCESS_FILE, about)
     try:
+        write_json(out / PROCESS_FILE, about)
         yield
     except BaseException as error:
         message = " ".join(str(error).split())

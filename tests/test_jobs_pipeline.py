@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from jobs import pipeline, train
 from jobs.evolution import Arguments as EvolveArguments
 from jobs.evolve import run as evolve
 from jobs.pipeline_plan import Arguments
+from jobs.run_standing import standing
 from jobs.warm_start import model_to_start_from
 
 WORLD: dict[str, Any] = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100}
@@ -66,6 +68,8 @@ def test_all_stages_leave_what_they_promise(finished: Path) -> None:
     assert not [key for key in summary if "second" in key or key.endswith("_s")]
     assert pq.read_metadata(finished / "scored" / "test.parquet").num_rows == summary["ctr.count"]
     assert (finished / "served" / "serving.json").exists()
+    found = standing(finished)
+    assert (found.kind, found.state, found.at_work) == ("pipeline", "finished", [])
     page = (finished / "report.html").read_text()
     assert "Prediction quality" in page
     assert "The pipeline" in page
@@ -148,21 +152,23 @@ def without_test(log: Path, tmp_path: Path) -> Path:
 # --- kills ---------------------------------------------------------------------------------------------------------
 
 
-def killed_at(context: Any, given: Arguments, stage: str, after_s: float) -> None:
-    """Start the pipeline in a process of its own; SIGKILL once it is at a stage (or let it end, if it is past that)."""
+def killed_at(context: Any, given: Arguments, stage: str, after_s: float, gently: bool = False) -> int | None:
+    """Start the pipeline in a process of its own; a signal once it is at a stage, or nothing if it is past that."""
     process = context.Process(target=silent, args=(given,))
     process.start()
     while process.is_alive():
         try:
-            running = [name for name, entry in stages(given.out).items() if entry["state"] == "running"]
+            ours = json.loads((given.out / "process.json").read_text())["pid"] == process.pid
+            running = [name for name, entry in stages(given.out).items() if ours and entry["state"] == "running"]
         except (OSError, json.JSONDecodeError):
             running = []
         if any(name.startswith(stage) for name in running):
             time.sleep(after_s)
             break
         time.sleep(0.002)
-    process.kill()
+    (process.terminate if gently else process.kill)()
     process.join()
+    return process.exitcode
 
 
 def silent(given: Arguments) -> None:
@@ -179,11 +185,15 @@ def test_the_same_bits_whatever_was_killed(small_log: Path, tmp_path: Path) -> N
     pipeline.run(given)
     expected = results(given.out)
     shutil.rmtree(given.out)
-    for stage, after_s in (("train", 0.3), ("round", 0.05), ("score", 0.0), ("evolve", 0.1), ("evaluate", 0.2)):
-        killed_at(context, given, stage, after_s)
+    for stage, after_s in (("train", 0.3), ("round", 0.05), ("evolve", 0.1), ("evaluate", 0.2)):
+        ended = killed_at(context, given, stage, after_s)
+        assert ended in (-signal.SIGKILL, 0)
+        assert standing(given.out).state == ("finished" if ended == 0 else "stopped")
+    shutil.rmtree(given.out / "evaluation", ignore_errors=True)
+    assert killed_at(context, given, "evaluate", 0.0, gently=True) == 143
+    assert standing(given.out).process == "stopped by SIGTERM"
     pipeline.run(given)
     assert differences(expected, results(given.out)) == []
-    assert sum(entry["made"] for entry in stages(given.out).values()) == len(stages(given.out))
 
 
 # --- day by day ----------------------------------------------------------------------------------------------------
@@ -218,6 +228,10 @@ def test_each_day_is_judged_before_it_is_learned_from(tmp_path: Path) -> None:
     assert "has taken in 3 days" in page
     started = json.loads((out / "days" / "2026-01-03" / "train" / "run.json").read_text())["started_from"]
     assert started["run"] == str(out / "days" / "2026-01-02" / "train")
+    assert (standing(out).state, standing(out).figures["days"]) == ("finished", 3)
+    (out / "days" / "2026-01-03" / "fusion" / "policy.json").write_text("{}")
+    with pytest.raises(ValueError, match="2026-01-03: is damaged, and the model of the day before was not kept"):
+        pipeline.run(given)
 
 
 # --- warm starts ---------------------------------------------------------------------------------------------------
