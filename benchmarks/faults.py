@@ -68,7 +68,9 @@ class Machines:
 
         quiet = {"include_dashboard": False, "_system_config": system_config}
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **quiet})
-        self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(nodes)]
+        self.nodes: list[Any] = []
+        for _ in range(nodes):
+            self.add()
         self.cluster.connect()
 
     def raylet(self, node: Any) -> int:
