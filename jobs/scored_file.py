@@ -102,7 +102,8 @@ def _numbers(path: Path, table: pa.Table, name: str) -> np.ndarray:
     column = _column(path, table, name)
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise ValueError(f"{path}: column {name!r} is {column.type}: a score must be a number")
-    values = column.to_numpy().astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        values = column.to_numpy().astype(np.float32)
     _first(path, name, ~np.isfinite(values), "is not finite")
     return values
 
