@@ -185,7 +185,7 @@ def drivers(arguments: Arguments, log: Path, unbroken: Path) -> Outcome:
                 if struck < wanted and last_step(run) >= target and len(events(run)):
                     time.sleep(rng.uniform(0, 0.1))
                     process.kill()
-                    struck += 1
+                    struck += process.wait() == -signal.SIGKILL
                 time.sleep(0.02)
             if process.returncode != -signal.SIGKILL:
                 break
