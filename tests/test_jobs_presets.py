@@ -20,7 +20,7 @@ from jobs.settings import override
 
 @pytest.mark.parametrize("what", ["train", "evolve"])
 def test_presets_and_spaces_hold_what_they_say(what: Any) -> None:
-    from jobs.tune_search import default_of, draw
+    from jobs.tune.search import default_of, draw
 
     for function in PRESETS[what]:
         assert function.__doc__

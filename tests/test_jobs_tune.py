@@ -26,8 +26,8 @@ from jobs import evolve, report, train, tune
 from jobs.preset_file import asked_for, assignments, fill_train
 from jobs.run_directory import read_json
 from jobs.settings import override
-from jobs.tune_aim import FAILED, INFEASIBLE, front, read_aim
-from jobs.tune_files import Ledger, read_reports
+from jobs.tune.aim import FAILED, INFEASIBLE, front, read_aim
+from jobs.tune.files import Ledger, read_reports
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = (
@@ -194,18 +194,20 @@ def test_a_search_goes_on(found: Path, small_log: Path, capsys: pytest.CaptureFi
 @pytest.fixture
 def no_tune(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials one after the other in this process, with nobody to report to: for what happens around Tune."""
-    from jobs import tune_driver, tune_search, tune_trial
+    from jobs.tune import driver
+    from jobs.tune import search as searching
+    from jobs.tune import trial as trials
 
     def search(plan: Any, space: Any, default: Any, ledger: Ledger, samples: int, *rest: Any) -> None:
-        for index, point in enumerate(tune_search.draw(space, default, samples, seed=0)):
+        for index, point in enumerate(searching.draw(space, default, samples, seed=0)):
             ledger.add(point)
-            tune_trial.trainable(plan)({tune_trial.INDEX: index, **point})
+            trials.trainable(plan)({trials.INDEX: index, **point})
 
-    monkeypatch.setattr(tune_driver, "search", search)
+    monkeypatch.setattr(driver, "search", search)
     monkeypatch.setattr(tune, "connect", lambda cpus: None)
-    monkeypatch.setattr(tune_trial.tune, "report", lambda *given, **more: None)
-    monkeypatch.setattr(tune_trial.tune, "get_checkpoint", lambda: None)
-    monkeypatch.setattr(tune_trial.tune, "get_context", lambda: SimpleNamespace(get_trial_id=lambda: "none"))
+    monkeypatch.setattr(trials.tune, "report", lambda *given, **more: None)
+    monkeypatch.setattr(trials.tune, "get_checkpoint", lambda: None)
+    monkeypatch.setattr(trials.tune, "get_context", lambda: SimpleNamespace(get_trial_id=lambda: "none"))
 
 
 def test_no_trial_is_feasible(no_tune: None, small_log: Path, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from jobs.report.figures import Panel
 from jobs.report.svg import INK, MUTED, PAPER, RULE, STYLE, colour, label_ends, panel, plain_ticks, shorten, to_svg
 from jobs.report.words import percent
-from jobs.tune_aim import Aim, goodness
-from jobs.tune_files import name_of
-from jobs.tune_results import Row, best_of, front_of, short_names
+from jobs.tune.aim import Aim, goodness
+from jobs.tune.files import name_of
+from jobs.tune.results import Row, best_of, front_of, short_names
 
 TOP = 0.2  # of the trials, drawn strong
 WIDE = 30.0  # largest over smallest value from which an axis is logarithmic

@@ -9,9 +9,9 @@ from jobs.report.runs import Run
 from jobs.report.tables import Cell, Group, Table
 from jobs.report.tune_figures import importance_panel, learning_panel, parallel_panel, pareto_panel
 from jobs.report.words import DASH, counted, duration, number
-from jobs.tune_aim import Aim, goodness, read_aim
-from jobs.tune_files import LEDGER_FILE, TIME, TRIALS, Ledger, name_of, read_reports
-from jobs.tune_results import Row, front_of, read_rows, short_names
+from jobs.tune.aim import Aim, goodness, read_aim
+from jobs.tune.files import LEDGER_FILE, TIME, TRIALS, Ledger, name_of, read_reports
+from jobs.tune.results import Row, front_of, read_rows, short_names
 
 SHOWN = 10
 

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from jobs.tune_aim import FAILED, INFEASIBLE, Aim
-from jobs.tune_files import name_of
-from jobs.tune_results import Row, read_row, settings_text
-from jobs.tune_trial import INDEX, index_of
+from jobs.tune.aim import FAILED, INFEASIBLE, Aim
+from jobs.tune.files import name_of
+from jobs.tune.results import Row, read_row, settings_text
+from jobs.tune.trial import INDEX, index_of
 
 SHOWN = 12
 """Trials in the live table: those that run, then the best."""

@@ -21,7 +21,6 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from jobs.cli import main
 from jobs.cluster import connect, names_cluster
 from jobs.presets import Space, find_space
 from jobs.run_directory import (
@@ -34,7 +33,7 @@ from jobs.run_directory import (
     usable_cpus,
     write_json,
 )
-from jobs.tune_aim import Aim, read_aim
+from jobs.tune.aim import Aim, read_aim
 
 LEAST_POPULATION = 4
 MAY_CHANGE = frozenset({"concurrent"})
@@ -100,7 +99,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         return read_json(out / SUMMARY_FILE)
     space = find_space(arguments.what, arguments.space)
 
-    from jobs.tune_driver import conduct, prepare  # Tune and Optuna take seconds to import: mistakes are told before
+    from jobs.tune.driver import conduct, prepare  # Tune and Optuna take seconds to import: mistakes are told before
 
     study = prepare(arguments, aim, space, out)
     if state is RunState.NEW:
@@ -174,7 +173,3 @@ def absolute(location: str) -> str:
 def describe(space: Space) -> dict[str, str]:
     """The space in words, for run.json."""
     return {key: domain.domain_str for key, domain in space.items()}
-
-
-if __name__ == "__main__":
-    main(run, Arguments, __doc__ or "", resumes=True)

@@ -24,8 +24,8 @@ from ray.tune.search.sample import Domain, Float
 
 from jobs.presets import Settings, Space
 from jobs.run_directory import read_json
-from jobs.tune_files import SETTINGS_FILE, STOP_FILE, TIME, Ledger, name_of
-from jobs.tune_trial import INDEX, Plan, index_of, trainable
+from jobs.tune.files import SETTINGS_FILE, STOP_FILE, TIME, Ledger, name_of
+from jobs.tune.trial import INDEX, Plan, index_of, trainable
 
 STATE = ".tune"
 """Tune's own files, of no use once the search has ended or its driver is gone."""

@@ -1,6 +1,6 @@
 """One trial of a search: our own loop in the process of a Tune actor, in a run directory of its own.
 
-Beside what jobs.train or jobs.evolve leave there lie the files of jobs/tune_files.py. A trial that is started again
+Beside what jobs.train or jobs.evolve leave there lie the files of jobs/tune/files.py. A trial that is started again
 goes on from its own checkpoint; one that has ended repeats its reports and returns.
 """
 
@@ -23,8 +23,8 @@ from jobs.preset_file import assignments
 from jobs.presets import Settings, What
 from jobs.run_directory import RUN_FILE, SUMMARY_FILE, read_json, start_run, write_json
 from jobs.settings import override
-from jobs.tune_aim import Aim
-from jobs.tune_files import REPORTS_FILE, SETTINGS_FILE, STOP_FILE, TIME, TRIAL_FILE, name_of, read_reports
+from jobs.tune.aim import Aim
+from jobs.tune.files import REPORTS_FILE, SETTINGS_FILE, STOP_FILE, TIME, TRIAL_FILE, name_of, read_reports
 
 BEST_FILE = "figures.json"
 INDEX = "trial"
@@ -145,7 +145,7 @@ def train_one(trial: Trial, settings: Settings) -> None:
 
 def evolve_one(trial: Trial, settings: Settings) -> None:
     """The engine on some of the tuning users, judged on the others."""
-    from jobs.tune_fusion import FusionTrial
+    from jobs.tune.fusion import FusionTrial
 
     assert trial.plan.evolve is not None
     fusion = FusionTrial(trial.plan.evolve, settings, trial.run)

@@ -11,8 +11,8 @@ from typing import Any
 from jobs.presets import Settings
 from jobs.run_directory import read_json
 from jobs.settings import text_of
-from jobs.tune_aim import FAILED, Aim, front, goodness
-from jobs.tune_files import SETTINGS_FILE, TRIAL_FILE, Ledger, name_of, read_reports
+from jobs.tune.aim import FAILED, Aim, front, goodness
+from jobs.tune.files import SETTINGS_FILE, TRIAL_FILE, Ledger, name_of, read_reports
 
 ENOUGH = 8
 """Trials with a figure from which the importance of settings is estimated."""

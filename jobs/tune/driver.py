@@ -28,13 +28,13 @@ from jobs.presets import Settings, Space
 from jobs.run_directory import flatten
 from jobs.settings import override
 from jobs.signals import leave, stop_signals
-from jobs.tune_aim import Aim
-from jobs.tune_board import Board, Stopped, cell
-from jobs.tune_files import LEDGER_FILE, TRIALS, Ledger, name_of
-from jobs.tune_fusion import FusionTrial, split
-from jobs.tune_results import Row, best_of, front_of, importance, nearest, read_rows, settings_text, write_table
-from jobs.tune_search import continuous, default_of, search
-from jobs.tune_trial import Plan
+from jobs.tune.aim import Aim
+from jobs.tune.board import Board, Stopped, cell
+from jobs.tune.files import LEDGER_FILE, TRIALS, Ledger, name_of
+from jobs.tune.fusion import FusionTrial, split
+from jobs.tune.results import Row, best_of, front_of, importance, nearest, read_rows, settings_text, write_table
+from jobs.tune.search import continuous, default_of, search
+from jobs.tune.trial import Plan
 
 if TYPE_CHECKING:
     from jobs.tune import Arguments
