@@ -67,11 +67,13 @@ class Arguments:
     points: list[str] = field(default_factory=lambda: list(POINTS))
     """base, or a knob of the base world set anew: confounding=0."""
     methods: list[str] = field(default_factory=lambda: list(METHODS))
+    set: list[str] = field(default_factory=list)
+    """Settings of all methods, the references included, as --set of jobs.train takes them."""
     processes: int = len(os.sched_getaffinity(0))
     name: str = "debias-sweep"
     kept: Path | None = None
-    """File of finished logs, a line each, of the same rows and methods: what it holds is not run again, the rest is
-    added as it comes."""
+    """File of finished logs, a line each, of the same rows, methods and settings: what it holds is not run again, the
+    rest is added as it comes."""
 
 
 def world_of(point: str) -> dict[str, float]:
@@ -83,8 +85,8 @@ def world_of(point: str) -> dict[str, float]:
     return {**BASE, knob: float(value)}
 
 
-def one_log(point: str, seed: int, rows: int, methods: list[str]) -> list[dict[str, Any]]:
-    """All methods on one log."""
+def one_log(point: str, seed: int, rows: int, methods: list[str], shared: list[str]) -> list[dict[str, Any]]:
+    """All methods on one log; `shared`: settings of all of them."""
     found = list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -93,14 +95,14 @@ def one_log(point: str, seed: int, rows: int, methods: list[str]) -> list[dict[s
         for method in methods:
             run = folder / f"run-{len(found)}"
             run.mkdir()
-            figures = train_one(run, log, folder, [*METHODS[method], f"seed={seed}"])
+            figures = train_one(run, log, folder, [*shared, *METHODS[method], f"seed={seed}"])
             kept = {key: figures[key] for key in (*FIGURES, "ctr.auc", "propensity.effective_share")}
             after = {f"platt.{key}": figures.get(f"platt.{key}", figures[key]) for key in FIGURES}
             found.append({"point": point, "seed": seed, "method": method, **kept, **after})
     return found
 
 
-def one_log_of(case: tuple[str, int, int, list[str]]) -> list[dict[str, Any]]:
+def one_log_of(case: tuple[str, int, int, list[str], list[str]]) -> list[dict[str, Any]]:
     return one_log(*case)
 
 
@@ -114,7 +116,7 @@ def main(arguments: Arguments) -> None:
     if arguments.kept is not None and arguments.kept.exists():
         runs = [run for line in arguments.kept.read_text().splitlines() for run in json.loads(line)]
     done = {(run["point"], run["seed"]) for run in runs}
-    work = [(point, seed, arguments.rows, arguments.methods)
+    work = [(point, seed, arguments.rows, arguments.methods, arguments.set)
             for seed in range(arguments.seeds) for point in arguments.points if (point, seed) not in done]  # fmt: skip
     began = time.time()
     with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
@@ -145,7 +147,8 @@ def describe(runs: list[dict[str, Any]], arguments: Arguments) -> str:
     """By point: the loss gap closed, with its standard error over seeds, and the mean PCOC."""
     text = (
         f"{arguments.rows:,} exposures, {arguments.seeds} seeds; base world: "
-        f"{', '.join(f'{knob} {value:g}' for knob, value in BASE.items())}. Share of the naive-oracle gap closed in "
+        f"{', '.join(f'{knob} {value:g}' for knob, value in BASE.items())}; settings of all: "
+        f"{' '.join(arguments.set) or 'the defaults'}. Share of the naive-oracle gap closed in "
         "entire-space log-loss, mean ± standard error over seeds; in brackets the mean entire-space PCOC.\n\n"
     )
     gap = ["the gap itself"]
