@@ -23,6 +23,7 @@ from es.objectives.toy import Sphere
 # Workers cannot import this file: its objectives travel whole.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+NODE_WAIT_S = 100
 CONFIG = ESConfig(seed=5, pairs=48, generations=24, batch_pairs=4)
 
 
@@ -129,27 +130,26 @@ def test_workers_come_with_nodes_and_go_with_them(ray_cluster, tmp_path):
     ray.get(holder.ready.remote())
     address = ray.get_runtime_context().gcs_address
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", address, "--num-cpus", "2", "--block"]
-    node, seen = list[subprocess.Popen](), list[int]()
+    node, seen, gone = list[subprocess.Popen](), list[int](), list[int]()
 
     def on_generation(metrics):
         seen.append(metrics["workers"])
-        if metrics["generation"] == 2:
-            output = (tmp_path / "node.log").open("w")
-            node.append(subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True))
-        gone = node and node[0].poll() is not None
         if metrics["workers"] == 3 and not gone:
-            os.killpg(node[0].pid, signal.SIGKILL)
-            node[0].wait()
-        elif node and not gone and metrics["generation"] < 390:
-            time.sleep(0.1)
+            os.killpg(node[-1].pid, signal.SIGKILL)
+            gone.append(node[-1].wait())
+        elif not gone and 2 <= metrics["generation"] < 390:
+            if not node or node[-1].poll() is not None:  # on a busy machine Ray gives a node up after 30 s
+                output = (tmp_path / "node.log").open("w")
+                node.append(subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True))
+            time.sleep(NODE_WAIT_S / 390)
 
     config = dataclasses.replace(CONFIG, generations=400, workers=3, min_workers=1)
     try:
         result = run(Traced(6), config, on_generation=on_generation)
     finally:
-        if node and node[0].poll() is None:
-            os.killpg(node[0].pid, signal.SIGKILL)
-            node[0].wait()
+        if node and node[-1].poll() is None:
+            os.killpg(node[-1].pid, signal.SIGKILL)
+            node[-1].wait()
         ray.kill(holder)
     np.testing.assert_array_equal(result.theta, run(Traced(6), dataclasses.replace(config, workers=0)).theta)
     assert seen[0] == 1
