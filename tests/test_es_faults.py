@@ -142,6 +142,8 @@ def test_workers_come_with_nodes_and_go_with_them(ray_cluster, tmp_path):
                 output = (tmp_path / "node.log").open("w")
                 node.append(subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True))
             time.sleep(NODE_WAIT_S / 390)
+        elif gone and metrics["workers"] == 3 and metrics["generation"] < 390:  # not noticed yet
+            time.sleep(NODE_WAIT_S / 390)
 
     config = dataclasses.replace(CONFIG, generations=400, workers=3, min_workers=1)
     try:
