@@ -29,7 +29,7 @@ class Line:
     """What pipeline.html.j2 shows of one pipeline."""
 
     run: Run
-    stages: Table
+    stages: Table | None
     days: Table | None
     panels: list[Panel]
     value: str
@@ -61,7 +61,7 @@ def read(run: Run, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()] if name.endswith(".jsonl") else [json.loads(text)]
 
 
-def stage_table(stages: dict[str, Any], days: set[str]) -> Table:
+def stage_table(stages: dict[str, Any], days: set[str]) -> Table | None:
     """A row a stage; those of days are summed up in their own table."""
     rows = []
     for name, entry in stages.items():
@@ -71,7 +71,7 @@ def stage_table(stages: dict[str, Any], days: set[str]) -> Table:
         told = ", ".join(f"{key} {number(x) if isinstance(x, float) else x}" for key, x in known.items())
         again = f", made {entry['made']} times" if entry["made"] > 1 else ""
         rows.append([Cell(name, head=True), Cell(duration(entry["seconds"])), Cell((told or DASH) + again)])
-    return Table(["Stage", "Time", "What came of it"], [Group("", rows)])
+    return Table(["Stage", "Time", "What came of it"], [Group("", rows)]) if rows else None
 
 
 def day_table(days: Sequence[dict[str, Any]], key: str, value: str) -> Table:
