@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ray.tune import Checkpoint
 
 from benchmarks import tune as benchmark
 from data.log import open_log
@@ -237,6 +238,24 @@ def test_every_trial_fails(no_tune: None, small_log: Path, tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"all 2 trials failed; the first: the loss is nan at step"):
         tune.run(tiny(small_log, tmp_path / "search", samples=2, set=wild))
     assert (tmp_path / "search" / "trials.csv").read_text().count("failed") == 2
+
+
+def test_a_training_at_its_end_is_taken_over_whole(
+    no_tune: None, small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trial 1 is handed the checkpoints of trial 0 after its last epoch: its settings have trained nothing."""
+    from jobs.tune import trial as trials
+
+    job, _ = prepare(tmp_path, open_log(str(small_log)), override(TrainConfig(), [*TINY, "epochs=2"]), time.time())
+    aim = read_aim("train", "ctcvr.log_loss", [], [])
+    trial = trials.trainable(trials.Plan("train", str(tmp_path), aim, job=job, checkpoints=True))
+    first, second = tmp_path / "0000", tmp_path / "0001"
+    trial({trials.INDEX: 0, "optimizer.learning_rate": 0.01})
+    monkeypatch.setattr(trials.tune, "get_checkpoint", lambda: Checkpoint(str(first / "checkpoints")))
+    trial({trials.INDEX: 1, "optimizer.learning_rate": 0.5})
+    assert read_reports(second) == read_reports(first)[-1:]
+    assert read_json(second / "settings.json") == read_json(first / "settings.json")
+    assert read_json(second / "trial.json")["state"] == "finished"
 
 
 @pytest.mark.ray

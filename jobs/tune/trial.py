@@ -26,7 +26,8 @@ from jobs.settings import override
 from jobs.tune.aim import Aim
 from jobs.tune.files import REPORTS_FILE, SETTINGS_FILE, STOP_FILE, TIME, TRIAL_FILE, name_of, read_reports
 
-BEST_FILE = "figures.json"
+BEST_FILE, TRAINED_FILE = "figures.json", "trained.json"
+"""What travels with a training's checkpoints: the figures of its best epoch; its last epoch and its settings."""
 INDEX = "trial"
 """The key of Tune's config that numbers Optuna's trials; the others are settings."""
 
@@ -133,14 +134,28 @@ def train_one(trial: Trial, settings: Settings) -> None:
     for record in read_reports(run) if handed is None else []:
         trial.tell(record)
 
+    went_on = []
+
     def on_epoch(figures: dict[str, Any]) -> bool:
-        path = checkpoints / BEST_FILE  # it travels with the checkpoints
+        went_on.append(figures["epoch"])
+        path = checkpoints / BEST_FILE
         if figures["best"] or not path.exists():
             write_json(path, {key: value for key, value in figures.items() if isinstance(value, int | float)})
+        write_json(checkpoints / TRAINED_FILE, {"epoch": figures["epoch"], "settings": settings})
         return trial.report(figures["epoch"], read_json(path), checkpoints if plan.checkpoints else None)
 
     figures = run_training(job, workers=0, on_epoch=on_epoch)
+    if handed is not None and not went_on:
+        take_over(trial, checkpoints)
     write_json(run / SUMMARY_FILE, {**figures, "train.seconds": time.time() - began, "part": "valid"})
+
+
+def take_over(trial: Trial, checkpoints: Path) -> None:
+    """The training handed to a trial was at its end already, and nothing was left for the trial's settings to do: its
+    figures are that training's, and so are its settings."""
+    trained = read_json(checkpoints / TRAINED_FILE)
+    write_json(trial.run / SETTINGS_FILE, trained["settings"])
+    trial.report(trained["epoch"], read_json(checkpoints / BEST_FILE))
 
 
 def evolve_one(trial: Trial, settings: Settings) -> None:
