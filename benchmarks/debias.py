@@ -33,13 +33,17 @@ from data.world import GeneratedLog
 from distributed.calibration_fit import fit_calibration, gather
 from distributed.config import TrainConfig
 from distributed.evaluation import evaluate
-from distributed.scoring import load_run
+from distributed.propensities import ClickModel
+from distributed.trained import load_run
 from distributed.trainer import prepare, run_training
+from jobs.preset_file import assignments
+from jobs.presets import clicks
 from jobs.settings import override
 from models.objectives.base import Labels, Objective
 from models.objectives.terms import binary_cross_entropy
 from models.registry import OBJECTIVES
 
+TWO_STAGES = "two stages"
 METHODS: dict[str, list[str]] = {
     "naive": ["objective.name=naive"],
     "MTL-IMP": ["objective.name=mtl_imp"],
@@ -51,9 +55,16 @@ METHODS: dict[str, list[str]] = {
     "ESCM2-SNIPS": ["objective.name=escm2_snips"],
     "ESCM2-MRDR": ["objective.name=escm2_mrdr"],
     "ESCM2-MRDR, labels": ["objective.name=escm2_mrdr", "objective.imputation=label"],
-    "DCMT": ["objective.name=dcmt"],
+    "two stages, IPS": [TWO_STAGES, "objective.name=escm2_ips", "objective.lambda_c=1"],
+    "two stages, SNIPS": [TWO_STAGES, "objective.name=escm2_snips", "objective.lambda_c=1"],
+    "two stages, DR": [TWO_STAGES, "objective.name=escm2_dr", "objective.lambda_c=1"],
+    "two stages, MRDR": [TWO_STAGES, "objective.name=escm2_mrdr"],
     "oracle": ["objective.name=oracle", "stop_metric=cvr.click.log_loss"],
 }
+
+
+CLICKS, STOP_BY_CLICKS = "clicks", "stop_metric=ctr.log_loss"
+"""Run of the click model, beside the log."""
 
 
 class Oracle(Objective):
@@ -123,7 +134,7 @@ def logs(arguments: Arguments, folder: Path) -> Any:
     """(label, training seed, log) one after the other; each replaces the one before."""
     for seed in range(arguments.seeds):
         for fold in range(arguments.folds if arguments.source == "speed_dating" else 1):
-            for name in ("log", "oracle"):
+            for name in ("log", "oracle", CLICKS):
                 shutil.rmtree(folder / name, ignore_errors=True)
             if arguments.source == "generated":
                 generate_log(GeneratedLog(rows=arguments.rows, seed=seed), folder / "log")
@@ -135,9 +146,11 @@ def logs(arguments: Arguments, folder: Path) -> Any:
 def train_one(run: Path, log: Log, folder: Path, settings: list[str]) -> dict[str, float]:
     """Figures on the test part; under "platt." those after a Platt map of pCVR for all exposures, fitted on the clicks
     of the validation part with weights 1/q. Settings that ask for the objective "oracle" are trained on the oracle's
-    log; "random" stands for naive training on as many clicks as the log has, made by a coin."""
-    by_coin = "objective.name=random" in settings
+    log; "random" stands for naive training on as many clicks as the log has, made by a coin. With "two stages" the clicks
+    weigh what a click model says (the preset `clicks`), which is trained once for a log."""
+    by_coin, two_stages = "objective.name=random" in settings, TWO_STAGES in settings
     settings = [entry.replace("objective.name=random", "objective.name=naive") for entry in settings]
+    settings = [entry for entry in settings if entry != TWO_STAGES]
     config = override(TrainConfig(), settings)
     job, _ = prepare(run, log, config, time.time())
     if by_coin or config.objective.name == "oracle":
@@ -151,16 +164,32 @@ def train_one(run: Path, log: Log, folder: Path, settings: list[str]) -> dict[st
         job = dataclasses.replace(
             job, location=str(directory), parts={**parts, **test}, conversion_rate=float(potential)
         )
+    if two_stages:
+        kept = [entry for entry in settings if not entry.startswith("objective.")]
+        job = dataclasses.replace(job, propensities=str(click_model(folder / CLICKS, log, kept)))
     figures = run_training(job, workers=0)
     if config.objective.name != "oracle":
-        figures |= {f"platt.{key}": value for key, value in recalibrated(run, open_log(job.location)).items()}
+        after = recalibrated(run, open_log(job.location), job.propensities)
+        figures |= {f"platt.{key}": value for key, value in after.items()}
     return {key: value for key, value in figures.items() if isinstance(value, int | float)}
 
 
-def recalibrated(run: Path, log: Log) -> dict[str, Any]:
+def click_model(run: Path, log: Log, settings: list[str]) -> Path:
+    """The run of the click model on this log; `settings` win over the preset's."""
+    if not run.exists():
+        run.mkdir()
+        job, _ = prepare(
+            run, log, override(TrainConfig(), [*assignments(clicks()), *settings, STOP_BY_CLICKS]), time.time()
+        )
+        run_training(job, workers=0)
+    return run
+
+
+def recalibrated(run: Path, log: Log, propensities: str = "") -> dict[str, Any]:
     """Figures of entire-space CVR on the test part after the map of jobs.calibrate --space entire."""
     trained, device = load_run(run), torch.device("cpu")
-    evidence = gather(trained.model, log, log.part("valid"), device)
+    click_model = ClickModel(Path(propensities), device) if propensities else None
+    evidence = gather(trained.model, log, log.part("valid"), device, click_model)
     calibration = fit_calibration(evidence, "platt", "entire", trained.clip)
     after = evaluate(trained.model, log, log.part("test"), trained.clip, device, truth=True, calibration=calibration)
     return {key: value for key, value in after.figures().items() if key.startswith("cvr.entire.")}

@@ -50,7 +50,7 @@ METHODS = {
     "DR": ["objective.name=escm2_dr"],
     "DR, lambda_c 1": ["objective.name=escm2_dr", "objective.lambda_c=1"],
     "MRDR": ["objective.name=escm2_mrdr"],
-    "DCMT": ["objective.name=dcmt"],
+    **{name: setting for name, setting in BASIC.items() if name.startswith("two stages")},
     "random clicks": ["objective.name=random", "stop_metric=cvr.click.log_loss"],
     "oracle": ["objective.name=oracle", "stop_metric=cvr.click.log_loss"],
 }
@@ -72,8 +72,8 @@ class Arguments:
     processes: int = len(os.sched_getaffinity(0))
     name: str = "debias-sweep"
     kept: Path | None = None
-    """File of finished logs, a line each, of the same rows, methods and settings: what it holds is not run again, the
-    rest is added as it comes."""
+    """File of finished runs, some a line, of the same rows and settings: what it holds is not run again, the rest is added
+    as it comes."""
 
 
 def world_of(point: str) -> dict[str, float]:
@@ -115,9 +115,13 @@ def main(arguments: Arguments) -> None:
     runs = list[dict[str, Any]]()
     if arguments.kept is not None and arguments.kept.exists():
         runs = [run for line in arguments.kept.read_text().splitlines() for run in json.loads(line)]
-    done = {(run["point"], run["seed"]) for run in runs}
-    work = [(point, seed, arguments.rows, arguments.methods, arguments.set)
-            for seed in range(arguments.seeds) for point in arguments.points if (point, seed) not in done]  # fmt: skip
+    done = {(run["point"], run["seed"], run["method"]) for run in runs}
+    work = list[tuple[str, int, int, list[str], list[str]]]()
+    for seed in range(arguments.seeds):
+        for point in arguments.points:
+            missing = [method for method in arguments.methods if (point, seed, method) not in done]
+            if missing:
+                work.append((point, seed, arguments.rows, missing, arguments.set))
     began = time.time()
     with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
         for found in pool.imap_unordered(one_log_of, work):
@@ -126,7 +130,11 @@ def main(arguments: Arguments) -> None:
             if arguments.kept is not None:
                 with arguments.kept.open("a") as file:
                     file.write(json.dumps(found) + "\n")
-    runs = [run for run in runs if run["point"] in arguments.points and run["seed"] < arguments.seeds]
+    runs = [
+        run
+        for run in runs
+        if run["point"] in arguments.points and run["seed"] < arguments.seeds and run["method"] in arguments.methods
+    ]
     table = write_result(arguments.name, {"base": BASE, "runs": runs}, describe(runs, arguments))
     plot(runs, arguments, table.with_suffix(".png"))
 

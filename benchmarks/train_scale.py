@@ -23,8 +23,8 @@ import tyro
 from benchmarks import table_size
 from benchmarks.bench import RESULTS, markdown, write_result
 from benchmarks.cost_growth import BASE
+from distributed.building import build_model
 from distributed.tables import bytes_of_rows, bytes_per_step, bytes_to_all
-from distributed.training_step import build_model
 
 MESSAGES = {"replicated": 3, "sharded": 6}  # collectives a step with one table: train_loop.py, tables.py
 

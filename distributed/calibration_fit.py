@@ -2,7 +2,8 @@
 
 CTR is fitted on all exposures. CVR labels exist on clicks only, so its fit answers one of two questions:
 
-    entire   clicks weighted by 1/q~ (q~ = calibrated propensity, clipped as in training): mean_D p = mean_D r, right
+    entire   clicks weighted by 1/q~ (q~ = calibrated propensity, clipped as in training; of the click model that the
+             training was given, if it was): mean_D p = mean_D r, right
              where pCVR is used for every exposure, at the price of the weights' variance
     click    clicks count 1 each: right on clicked exposures, and so for pCTCVR = q p, since E[c] = E[o p]
 
@@ -21,6 +22,7 @@ from data.log import Log, Part
 from distributed.calibration import METHODS, SPACES, Calibration, Calibrator
 from distributed.evaluation import predict
 from distributed.metrics import BINS, LIMIT, BinaryMetrics
+from distributed.propensities import ClickModel
 from distributed.stream import ordered_tables
 from models.entire_space import EntireSpaceModel
 
@@ -35,20 +37,36 @@ class Evidence:
 
     ctr: BinaryMetrics = field(default_factory=BinaryMetrics)
     clicked: list[np.ndarray] = field(default_factory=list)
-    """Float32 [rows, 3] each: ctr logit, cvr logit, conversion."""
+    """Float32 [rows, 3] each: click logit for the weights, cvr logit, conversion."""
+    given: BinaryMetrics | None = None
+    """Counts of the click logits that the weights come from, where it is not the CTR tower that gives them."""
 
-    def add(self, logits: dict[str, torch.Tensor], click_R: torch.Tensor, conversion_R: torch.Tensor) -> None:
+    def add(
+        self,
+        logits: dict[str, torch.Tensor],
+        click_R: torch.Tensor,
+        conversion_R: torch.Tensor,
+        click_logit_R: torch.Tensor | None = None,
+    ) -> None:
         self.ctr.add(logits["ctr"], click_R)
-        columns = torch.stack([logits["ctr"].float(), logits["cvr"].float(), conversion_R.float()], dim=1)
+        if click_logit_R is not None:
+            self.given = self.given or BinaryMetrics()
+            self.given.add(click_logit_R, click_R)
+        weighing_R = logits["ctr"] if click_logit_R is None else click_logit_R
+        columns = torch.stack([weighing_R.float(), logits["cvr"].float(), conversion_R.float()], dim=1)
         self.clicked.append(columns[click_R > 0.5].numpy())
 
 
-def gather(model: EntireSpaceModel, log: Log, part: Part, device: torch.device) -> Evidence:
+def gather(
+    model: EntireSpaceModel, log: Log, part: Part, device: torch.device, click_model: ClickModel | None = None
+) -> Evidence:
     """Score a part once and keep what a fit needs: 12 bytes a click, and counts."""
     encoder, evidence = Encoder(log.schema), Evidence()
     for table in ordered_tables(log, part, log.schema.columns):
         rows = encoder.encode(table)
-        evidence.add(predict(model, rows, device), torch.tensor(rows.click_R), torch.tensor(rows.conversion_R))
+        given_R = predict(click_model.model, rows, device)["ctr"] if click_model else None
+        click_R, conversion_R = torch.tensor(rows.click_R), torch.tensor(rows.conversion_R)
+        evidence.add(predict(model, rows, device), click_R, conversion_R, given_R)
     return evidence
 
 
@@ -65,18 +83,24 @@ def fit_calibration(
         raise ValueError(f"unknown space {space!r} for the calibration of CVR; known: {', '.join(SPACES)}")
     if not 0 < negative_rate <= 1:
         raise ValueError(f"the rate of negative sampling must be in (0, 1], got {negative_rate}")
-    logit_N, count_N, label_N = binned(evidence.ctr)
     rows_R3 = np.concatenate(evidence.clicked).astype(np.float64)
     about = {"method": method, "space": space, "negative_rate": negative_rate, "clip": clip,
              "rows": evidence.ctr.count, "clicks": len(rows_R3), "conversions": int(rows_R3[:, 2].sum())}  # fmt: skip
-    ctr = fit("ctr", method, logit_N, label_N, count_N, count_N).scaled(negative_rate)
+    ctr = fit_clicks(evidence.ctr, method).scaled(negative_rate)
     tasks = {"ctr": ctr}
     if method != "none":
         weight_R = np.ones(len(rows_R3))
         if space == "entire":
-            weight_R = inverse_calibrated(ctr, rows_R3[:, 0], clip)
+            weighing = fit_clicks(evidence.given, method).scaled(negative_rate) if evidence.given else ctr
+            weight_R = inverse_calibrated(weighing, rows_R3[:, 0], clip)
         tasks["cvr"] = fit("cvr", method, rows_R3[:, 1], rows_R3[:, 2], weight_R, np.ones(len(rows_R3)))
     return Calibration(tasks, about)
+
+
+def fit_clicks(counted: BinaryMetrics, method: str) -> Calibrator:
+    """The map of click logits, on all exposures."""
+    logit_N, count_N, label_N = binned(counted)
+    return fit("ctr", method, logit_N, label_N, count_N, count_N)
 
 
 def inverse_calibrated(ctr: Calibrator, logit_R: np.ndarray, clip: float) -> np.ndarray:

@@ -29,6 +29,8 @@ from models.rows import EVERY_ROW
 
 FORMAT, VERSION = "counterpoint.checkpoint", 3
 MODEL, OPTIMIZER, RECORD = "model.safetensors", "optimizer.safetensors", "checkpoint.json"
+MODEL_DIRECTORY = "model"
+"""Of a run: its best checkpoint, without the optimizer."""
 ROWS = "rows."
 """Names of row optimizers' tensors begin so: "rows.<table>.<name>"."""
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from data.log import Log, open_log
-from distributed.checkpoint import Progress
+from distributed.checkpoint import MODEL_DIRECTORY, Progress
 from distributed.checkpoint_store import CheckpointStore, unwritable
 from distributed.collectives import agree, broadcast_object, max_over_workers
 from distributed.evaluation import evaluate
@@ -27,7 +27,7 @@ from distributed.training_step import Trainer, TrainJob
 
 OnEpoch = Callable[[dict[str, Any]], bool]
 """Told the figures of each validation; False ends the training there."""
-MODEL_DIRECTORY, CHECKPOINTS, EVALUATION = "model", "checkpoints", "evaluation.json"
+CHECKPOINTS, EVALUATION = "checkpoints", "evaluation.json"
 SNAPSHOTS = "snapshots"
 
 

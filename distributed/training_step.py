@@ -11,22 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.encode import Encoder
 from data.log import Part
 from data.schema import Schema
+from distributed.building import build_model
 from distributed.checkpoint import Progress, State, load_optimizer_tensors, load_state, optimizer_tensors
 from distributed.checkpoint_rows import RowTensor
 from distributed.collectives import agree, gather_numbers, sum_gradients, world_size
 from distributed.config import TrainConfig
 from distributed.optimizers import build_row_optimizer, rate_factor
+from distributed.propensities import ClickModel
 from distributed.stopping import Interrupted, Stop
 from distributed.stream import Batch
 from distributed.tables import embedding_tables, place, share_of
-from models.embedding import FieldOptions
-from models.entire_space import EntireSpaceModel
 from models.objectives.base import Objective
 from models.registry import build_objective
-from models.rows import EVERY_ROW, Share
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,8 @@ class TrainJob:
     """time.time() when the command began: start-up is counted from here."""
     start_from: str = ""
     """Model directory of another run that the weights are taken from; empty: they are drawn from the seed."""
+    propensities: str = ""
+    """Run directory of a finished training whose CTR tower gives the propensities; empty: the model's own does."""
     snapshots: bool = False
     """Keep the model of every epoch that is the best so far, in RUN/snapshots/step-NNNNNNNN/model/."""
 
@@ -66,6 +66,7 @@ class Trainer:
         self.model.start_at({"ctr": job.click_rate, "cvr": job.conversion_rate})
         self.model.standardise.mean.copy_(torch.tensor(job.numeric_mean))
         self.model.standardise.std.copy_(torch.tensor(job.numeric_std))
+        self.click_model = ClickModel(Path(job.propensities), device) if job.propensities else None
         settings = job.config.optimizer
         self.parameters = list(self.model.parameters())
         self.optimizer = torch.optim.AdamW(
@@ -89,8 +90,9 @@ class Trainer:
             logits = self.model(batch.ids_BK, batch.numeric_BN, batch.bags)
         logits = {task: logit_B.float() for task, logit_B in logits.items()}
         self.objective.step = step
-        totals, sizes_TW = self.share_numbers(self.objective.totals(logits, batch.labels).detach())
-        terms = self.objective(logits, batch.labels, totals)
+        labels = batch.labels if self.click_model is None else self.click_model.told(batch)
+        totals, sizes_TW = self.share_numbers(self.objective.totals(logits, labels).detach())
+        terms = self.objective(logits, labels, totals)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         sum_gradients(self.parameters)
@@ -171,25 +173,3 @@ def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def address(*place: int) -> int:
     """A seed for one place, such as (seed, step, rank)."""
     return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def build_model(
-    config: TrainConfig, schema: Schema, tasks: tuple[str, ...], share: Share = EVERY_ROW
-) -> EntireSpaceModel:
-    field_rows = Encoder(schema).field_rows
-    options = field_options(schema)
-    return EntireSpaceModel(config.model, field_rows, len(schema.numeric), tasks, config.seed, share, options)
-
-
-def field_options(schema: Schema) -> tuple[FieldOptions, ...]:
-    """The schema's categorical fields as the model numbers them."""
-    index = {field.name: k for k, field in enumerate(schema.categorical)}
-    return tuple(
-        FieldOptions(
-            width=field.width,
-            owner=index[field.share] if field.share else None,
-            pooling=field.many.pooling if field.many else None,
-            query=index[field.many.query] if field.many and field.many.query else None,
-        )
-        for field in schema.categorical
-    )

@@ -21,8 +21,10 @@ from data.log import open_log
 from distributed.calibration import CALIBRATION
 from distributed.calibration_fit import fit_calibration, gather
 from distributed.evaluation import evaluate
-from distributed.scoring import for_scoring, load_run
+from distributed.propensities import ClickModel
+from distributed.scoring import for_scoring
 from distributed.train_loop import EVALUATION, MODEL_DIRECTORY
+from distributed.trained import load_run
 from jobs.cli import main
 from jobs.run_directory import RUN_FILE, SUMMARY_FILE, read_json, write_json
 
@@ -63,8 +65,14 @@ def run(arguments: Arguments) -> dict[str, Any]:
     valid, judged = log.part("valid"), log.part("test" if "test" in parts else "valid")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = trained.model.to(device)
+    given = str((record.get("config") or {}).get("propensities") or "") if arguments.space == "entire" else ""
+    click_model = ClickModel(Path(given), device) if given else None
     calibration = fit_calibration(
-        gather(model, log, valid, device), arguments.method, arguments.space, trained.clip, arguments.negative_rate
+        gather(model, log, valid, device, click_model),
+        arguments.method,
+        arguments.space,
+        trained.clip,
+        arguments.negative_rate,
     )
     summary = {k: v for k, v in read_json(path / SUMMARY_FILE).items() if not k.startswith(PREFIXES)}
     evaluation = read_json(path / EVALUATION)

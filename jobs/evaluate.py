@@ -27,9 +27,10 @@ import jobs.report
 from data.log import Log, Part, check_labels, open_log
 from distributed.judged import judge_part
 from distributed.judging import Judge, Verdict, judge, judge_activity, judge_slices
-from distributed.scoring import Trained, for_scoring, load_run
+from distributed.scoring import for_scoring
 from distributed.slices import ACTIVITY, plan_slices
 from distributed.train_loop import EVALUATION
+from distributed.trained import Trained, load_run
 from jobs.calibrate import NAMES, read_finished
 from jobs.cli import main
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json

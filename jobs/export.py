@@ -21,7 +21,8 @@ from rich.table import Table
 from data.log import open_log
 from data.write import check_new
 from distributed.export import EXPORTED_FUSIONS, SCORES, VALUE, FusionWeights, Ranker, export_program, save_onnx
-from distributed.scoring import for_scoring, load_run
+from distributed.scoring import for_scoring
+from distributed.trained import load_run
 from jobs.cli import main
 from jobs.evolve_fusion import POLICY_FILE
 from jobs.export_check import compare, load, real_rows, refuse

@@ -28,6 +28,17 @@ def paper() -> Settings:
     return {"objective.name": "escm2_ips", "objective.lambda_c": 1.0}
 
 
+def clicks() -> Settings:
+    """A click model for `jobs.train --propensities`: more epochs and higher rates, the epoch chosen by CTR log-loss."""
+    return {
+        "objective.name": "naive",
+        "epochs": 6,
+        "stop_metric": "ctr.log_loss",
+        "optimizer.learning_rate": 0.003,
+        "optimizer.embedding_learning_rate": 0.1,
+    }
+
+
 def small() -> Settings:
     """Half the default network in every width: for a first look at a log, or a log of few conversions."""
     return {
@@ -65,7 +76,7 @@ def evolution_strategy() -> Settings:
 
 
 PRESETS: Mapping[What, tuple[Callable[[], Settings], ...]] = {
-    "train": (default, doubly_robust, paper, small, wide),
+    "train": (default, doubly_robust, paper, clicks, small, wide),
     "evolve": (default, cautious, separable, evolution_strategy),
 }
 

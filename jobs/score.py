@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.progress import track
 
 from data.log import open_log
-from distributed.scoring import for_scoring, load_run, score
+from distributed.scoring import for_scoring, score
+from distributed.trained import load_run
 from jobs.cli import main
 from jobs.progress import Lines, is_live
 from jobs.run_directory import storing

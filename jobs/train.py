@@ -5,6 +5,8 @@
     python -m jobs.train --data runs/log --out runs/wide --set model.embedding_width=32 model.backbone.experts=8
     python -m jobs.train --data runs/log --out runs/plain --workers 0          # this process, no Ray
     python -m jobs.train --data runs/today --out runs/next --start-from runs/ips     # from its weights
+    python -m jobs.train --data runs/log --out runs/clicks --preset clicks           # two stages: propensities first
+    python -m jobs.train --data runs/log --out runs/two --propensities runs/clicks
 
 The same command again continues a run that was stopped, or says that it is finished. Results are in OUT/summary.json.
 """
@@ -35,6 +37,7 @@ from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, s
 from jobs.settings import override
 from jobs.signals import leave, stop_signals
 from jobs.tracking import check_tracking, tracked
+from jobs.two_stages import check_propensities
 from jobs.warm_start import model_to_start_from
 
 MAY_CHANGE = frozenset({"workers", "min_workers", "train.tables", "train.background_checkpoints"})
@@ -48,7 +51,7 @@ class Arguments:
     out: Path
     """Run directory: new, or one of the same run to continue."""
     objective: str = "escm2_ips"
-    """What is minimised: naive, mtl_imp, esmm, escm2_ips, escm2_snips, escm2_dr, escm2_mrdr, dcmt (formulas:
+    """What is minimised: naive, mtl_imp, esmm, escm2_ips, escm2_snips, escm2_dr, escm2_mrdr (formulas:
     docs/math.md), or your own as my/module.py:Class (docs/objectives.md)."""
     backbone: Literal["shared_bottom", "omoe", "mmoe", "cgc", "ple"] = "mmoe"
     """The network between the embedding and the towers."""
@@ -65,6 +68,9 @@ class Arguments:
     """Decides initialisation, shuffles and dropout."""
     start_from: Path | None = None
     """A finished training run with the same features and model: begin with its weights; the optimizer starts afresh."""
+    propensities: Path | None = None
+    """A finished training run with the same features, whose CTR tower weighs the clicks in place of this run's own; its
+    model may be trained for clicks alone (--preset clicks)."""
     snapshots: bool = False
     """Keep the model of every epoch that is the best so far; jobs.score --run OUT/snapshots/step-N scores with one."""
     calibrate: Literal["none", "platt", "isotonic"] = "none"
@@ -72,7 +78,7 @@ class Arguments:
     config: Path | None = None
     """A preset file (JSON), such as the best.json of jobs.tune. Options that are not at their defaults win over it."""
     preset: str = ""
-    """A named configuration of jobs/presets.py: default, doubly_robust, paper, small, wide."""
+    """A named configuration of jobs/presets.py: default, doubly_robust, paper, clicks, small, wide."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
     """Any other setting, such as optimizer.learning_rate=0.002; an unknown key prints the valid ones."""
 
@@ -92,6 +98,8 @@ def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) ->
         settings["min_workers"] = arguments.min_workers
     if arguments.start_from:
         settings["start_from"] = str(arguments.start_from.expanduser().absolute())
+    if arguments.propensities:
+        settings["propensities"] = str(arguments.propensities.expanduser().absolute())
     state = inspect_run(out, "train", settings, may_change=MAY_CHANGE)
     console = Console()
     if state is RunState.DONE:
@@ -112,6 +120,9 @@ def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) ->
     if arguments.start_from:
         directory, begins = model_to_start_from(arguments.start_from, log.schema, config, out)
         job = dataclasses.replace(job, start_from=directory)
+    if arguments.propensities:
+        begins |= {"propensities": check_propensities(arguments.propensities, log.schema, config, out)}
+        job = dataclasses.replace(job, propensities=str(settings["propensities"]))
     data = {
         "location": job.location,
         "name": log.schema.name,

@@ -39,19 +39,7 @@ def model_to_start_from(run: Path, schema: Schema, config: TrainConfig, out: Pat
     if not (directory / RECORD).exists():
         raise ValueError(f"{OPTION} {run}: holds no trained model; name a finished run of jobs.train")
     record = read_record(directory / RECORD)
-    known = Schema.from_dict(record["schema"], f"{directory}: schema")
-    if known.categorical != schema.categorical:
-        theirs, ours = ([entry.name for entry in each.categorical] for each in (known, schema))
-        differing = [name for name in theirs + ours if (name in theirs) != (name in ours)] or [
-            a.name for a, b in zip(known.categorical, schema.categorical, strict=True) if a != b
-        ]
-        raise ValueError(
-            f"{OPTION} {run}: the categorical feature {differing[0]!r} is not the same there and in --data"
-        )
-    if known.numeric != schema.numeric:
-        raise ValueError(
-            f"{OPTION} {run}: has the numeric features {', '.join(known.numeric)}, --data {', '.join(schema.numeric)}"
-        )
+    same_features(f"{OPTION} {run}", Schema.from_dict(record["schema"], f"{directory}: schema"), schema)
     before, now = flatten(record["config"]["model"], "model."), flatten(asdict(config.model), "model.")
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in now.items()}
     for key in sorted(before.keys() | plain.keys()):
@@ -63,6 +51,20 @@ def model_to_start_from(run: Path, schema: Schema, config: TrainConfig, out: Pat
         raise ValueError(f"{OPTION} {run}: its model has the tasks {there}, {config.objective.name} {', '.join(tasks)}")
     facts = {"run": str(run), "step": record["progress"]["step"], "checksum": record["checksums"][MODEL]}
     return str(directory), {"started_from": facts}
+
+
+def same_features(where: str, known: Schema, schema: Schema) -> None:
+    """ValueError, opening with `where`, if a model trained on the one cannot read the other."""
+    if known.categorical != schema.categorical:
+        theirs, ours = ([entry.name for entry in each.categorical] for each in (known, schema))
+        differing = [name for name in theirs + ours if (name in theirs) != (name in ours)] or [
+            a.name for a, b in zip(known.categorical, schema.categorical, strict=True) if a != b
+        ]
+        raise ValueError(f"{where}: the categorical feature {differing[0]!r} is not the same there and in --data")
+    if known.numeric != schema.numeric:
+        raise ValueError(
+            f"{where}: has the numeric features {', '.join(known.numeric)}, --data {', '.join(schema.numeric)}"
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from models.backbones.omoe import OMoE
 from models.backbones.ple import PLE
 from models.backbones.shared_bottom import SharedBottom
 from models.objectives.base import Objective, ObjectiveConfig
-from models.objectives.dcmt import Dcmt
 from models.objectives.escm2_dr import Escm2Dr
 from models.objectives.escm2_ips import Escm2Ips
 from models.objectives.escm2_mrdr import Escm2Mrdr
@@ -36,7 +35,6 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "escm2_snips": Escm2Snips,
     "escm2_dr": Escm2Dr,
     "escm2_mrdr": Escm2Mrdr,
-    "dcmt": Dcmt,
 }
 
 Part = TypeVar("Part")

@@ -15,8 +15,8 @@ from data.log import open_log
 from data.world import GeneratedLog
 from distributed import train_loop
 from distributed.config import StreamConfig
-from distributed.scoring import load_model
 from distributed.stream import Batch, TrainStream
+from distributed.trained import load_model
 from jobs import score, train
 
 CONFIG = StreamConfig(lanes=4, shuffle_rows=700, read_ahead=2)

@@ -6,7 +6,7 @@ import torch
 
 from data.log import open_log
 from distributed.config import TrainConfig
-from distributed.scoring import load_model
+from distributed.trained import load_model
 from distributed.trainer import prepare, run_training
 from jobs.settings import override
 

@@ -18,10 +18,10 @@ from distributed.checkpoint import read_checkpoint
 from distributed.checkpoint_store import CheckpointStore
 from distributed.collectives import sent
 from distributed.evaluation import evaluate
-from distributed.scoring import load_model
 from distributed.stream import Batch, TrainStream
 from distributed.tables import Replicated, Sharded, answering, bytes_per_step, bytes_to_all, share_of
 from distributed.train_loop import Trainer, TrainJob, train
+from distributed.trained import load_model
 from distributed.trainer import prepare, run_training
 from models.embedding import EmbeddingTable
 

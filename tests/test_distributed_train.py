@@ -17,7 +17,8 @@ from distributed.checkpoint import read_checkpoint
 from distributed.checkpoint_store import CheckpointStore
 from distributed.config import TrainConfig
 from distributed.reporter import METRICS
-from distributed.scoring import for_scoring, load_model, score
+from distributed.scoring import for_scoring, score
+from distributed.trained import load_model
 from distributed.trainer import prepare, run_training
 from jobs.settings import override
 from models.objectives.terms import log_product

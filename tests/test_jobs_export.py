@@ -22,8 +22,8 @@ from data.world import GeneratedLog
 from distributed.calibration import Calibration, Calibrator
 from distributed.export import Ranker
 from distributed.export_pooling import ExportedPooling
-from distributed.scoring import load_run
 from distributed.train_loop import MODEL_DIRECTORY
+from distributed.trained import load_run
 from jobs import evolve, export, export_check, score, train
 from models.pooling import build_pooling
 

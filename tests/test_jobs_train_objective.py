@@ -78,7 +78,7 @@ def test_the_documented_objective_trains(written_by_a_user: Path, small_log: Pat
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("focl", "unknown objective 'focl'; valid: dcmt"),
+        ("focl", "unknown objective 'focl'; valid: escm2_dr"),
         ("no/such.py:Thing", "objective 'no/such.py:Thing': No module named 'no'"),
         ("models/objectives/naive.py:Nave", "has no attribute 'Nave'"),
         ("models.objectives.base:Labels", "Labels is no subclass of models.objectives.base.Objective"),

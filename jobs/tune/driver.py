@@ -17,8 +17,8 @@ from data.filesystems import in_process
 from data.log import open_log
 from distributed.config import TrainConfig
 from distributed.evaluation import evaluate
-from distributed.scoring import load_run
 from distributed.train_loop import TrainJob
+from distributed.trained import load_run
 from distributed.trainer import prepare as prepare_training
 from jobs.evolution import Arguments as EvolveArguments
 from jobs.evolution import configure

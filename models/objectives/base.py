@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.objectives.propensity import resolve_clip
+from models.objectives.propensity import inverse_propensity, resolve_clip
 from models.objectives.terms import binary_cross_entropy, product_cross_entropy
 
 EXPOSURES, CLICKS = 0, 1
@@ -38,11 +38,9 @@ class ObjectiveConfig:
     conversion, so that unclicked rows teach the CVR tower too)."""
     alternate_every: int = 0
     """With a number n, escm2_dr trains its imputation for n steps, then its CVR tower for n, in turn; 0 = both."""
-    constraint: float = 0.001
-    """Weight of dcmt's prior that conversion and counterfactual conversion add up to 1."""
 
     def __post_init__(self) -> None:
-        for key in ("lambda_ctr", "lambda_c", "lambda_g", "alternate_every", "constraint"):
+        for key in ("lambda_ctr", "lambda_c", "lambda_g", "alternate_every"):
             if not getattr(self, key) >= 0:
                 raise ValueError(f"objective.{key} must be at least 0, got {getattr(self, key)}")
         if self.imputation not in ("error", "label"):
@@ -59,6 +57,8 @@ class Labels:
     click_B: Tensor
     conversion_B: Tensor
     weight_B: Tensor | None = None
+    click_logit_B: Tensor | None = None
+    """Click logits of a model trained before, to take propensities from; None: the CTR tower gives them."""
 
     def weigh(self, term_B: Tensor) -> Tensor:
         return term_B if self.weight_B is None else term_B * self.weight_B
@@ -102,6 +102,11 @@ class Objective:
         if self.config.ctcvr_space == "entire":
             return term_B.sum() / totals[EXPOSURES]
         return (labels.click_B * term_B).sum() / totals[CLICKS].clamp(min=TINY)
+
+    def inverse_propensity(self, logits: dict[str, Tensor], labels: Labels) -> Tensor:
+        """1 / max(q, clip), held constant."""
+        given_B = labels.click_logit_B
+        return inverse_propensity(logits["ctr"] if given_B is None else given_B, self.clip)
 
     def combine(self, ctr: Tensor, cvr: Tensor, ctcvr: Tensor) -> Tensor:
         """lambda_ctr L_CTR + lambda_c L_CVR + lambda_g L_CTCVR."""

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from models.objectives.base import EXPOSURES, Labels, Objective
-from models.objectives.propensity import inverse_propensity
 from models.objectives.terms import binary_cross_entropy
 
 
@@ -27,7 +26,7 @@ class Escm2Dr(Objective):
     def __call__(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> dict[str, Tensor]:
         ctr, ctcvr = self.ctr(logits, labels, totals), self.ctcvr(logits, labels, totals)
         delta_B = binary_cross_entropy(logits["cvr"], labels.conversion_B)
-        weight_B = labels.click_B * inverse_propensity(logits["ctr"], self.clip)
+        weight_B = labels.click_B * self.inverse_propensity(logits, labels)
         if self.config.imputation == "label":
             label_B = logits["imputation"].sigmoid()
             constant_B = binary_cross_entropy(logits["cvr"], label_B.detach())

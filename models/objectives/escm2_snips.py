@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from models.objectives.base import CLICKS, TINY, Labels, Objective
-from models.objectives.propensity import inverse_propensity
 from models.objectives.terms import binary_cross_entropy
 
 WEIGHTS = CLICKS + 1
@@ -30,4 +29,4 @@ class Escm2Snips(Objective):
         return {"loss": self.combine(ctr, cvr, ctcvr), "ctr": ctr, "cvr": cvr, "ctcvr": ctcvr}
 
     def weights(self, logits: dict[str, Tensor], labels: Labels) -> Tensor:
-        return labels.click_B * inverse_propensity(logits["ctr"], self.clip)
+        return labels.click_B * self.inverse_propensity(logits, labels)

@@ -1,0 +1,171 @@
+"""jobs.train --propensities: clicks weighed by a click model that was trained before."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.encode import Encoder
+from data.generate import generate_log
+from data.log import open_log
+from data.world import GeneratedLog
+from distributed.calibration import Calibration, Calibrator
+from distributed.calibration_fit import fit_calibration, fit_clicks, gather, inverse_calibrated
+from distributed.propensities import ClickModel
+from distributed.stream import Batch
+from distributed.trained import load_run
+from distributed.training_step import Trainer
+from jobs import calibrate, train
+from jobs.run_directory import read_json
+
+SMALL = (
+    "batch_size=200",
+    "stream.lanes=4",
+    "model.embedding_width=4",
+    "model.backbone.experts=2",
+    "model.backbone.expert_hidden=16,8",
+)
+CPU = torch.device("cpu")
+
+
+def arguments(log: Path, out: Path, **changes: object) -> train.Arguments:
+    return train.Arguments(**{"data": str(log), "out": out, "workers": 0, "set": SMALL, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def clicks(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("two") / "clicks"
+    train.run(arguments(small_log, out, preset="clicks", epochs=3))
+    return out
+
+
+@pytest.fixture(scope="module")
+def second(small_log: Path, clicks: Path) -> Path:
+    out = clicks.parent / "second"
+    train.run(arguments(small_log, out, propensities=clicks))
+    return out
+
+
+def test_the_preset_is_a_click_model(clicks: Path) -> None:
+    trained = load_run(clicks)
+    assert trained.config.stop_metric == "ctr.log_loss"
+    assert trained.config.epochs == 3
+    assert trained.config.objective.name == "naive"
+
+
+def test_its_propensities_weigh_the_clicks(clicks: Path, second: Path, small_log: Path, tmp_path: Path) -> None:
+    train.run(arguments(small_log, tmp_path / "alone"))
+    alone, other = (load_file(run / "model" / "model.safetensors") for run in (tmp_path / "alone", second))
+    assert any(not torch.equal(alone[name], other[name]) for name in alone)
+    assert read_json(second / "run.json")["propensities"]["run"] == str(clicks)
+    log = open_log(str(small_log))
+    rows = Encoder(log.schema).encode(next(iter(log.read(log.part("valid")))))
+    batch = Batch.of(rows)
+    model = load_run(clicks).model
+    with torch.no_grad():
+        expected_B = model(batch.ids_BK, batch.numeric_BN, batch.bags)["ctr"]
+    labels = ClickModel(clicks, CPU).told(batch)
+    assert torch.equal(labels.click_logit_B, expected_B)
+    assert labels.click_B is batch.labels.click_B
+
+
+def test_a_calibrated_click_model_is_heard_calibrated(clicks: Path, small_log: Path, tmp_path: Path) -> None:
+    run = tmp_path / "clicks"
+    shutil.copytree(clicks, run)
+    Calibration({"ctr": Calibrator("platt", 0.5, -1.0)}).save(run / "model")
+    log = open_log(str(small_log))
+    batch = Batch.of(Encoder(log.schema).encode(next(iter(log.read(log.part("valid"))))))
+    raw_B, mapped_B = (ClickModel(path, CPU).logits(batch) for path in (clicks, run))
+    torch.testing.assert_close(mapped_B, 0.5 * raw_B - 1)
+
+
+def test_resumed_to_the_same_bits(
+    clicks: Path, second: Path, small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut at step 20; the click model is read again."""
+    given = arguments(small_log, tmp_path / "run", propensities=clicks, set=(*SMALL, "checkpoint_steps=10"))
+    step = Trainer.step
+
+    def cut(self: Trainer, batch: Batch, number: int) -> dict[str, torch.Tensor]:
+        if number == 20:
+            raise KeyboardInterrupt
+        return step(self, batch, number)
+
+    monkeypatch.setattr(Trainer, "step", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(given)
+    monkeypatch.undo()
+    train.run(given)
+    for name, tensor in load_file(second / "model" / "model.safetensors").items():
+        assert torch.equal(load_file(given.out / "model" / "model.safetensors")[name], tensor), name
+
+
+def test_another_click_model_is_refused_half_way(
+    clicks: Path, small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "clicks"
+    shutil.copytree(clicks, mine)
+    given = arguments(small_log, tmp_path / "run", propensities=mine)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(given)
+    monkeypatch.undo()
+    Calibration({"ctr": Calibrator("platt", 0.5, -1.0)}).save(mine / "model")
+    with pytest.raises(ValueError, match="holds another model now than when"):
+        train.run(given)
+
+
+@pytest.mark.parametrize(
+    ("objective", "run", "message"),
+    [
+        ("naive", "clicks", "objective naive uses no propensities"),
+        ("escm2_ips", "nowhere", "holds no trained model; name a finished run of jobs.train"),
+    ],
+)
+def test_mistakes(objective: str, run: str, message: str, clicks: Path, small_log: Path, tmp_path: Path) -> None:
+    given = arguments(small_log, tmp_path / "run", objective=objective, propensities=clicks.parent / run)
+    with pytest.raises(ValueError, match=message):
+        train.run(given)
+    assert not given.out.exists()
+
+
+def test_other_features_are_refused(clicks: Path, tmp_path: Path) -> None:
+    generate_log(GeneratedLog(rows=3000, users=50, items=30, history=3, click_rate=0.2), tmp_path / "log")
+    with pytest.raises(ValueError, match=r"--propensities .*: the categorical feature .* is not the same there"):
+        train.run(arguments(tmp_path / "log", tmp_path / "run", propensities=clicks))
+
+
+def test_entire_space_calibration_takes_the_same_weights(clicks: Path, second: Path, small_log: Path) -> None:
+    """A shift by the click model's weights: the weighted mean of pCVR becomes that of the conversions."""
+    log, trained = open_log(str(small_log)), load_run(second)
+    evidence = gather(trained.model, log, log.part("valid"), CPU, ClickModel(clicks, CPU))
+    calibration = fit_calibration(evidence, "platt", "entire", trained.clip)
+    by_command = calibrate.run(calibrate.Arguments(run=second, space="entire"))
+    assert by_command["calibration.space"] == "entire"
+    kept = Calibration.load(second / "model")
+    assert kept is not None
+    assert dataclasses.asdict(kept.tasks["cvr"]) == dataclasses.asdict(calibration.tasks["cvr"])
+    rows = pa.concat_tables(log.read(log.part("valid")))
+    encoded = Encoder(log.schema).encode(rows)
+    batch = Batch.of(encoded)
+    given = evidence.given
+    assert given is not None
+    with torch.no_grad():
+        cvr_B = (
+            calibration.tasks["cvr"]
+            .apply_logit(trained.model(batch.ids_BK, batch.numeric_BN, batch.bags)["cvr"])
+            .sigmoid()
+        )
+    logit_B = ClickModel(clicks, CPU).logits(batch).numpy()
+    weight_B = encoded.click_R * inverse_calibrated(fit_clicks(given, "platt"), logit_B, trained.clip)
+    predicted, seen = np.average(cvr_B, weights=weight_B), np.average(encoded.conversion_R, weights=weight_B)
+    assert predicted == pytest.approx(seen, rel=0.02)  # Platt's targets are not quite 0 and 1
