@@ -146,8 +146,8 @@ def logs(arguments: Arguments, folder: Path) -> Any:
 def train_one(run: Path, log: Log, folder: Path, settings: list[str]) -> dict[str, float]:
     """Figures on the test part; under "platt." those after a Platt map of pCVR for all exposures, fitted on the clicks
     of the validation part with weights 1/q. Settings that ask for the objective "oracle" are trained on the oracle's
-    log; "random" stands for naive training on as many clicks as the log has, made by a coin. With "two stages" the clicks
-    weigh what a click model says (the preset `clicks`), which is trained once for a log."""
+    log; "random" stands for naive training on as many clicks as the log has, made by a coin. With "two stages" a click
+    model that is trained once for a log weighs the clicks."""
     by_coin, two_stages = "objective.name=random" in settings, TWO_STAGES in settings
     settings = [entry.replace("objective.name=random", "objective.name=naive") for entry in settings]
     settings = [entry for entry in settings if entry != TWO_STAGES]
@@ -175,12 +175,11 @@ def train_one(run: Path, log: Log, folder: Path, settings: list[str]) -> dict[st
 
 
 def click_model(run: Path, log: Log, settings: list[str]) -> Path:
-    """The run of the click model on this log; `settings` win over the preset's."""
+    """The run of the click model on this log, by the preset `clicks`; `settings` win over it."""
     if not run.exists():
         run.mkdir()
-        job, _ = prepare(
-            run, log, override(TrainConfig(), [*assignments(clicks()), *settings, STOP_BY_CLICKS]), time.time()
-        )
+        config = override(TrainConfig(), [*assignments(clicks()), *settings, STOP_BY_CLICKS])
+        job, _ = prepare(run, log, config, time.time())
         run_training(job, workers=0)
     return run
 

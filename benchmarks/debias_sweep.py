@@ -40,6 +40,8 @@ BASE: dict[str, float] = {
 }
 POINTS = ("base", "confounding=0", "confounding=2.4", "selection=0.5", "selection=2.5", "click_rate=0.03",
           "click_rate=0.3", "hidden=0.7")  # fmt: skip
+FIGURES = LOSS, PCOC, AUC = "cvr.entire.log_loss", "cvr.entire.pcoc", "cvr.entire.auc"
+PLATT, COIN = "platt.", "random clicks"
 METHODS = {
     **{name: BASIC[name] for name in ("naive", "MTL-IMP", "ESMM")},
     "IPS, clip auto": ["objective.name=escm2_ips", "objective.lambda_c=1"],
@@ -51,11 +53,9 @@ METHODS = {
     "DR, lambda_c 1": ["objective.name=escm2_dr", "objective.lambda_c=1"],
     "MRDR": ["objective.name=escm2_mrdr"],
     **{name: setting for name, setting in BASIC.items() if name.startswith("two stages")},
-    "random clicks": ["objective.name=random", "stop_metric=cvr.click.log_loss"],
+    COIN: ["objective.name=random", "stop_metric=cvr.click.log_loss"],
     "oracle": ["objective.name=oracle", "stop_metric=cvr.click.log_loss"],
 }
-FIGURES = LOSS, PCOC, AUC = "cvr.entire.log_loss", "cvr.entire.pcoc", "cvr.entire.auc"
-PLATT = "platt."
 
 
 @dataclass
@@ -72,8 +72,8 @@ class Arguments:
     processes: int = len(os.sched_getaffinity(0))
     name: str = "debias-sweep"
     kept: Path | None = None
-    """File of finished runs, some a line, of the same rows and settings: what it holds is not run again, the rest is added
-    as it comes."""
+    """File of finished runs, some a line, of the same rows and settings: what it holds is not run again, the rest is
+    added as it comes."""
 
 
 def world_of(point: str) -> dict[str, float]:
@@ -139,15 +139,17 @@ def main(arguments: Arguments) -> None:
     plot(runs, arguments, table.with_suffix(".png"))
 
 
-def closed(runs: list[dict[str, Any]], point: str, method: str, platt: str = "") -> list[float]:
-    """By seed, the share of the mean naive-oracle gap in entire-space log-loss that a method closes."""
+def closed(
+    runs: list[dict[str, Any]], point: str, method: str, platt: str = "", reference: str = "oracle"
+) -> list[float]:
+    """By seed, the share of the mean gap in entire-space log-loss, naive to the reference, that a method closes."""
 
     def loss(method: str, seed: int, platt: str = "") -> float:
         (run,) = [r for r in runs if (r["point"], r["method"], r["seed"]) == (point, method, seed)]
         return float(run[platt + LOSS])
 
     seeds = sorted({run["seed"] for run in runs})
-    gap = statistics.mean(loss("naive", seed) - loss("oracle", seed) for seed in seeds)
+    gap = statistics.mean(loss("naive", seed) - loss(reference, seed) for seed in seeds)
     return [(loss("naive", seed) - loss(method, seed, platt)) / gap for seed in seeds]
 
 
@@ -168,13 +170,19 @@ def describe(runs: list[dict[str, Any]], arguments: Arguments) -> str:
     before = [cells(runs, arguments.points, name) for name in ["naive", *others, "oracle"]]
     after = [cells(runs, arguments.points, name, PLATT) for name in ["naive", *others]]
     head = ["method", *arguments.points]
-    return f"{text}{markdown(head, [*before, gap])}\nAfter Platt's map:\n\n{markdown(head, after)}"
+    text += f"{markdown(head, [*before, gap])}\nAfter Platt's map:\n\n{markdown(head, after)}"
+    if COIN not in others:
+        return text
+    bias = [cells(runs, arguments.points, name, reference=COIN) for name in others if name != COIN]
+    return f"{text}\nOf the gap between naive and {COIN}, which is bias alone:\n\n{markdown(head, bias)}"
 
 
-def cells(runs: list[dict[str, Any]], points: list[str], method: str, platt: str = "") -> list[str]:
+def cells(
+    runs: list[dict[str, Any]], points: list[str], method: str, platt: str = "", reference: str = "oracle"
+) -> list[str]:
     row = [method]
     for point in points:
-        shares = closed(runs, point, method, platt)
+        shares = closed(runs, point, method, platt, reference)
         error = statistics.stdev(shares) / len(shares) ** 0.5 if len(shares) > 1 else 0.0
         pcoc = statistics.mean(r[platt + PCOC] for r in runs if (r["point"], r["method"]) == (point, method))
         row.append(f"{statistics.mean(shares):+.0%} ± {error:.0%} ({pcoc:.2f})")
