@@ -4,7 +4,7 @@ A row takes 17 bytes and 2 for each slicing. Up to a million rows stay in memory
 a bucket, some million rows each. What bucket a user is in, and the users' order in it, follow from their ids alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,9 +71,16 @@ class Judged:
 
 
 def judge_part(
-    model: EntireSpaceModel, log: Log, part: Part, device: torch.device, folder: Path, slicings: list[Slicing]
+    model: EntireSpaceModel,
+    log: Log,
+    part: Part,
+    device: torch.device,
+    folder: Path,
+    slicings: list[Slicing],
+    on_rows: Callable[[int], None] = lambda rows: None,
 ) -> Judged:
-    """Score a part once: raw logits, labels, the truth where the log has it, slice numbers."""
+    """Score a part once: raw logits, labels, the truth where the log has it, slice numbers. `on_rows` is told how
+    many are."""
     schema = log.schema
     truth = log.truth(part) if log.has_truth(part) else None
     buckets = max(1, -(-part.rows // BUCKET_ROWS))
@@ -95,6 +102,7 @@ def judge_part(
         for index, slicing in enumerate(slicings):
             rows[f"by{index}"] = slicing.codes(table)
         judged.add(rows)
+        on_rows(judged.rows)
     return judged
 
 

@@ -14,6 +14,7 @@ report.html. The run may be any finished one of jobs.train, the log any that has
 import dataclasses
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,7 @@ from distributed.train_loop import EVALUATION
 from distributed.trained import Trained, load_run
 from jobs.calibrate import NAMES, read_finished
 from jobs.cli import main
+from jobs.progress import Lines
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
 
 FIGURES = (("auc", "AUC", ".4f"), ("gauc", "GAUC", ".4f"), ("ks", "KS", ".4f"), ("log_loss", "log-loss", ".5f"),
@@ -100,8 +102,13 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if state is RunState.NEW:
         data = {"location": arguments.data, "name": log.schema.name, "parts": {part.name: dataclasses.asdict(facts)}}
         start_run(out, "evaluate", settings, {"data": data, "judged": record.get("config")})
-    with console.status(f"judging {part.rows:,} rows"):
-        verdict, sliced = judge_all(arguments, trained, log, part, slicings)
+    with console.status(f"judging {part.rows:,} rows") as status, Lines(console) as lines:
+
+        def tell(text: str) -> None:
+            status.update(text)
+            lines.tell(text)
+
+        verdict, sliced = judge_all(arguments, trained, log, part, slicings, tell)
     summary = {
         **verdict.figures,
         **flat(sliced),
@@ -121,19 +128,25 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 
 def judge_all(
-    arguments: Arguments, trained: Trained, log: Log, part: Part, slicings: list[Any]
+    arguments: Arguments, trained: Trained, log: Log, part: Part, slicings: list[Any], tell: Callable[[str], None]
 ) -> tuple[Verdict, list[Slices]]:
-    """One pass of the model, then passes over what it said."""
+    """One pass of the model, then passes over what it said. `tell` hears where it stands."""
+
+    def scored(rows: int) -> None:
+        tell(f"scored {rows:,} of {part.rows:,} rows")
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="counterpoint-") as folder:
-        judged = judge_part(trained.model.to(device), log, part, device, Path(folder), slicings)
+        judged = judge_part(trained.model.to(device), log, part, device, Path(folder), slicings, scored)
         court = Judge(judged, trained.calibration, trained.clip, arguments.replicates, arguments.seed)
+        tell(f"figures of {part.rows:,} rows and their intervals")
         verdict = judge(court)
         numbers = {slicing.column: index for index, slicing in enumerate(slicings)}
-        sliced = [
-            Slices(name, judge_activity(court) if name == ACTIVITY else judge_slices(court, numbers[name]))
-            for name in arguments.by
-        ]
+        sliced = list[Slices]()
+        for name in arguments.by:
+            tell(f"the same by {name}")
+            found = judge_activity(court) if name == ACTIVITY else judge_slices(court, numbers[name])
+            sliced.append(Slices(name, found))
     return verdict, sliced
 
 

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from test_jobs_report import Page
 from test_jobs_train import arguments, change_column, change_schema, copy
 
-from jobs import calibrate, cli, evaluate, report, score, train
+from jobs import calibrate, cli, evaluate, progress, report, score, train
 from jobs.cli import main
 
 
@@ -92,9 +92,17 @@ def test_another_log_without_users_or_truth(finished: Path, small_log: Path, tmp
     assert again == summary
 
 
-def test_the_default_place_is_in_the_run(finished: Path, small_log: Path, tmp_path: Path) -> None:
+def test_the_default_place_is_in_the_run(
+    finished: Path,
+    small_log: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress, "LINE_S", 0.001)  # lines come where no terminal is
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     evaluate.run(given(run, small_log, None))
+    assert "figures of 600 rows and their intervals" in capsys.readouterr().out
     assert (run / "evaluations" / "test" / "report.html").exists()
     calibrate.run(calibrate.Arguments(run=run, method="none"))
     with pytest.raises(ValueError, match="holds another run"):
