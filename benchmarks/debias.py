@@ -44,6 +44,7 @@ from models.objectives.terms import binary_cross_entropy
 from models.registry import OBJECTIVES
 
 TWO_STAGES = "two stages"
+ALONE = ["objective.lambda_c=1", "objective.lambda_g=0"]  # without the CTCVR term
 METHODS: dict[str, list[str]] = {
     "naive": ["objective.name=naive"],
     "MTL-IMP": ["objective.name=mtl_imp"],
@@ -53,12 +54,15 @@ METHODS: dict[str, list[str]] = {
     "ESCM2-DR": ["objective.name=escm2_dr"],
     "ESCM2-DR, labels": ["objective.name=escm2_dr", "objective.imputation=label"],
     "ESCM2-SNIPS": ["objective.name=escm2_snips"],
+    "ESCM2-SNIPS alone": [*ALONE, "objective.name=escm2_snips"],
     "ESCM2-MRDR": ["objective.name=escm2_mrdr"],
     "ESCM2-MRDR, labels": ["objective.name=escm2_mrdr", "objective.imputation=label"],
     "two stages, IPS": [TWO_STAGES, "objective.name=escm2_ips", "objective.lambda_c=1"],
+    "two stages, IPS alone": [TWO_STAGES, *ALONE, "objective.name=escm2_ips"],
     "two stages, SNIPS": [TWO_STAGES, "objective.name=escm2_snips", "objective.lambda_c=1"],
+    "two stages, SNIPS alone": [TWO_STAGES, *ALONE, "objective.name=escm2_snips"],
     "two stages, DR": [TWO_STAGES, "objective.name=escm2_dr", "objective.lambda_c=1"],
-    "two stages, MRDR": [TWO_STAGES, "objective.name=escm2_mrdr"],
+    "two stages, DR alone, labels": [TWO_STAGES, *ALONE, "objective.name=escm2_dr", "objective.imputation=label"],
     "oracle": ["objective.name=oracle", "stop_metric=cvr.click.log_loss"],
 }
 
@@ -90,6 +94,8 @@ class Arguments:
     """Folder of the speed-dating files."""
     folds: int = 7
     """Folds by wave; every fold is the test part once."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """naive and oracle among them."""
     set: tuple[str, ...] = ()
     """Settings for all methods."""
     reuse: Path | None = None
@@ -105,11 +111,14 @@ SPEED_DATING = ("batch_size=128", "epochs=20", "patience=4", "model.backbone.exp
 def main(arguments: Arguments) -> None:
     """Train every method on every log; write the table."""
     began = time.time()
-    figures: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
+    if wrong := (set(arguments.methods) - set(METHODS)) | ({"naive", "oracle"} - set(arguments.methods)):
+        raise SystemExit(f"--methods: {', '.join(wrong)}: want naive, oracle and others of {', '.join(METHODS)}")
+    figures: dict[str, list[dict[str, float]]] = {name: [] for name in arguments.methods}
     done = json.loads(arguments.reuse.read_text())["runs"] if arguments.reuse else {}
     with tempfile.TemporaryDirectory() as folder:
         for label, seed, log in logs(arguments, Path(folder)):
-            for name, settings in METHODS.items():
+            for name in arguments.methods:
+                settings = METHODS[name]
                 known = [run for run in done.get(name, []) if run["log"] == label]
                 if known:
                     figures[name] += known

@@ -32,6 +32,7 @@ def clicks() -> Settings:
     """A click model for `jobs.train --propensities`: more epochs and higher rates, the epoch chosen by CTR log-loss."""
     return {
         "objective.name": "naive",
+        "objective.lambda_ctr": 10.0,
         "epochs": 6,
         "stop_metric": "ctr.log_loss",
         "optimizer.learning_rate": 0.003,
