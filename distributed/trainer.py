@@ -62,13 +62,15 @@ def run_training(
     on_epoch: OnEpoch | None = None,
     min_workers: int | None = None,
     signalled: Callable[[], int] = lambda: 0,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Train with `workers` Ray Train workers (0: in this process, without Ray) and return the summary figures.
 
     A worker that dies is replaced and the group goes on from the last checkpoint. With `min_workers` it has as many
     workers as the cluster has room for, from so many up to `workers`, and changes as nodes come and go. `signalled`
     tells of a signal that this process has received (0: none): then the state is saved and stopping.Stopped raised.
-    `on_epoch`: see train_loop.train; every worker calls its own copy. Raises ValueError for what the user can mend,
+    `on_epoch`: see train_loop.train; every worker calls its own copy. `meanwhile` is called here again and again while
+    Ray Train workers train, and once when they are done. Raises ValueError for what the user can mend,
     whichever worker found it.
     """
     if workers == 0:
@@ -78,8 +80,9 @@ def run_training(
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from distributed.worker_group import Failures, NoticedTorchConfig
+    from distributed.worker_group import Failures, NoticedTorchConfig, free_room
 
+    free_room(Path(job.run))
     elastic = min_workers is not None and min_workers < workers
     trainer = TorchTrainer(
         train_worker,
@@ -99,7 +102,7 @@ def run_training(
         ),
     )
     try:
-        result = wait_for(trainer.fit, Path(job.run), signalled)
+        result = wait_for(trainer.fit, Path(job.run), signalled, meanwhile)
     except (Stopped, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -116,7 +119,9 @@ def run_training(
     return figures
 
 
-def wait_for(fit: Callable[[], Any], run: Path, signalled: Callable[[], int]) -> Any:
+def wait_for(
+    fit: Callable[[], Any], run: Path, signalled: Callable[[], int], meanwhile: Callable[[], None] = lambda: None
+) -> Any:
     """The result of fit(), in a thread of its own; a signal is passed on to the workers, which then have GRACE_S."""
     box: list[tuple[Any, BaseException | None]] = []
 
@@ -131,6 +136,7 @@ def wait_for(fit: Callable[[], Any], run: Path, signalled: Callable[[], int]) ->
     deadline = math.inf
     while thread.is_alive():
         thread.join(0.2)
+        meanwhile()
         if number := signalled():
             deadline = min(deadline, time.monotonic() + GRACE_S)
             tell(run, SIGNALS + number)  # again and again: a group that only starts forgets what it was told
@@ -151,11 +157,13 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     import ray.train
     from ray.train.torch import get_device
 
-    from distributed.worker_group import Preempted
+    from distributed.worker_group import Preempted, note_room
 
     context = ray.train.get_context()
     job, rank, world_size = config["job"], context.get_world_rank(), context.get_world_size()
     stop = Stop(Path(job.run))
+    if rank == 0:
+        note_room(Path(job.run))
     try:
         return train(job, rank, world_size, torch.device(get_device()), config["on_epoch"], stop)
     except Diverged as error:

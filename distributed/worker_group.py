@@ -2,6 +2,8 @@
 
 Notice      runs on every worker as it starts: SIGTERM asks for a checkpoint; so does the end of the group
 Failures    runs in the controller: what has failed, in RUN/failures.jsonl; ends what no other try would mend
+note_room   the group's placement group, in RUN/.placement_group: it outlives a driver that is killed inside a Ray job,
+free_room   as a trial of a search is, and holds the CPUs that its next start needs
 """
 
 import json
@@ -15,11 +17,12 @@ from typing import Any
 import ray
 from ray.train import UserCallback
 from ray.train.torch import TorchConfig
+from ray.util.placement_group import PlacementGroup
 
 from distributed.checkpoint_store import STEP, CheckpointStore
 from distributed.stopping import RESIZED, finish, listen
 
-FAILURES = "failures.jsonl"
+FAILURES, ROOM = "failures.jsonl", ".placement_group"
 TRIES = 3
 """Failures one after the other without a new checkpoint between them, after which a run is given up."""
 SAVE_S = 20.0
@@ -95,6 +98,22 @@ class Failures(UserCallback):
     def write(self, record: dict[str, Any]) -> None:
         with suppress(OSError), (self.run / FAILURES).open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def note_room(run: Path) -> None:
+    """Called by a worker of the group."""
+    group = ray.util.get_current_placement_group()
+    if group is not None:
+        with suppress(OSError):
+            (run / ROOM).write_text(group.id.hex())
+
+
+def free_room(run: Path) -> None:
+    """Give back what an earlier start of this run still holds, and with it end those of its workers that live."""
+    path = run / ROOM
+    held = path.read_text() if path.exists() else ""
+    if ray.util.placement_group_table().get(held, {}).get("state", "REMOVED") != "REMOVED":
+        ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(held))))
 
 
 def one_line(error: Exception) -> str:

@@ -30,12 +30,12 @@ def names_cluster() -> bool:
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
-def connect(cpus: int) -> None:
+def connect(cpus: int, asked: str = "") -> None:
     """Make Ray ready for `cpus` one-CPU workers; a second call does nothing.
 
     With RAY_ADDRESS set (inside a Ray job it always is) the process joins that cluster, and a cluster of too few CPUs
-    is a ValueError. Without it a local cluster is started: no dashboard, a token of its own, and no log lines of
-    workers on the terminal unless COUNTERPOINT_LOG asks for them.
+    is a ValueError, which names the options that `asked` for so many. Without it a local cluster is started: no
+    dashboard, a token of its own, and no log lines of workers on the terminal unless COUNTERPOINT_LOG asks for them.
     """
     for name, value in RECOVERY.items():
         os.environ.setdefault(name, value)
@@ -58,7 +58,8 @@ def connect(cpus: int) -> None:
             ) from None
         available = int(ray.cluster_resources().get("CPU", 0))
         if cpus > available:
-            raise ValueError(f"--workers {cpus}: the cluster at {os.environ['RAY_ADDRESS']} has {available} CPUs")
+            asked = asked or f"--workers {cpus}"
+            raise ValueError(f"{asked}: the cluster at {os.environ['RAY_ADDRESS']} has {available} CPUs")
         return
     check_cpus(cpus)
     before_local_cluster()

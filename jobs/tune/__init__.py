@@ -4,6 +4,7 @@
     python -m jobs.tune --data runs/log --out runs/cvr --metric cvr.click.auc --subject-to "ctr.auc>=0.62"
     python -m jobs.tune --data runs/log --out runs/front --pareto ctr.auc cvr.click.auc --scheduler none
     python -m jobs.tune --data runs/log --out runs/pbt --scheduler pbt --space rates --samples 4 --set epochs=8
+    python -m jobs.tune --data runs/log --out runs/wide --trial-workers 4 --concurrent 2 --samples 10
     python -m jobs.tune --what evolve --scored runs/scored.parquet --out runs/es --samples 20
     python -m jobs.tune --resume runs/search              # as the same command again would
 
@@ -69,8 +70,11 @@ class Arguments:
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
     """Settings that all trials share, as --set of jobs.train, or options of jobs.evolve (generations=100 fusion=sum);
     a key of the space is then not searched."""
-    concurrent: int = usable_cpus()
-    """Trials at a time, of one CPU each."""
+    trial_workers: int = 0
+    """For train: Ray Train workers of each trial, 2 or more, one CPU (or GPU, where there is one for each) apiece; 0
+    trains in the trial's own process."""
+    concurrent: int = 0
+    """Trials at a time, each of one CPU or of --trial-workers; 0: as many as this machine has room for."""
     seed: int = 0
     """Decides the suggestions, and in every trial what --seed does there."""
     resume: Path | None = None
@@ -82,6 +86,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.resume is not None:
         arguments = resumed(arguments)
     console = Console()
+    arguments = dataclasses.replace(arguments, concurrent=arguments.concurrent or room(arguments))
     aim = check(arguments)
     assert arguments.out is not None
     out = arguments.out.expanduser().absolute()
@@ -93,6 +98,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         for key, value in dataclasses.asdict(arguments).items()
         if key not in ("out", "resume")
     }
+    if not arguments.trial_workers:
+        del settings["trial_workers"]  # searches that were begun before there were any go on
     state = inspect_run(out, "tune", settings, may_change=MAY_CHANGE)
     if state is RunState.DONE:
         console.print(f"{out} is finished already: {read_json(out / SUMMARY_FILE)['tune.message']}", soft_wrap=True)
@@ -106,13 +113,14 @@ def run(arguments: Arguments) -> dict[str, Any]:
         start_run(out, "tune", settings, {"data": study.data, "space": describe(study.space)})
     verb = "Continuing" if state is RunState.RESUME else "Searching"
     how = "random" if arguments.scheduler == "pbt" else arguments.search
+    size = f" of {arguments.trial_workers} workers" if arguments.trial_workers else ""
     console.print(
-        f"{verb} settings of jobs.{arguments.what}: {arguments.samples} trials, {arguments.concurrent} at a time "
+        f"{verb} settings of jobs.{arguments.what}: {arguments.samples} trials{size}, {arguments.concurrent} at a time "
         f"({how}, scheduler {arguments.scheduler}); {aim}",
         soft_wrap=True,
         highlight=False,
     )
-    connect(arguments.concurrent)
+    connect(arguments.concurrent * cpus(arguments), asked_cpus(arguments))
     began = time.time()
     summary = conduct(study, arguments, console)
     summary["tune.seconds"] = time.time() - began
@@ -135,8 +143,7 @@ def check(arguments: Arguments) -> Aim:
     if arguments.samples < 1 or arguments.concurrent < 1:
         name = "samples" if arguments.samples < 1 else "concurrent"
         raise ValueError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
-    if not names_cluster() and arguments.concurrent > usable_cpus():
-        raise ValueError(f"--concurrent {arguments.concurrent}: this machine has {usable_cpus()} CPUs")
+    check_workers(arguments)
     if arguments.scheduler == "pbt" and arguments.samples < LEAST_POPULATION:
         raise ValueError(
             f"--samples {arguments.samples}: a population (--scheduler pbt) needs {LEAST_POPULATION} or more"
@@ -145,6 +152,42 @@ def check(arguments: Arguments) -> Aim:
     if len(aim.metrics) > 1 and arguments.scheduler != "none":
         raise ValueError(f"--scheduler {arguments.scheduler} goes by one figure: --pareto needs --scheduler none")
     return aim
+
+
+def cpus(arguments: Arguments) -> int:
+    """Of one trial."""
+    return arguments.trial_workers or 1
+
+
+def room(arguments: Arguments) -> int:
+    """How many trials this machine can run at a time, or one that is told what it lacks."""
+    return max(usable_cpus() // max(cpus(arguments), 1), 1)
+
+
+def asked_cpus(arguments: Arguments) -> str:
+    """The options that decide how many CPUs are needed, with their values."""
+    workers = f" with --trial-workers {arguments.trial_workers}" if arguments.trial_workers else ""
+    return f"--concurrent {arguments.concurrent}{workers}"
+
+
+def check_workers(arguments: Arguments) -> None:
+    """ValueError where trials cannot have their workers, or not so many at a time."""
+    workers = arguments.trial_workers
+    if workers < 0 or workers == 1:
+        raise ValueError(f"--trial-workers must be 0 (the trial's own process) or at least 2, got {workers}")
+    if workers and arguments.what == "evolve":
+        raise ValueError("--trial-workers is for --what train: an evolution runs in the trial's own process")
+    if workers and arguments.scheduler == "pbt":
+        raise ValueError(
+            "--trial-workers needs --scheduler asha or none: pbt interrupts trials, and would leave workers behind"
+        )
+    if names_cluster():
+        return  # it is asked once it is there
+    if workers > usable_cpus():
+        raise ValueError(f"--trial-workers {workers}: this machine has {usable_cpus()} CPUs; ask for at most that many")
+    if arguments.concurrent > room(arguments):
+        fits = f"; --concurrent {room(arguments)} fits" if workers else ""
+        raise ValueError(f"{asked_cpus(arguments)}: this machine has {usable_cpus()} CPUs{fits}")
 
 
 def resumed(given: Arguments) -> Arguments:

@@ -68,12 +68,15 @@ def prepare(arguments: "Arguments", aim: Aim, space: Space, out: Path) -> Study:
         space = continuous(space)
     if not space:
         raise ValueError(f"--space {arguments.space}: --set leaves nothing of it to search")
-    plan = Plan(arguments.what, str(out / TRIALS), aim, checkpoints=arguments.scheduler == "pbt")
+    workers = arguments.trial_workers
+    plan = Plan(arguments.what, str(out / TRIALS), aim, workers=workers, checkpoints=arguments.scheduler == "pbt")
     if arguments.what == "train":
         if in_process(arguments.data):
             raise ValueError(f"--data {arguments.data} lies in this process's memory, where no trial sees it")
         fixed = check_train(fixed, "--set")
         config = override(TrainConfig(), [*assignments(fixed), f"seed={arguments.seed}"])
+        if workers > config.stream.lanes:
+            raise ValueError(f"--trial-workers {workers} needs --set stream.lanes={workers} or more")
         job, facts = prepare_training(out, open_log(arguments.data), config, time.time())
         own = {name: part for name, part in job.parts.items() if name != "test"}
         plan = dataclasses.replace(plan, job=dataclasses.replace(job, parts=own))

@@ -4,6 +4,7 @@ settings.json   what is tried (with population-based training: what is tried now
 reports.jsonl   what Tune was told, so that a search that goes on can tell it again
 trial.json      how it ended: finished, stopped (by the scheduler) or failed
 stop            the scheduler has seen enough: the loop ends after the validation it is at
+told.json       with --trial-workers: how many reports Tune has been told
 """
 
 import json
@@ -15,6 +16,7 @@ from jobs.presets import Settings
 
 LEDGER_FILE, TRIALS = "ledger.jsonl", "trials"
 SETTINGS_FILE, REPORTS_FILE, TRIAL_FILE, STOP_FILE = "settings.json", "reports.jsonl", "trial.json", "stop"
+TOLD_FILE = "told.json"
 TIME = {"train": "epoch", "evolve": "generation"}
 
 
@@ -26,6 +28,14 @@ def whole_lines(path: Path) -> list[str]:
     """The lines of a file, without the half line of a crash; none if it is absent."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [line for line in lines if line.endswith("\n")]
+
+
+def write_report(run: Path, moment: int, figures: dict[str, Any]) -> dict[str, Any]:
+    """Keep the figures that the trial would end with now; returns the record."""
+    record = {"at": moment, "figures": figures}
+    with (run / REPORTS_FILE).open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    return record
 
 
 def read_reports(run: Path) -> list[dict[str, Any]]:

@@ -34,6 +34,8 @@ REDUCTION = 3
 DEATHS = 2
 """How often the process of a trial may die."""
 KEPT_CHECKPOINTS = 4
+WAITING = {"CPU": 0, "memory": 2**20}
+"""What a trial of several workers asks for besides them: no CPU, as they have them. Tune does not take nothing."""
 
 SchedulerName = Literal["asha", "pbt", "none"]
 SearchName = Literal["optuna", "random"]
@@ -136,7 +138,7 @@ def search(
     state = trials.parent / STATE
     shutil.rmtree(state, ignore_errors=True)
     tuner = tune.Tuner(
-        tune.with_resources(trainable(plan), {"CPU": 1}),
+        tune.with_resources(trainable(plan), WAITING if plan.workers else {"CPU": 1}),
         param_space=given,
         tune_config=tune.TuneConfig(
             metric=metric,

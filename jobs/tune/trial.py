@@ -1,11 +1,11 @@
-"""One trial of a search: our own loop in the process of a Tune actor, in a run directory of its own.
+"""One trial of a search: our own loop in the process of a Tune actor, in a run directory of its own; or in several
+processes (jobs/tune/workers.py).
 
 Beside what jobs.train or jobs.evolve leave there lie the files of jobs/tune/files.py. A trial that is started again
 goes on from its own checkpoint; one that has ended repeats its reports and returns.
 """
 
 import dataclasses
-import json
 import shutil
 import time
 import traceback
@@ -24,10 +24,9 @@ from jobs.presets import Settings, What
 from jobs.run_directory import RUN_FILE, SUMMARY_FILE, read_json, start_run, write_json
 from jobs.settings import override
 from jobs.tune.aim import Aim
-from jobs.tune.files import REPORTS_FILE, SETTINGS_FILE, STOP_FILE, TIME, TRIAL_FILE, name_of, read_reports
+from jobs.tune.files import SETTINGS_FILE, STOP_FILE, TIME, TRIAL_FILE, name_of, read_reports, write_report
+from jobs.tune.workers import BEST_FILE, TRAINED_FILE, judge, train_with_workers
 
-BEST_FILE, TRAINED_FILE = "figures.json", "trained.json"
-"""What travels with a training's checkpoints: the figures of its best epoch; its last epoch and its settings."""
 INDEX = "trial"
 """The key of Tune's config that numbers Optuna's trials; the others are settings."""
 
@@ -44,6 +43,8 @@ class Plan:
     """The training that trials vary, of the parts train and valid."""
     evolve: EvolveArguments | None = None
     """The tuning that trials vary."""
+    workers: int = 0
+    """Ray Train workers of each trial; 0 trains in its own process."""
     checkpoints: bool = False
     """Hand Tune the checkpoints: population-based training gives them to other trials."""
 
@@ -57,10 +58,7 @@ class Trial:
 
     def report(self, moment: int, figures: dict[str, Any], checkpoint: Path | None = None) -> bool:
         """Tell Tune the figures that the trial would end with now; False if it is to end."""
-        record = {"at": moment, "figures": figures}
-        with (self.run / REPORTS_FILE).open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        self.tell(record, checkpoint)
+        self.tell(write_report(self.run, moment, figures), checkpoint)
         return not self.stopped
 
     def tell(self, record: dict[str, Any], checkpoint: Path | None = None) -> None:
@@ -129,7 +127,7 @@ def train_one(trial: Trial, settings: Settings) -> None:
             shutil.rmtree(checkpoints, ignore_errors=True)
             shutil.copytree(directory, checkpoints)
     if handed is not None or not (run / RUN_FILE).exists():
-        kept = {"train": dataclasses.asdict(config), "data": job.location, "workers": 0}
+        kept = {"train": dataclasses.asdict(config), "data": job.location, "workers": plan.workers}
         start_run(run, "train", kept, {"data": {"location": job.location, "name": job.schema.name}})
     for record in read_reports(run) if handed is None else []:
         trial.tell(record)
@@ -138,13 +136,14 @@ def train_one(trial: Trial, settings: Settings) -> None:
 
     def on_epoch(figures: dict[str, Any]) -> bool:
         went_on.append(figures["epoch"])
-        path = checkpoints / BEST_FILE
-        if figures["best"] or not path.exists():
-            write_json(path, {key: value for key, value in figures.items() if isinstance(value, int | float)})
-        write_json(checkpoints / TRAINED_FILE, {"epoch": figures["epoch"], "settings": settings})
-        return trial.report(figures["epoch"], read_json(path), checkpoints if plan.checkpoints else None)
+        record = judge(run, settings, figures)
+        trial.tell(record, checkpoints if plan.checkpoints else None)
+        return not trial.stopped
 
-    figures = run_training(job, workers=0, on_epoch=on_epoch)
+    if plan.workers:
+        figures = train_with_workers(job, plan.workers, settings, trial.tell)
+    else:
+        figures = run_training(job, workers=0, on_epoch=on_epoch)
     if handed is not None and not went_on:
         take_over(trial, checkpoints)
     write_json(run / SUMMARY_FILE, {**figures, "train.seconds": time.time() - began, "part": "valid"})

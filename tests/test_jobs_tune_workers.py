@@ -1,0 +1,106 @@
+"""jobs.tune --trial-workers: trials of several workers end inside their loop, and nothing of them is left in Ray."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from test_jobs_tune import TINY, tiny
+
+from data.log import open_log
+from distributed.config import TrainConfig
+from distributed.trainer import prepare, run_training
+from jobs import tune
+from jobs.run_directory import read_json, usable_cpus
+from jobs.settings import override
+from jobs.tune import workers
+from jobs.tune.files import STOP_FILE, read_reports
+
+CPUS = usable_cpus()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"trial_workers": 1}, r"--trial-workers must be 0 \(the trial's own process\) or at least 2, got 1"),
+        ({"trial_workers": -2}, r"--trial-workers must be 0 .* or at least 2, got -2"),
+        ({"trial_workers": 10_000}, "--trial-workers 10000: this machine has .* CPUs; ask for at most that many"),
+        ({"trial_workers": 2, "scheduler": "pbt"}, "--trial-workers needs --scheduler asha or none: pbt interrupts"),
+        ({"trial_workers": 2, "what": "evolve", "scored": Path("x")}, "--trial-workers is for --what train"),
+        ({"trial_workers": 2, "set": ("stream.lanes=1",)}, "--trial-workers 2 needs --set stream.lanes=2 or more"),
+        (
+            {"trial_workers": 2, "concurrent": CPUS},
+            f"--concurrent {CPUS} with --trial-workers 2: this machine has {CPUS} CPUs; --concurrent {CPUS // 2} fits",
+        ),
+    ],
+)
+def test_mistakes_are_told_before_anything_starts(small_log: Path, tmp_path: Path, given: Any, message: str) -> None:
+    if CPUS < 2:
+        pytest.skip("a machine of one CPU refuses them all alike")
+    arguments = dataclasses.replace(tune.Arguments(out=tmp_path / "out", data=str(small_log)), **given)
+    with pytest.raises(ValueError, match=message):
+        tune.run(arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_worker_0_waits_for_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune is told every report once; what is told before the wait ends may stop the loop."""
+    job: Any = SimpleNamespace(run=str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "reports.jsonl").write_text('{"at": 1, "figures": {}}\n')  # of an earlier start
+    told: list[int] = []
+    rank = 0
+
+    def run_training(job: Any, count: int, on_epoch: Any, meanwhile: Any) -> list[bool]:
+        monkeypatch.setattr(workers.time, "sleep", lambda seconds: meanwhile())
+        return [on_epoch({"epoch": epoch, "best": True, "ctr.auc": 0.5}) for epoch in (2, 3)]
+
+    def tell(record: dict[str, Any]) -> None:
+        told.append(record["at"])
+        if record["at"] == 3:
+            (tmp_path / STOP_FILE).touch()
+
+    monkeypatch.setattr(workers, "run_training", run_training)
+    monkeypatch.setattr(workers, "connect", lambda cpus: None)
+    monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_world_rank=lambda: rank))
+    assert workers.train_with_workers(job, 2, {}, tell) == [True, False]
+    assert told == [2, 3]
+    rank = 1
+    assert workers.Judge(str(tmp_path), {})({"epoch": 4, "best": True})  # worker 0 speaks for it
+    assert [report["at"] for report in read_reports(tmp_path)] == [1, 2, 3]
+
+
+def groups() -> set[str]:
+    return {key for key, group in ray.util.placement_group_table().items() if group["state"] != "REMOVED"}
+
+
+@pytest.mark.ray
+def test_a_search_of_trials_with_two_workers(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
+    before, cpus = groups(), ray.available_resources()["CPU"]
+    given = {"samples": 2, "concurrent": 1, "seed": 2, "trial_workers": 2}
+    summary = tune.run(tiny(small_log, tmp_path / "search", **given))
+    first, second = (tmp_path / "search" / "trials" / name for name in ("0000", "0001"))
+    assert [read_json(run / "trial.json")["state"] for run in (first, second)] == ["finished", "stopped"]
+    assert [[report["at"] for report in read_reports(run)] for run in (first, second)] == [[1, 2], [1]]
+    assert read_json(second / "summary.json")["train.epochs"] == 1  # it ended its loop and is a finished run
+
+    deadline = time.monotonic() + 10
+    while (groups() != before or ray.available_resources()["CPU"] != cpus) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert groups() == before
+    assert ray.available_resources()["CPU"] == cpus
+
+    # a trial is what a plain training of its settings is
+    config = override(TrainConfig(), [*TINY, "epochs=2", "seed=2"])
+    job, _ = prepare(tmp_path / "run", open_log(str(small_log)), config, time.time())
+    (tmp_path / "run").mkdir()
+    plain = run_training(dataclasses.replace(job, parts={k: v for k, v in job.parts.items() if k != "test"}), workers=2)
+    trial = read_json(first / "summary.json")
+    assert trial["train.workers"] == plain["train.workers"] == 2
+    scores = {key: value for key, value in plain.items() if key.split(".")[0] in ("ctr", "cvr", "ctcvr")}
+    assert {key: trial[key] for key in scores} == json.loads(json.dumps(scores))
+    assert summary["default.valid.ctcvr.log_loss"] == scores["ctcvr.log_loss"]
