@@ -1,6 +1,8 @@
 """One door to Ray: attach to the cluster the environment names, else start a quiet local one."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from jobs.authentication import after_local_cluster, before_local_cluster, before_named_cluster
 from jobs.run_directory import usable_cpus
@@ -16,6 +18,9 @@ RECOVERY = {
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
 }
 """How soon a run goes on after a fault: docs/survive.md has the times. What the environment says wins."""
+
+
+SERVER = "RAY_API_SERVER_ADDRESS"
 
 
 def check_cpus(workers: int) -> None:
@@ -63,12 +68,30 @@ def connect(cpus: int, asked: str = "") -> None:
         return
     check_cpus(cpus)
     before_local_cluster()
-    ray.init(
-        address="local",
-        num_cpus=max(cpus, 1),
-        include_dashboard=False,
-        logging_level=level,
-        log_to_driver=level != "ERROR",
-        object_store_memory=512 * 2**20,
-    )
+    with no_dashboard():
+        ray.init(
+            address="local",
+            num_cpus=max(cpus, 1),
+            include_dashboard=False,
+            logging_level=level,
+            log_to_driver=level != "ERROR",
+            object_store_memory=512 * 2**20,
+        )
     after_local_cluster()
+
+
+@contextmanager
+def no_dashboard() -> Iterator[None]:
+    """What is started inside looks for Ray's dashboard where it is refused at once.
+
+    A helper of Ray Train asks it all the time whether the controller lives. Where there is none it waits up to 40 s for
+    the address, and every training waits for the helper at its end, 12 s.
+    """
+    if SERVER in os.environ:
+        yield
+        return
+    os.environ[SERVER] = "http://127.0.0.1:9"
+    try:
+        yield
+    finally:
+        del os.environ[SERVER]  # this process may submit jobs elsewhere

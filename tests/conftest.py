@@ -23,14 +23,17 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray cluster with 4 logical CPUs, more than the machine may have: tests wait more than they compute."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=200 * 2**20,
-    )
+    from jobs.cluster import no_dashboard
+
+    with no_dashboard():
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=200 * 2**20,
+        )
     yield
     ray.shutdown()
 
