@@ -205,7 +205,7 @@ def no_tune(monkeypatch: pytest.MonkeyPatch) -> None:
             trials.trainable(plan)({trials.INDEX: index, **point})
 
     monkeypatch.setattr(driver, "search", search)
-    monkeypatch.setattr(tune, "connect", lambda cpus: None)
+    monkeypatch.setattr(tune, "connect", lambda *given: None)
     monkeypatch.setattr(trials.tune, "report", lambda *given, **more: None)
     monkeypatch.setattr(trials.tune, "get_checkpoint", lambda: None)
     monkeypatch.setattr(trials.tune, "get_context", lambda: SimpleNamespace(get_trial_id=lambda: "none"))
