@@ -1,5 +1,9 @@
-"""Fixtures that several rooms share. Tests that need Ray share one session cluster; it is started once, on demand."""
+"""Fixtures that several rooms share. Tests that need Ray share one session cluster; it is started once, on demand.
 
+So do processes that tests start (`forking`): they are forked from one that has imported everything.
+"""
+
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,6 +60,21 @@ def small_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100}
     generate_log(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), directory)
     return directory
+
+
+def forking() -> Any:
+    """What to start processes with: a server forks them that has imported all of this once, which takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["jobs.pipeline", "jobs.tune.driver", "ray.train.torch", "pytest", "sklearn.metrics"])
+    return context
+
+
+def gang(work: Callable[..., None], args: tuple[Any, ...], workers: int) -> None:
+    """work(rank, *args) in so many processes, to the end of all; what one raises is raised here."""
+    from torch.multiprocessing import start_processes
+
+    forking()
+    start_processes(work, args=args, nprocs=workers, start_method="forkserver")
 
 
 REFUSED = object()

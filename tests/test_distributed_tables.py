@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from conftest import gang
 from test_distributed_train import Killed, config, events, final_tensors, train_here
 
 from data.log import open_log
@@ -26,14 +26,14 @@ from distributed.trainer import prepare, run_training
 from models.embedding import EmbeddingTable
 
 CPU = torch.device("cpu")
-DIES_AT, RESUMES_FROM = 30, 28  # after the epoch's end at step 24; checkpoints are at every seventh step and there
+DIES_AT, RESUMES_FROM = 15, 14  # after the epoch's end at step 12; checkpoints are at every seventh step and there
 OPTIMIZERS = ("adam", "adagrad")
 
 
 def make_job(run: Path, log_dir: Path, *more: str) -> TrainJob:
     """A job on the small log whose first field has a width of its own, so that there are two tables."""
     run.mkdir(parents=True, exist_ok=True)
-    job, _ = prepare(run, open_log(log_dir), config("checkpoint_steps=7", "patience=0", *more), time.time())
+    job, _ = prepare(run, open_log(log_dir), config("batch_size=400", "checkpoint_steps=7", "patience=0", *more), time.time())
     first, *others = job.schema.categorical
     wide = dataclasses.replace(first, width=6)
     return dataclasses.replace(job, schema=dataclasses.replace(job.schema, categorical=(wide, *others)))
@@ -100,9 +100,9 @@ def check_lookups(rank: int, workers: int) -> None:
 
 
 def check_same_as_replicated(rank: int, workers: int, job: TrainJob) -> None:
-    """Thirty steps over an epoch's end: the same weights, optimizer state, losses and figures."""
+    """Eighteen steps over an epoch's end: the same weights, optimizer state, losses and figures."""
     trainers = [
-        Trainer(dataclasses.replace(job, config=dataclasses.replace(job.config, tables=tables)), CPU, rank, steps=48)
+        Trainer(dataclasses.replace(job, config=dataclasses.replace(job.config, tables=tables)), CPU, rank, steps=24)
         for tables in ("replicated", "sharded")
     ]
     log, settings = open_log(job.location), job.config
@@ -173,7 +173,7 @@ def sharded_runs(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         for name in ("unbroken", "broken", "widened", "narrowed")
     }
     for workers in (2, 3):
-        mp.spawn(in_process, args=(workers, str(folder), jobs), nprocs=workers)
+        gang(in_process, (workers, str(folder), jobs), workers)
     return folder
 
 

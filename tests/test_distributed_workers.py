@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from conftest import forking, gang
 from test_distributed_train import config, events, final_tensors, train_here
 
 from data.log import open_log
@@ -95,7 +95,7 @@ def three_workers(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     for objective in OBJECTIVES:
         (directory / objective).mkdir()
         jobs[objective], _ = prepare(directory / objective, open_log(small_log), settings_of(objective), time.time())
-    mp.spawn(worker, args=(str(directory / "rendezvous"), jobs), nprocs=WORKERS)
+    gang(worker, (str(directory / "rendezvous"), jobs), WORKERS)
     return directory
 
 
@@ -192,7 +192,7 @@ def test_a_run_that_is_hit_three_times_ends_with_the_same_bits(
     assert latest is not None
     assert latest.name == f"step-{stopped.value.step:08d}"
 
-    mp.spawn(finish_both, args=(str(tmp_path / "rendezvous"), jobs), nprocs=2)
+    gang(finish_both, (str(tmp_path / "rendezvous"), jobs), 2)
     whole, mended = final_tensors(tmp_path / "unbroken"), final_tensors(tmp_path / "broken")
     assert whole.keys() == mended.keys()
     assert all(torch.equal(whole[name], mended[name]) for name in whole)
@@ -227,7 +227,7 @@ def test_a_process_killed_while_it_writes_loses_nothing_that_stood(small_log: Pa
     run = tmp_path / "broken"
     run.mkdir()
     job, _ = prepare(run, open_log(small_log), settings, time.time())
-    process = mp.get_context("spawn").Process(target=write_slowly, args=(job,))
+    process = forking().Process(target=write_slowly, args=(job,))
     process.start()
     store = CheckpointStore(run / CHECKPOINTS)
     while process.is_alive():

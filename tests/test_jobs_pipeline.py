@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import forking
 from safetensors.numpy import load_file
 
 from benchmarks.pipeline_kills import SMALL, differences, results
@@ -179,8 +179,7 @@ def silent(given: Arguments) -> None:
 @pytest.mark.slow
 def test_the_same_bits_whatever_was_killed(small_log: Path, tmp_path: Path) -> None:
     """Five kills on the way of one run; benchmarks/pipeline_kills.py has twenty at random moments."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["jobs.pipeline"])
+    context = forking()
     given = options(small_log, tmp_path / "run", epochs=2, generations=60, round_generations=40)
     pipeline.run(given)
     expected = results(given.out)
