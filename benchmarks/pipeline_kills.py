@@ -31,8 +31,8 @@ from data.generate import generate_days, generate_log
 from data.world import GeneratedLog
 from jobs import pipeline
 from jobs.cli import main
-from jobs.pipeline_plan import Arguments as Pipeline
-from jobs.pipeline_record import PIPELINE_FILE
+from jobs.pipeline import Arguments as Pipeline
+from jobs.pipeline.record import PIPELINE_FILE
 from jobs.run_directory import SUMMARY_FILE
 
 BYTES = (
@@ -133,7 +133,7 @@ def silent(given: Pipeline) -> None:
 def begin(given: Pipeline) -> Process:
     """The pipeline in a process of its own, which leads a group; a server that has imported everything forks it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["jobs.pipeline"])
+    context.set_forkserver_preload(["jobs.pipeline.driver"])
     process = context.Process(target=silent, args=(given,))
     process.start()
     return process

@@ -53,7 +53,7 @@ def generate_log(
 def generate_days(
     config: GeneratedLog, days: int, out: str | Path, progress: Callable[[int], None] = lambda rows: None
 ) -> dict[str, PartFacts]:
-    """Write `config.rows` rows of the same world as `days` day partitions, 2026-01-01 and on (jobs/watch_days.py).
+    """Write `config.rows` rows of the same world as `days` day partitions, 2026-01-01 and on (jobs/pipeline/days.py).
 
     Each day has its exposures drawn anew, with keys of its own; users and items do not drift. Raises ValueError if
     `out` is not empty or a day would have no row.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.pipeline_record import DONE, PIPELINE_FILE, RUNNING
+from jobs.pipeline.record import DONE, PIPELINE_FILE, RUNNING
 from jobs.presence import ALIVE, GONE, whereabouts
 from jobs.run_directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_json
 

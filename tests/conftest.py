@@ -65,7 +65,9 @@ def small_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def forking() -> Any:
     """What to start processes with: a server forks them that has imported all of this once, which takes seconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["jobs.pipeline", "jobs.tune.driver", "ray.train.torch", "pytest", "sklearn.metrics"])
+    context.set_forkserver_preload(
+        ["jobs.pipeline.driver", "jobs.tune.driver", "ray.train.torch", "pytest", "sklearn.metrics"]
+    )
     return context
 
 

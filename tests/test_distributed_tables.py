@@ -33,7 +33,9 @@ OPTIMIZERS = ("adam", "adagrad")
 def make_job(run: Path, log_dir: Path, *more: str) -> TrainJob:
     """A job on the small log whose first field has a width of its own, so that there are two tables."""
     run.mkdir(parents=True, exist_ok=True)
-    job, _ = prepare(run, open_log(log_dir), config("batch_size=400", "checkpoint_steps=7", "patience=0", *more), time.time())
+    job, _ = prepare(
+        run, open_log(log_dir), config("batch_size=400", "checkpoint_steps=7", "patience=0", *more), time.time()
+    )
     first, *others = job.schema.categorical
     wide = dataclasses.replace(first, width=6)
     return dataclasses.replace(job, schema=dataclasses.replace(job.schema, categorical=(wide, *others)))

@@ -21,7 +21,7 @@ from data.world import GeneratedLog
 from jobs import pipeline, train
 from jobs.evolution import Arguments as EvolveArguments
 from jobs.evolve import run as evolve
-from jobs.pipeline_plan import Arguments
+from jobs.pipeline import Arguments
 from jobs.run_standing import standing
 from jobs.warm_start import model_to_start_from
 

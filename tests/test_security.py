@@ -11,7 +11,7 @@ from rich.console import Console
 
 from data.filesystems import check_no_secret
 from jobs import authentication
-from jobs.pipeline_record import PIPELINE_FILE, Record
+from jobs.pipeline.record import PIPELINE_FILE, Record
 from jobs.run_directory import inside, start_run
 from jobs.submit import check_command
 from jobs.tracking import check_tracking

@@ -18,9 +18,9 @@ from distributed.checkpoint import RECORD, read_record
 from distributed.train_loop import MODEL_DIRECTORY, SNAPSHOTS
 from es.tasks import Stopped
 from jobs.evolve_fusion import run_fusion
-from jobs.pipeline_plan import ROUND_RESAMPLES, Plan
-from jobs.pipeline_record import DONE, Record, Stage, digest, sha256
-from jobs.pipeline_stages import forget_unbegun, fusion_facts, fusion_files, score_part
+from jobs.pipeline.plan import ROUND_RESAMPLES, Plan
+from jobs.pipeline.record import DONE, Record, Stage, digest, sha256
+from jobs.pipeline.stages import forget_unbegun, fusion_facts, fusion_files, score_part
 
 FUSION, SCORED = "fusion", "scored.parquet"
 LOOK_S = 0.3  # between two looks for a new snapshot

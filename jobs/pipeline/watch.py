@@ -18,11 +18,11 @@ from data.log import Log, check_labels, open_log
 from distributed.train_loop import CHECKPOINTS
 from jobs.evolve_fusion import POLICY_FILE
 from jobs.fixed_policy import judge_policy
-from jobs.pipeline_plan import ROUND_RESAMPLES, Plan, check_tunable
-from jobs.pipeline_record import Record, Stage
-from jobs.pipeline_stages import evaluate_stage, evolve_stage, export_stage, score_part, score_stage, train_stage
+from jobs.pipeline.days import cut_day, whole_days
+from jobs.pipeline.plan import ROUND_RESAMPLES, Plan, check_tunable
+from jobs.pipeline.record import Record, Stage
+from jobs.pipeline.stages import evaluate_stage, evolve_stage, export_stage, score_part, score_stage, train_stage
 from jobs.run_directory import METRICS_FILE, SUMMARY_FILE, read_json
-from jobs.watch_days import cut_day, whole_days
 
 DAYS, DAYS_FILE, CURRENT = "days", "days.jsonl", "current"
 CHECKED = ("train", "evolve", "export")

@@ -14,10 +14,10 @@ from distributed.train_loop import EVALUATION, MODEL_DIRECTORY, OnEpoch
 from es.record import CHECKPOINT_FILE
 from jobs import calibrate, evaluate, evolution, export, score, train
 from jobs.evolve_fusion import POLICY_FILE, run_fusion
-from jobs.pipeline_plan import Plan
-from jobs.pipeline_record import Record, Stage
+from jobs.pipeline.plan import Plan
+from jobs.pipeline.record import Record, Stage
 from jobs.progress import follow_training
-from jobs.run_directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_json
+from jobs.run_directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE
 
 
 def train_stage(
@@ -199,7 +199,3 @@ def in_a_thread(work: Callable[[Callable[[], bool]], None]) -> Iterator[None]:
         thread.join()
     if errors:
         raise errors[0]
-
-
-def read_summary(out: Path) -> dict[str, Any]:
-    return read_json(out / SUMMARY_FILE)

@@ -1,14 +1,13 @@
-"""Everything a pipeline can be told, and what is refused before anything starts."""
+"""What all stages are told, and what is refused before anything starts."""
 
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-import tyro
 
 from data.log import Log, open_log
 from distributed.config import TrainConfig
@@ -17,6 +16,7 @@ from es.objectives.score_fusion import ScoreFusion
 from jobs import evolution, export, train
 from jobs.cluster import connect, names_cluster
 from jobs.evolve_fusion import halves
+from jobs.pipeline import Arguments
 from jobs.preset_file import asked_for, fill_train
 from jobs.run_directory import usable_cpus
 from jobs.scored_file import read_scored
@@ -25,79 +25,6 @@ ROUND_RESAMPLES = 200
 """Behind the interval that a round reports; the evolution that counts has --resamples."""
 EXECUTION = ("out", "evolve_workers", "days", "until_idle", "poll", "keep")
 """Options that do not decide the result: they may change from one start to the next."""
-
-
-@dataclass
-class Arguments:
-    out: Path
-    """Run directory: new, or one of the same pipeline to continue."""
-    data: str | None = None
-    """Log directory (path or URI) with the parts train, valid and test; with --watch it may be left out."""
-    objective: str = "escm2_ips"
-    """Of the training, as in jobs.train."""
-    backbone: Literal["shared_bottom", "omoe", "mmoe", "cgc", "ple"] = "mmoe"
-    """The network between the embedding and the towers."""
-    workers: int = min(2, usable_cpus())
-    """Ray Train workers; 0 trains in this process without Ray, and rounds come between its epochs."""
-    epochs: int = 2
-    """Passes over the training part, at most."""
-    tables: Literal["replicated", "sharded"] = "replicated"
-    """Embedding rows: on every worker, or each on one of them."""
-    seed: int = 0
-    """Decides the training, the evolution and the bootstraps."""
-    calibrate: Literal["none", "platt", "isotonic"] = "none"
-    """Calibrate the trained model on the validation part."""
-    config: Path | None = None
-    """A preset file of the training, as in jobs.train."""
-    preset: str = ""
-    """A named configuration of the training, as in jobs.train."""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
-    """Any other setting of the training, as in jobs.train."""
-    fusion: Literal["product", "sum", "rank"] = "product"
-    """How scores are fused, as in jobs.evolve."""
-    metric: Literal["value", "ndcg"] = "value"
-    """What the fusion is tuned for."""
-    k: int = 10
-    """Places of a list that count."""
-    conversion_weight: float = 10.0
-    """Reward of a candidate = click + this * conversion (* value, where the log has one)."""
-    round_generations: int = 20
-    """Generations of a round: on the scores of each epoch's model that is the best so far."""
-    generations: int = 60
-    """Generations on the scores of the final model, from the theta of the last round."""
-    pairs: int = 64
-    """Pairs of candidates per generation."""
-    sigma: float = 0.1
-    """Size of the perturbations."""
-    engine: tuple[str, ...] = ()
-    """Any other setting of es/config.py, key=value."""
-    evolve_workers: int = 0
-    """Ray actors of the evolution beside the training's workers; 0, or CPUs for fewer: in this process. Never changes
-    the result."""
-    resamples: int = 1000
-    """Bootstrap resamples behind the intervals of the fusion."""
-    replicates: int = 400
-    """Bootstrap replicates behind the intervals of the evaluation."""
-    by: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
-    """Columns that the evaluation slices by, as in jobs.evaluate."""
-    formats: tuple[Literal["pt2", "onnx"], ...] = ("pt2", "onnx")
-    """Files to export; none: no export."""
-    export_rows: int = 10_000
-    """Rows that exported files are checked on."""
-    watch: Path | None = None
-    """Directory of day partitions to go on with (docs/pipeline.md): judge, train, tune and export by day."""
-    day_epochs: int = 1
-    """Passes over a day's rows, at most."""
-    valid_share: float = 0.1
-    """Share of a day's users whose rows are not trained on: epochs are chosen and the fusion is tuned by them."""
-    days: int | None = None
-    """End once so many days are done, those of earlier starts counted."""
-    until_idle: float | None = None
-    """End once no new day has come for so many seconds."""
-    poll: float = 10.0
-    """Seconds between two looks for a new day."""
-    keep: int = 2
-    """Days whose models and files are kept; of older ones the figures stay."""
 
 
 @dataclass(frozen=True)
