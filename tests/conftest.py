@@ -3,6 +3,7 @@
 So do processes that tests start (`forking`): they are forked from one that has imported everything.
 """
 
+import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "2")  # of a group one of which is dead
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # a test waits for them
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for a busy core cost more than they bring
@@ -59,6 +61,25 @@ def small_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("logs") / "small"
     shape = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100}
     generate_log(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def listed_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated log with users' histories, pooled by attention to an item of another width, so in two tables."""
+    from data.generate import generate_log
+    from data.world import GeneratedLog
+
+    directory = tmp_path_factory.mktemp("logs") / "listed"
+    shape = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100, "history": 5}
+    generate_log(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), directory)
+    schema = json.loads((directory / "schema.json").read_text())
+    for entry in schema["categorical"]:
+        if entry["name"] == "item_id":
+            entry["width"] = 6
+        if entry["name"] == "history":
+            entry["many"]["query"] = "item_brand"
+    (directory / "schema.json").write_text(json.dumps(schema))
     return directory
 
 

@@ -22,8 +22,8 @@ SCHEMA = Schema("toy", (), ("price",), "click", "conversion")
 FIGURES = ("ctr.auc", "ctr.log_loss", "cvr.click.log_loss", "cvr.entire.log_loss", "ctcvr.auc", "train.steps")
 
 
-def summary(data: str, out: Path, workers: int = 0) -> dict[str, float]:
-    train.run(train.Arguments(data=data, out=out, workers=workers, epochs=1, set=QUICK))
+def summary(data: str, out: Path) -> dict[str, float]:
+    train.run(train.Arguments(data=data, out=out, workers=0, epochs=1, set=QUICK))
     return {name: json.loads((out / "summary.json").read_text())[name] for name in FIGURES}
 
 
@@ -53,14 +53,6 @@ def test_results_are_written_to_directories(small_log: Path) -> None:
         train.run(train.Arguments(data=str(small_log), out=Path("s3://bucket/run")))
     with pytest.raises(ValueError, match=r"s3:/bucket/log: is a URI"), new_log("s3://bucket/log", SCHEMA):
         pass
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_workers_open_a_uri_themselves(
-    small_log: Path, expected: dict[str, float], tmp_path: Path, ray_cluster: None
-) -> None:
-    assert summary(f"file://{small_log}", tmp_path / "run", workers=2) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(

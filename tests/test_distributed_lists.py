@@ -1,42 +1,28 @@
 """Logs with multi-valued fields through the stream, training and scoring; and a step against torch's own modules."""
 
-import dataclasses
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.distributed as dist
+from conftest import gang
 
 from data.encode import Encoder
-from data.generate import generate_log
 from data.log import open_log
-from data.world import GeneratedLog
 from distributed import train_loop
 from distributed.config import StreamConfig
 from distributed.stream import Batch, TrainStream
 from distributed.trained import load_model
+from distributed.trainer import prepare
+from distributed.training_step import TrainJob
 from jobs import score, train
 
 CONFIG = StreamConfig(lanes=4, shuffle_rows=700, read_ahead=2)
 SMALL = ("model.embedding_width=4", "model.backbone.expert_hidden=8", "model.tower_hidden=4", "batch_size=512")
-
-
-@pytest.fixture(scope="module")
-def listed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A generated log with users' histories, pooled by attention to an item of another width, so in two tables."""
-    directory = tmp_path_factory.mktemp("logs") / "listed"
-    shape = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100, "history": 5}
-    generate_log(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), directory)
-    schema = json.loads((directory / "schema.json").read_text())
-    for entry in schema["categorical"]:
-        if entry["name"] == "item_id":
-            entry["width"] = 6
-        if entry["name"] == "history":
-            entry["many"]["query"] = "item_brand"
-    (directory / "schema.json").write_text(json.dumps(schema))
-    return directory
 
 
 def stream(log_dir: Path, rank: int = 0, world_size: int = 1) -> TrainStream:
@@ -54,43 +40,42 @@ def rows_of(batch: Batch) -> list[tuple]:
     return [(*p, *lab, values) for p, lab, values in zip(plain, labels, lists, strict=True)]
 
 
-def test_an_epoch_is_every_row_once_with_its_own_list(listed: Path) -> None:
-    log = open_log(listed)
+def test_an_epoch_is_every_row_once_with_its_own_list(listed_log: Path) -> None:
+    log = open_log(listed_log)
     encoder = Encoder(log.schema)
-    found = [row for batch in stream(listed).epoch(0) for row in rows_of(batch)]
+    found = [row for batch in stream(listed_log).epoch(0) for row in rows_of(batch)]
     expected = [row for table in log.read(log.part("train")) for row in rows_of(Batch.of(encoder.encode(table)))]
     assert sorted(found) == sorted(expected)
     assert any(row[-1] for row in found)
     assert any(not row[-1] for row in found)
 
 
-def test_lists_do_not_depend_on_the_number_of_workers_or_on_a_resume(listed: Path) -> None:
-    alone = [rows_of(batch) for batch in stream(listed).epoch(1)]
+def test_lists_do_not_depend_on_the_number_of_workers_or_on_a_resume(listed_log: Path) -> None:
+    alone = [rows_of(batch) for batch in stream(listed_log).epoch(1)]
     for world_size in (2, 3):
-        together = [list(stream(listed, rank, world_size).epoch(1)) for rank in range(world_size)]
+        together = [list(stream(listed_log, rank, world_size).epoch(1)) for rank in range(world_size)]
         assert [[row for batch in step for row in rows_of(batch)] for step in zip(*together, strict=True)] == alone
-    assert [rows_of(batch) for batch in stream(listed).epoch(1, 17)] == alone[17:]
+    assert [rows_of(batch) for batch in stream(listed_log).epoch(1, 17)] == alone[17:]
 
 
-def figures(
-    data: Path, out: Path, workers: int, tables: str = "replicated", settings: tuple[str, ...] = SMALL
-) -> dict[str, float]:
-    arguments = train.Arguments(data=str(data), out=out, workers=workers, epochs=1, set=settings)
-    return train.run(dataclasses.replace(arguments, tables=tables))
+def arguments(data: Path, out: Path, settings: tuple[str, ...] = SMALL) -> train.Arguments:
+    return train.Arguments(data=str(data), out=out, workers=0, epochs=1, set=settings)
 
 
 @pytest.fixture(scope="module")
-def trained(listed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+def trained(listed_log: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     run = tmp_path_factory.mktemp("runs") / "alone"
-    return run, figures(listed, run, 0)
+    return run, train.run(arguments(listed_log, run))
 
 
-def test_train_and_score_a_log_with_lists(listed: Path, trained: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+def test_train_and_score_a_log_with_lists(
+    listed_log: Path, trained: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
     run, summary = trained
     assert 0 < summary["ctr.log_loss"] < 0.7
-    score.run(score.Arguments(run=run, data=str(listed), out=tmp_path / "scored.parquet"))
+    score.run(score.Arguments(run=run, data=str(listed_log), out=tmp_path / "scored.parquet"))
     scored = pq.read_table(tmp_path / "scored.parquet")
-    assert scored.num_rows == open_log(listed).part("test").rows
+    assert scored.num_rows == open_log(listed_log).part("test").rows
     assert np.isfinite(scored.column("pcvr").to_numpy()).all()
 
 
@@ -99,7 +84,7 @@ class Killed(Exception):
 
 
 def test_resume_with_two_tables_gives_the_bits_of_the_unbroken_run(
-    listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    listed_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     often = (*SMALL, "checkpoint_steps=3", "optimizer.embedding=adam")
     step = train_loop.Trainer.step
@@ -109,12 +94,12 @@ def test_resume_with_two_tables_gives_the_bits_of_the_unbroken_run(
             raise Killed
         return step(self, batch, number)
 
-    whole = figures(listed, tmp_path / "whole", 0, settings=often)
+    whole = train.run(arguments(listed_log, tmp_path / "whole", often))
     monkeypatch.setattr(train_loop.Trainer, "step", dying)
     with pytest.raises(Killed):
-        figures(listed, tmp_path / "broken", 0, settings=often)
+        train.run(arguments(listed_log, tmp_path / "broken", often))
     monkeypatch.setattr(train_loop.Trainer, "step", step)
-    again = figures(listed, tmp_path / "broken", 0, settings=often)
+    again = train.run(arguments(listed_log, tmp_path / "broken", often))
     assert {k: v for k, v in again.items() if not k.startswith("train.")} == {
         k: v for k, v in whole.items() if not k.startswith("train.")
     }
@@ -124,13 +109,24 @@ def test_resume_with_two_tables_gives_the_bits_of_the_unbroken_run(
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.ray
+def beside(rank: int, rendezvous: str, job: TrainJob) -> None:
+    """One of two plain gloo processes."""
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    found = train_loop.train(job, rank, 2, torch.device("cpu"))
+    (Path(job.run) / f"figures-{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("tables", ["replicated", "sharded"])
 def test_two_workers_train_what_one_process_trains(
-    listed: Path, trained: tuple[Path, dict[str, float]], tmp_path: Path, ray_cluster: None, tables: str
+    listed_log: Path, trained: tuple[Path, dict[str, float]], tmp_path: Path
 ) -> None:
-    together = figures(listed, tmp_path / "together", 2, tables)
-    assert together["train.steps"] == trained[1]["train.steps"]
-    for key in ("ctr.log_loss", "ctcvr.log_loss"):
-        assert together[key] == pytest.approx(trained[1][key], rel=1e-4)
+    """With all rows on both; test_distributed_workers.py has them dealt out over two workers of Ray Train."""
+    config = train.configure(arguments(listed_log, tmp_path))
+    job, _ = prepare(tmp_path, open_log(listed_log), config, time.time())
+    gang(beside, (str(tmp_path / "rendezvous"), job), 2)
+    for rank in range(2):
+        together = json.loads((tmp_path / f"figures-{rank}.json").read_text())
+        assert together["train.steps"] == trained[1]["train.steps"]
+        for key in ("ctr.log_loss", "ctcvr.log_loss"):
+            assert together[key] == pytest.approx(trained[1][key], rel=1e-4)

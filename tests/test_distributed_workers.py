@@ -1,33 +1,29 @@
 """Several workers against one: collectives and the whole loop over plain gloo processes, then Ray Train itself."""
 
-import json
-import os
-import signal
-import threading
+import dataclasses
 import time
 from pathlib import Path
 
 import pytest
+import ray.train
 import torch
 import torch.distributed as dist
-from conftest import forking, gang
-from test_distributed_train import config, events, final_tensors, train_here
+from conftest import gang
+from ray.train import ScalingConfig
+from test_distributed_train import SMALL, config, events, final_tensors, train_here
 
 from data.log import open_log
-from distributed import checkpoint_store
-from distributed.checkpoint import read_checkpoint
-from distributed.checkpoint_store import CheckpointStore
 from distributed.collectives import sum_gradients, sum_rows
 from distributed.config import TrainConfig
-from distributed.reporter import METRICS
-from distributed.stopping import Stopped
 from distributed.stream import TrainStream
-from distributed.train_loop import CHECKPOINTS, Trainer, train
+from distributed.train_loop import Trainer, train
+from distributed.trained import load_model
 from distributed.trainer import TrainJob, prepare, run_training
-from distributed.worker_group import FAILURES
+from jobs import train as train_job
 
 WORKERS = 3
 OBJECTIVES = ("escm2_dr", "escm2_snips")
+OWN = "tests/test_jobs_train_objective.py:Normalised"
 
 
 def worker(rank: int, rendezvous: str, jobs: dict[str, TrainJob]) -> None:
@@ -119,140 +115,34 @@ def test_three_workers_train_what_one_trains(
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
-def hit_workers(run: Path, number: int, step: int, starts: int, hit: list[int]) -> None:
-    """Send a signal to one Ray Train worker once the run's so-manieth start has got some steps further than `step`."""
-    deadline = time.time() + 300
-    while time.time() < deadline:
-        lines = (
-            [json.loads(line) for line in (run / METRICS).read_text().splitlines(True)[:-1]]
-            if (run / METRICS).exists()
-            else []
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_workers_train_what_one_process_trains(ray_cluster: None, listed_log: Path, tmp_path: Path) -> None:
+    """With all that workers have to find themselves: a log behind a URI, an objective in a file of the user's, with a
+    total of its own and a tower that rests every second step; lists, and tables dealt out over the workers."""
+    settings = (*SMALL, "objective.alternate_every=1")
+    figures, weights = [], []
+    for workers, data, tables in ((0, str(listed_log), "replicated"), (2, f"file://{listed_log}", "sharded")):
+        given = train_job.Arguments(
+            data, tmp_path / str(workers), objective=OWN, workers=workers, epochs=1, set=settings
         )
-        begun = [number for number, line in enumerate(lines) if line["event"] == "start"]
-        if len(begun) >= starts and lines[-1]["step"] >= step and len(lines) - begun[-1] > 3:
-            pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and is_train_worker(entry)]
-            if pids:
-                os.kill(pids[-1], number)
-                hit.append(pids[-1])
-                return
-        time.sleep(0.02)
-
-
-def is_train_worker(pid: str) -> bool:
-    """A Ray Train worker of this process's own cluster: other tests may run theirs beside it."""
-    try:
-        if b"RayTrainWorker" not in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return False
-        while pid not in ("0", "1"):
-            if int(pid) == os.getpid():
-                return True
-            pid = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]  # its parent
-    except OSError:
-        pass
-    return False
-
-
-def finish_both(rank: int, rendezvous: str, jobs: dict[str, TrainJob]) -> None:
-    """Two plain gloo processes: the whole of one run, and the rest of the other."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    for job in jobs.values():
-        train(job, rank, 2, torch.device("cpu"))
-    dist.destroy_process_group()
+        figures.append(train_job.run(dataclasses.replace(given, tables=tables)))
+        weights.append(load_model(given.out)[0].state_dict())
+    assert figures[1]["train.workers"] == 2
+    assert figures[1]["train.steps"] == figures[0]["train.steps"]
+    for key in ("ctr.auc", "ctr.log_loss", "cvr.click.log_loss", "cvr.entire.log_loss", "ctcvr.log_loss", "ctcvr.auc"):
+        assert figures[1][key] == pytest.approx(figures[0][key], rel=1e-4 if "ctc" in key else 1e-3), key
+    assert len(weights[0]) > 10
+    for name, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][name], expected, rtol=2e-3, atol=2e-5, msg=name)
 
 
 @pytest.mark.ray
-@pytest.mark.slow
-def test_a_run_that_is_hit_three_times_ends_with_the_same_bits(
-    ray_cluster: None, small_log: Path, tmp_path: Path
+def test_a_users_mistake_in_a_worker_reaches_the_driver(
+    ray_cluster: None, small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray Train, 2 workers, sharded tables: one worker is killed, one is told to go (SIGTERM), then the driver is told
-    to stop. The rest is trained without Ray, as is the run that nothing happened to. And what it cost is counted."""
-    settings = config("epochs=12", "checkpoint_steps=7", "log_steps=2", "patience=0", "tables=sharded")
-    jobs = {}
-    for name in ("unbroken", "broken"):
-        (tmp_path / name).mkdir()
-        jobs[name], _ = prepare(tmp_path / name, open_log(small_log), settings, time.time())
-    hit: list[int] = []
-    signals: list[int] = []
-
-    def trouble() -> None:
-        run = tmp_path / "broken"
-        hit_workers(run, signal.SIGKILL, 30, 1, hit)
-        hit_workers(run, signal.SIGTERM, 60, 2, hit)
-        hit_workers(run, 0, 90, 3, hit)  # nothing: but the moment has come
-        signals.append(signal.SIGTERM)
-
-    threading.Thread(target=trouble, daemon=True).start()
-    with pytest.raises(Stopped) as stopped:
-        run_training(jobs["broken"], workers=2, signalled=lambda: sum(signals))
-    assert stopped.value.signal == signal.SIGTERM
-    assert len(set(hit)) == 3
-    latest = CheckpointStore(tmp_path / "broken" / CHECKPOINTS).latest()
-    assert latest is not None
-    assert latest.name == f"step-{stopped.value.step:08d}"
-
-    gang(finish_both, (str(tmp_path / "rendezvous"), jobs), 2)
-    whole, mended = final_tensors(tmp_path / "unbroken"), final_tensors(tmp_path / "broken")
-    assert whole.keys() == mended.keys()
-    assert all(torch.equal(whole[name], mended[name]) for name in whole)
-    starts = events(tmp_path / "broken", "start")
-    assert [start["workers"] for start in starts] == [2] * 4
-    assert 0 < starts[1]["lost_steps"] <= 7  # the kill; checkpoints are seven steps apart
-    assert [start["lost_steps"] for start in starts[2:]] == [0, 0]  # both notices: nothing
-    assert starts[3]["step"] == stopped.value.step
-    failures = [json.loads(line) for line in (tmp_path / "broken" / FAILURES).read_text().splitlines()]
-    assert len(failures) == 2
-    assert "Preempted" in str(failures[1]["workers"])
-    ended = [event for run in ("unbroken", "broken") for event in events(tmp_path / run, "valid")[-1:]]
-    assert ended[0]["ctcvr.log_loss"] == ended[1]["ctcvr.log_loss"]
-
-
-def write_slowly(job: TrainJob) -> None:
-    """Train, with a pause after each file of a checkpoint: steps go on, and one is nearly always being written."""
-    proper = checkpoint_store.sync
-
-    def slow(path: Path) -> None:
-        time.sleep(0.1)
-        proper(path)
-
-    checkpoint_store.sync = slow  # type: ignore[assignment]
-    train(job, 0, 1, torch.device("cpu"))
-
-
-@pytest.mark.slow
-def test_a_process_killed_while_it_writes_loses_nothing_that_stood(small_log: Path, tmp_path: Path) -> None:
-    settings = config("checkpoint_steps=3", "patience=0")
-    train_here(tmp_path / "unbroken", small_log, settings)
-    run = tmp_path / "broken"
-    run.mkdir()
-    job, _ = prepare(run, open_log(small_log), settings, time.time())
-    process = forking().Process(target=write_slowly, args=(job,))
-    process.start()
-    store = CheckpointStore(run / CHECKPOINTS)
-    while process.is_alive():
-        stood = store.latest()
-        if stood is not None and stood.name >= "step-00000006" and list(store.directory.glob(".*.tmp/*")):
-            process.kill()
-            break
-        time.sleep(0.005)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    latest = store.latest()
-    assert latest is not None
-    assert stood is not None
-    assert latest >= stood
-    assert read_checkpoint(latest).progress.step >= 6
-    train_here(run, small_log, settings)
-    assert not list(store.directory.glob(".*.tmp"))
-    whole, resumed = final_tensors(tmp_path / "unbroken"), final_tensors(run)
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_users_mistake_in_a_worker_reaches_the_driver(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
+    """Ray Train's local mode: its context and its result, and a worker in this process."""
+    monkeypatch.setattr(ray.train, "ScalingConfig", lambda **given: ScalingConfig(num_workers=0))
     job, _ = prepare(tmp_path, open_log(small_log), config("optimizer.learning_rate=1e30"), time.time())
     with pytest.raises(ValueError, match="training diverged"):
         run_training(job, workers=1)

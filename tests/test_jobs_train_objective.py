@@ -1,23 +1,17 @@
-"""An objective of the user's own, found by its file's name: trained with here and in Ray Train's workers.
+"""An objective of the user's own, found by its file's name; Ray Train's workers do so in test_distributed_workers.py.
 
-Workers import this very file from the root, where other test modules cannot be found: it imports none.
+They import this very file from the root, where other test modules cannot be found: it imports none.
 """
 
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from data.log import open_log
-from distributed.config import TrainConfig
-from distributed.trainer import prepare, run_training
 from jobs import train
-from jobs.settings import override
 from models.objectives.base import Labels, ObjectiveConfig
 from models.objectives.escm2_dr import Escm2Dr
 from models.registry import build_objective, find_objective
@@ -89,25 +83,3 @@ def test_a_wrong_name_is_named_before_anything_starts(name: str, message: str, s
     with pytest.raises(ValueError, match=re.escape(message)):
         train.run(arguments(small_log, tmp_path / "run", name))
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_ray_workers_find_it_and_train_what_one_process_trains(
-    ray_cluster: None, small_log: Path, tmp_path: Path
-) -> None:
-    """With a total of its own and a tower that rests every second step: equal to float32 tolerance."""
-    name = f"objective.name=tests/{Path(__file__).name}:Normalised"
-    settings = override(TrainConfig(), [*QUICK, "epochs=1", name, "objective.alternate_every=1"])
-    models = []
-    for workers in (0, 2):
-        run = tmp_path / str(workers)
-        run.mkdir()
-        job, _ = prepare(run, open_log(small_log), settings, time.time())
-        run_training(job, workers=workers)
-        (path,) = (run / "model").glob("model*.safetensors")
-        models.append(load_file(path))
-    one, two = models
-    assert len(one) > 10
-    for key in one:
-        torch.testing.assert_close(two[key], one[key], rtol=2e-3, atol=2e-5, msg=key)
