@@ -6,6 +6,8 @@ So do processes that tests start (`forking`): they are forked from one that has 
 import json
 import multiprocessing
 import os
+import runpy
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,23 @@ def gang(work: Callable[..., None], args: tuple[Any, ...], workers: int) -> None
 
     forking()
     start_processes(work, args=args, nprocs=workers, start_method="forkserver")
+
+
+def begin(module: str, *words: object, errors: Path, **environment: str) -> Any:
+    """`python -m module words` in a forked process that is started; what it says goes to a file."""
+    given = (module, [str(word) for word in words], errors, environment)
+    process = forking().Process(target=as_command, args=given)
+    process.start()
+    return process
+
+
+def as_command(module: str, words: list[str], errors: Path, environment: dict[str, str]) -> None:
+    os.environ |= environment
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    sys.argv = [module, *words]
+    sys.modules.pop(module, None)  # it is to be run, though the server has imported it
+    runpy.run_module(module, run_name="__main__")
 
 
 REFUSED = object()

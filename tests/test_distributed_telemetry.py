@@ -65,10 +65,10 @@ def test_the_clock_splits_a_step():
     clock.arrived()
     clock.stepped()
     assert clock.take()["compute"] >= 0.01
-    time.sleep(0.01)
+    time.sleep(0.3)  # longer than a busy machine keeps us waiting
     clock.begin(anew=True)
     clock.arrived()
-    assert clock.stepped() < 0.01
+    assert clock.stepped() < 0.3
     assert tuple(clock.take()) == PARTS
 
 

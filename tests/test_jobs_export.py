@@ -72,15 +72,17 @@ def served(finished: Path, scored: Path) -> Path:
 # A serving side: no checkout on its path, inputs from a file.
 PROGRAM = """
 import sys, numpy as np
-kind, path, given, out = sys.argv[1:]
-given = dict(np.load(given))
+kind, path, *places = sys.argv[1:]
 if kind == "onnx":
     import onnxruntime
-    found = onnxruntime.InferenceSession(path).run(None, given)
+    session = onnxruntime.InferenceSession(path)
+    answer = lambda given: session.run(None, given)
 else:
     import torch
-    found = [t.numpy() for t in torch.export.load(path).module()(*map(torch.from_numpy, given.values()))]
-np.save(out, np.stack(found))
+    module = torch.export.load(path).module()
+    answer = lambda given: [t.numpy() for t in module(*map(torch.from_numpy, given.values()))]
+for place in places:
+    np.save(place + ".npy", np.stack(answer(dict(np.load(place)))))
 """
 
 
@@ -96,10 +98,12 @@ def test_a_fresh_process_reproduces_the_scores(
     again = dataclasses.replace(real, encoded=Rows.join([real.encoded, real.encoded]))
     table = pq.read_table(scored)
     for rows in (1, 1000):
-        np.savez(tmp_path / "given.npz", **dict(zip(ranker.inputs, again.inputs(ranker, slice(0, rows)), strict=True)))
-        command = [sys.executable, "-c", PROGRAM, kind, str(served / export.NAMES[kind])]
-        subprocess.run([*command, str(tmp_path / "given.npz"), str(tmp_path / "found.npy")], cwd=tmp_path, check=True)
-        found = np.load(tmp_path / "found.npy")
+        inputs = dict(zip(ranker.inputs, again.inputs(ranker, slice(0, rows)), strict=True))
+        np.savez(tmp_path / f"{rows}.npz", **inputs)
+    command = [sys.executable, "-c", PROGRAM, kind, str(served / export.NAMES[kind])]
+    subprocess.run([*command, *(str(tmp_path / f"{rows}.npz") for rows in (1, 1000))], cwd=tmp_path, check=True)
+    for rows in (1, 1000):
+        found = np.load(tmp_path / f"{rows}.npz.npy")
         assert found.shape == (4, rows)
         for name, found_B in zip(("pctr", "pcvr", "pctcvr"), found, strict=False):
             expected_B = table.column(name).to_numpy()[np.arange(rows) % 600]

@@ -188,8 +188,12 @@ def test_the_same_bits_whatever_was_killed(small_log: Path, tmp_path: Path) -> N
         ended = killed_at(context, given, stage, after_s)
         assert ended in (-signal.SIGKILL, 0)
         assert standing(given.out).state == ("finished" if ended == 0 else "stopped")
-    shutil.rmtree(given.out / "evaluation", ignore_errors=True)
-    assert killed_at(context, given, "evaluate", 0.0, gently=True) == 143
+    for _ in range(5):  # on a busy machine the stage may be over before its beginning is seen
+        shutil.rmtree(given.out / "evaluation", ignore_errors=True)
+        ended = killed_at(context, given, "evaluate", 0.0, gently=True)
+        if ended != 0:
+            break
+    assert ended == 143
     assert standing(given.out).process == "stopped by SIGTERM"
     pipeline.run(given)
     assert differences(expected, results(given.out)) == []

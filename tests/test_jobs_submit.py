@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_no_server_is_one_line_within_seconds():
         began = time.monotonic()
         with pytest.raises(ValueError, match=f"127.0.0.1:{port}: no Ray dashboard answers there"):
             connect(f"http://127.0.0.1:{port}")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15  # three, and what a busy machine adds
     with pytest.raises(ValueError, match="no Ray dashboard answers there"):
         connect(f"http://127.0.0.1:{port}")
     with pytest.raises(ValueError, match="write http://HOST:PORT"):
@@ -149,19 +150,20 @@ def test_a_wrong_token_is_one_line(head):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_training_is_submitted_followed_and_not_done_twice(head, tmp_path):
+def test_training_is_submitted_followed_and_not_done_twice(head, small_log, tmp_path):
+    """And beside it one whose log is not there."""
     address, environment = head
-    made = submit(address, environment, "--", "make_data", "--out", tmp_path / "log", "--rows", 4000)
-    assert made.returncode == 0, made.stdout + made.stderr
-    train = ["--", "train", "--data", tmp_path / "log", "--out", tmp_path / "run", "--workers", 1, "--epochs", 1]
-    trained = submit(address, environment, *train)
+    absent = ["--", "train", "--data", tmp_path / "no", "--out", tmp_path / "other"]
+    train = ["--", "train", "--data", small_log, "--out", tmp_path / "run", "--workers", 1, "--epochs", 1]
+    with ThreadPoolExecutor(1) as beside:
+        told = beside.submit(submit, address, environment, *absent)
+        trained = submit(address, environment, *train)
     assert trained.returncode == 0, trained.stdout + trained.stderr
     assert "test part" in trained.stdout
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["train.workers"] == 1
     assert "is finished already" in submit(address, environment, *train).stdout
-    absent = submit(address, environment, "--", "train", "--data", tmp_path / "no", "--out", tmp_path / "other")
-    assert absent.returncode == 2
-    assert f"{tmp_path / 'no'}: no such directory" in absent.stdout
+    assert told.result().returncode == 2
+    assert f"{tmp_path / 'no'}: no such directory" in told.result().stdout
 
 
 @pytest.mark.ray

@@ -240,18 +240,21 @@ def test_a_directory_of_another_run_is_refused_and_kept(
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
+def test_help_teaches_with_examples(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["jobs.train", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main(train.run, train.Arguments, train.__doc__ or "")
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert told.index("python -m jobs.train --data") < told.index("--objective")
+
+
 @pytest.mark.slow
-def test_the_command_itself(small_log: Path, tmp_path: Path) -> None:
-    """--help teaches with examples; a mistake is exit code 2 and one line on stderr."""
-
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "jobs.train", *words]
-        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-
-    told = command("--help")
-    assert told.returncode == 0
-    assert told.stdout.index("python -m jobs.train --data") < told.stdout.index("--objective")
-    failed = command("--data", str(tmp_path / "absent"), "--out", str(tmp_path / "run"))
+def test_the_command_itself(tmp_path: Path) -> None:
+    """A mistake is exit code 2 and one line on stderr."""
+    words = ["--data", str(tmp_path / "absent"), "--out", str(tmp_path / "run")]
+    line = [sys.executable, "-m", "jobs.train", *words]
+    failed = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: ")
     assert failed.stderr.count("\n") == 1

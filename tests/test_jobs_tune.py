@@ -2,9 +2,6 @@
 
 import dataclasses
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
+from conftest import begin
 from ray.tune import Checkpoint
 
 from benchmarks import tune as benchmark
@@ -30,7 +29,6 @@ from jobs.settings import override
 from jobs.tune.aim import FAILED, INFEASIBLE, front, read_aim
 from jobs.tune.files import Ledger, read_reports
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = (
     "batch_size=256",
     "stream.shuffle_rows=512",
@@ -313,25 +311,27 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_driver_is_killed(small_log: Path, tmp_path: Path) -> None:
+def test_the_driver_is_killed(
+    ray_cluster: None, small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same search in this process goes on from what it left."""
     out = tmp_path / "search"
-    command = [sys.executable, "-m", "jobs.tune", "--data", str(small_log), "--out", str(out), "--samples", "4"]
-    command += ["--space", "rates", "--concurrent", "1", "--scheduler", "none", "--set", *TINY, "epochs=2"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
-        try:
-            deadline = time.monotonic() + 180
-            while not (out / "trials" / "0000" / "trial.json").exists() and time.monotonic() < deadline:
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.05)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    given = tiny(small_log, out, concurrent=1, scheduler="none")
+    words = ["--data", small_log, "--out", out, "--samples", given.samples, "--space", given.space]
+    words += ["--concurrent", 1, "--scheduler", "none", "--set", *given.set]
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    process = begin("jobs.tune", *words, errors=tmp_path / "log", RAY_ADDRESS=os.environ["RAY_ADDRESS"])
+    try:
+        deadline = time.monotonic() + 180
+        while not (out / "trials" / "0000" / "trial.json").exists() and time.monotonic() < deadline:
+            assert process.is_alive(), (tmp_path / "log").read_text()
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.join()
     assert not (out / "summary.json").exists()
     ledger = Ledger(out / "ledger.jsonl").settings
     ended = (out / "trials" / "0000" / "trial.json").stat().st_mtime_ns
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert finished.returncode == 0, finished.stderr
-    assert read_json(out / "summary.json")["tune.finished"] == 4
+    assert tune.run(given)["tune.finished"] == 3
     assert Ledger(out / "ledger.jsonl").settings[: len(ledger)] == ledger
     assert (out / "trials" / "0000" / "trial.json").stat().st_mtime_ns == ended

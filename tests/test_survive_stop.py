@@ -1,6 +1,7 @@
 """A training that is told to stop, or cannot go on: what it has is saved, one line says so, and it can go on."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import begin, forking
 from test_distributed_train import config, events, final_tensors, train_here
 
 from data.log import open_log
@@ -20,8 +22,10 @@ from distributed import trainer, worker_group
 from distributed.checkpoint import read_checkpoint
 from distributed.checkpoint_store import CheckpointStore
 from distributed.stopping import GRACE_S, SIGNALS, Stopped, told
+from distributed.stream import Batch
 from distributed.train_loop import CHECKPOINTS
 from distributed.trainer import prepare, run_training
+from distributed.training_step import Trainer
 from distributed.worker_group import FAILURES, TRIES, Failures, GivenUp, Preempted
 from es.checkpoint import read_checkpoint as read_es_checkpoint
 
@@ -78,18 +82,24 @@ def test_a_stop_at_any_moment_loses_nothing(unbroken: Path, small_log: Path, tmp
     assert [event["lost_steps"] for event in events(tmp_path, "start")] == [0] * 7
 
 
+def train_and_die(run: Path, log: Path, at: int) -> None:
+    step = Trainer.step
+
+    def dying(self: Trainer, batch: Batch, number: int) -> dict[str, torch.Tensor]:
+        if number == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, batch, number)
+
+    Trainer.step = dying  # type: ignore[method-assign]
+    train_here(run, log, config())
+
+
 def test_what_a_crash_loses_is_counted(unbroken: Path, small_log: Path, tmp_path: Path) -> None:
     """Killed in step 12 without a checkpoint: twelve steps are made again; then one more look, one stop, none lost."""
-    code = (
-        "import os, sys, time; from pathlib import Path; sys.path[:0] = ['tests', '.']\n"
-        "from test_distributed_train import config, train_here; from distributed.training_step import Trainer\n"
-        "step = Trainer.step\n"
-        "Trainer.step = lambda self, batch, n: os.kill(os.getpid(), 9) if n == 12 else step(self, batch, n)\n"
-        "train_here(Path(sys.argv[1]), Path(sys.argv[2]), config())\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path), str(small_log)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = forking().Process(target=train_and_die, args=(tmp_path, small_log, 12))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     figures = train_here(tmp_path, small_log, config())
     assert [event["lost_steps"] for event in events(tmp_path, "start")] == [0, 12]
     assert figures["train.lost_steps"] == 12
@@ -184,18 +194,19 @@ def test_a_log_that_does_not_fit_is_one_line_and_leaves_nothing(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_the_command_stops_with_143_and_says_that_it_goes_on(unbroken: Path, small_log: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "jobs.train", "--data", str(small_log), "--out", str(tmp_path), "--workers", "0"]
-    command += ["--epochs", "200", "--set", "batch_size=200", "patience=0", "stream.lanes=4"]
+    words = ["--data", small_log, "--out", tmp_path, "--workers", "0", "--epochs", "200"]
+    words += ["--set", "batch_size=200", "patience=0", "stream.lanes=4"]
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         mark = tmp_path / ".step"
         before = mark.read_text() if mark.exists() else ""
-        while process.poll() is None and (not mark.exists() or mark.read_text() == before):
+        process = begin("jobs.train", *words, errors=tmp_path.with_suffix(".errors"))
+        while process.is_alive() and (not mark.exists() or mark.read_text() == before):
             time.sleep(0.02)
-        process.send_signal(number)
+        os.kill(process.pid, number)
         told = time.monotonic()
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == code, errors
+        process.join(60)
+        errors = tmp_path.with_suffix(".errors").read_text()
+        assert process.exitcode == code, errors
         assert re.fullmatch(r"stopped at step \d+; the same command goes on from here\n", errors)
         assert time.monotonic() - told < GRACE_S
         latest = CheckpointStore(tmp_path / CHECKPOINTS).latest()
