@@ -36,9 +36,9 @@ def test_only_new_lines_of_a_resumed_run_are_shown(tmp_path: Path) -> None:
     printed, stopped = io.StringIO(), threading.Event()
     console = Console(file=printed, width=120)
     thread = threading.Thread(target=show_training, args=(console, Tail(path), 3, stopped))
-    thread.start()
     second = RunLog(path, 50)  # replaces the file: step 100 was never saved
     second.write("start", 50, workers=2)
+    thread.start()
     second.write("valid", 100, epoch=2, **VALID)
     until(lambda: "epoch 2" in printed.getvalue())
     third = RunLog(path, 100)  # a worker died, and the group began again while we watch
