@@ -32,7 +32,7 @@ def main(
     """
     check_imports()
     logging.basicConfig(level=os.environ.get("COUNTERPOINT_LOG", "WARNING"), format="%(levelname)s %(message)s")
-    parsed = tyro.cli(arguments, description=description, args=words)
+    parsed = tyro.cli(arguments, prog=command(), description=description, args=words)
     try:
         run(parsed)
     except ValueError as error:
@@ -47,6 +47,12 @@ def main(
     except KeyboardInterrupt:
         print("stopped" + ("; the same command goes on from here" if resumes else ""), file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+
+
+def command() -> str:
+    """What the user has typed: python -m jobs.train."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {module.name.removesuffix('.__main__')}" if module else sys.argv[0]
 
 
 def check_imports() -> None:

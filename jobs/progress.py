@@ -7,6 +7,7 @@ stands every half minute, so that a log of a night stays readable and a silent r
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,18 +111,31 @@ class Tail:
         self.path = path
         self.file: TextIO | None = None
         self.inode = path.stat().st_ino if path.exists() else None
+        self.starts = starts(path.read_text(errors="replace").splitlines(keepends=True)) if path.exists() else Counter()
 
     def lines(self) -> list[str]:
         inode = self.path.stat().st_ino if self.path.exists() else self.inode
         if inode == self.inode:
-            return self.file.readlines() if self.file else []
+            lines = self.file.readlines() if self.file else []
+            self.starts += starts(lines)
+            return lines
         new = self.inode is None  # there was no earlier start
         self.inode, self.file = inode, self.path.open()
         lines = self.file.readlines()
-        starts = [number for number, line in enumerate(lines) if '"event": "start"' in line]
+        begun, self.starts = starts(lines) - self.starts, starts(lines)
         if new:
             return lines
-        return lines[starts[-1] :] if starts else []
+        if not begun:  # replaced, but the line that says so is not written yet
+            return []
+        return lines[max(number for number, line in enumerate(lines) if START in line) :]
+
+
+START = '"event": "start"'
+
+
+def starts(lines: list[str]) -> Counter[str]:
+    """The lines that tell of a start, each with how often it stands there."""
+    return Counter(line for line in lines if START in line)
 
 
 def show_event(console: Console, bars: Progress, task: TaskID, told: Lines, line: str, epochs: int) -> None:

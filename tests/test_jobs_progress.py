@@ -64,6 +64,22 @@ def test_a_new_file_is_read_from_its_beginning(tmp_path: Path) -> None:
     assert [json.loads(line) for line in tail.lines()] == [{"event": "step", "step": 2, "loss": 0.4}]
 
 
+def test_a_file_replaced_before_its_start_is_written_is_not_shown_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = RunLog(path, 0)
+    first.write("start", 0, workers=2)
+    first.write("step", 10, loss=0.5)
+    tail = Tail(path)
+    again = RunLog(path, 10)
+    assert tail.lines() == []
+    again.write("start", 10, workers=2)
+    assert [json.loads(line)["step"] for line in tail.lines()] == [10]
+    third = RunLog(path, 10)
+    third.write("start", 10, workers=2)  # the same words once more
+    third.write("step", 11, loss=0.4)
+    assert [json.loads(line)["step"] for line in tail.lines()] == [10, 11]
+
+
 def through_a_pipe(body) -> str:
     """What body(console) prints where no terminal is."""
     reading, writing = os.pipe()
