@@ -15,6 +15,20 @@ OPTION = "--propensities"
 UNWEIGHTED = ("naive", "mtl_imp", "esmm")
 
 
+def about_click_model(run: Path) -> dict[str, Any]:
+    """Which model a finished run holds: its place, step and checksums. Raises ValueError if it is none."""
+    run = run.expanduser().absolute()
+    directory = run / MODEL_DIRECTORY
+    if not (directory / RECORD).exists():
+        raise ValueError(f"{OPTION} {run}: holds no trained model; name a finished run of jobs.train")
+    record = read_record(directory / RECORD)
+    checksums = {name: value for name, value in record["checksums"].items() if name != OPTIMIZER}
+    calibration = directory / CALIBRATION
+    if calibration.exists():
+        checksums[CALIBRATION] = zlib.crc32(calibration.read_bytes())
+    return {"run": str(run), "step": record["progress"]["step"], "checksums": checksums}
+
+
 def check_propensities(run: Path, schema: Schema, config: TrainConfig, out: Path) -> dict[str, Any]:
     """Facts for run.json about the click model that weighs the clicks of a training in `out`.
 
@@ -24,16 +38,9 @@ def check_propensities(run: Path, schema: Schema, config: TrainConfig, out: Path
     run = run.expanduser().absolute()
     if config.objective.name in UNWEIGHTED:
         raise ValueError(f"{OPTION} {run}: objective {config.objective.name} uses no propensities")
-    directory = run / MODEL_DIRECTORY
-    if not (directory / RECORD).exists():
-        raise ValueError(f"{OPTION} {run}: holds no trained model; name a finished run of jobs.train")
-    record = read_record(directory / RECORD)
-    same_features(f"{OPTION} {run}", Schema.from_dict(record["schema"], f"{directory}: schema"), schema)
-    checksums = {name: value for name, value in record["checksums"].items() if name != OPTIMIZER}
-    calibration = directory / CALIBRATION
-    if calibration.exists():
-        checksums[CALIBRATION] = zlib.crc32(calibration.read_bytes())
-    facts = {"run": str(run), "step": record["progress"]["step"], "checksums": checksums}
+    facts = about_click_model(run)
+    record = run / MODEL_DIRECTORY / RECORD
+    same_features(f"{OPTION} {run}", Schema.from_dict(read_record(record)["schema"], f"{record}: schema"), schema)
     began_with = read_json(out / RUN_FILE).get("propensities") if (out / RUN_FILE).exists() else None
     if began_with is not None and began_with != facts:
         raise ValueError(f"{OPTION} {run}: holds another model now than when {out} was begun")

@@ -259,6 +259,19 @@ def test_a_training_begins_with_the_weights_of_another(finished: Path, small_log
     assert model_to_start_from(tmp_path / "nowhere", None, None, source) == ("", {})  # type: ignore[arg-type]
 
 
+def test_a_click_model_weighs_the_training(finished: Path, small_log: Path, tmp_path: Path) -> None:
+    """It is named in the training's run, and another one makes the training anew."""
+    given = options(small_log, tmp_path / "run", epochs=1, propensities=finished / "train")
+    pipeline.run(given)
+    record = json.loads((given.out / "train" / "run.json").read_text())
+    assert record["propensities"]["run"] == str(finished / "train")
+    assert set(stages(given.out)["train"]["inputs"]) == {"data", "propensities"}
+    wrong = options(small_log, tmp_path / "other", propensities=tmp_path)
+    with pytest.raises(ValueError, match="holds no trained model"):
+        pipeline.run(wrong)
+    assert not wrong.out.exists()
+
+
 def test_an_evolution_begins_with_the_theta_of_another(finished: Path, tmp_path: Path) -> None:
     scored = finished / "scored" / "test.parquet"
     small = {"workers": 0, "k": 3, "generations": 1, "pairs": 4, "resamples": 20}

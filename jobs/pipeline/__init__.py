@@ -39,6 +39,8 @@ class Arguments:
     """Embedding rows: on every worker, or each on one of them."""
     seed: int = 0
     """Decides the training, the evolution and the bootstraps."""
+    propensities: Path | None = None
+    """A finished training run whose CTR tower weighs the clicks, as in jobs.train."""
     calibrate: Literal["none", "platt", "isotonic"] = "none"
     """Calibrate the trained model on the validation part."""
     config: Path | None = None

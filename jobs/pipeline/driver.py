@@ -18,6 +18,7 @@ from jobs.pipeline.show import REPORT, show
 from jobs.pipeline.watch import Current, Watch, has_days
 from jobs.presence import present
 from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
+from jobs.two_stages import check_propensities
 
 KIND = "pipeline"
 
@@ -35,6 +36,8 @@ def conduct(options: Arguments) -> dict[str, Any]:
     if options.data is not None:
         log = opened(options.data, PARTS)
         if not (out / TRAIN / SUMMARY_FILE).exists():
+            if options.propensities:
+                check_propensities(options.propensities, log.schema, config, out / TRAIN)
             check_cpus(options.workers)
             check_tunable(plan, log, "valid", "test")
     if state is RunState.NEW:

@@ -53,7 +53,19 @@ class Plan:
         return both if both <= usable_cpus() else workers
 
     def train_arguments(self, data: str, out: Path, **changes: Any) -> train.Arguments:
-        same = ("objective", "backbone", "workers", "epochs", "tables", "seed", "calibrate", "config", "preset", "set")
+        same = [
+            "objective",
+            "backbone",
+            "workers",
+            "epochs",
+            "tables",
+            "seed",
+            "propensities",
+            "calibrate",
+            "config",
+            "preset",
+            "set",
+        ]
         values: dict[str, Any] = {name: getattr(self.options, name) for name in same}
         return train.Arguments(data=data, out=out, **{**values, **changes})
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -18,6 +19,7 @@ from jobs.pipeline.plan import Plan
 from jobs.pipeline.record import Record, Stage
 from jobs.progress import follow_training
 from jobs.run_directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE
+from jobs.two_stages import about_click_model
 
 
 def train_stage(
@@ -39,6 +41,9 @@ def train_stage(
     """
     options = plan.options
     arguments = plan.train_arguments(data, out, **changes)
+    if options.propensities:
+        facts = about_click_model(options.propensities)
+        inputs = {**inputs, "propensities": f"{zlib.crc32(json.dumps(facts['checksums']).encode()):08x}"}
 
     def work() -> dict[str, Any]:
         forget_unbegun(out)
