@@ -103,6 +103,10 @@ class Arguments:
 
 SPACES = {"CTR AUC": "ctr.auc", "CVR AUC, clicks": "cvr.click.auc"}
 ENTIRE = {"AUC": "cvr.entire.auc", "log-loss": "cvr.entire.log_loss", "PCOC": "cvr.entire.pcoc"}
+MEANS = PREDICTED, TRUTH = "cvr.entire.mean_prediction", "cvr.entire.mean_label"
+KEPT = (*SPACES.values(), *ENTIRE.values(), *MEANS, *(f"platt.{key}" for key in ENTIRE.values()),
+        "propensity.effective_share", "train.best_step")  # fmt: skip
+"""What the result file holds of a run."""
 SPEED_DATING = ("batch_size=128", "epochs=20", "patience=4", "model.backbone.expert_hidden=32,16",
                 "model.tower_hidden=16", "model.backbone.dropout=0.3", "model.embedding_width=4")  # fmt: skip
 
@@ -126,7 +130,7 @@ def main(arguments: Arguments) -> None:
                 shutil.rmtree(run, ignore_errors=True)
                 run.mkdir()
                 result = train_one(run, log, Path(folder), [*shared(arguments), *settings, f"seed={seed}"])
-                figures[name].append({"log": label, **result})
+                figures[name].append({"log": label, **{key: result[key] for key in KEPT if key in result}})
                 numbers = " ".join(f"{key} {result[source]:.4f}" for key, source in ENTIRE.items())
                 print(f"[{time.time() - began:5.0f} s] {label} {name}: {numbers}", flush=True)
     tables = describe(arguments, figures)
@@ -244,8 +248,8 @@ def describe(arguments: Arguments, figures: dict[str, list[dict[str, float]]]) -
     rows = []
     for name, runs in by_seed.items():
         cells = [spread([run[key] for run in runs], 5 if "log_loss" in key else 4) for key in keys.values()]
-        predicted = statistics.mean(run["cvr.entire.mean_prediction"] for run in runs)
-        truth = statistics.mean(run["cvr.entire.mean_label"] for run in runs)
+        predicted = statistics.mean(run[PREDICTED] for run in runs)
+        truth = statistics.mean(run[TRUTH] for run in runs)
         rows.append([name, *cells, f"{predicted:.4f} / {truth:.4f}"])
     table = markdown(["method", *keys, "mean pCVR / truth"], rows)
     shares = []
