@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jobs.run_directory import git_commit, hardware, versions
+from jobs.run.directory import git_commit, hardware, versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -36,10 +36,11 @@ from data.log import Log, open_log
 from data.schema import CategoricalField, Schema
 from data.world import GeneratedLog
 from distributed.config import TrainConfig
-from distributed.shards import lane_slices
-from distributed.stream import Batch, TrainStream
-from distributed.train_loop import Trainer, TrainJob
-from distributed.trainer import prepare
+from distributed.input.shards import lane_slices
+from distributed.input.stream import TrainStream
+from distributed.training.launch import prepare
+from distributed.training.loop import Learner, TrainJob
+from funnel.batch import Batch
 
 ROWS_PER_GROUP = 65_536
 READ = "(a) Parquet read"
@@ -148,7 +149,7 @@ def decoded_again(log: Log) -> float:
 
 def training(job: TrainJob, stream: TrainStream) -> float:
     """Rows per CPU-second of training steps on batches that lie ready."""
-    trainer = Trainer(job, torch.device("cpu"), 0, stream.steps)
+    trainer = Learner(job, torch.device("cpu"), 0, stream.steps)
     waiting = stream.epoch(0)
     ready = [next(waiting) for _ in range(STEPS + 5)]
     waiting.close()  # type: ignore[attr-defined]

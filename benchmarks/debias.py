@@ -31,15 +31,15 @@ from data.generate import generate_log
 from data.loaders.speed_dating import load_speed_dating
 from data.log import Log, Part, open_log
 from data.world import GeneratedLog
-from distributed.calibration_fit import fit_calibration, gather
 from distributed.config import TrainConfig
-from distributed.evaluation import evaluate
-from distributed.propensities import ClickModel
-from distributed.trained import load_run
-from distributed.trainer import prepare, run_training
-from jobs.preset_file import assignments
-from jobs.presets import clicks
-from jobs.settings import override
+from distributed.finished_run import load_run
+from distributed.training.launch import prepare, run_training
+from distributed.training.validation import evaluate
+from funnel.ranking.calibration_fit import fit_calibration, gather
+from funnel.ranking.click_model import ClickModel
+from jobs.command.preset_file import assignments
+from jobs.command.presets import clicks
+from jobs.command.settings import override
 from models.objectives.base import Labels, Objective
 from models.objectives.terms import binary_cross_entropy
 from models.registry import OBJECTIVES

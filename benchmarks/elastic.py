@@ -28,14 +28,14 @@ from benchmarks.faults import TRAIN_WORKER, TUNED, Machines, events, last_step, 
 from data.generate import generate_log
 from data.log import open_log
 from data.world import GeneratedLog
-from distributed.checkpoint import read_checkpoint
-from distributed.checkpoint_store import CheckpointStore
+from distributed.checkpoint.read import read_checkpoint
+from distributed.checkpoint.store import CheckpointStore
 from distributed.config import TrainConfig
-from distributed.stream import TrainStream
-from distributed.train_loop import CHECKPOINTS
-from distributed.trainer import prepare, run_training
-from jobs.cluster import RECOVERY
-from jobs.settings import override
+from distributed.input.stream import TrainStream
+from distributed.training.launch import prepare, run_training
+from distributed.training.loop import CHECKPOINTS
+from jobs.cluster.connect import RECOVERY
+from jobs.command.settings import override
 from models.objectives.base import Labels
 from models.objectives.naive import Naive
 

@@ -21,12 +21,12 @@ import tyro
 
 from benchmarks.bench import markdown, write_result
 from benchmarks.kuairec_predictors import NAMES, predict
+from benchmarks.pareto import Point, sweep, weight_objectives
 from es.config import ESConfig
 from es.engine import run
-from es.objectives.fusion import Fusion, ScoredLog
-from es.objectives.fusion_evaluation import best_single, compare, split_users
-from es.objectives.pareto import Point, sweep, weight_objectives
-from es.objectives.score_fusion import METRICS, ScoreFusion
+from funnel.fusion.evaluation import best_single, compare, split_users
+from funnel.fusion.forms import Fusion, ScoredLog
+from funnel.fusion.objective import METRICS, ScoreFusion
 
 LARGEST = 2.0  # a ratio of 90 is a video left running
 FORMS: dict[str, tuple[str, tuple[str, ...]]] = {

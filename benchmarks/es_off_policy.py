@@ -19,8 +19,8 @@ from benchmarks.bench import markdown, write_result
 from benchmarks.logged_actions import MAILS, hillstrom, open_bandit
 from es.config import ESConfig
 from es.engine import run
-from es.objectives.off_policy import LoggedActions, OffPolicy, OffPolicySettings
-from es.objectives.off_policy_evaluation import compare_policies
+from funnel.off_policy.evaluation import compare_policies
+from funnel.off_policy.objective import LoggedActions, OffPolicy, OffPolicySettings
 
 CONFIG = ESConfig(generations=60, pairs=16, sigma=0.1, learning_rate=0.1, weight_decay=0.01, centre_every=0)
 

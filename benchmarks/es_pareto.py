@@ -5,7 +5,7 @@
 A generated log in which dear items are clicked less: users with requests of 20 candidates; an item's price is
 lognormal, P(click) = sigmoid(-2 + quality - 1.2 log price + taste), and a click earns the price. The candidates' scores
 are an estimate of P(click), with the error of a model (0.5 in the logit), and the price. Two ways to trade, as in
-es/objectives/pareto.py: mixtures of both outcomes, and clicks under ever larger penalties on lost revenue (more than
+benchmarks/pareto.py: mixtures of both outcomes, and clicks under ever larger penalties on lost revenue (more than
 2% below that of the untuned fusion). Half of the users tune, half judge.
 
 C candidates.
@@ -20,11 +20,11 @@ import numpy as np
 import tyro
 
 from benchmarks.bench import markdown, write_result
+from benchmarks.pareto import Point, penalty_objectives, sweep, weight_objectives
 from es.config import ESConfig
-from es.objectives.fusion import Fusion, ScoredLog
-from es.objectives.fusion_evaluation import split_users
-from es.objectives.pareto import Point, penalty_objectives, sweep, weight_objectives
-from es.objectives.score_fusion import Constraint
+from funnel.fusion.evaluation import split_users
+from funnel.fusion.forms import Fusion, ScoredLog
+from funnel.fusion.objective import Constraint
 
 OUTCOMES = ("clicks", "revenue")
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)

@@ -31,11 +31,12 @@ from data.generate import generate_log
 from data.log import open_log
 from data.schema import Schema
 from data.world import GeneratedLog
-from distributed.building import build_model
 from distributed.config import TrainConfig
-from distributed.optimizers import build_row_optimizer
-from distributed.stream import Batch, TrainStream
-from distributed.tables import embedding_tables
+from distributed.input.stream import TrainStream
+from distributed.tables.placement import embedding_tables
+from distributed.training.optimizers import build_row_optimizer
+from funnel.batch import Batch
+from funnel.ranking.network import build_model
 from models.backbones.base import BackboneConfig
 from models.embedding import FieldOptions
 from models.entire_space import EntireSpaceModel, ModelConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from es.objectives.off_policy import LoggedActions
+from funnel.off_policy.objective import LoggedActions
 
 MAILS = ("No E-Mail", "Mens E-Mail", "Womens E-Mail")
 

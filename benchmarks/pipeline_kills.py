@@ -30,10 +30,10 @@ from benchmarks.bench import markdown, write_result
 from data.generate import generate_days, generate_log
 from data.world import GeneratedLog
 from jobs import pipeline
-from jobs.cli import main
+from jobs.command.cli import main
 from jobs.pipeline import Arguments as Pipeline
 from jobs.pipeline.record import PIPELINE_FILE
-from jobs.run_directory import SUMMARY_FILE
+from jobs.run.directory import SUMMARY_FILE
 
 BYTES = (
     SUMMARY_FILE,

@@ -29,10 +29,10 @@ from benchmarks.faults import ACTOR, TRAIN_WORKER, Trouble, descendants, events,
 from benchmarks.survive import SETTINGS, SlowSphere, job_for
 from data.generate import generate_log
 from data.world import GeneratedLog
-from distributed.trainer import run_training
+from distributed.training.launch import run_training
 from es import engine
 from es.config import ESConfig
-from jobs.cluster import RECOVERY
+from jobs.cluster.connect import RECOVERY
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

@@ -32,16 +32,16 @@ from benchmarks.faults import ACTOR, TRAIN_WORKER, TUNED, Machines, Trouble, eve
 from data.generate import generate_log
 from data.log import open_log
 from data.world import GeneratedLog
-from distributed.checkpoint import read_checkpoint
-from distributed.checkpoint_store import CheckpointStore
+from distributed.checkpoint.read import read_checkpoint
+from distributed.checkpoint.store import CheckpointStore
 from distributed.config import TrainConfig
-from distributed.train_loop import CHECKPOINTS, TrainJob, train
-from distributed.trainer import prepare, run_training
+from distributed.training.launch import prepare, run_training
+from distributed.training.loop import CHECKPOINTS, TrainJob, train
 from es import engine
 from es.config import ESConfig
 from es.objectives.toy import Sphere
-from jobs.cluster import RECOVERY
-from jobs.settings import override
+from jobs.cluster.connect import RECOVERY
+from jobs.command.settings import override
 
 SETTINGS = ("batch_size=200", "checkpoint_steps=10", "log_steps=5", "patience=0", "stream.lanes=4")
 EPOCHS = 4

@@ -4,8 +4,8 @@
     python -m benchmarks.table_size --tables replicated                # the same with every row on every worker
     python -m benchmarks.table_size --rows 100000000 --workers 2       # 6.8 GB of table and optimizer over two workers
 
-Plain gloo processes of one thread step `distributed.train_loop.Trainer` on synthetic ids: `fields` id fields of equal
-size, each id a power of a uniform number, so that few are frequent and most are rare. Nothing is read from files.
+Plain gloo processes of one thread step `distributed.training.learner.Learner` on synthetic ids: `fields` id fields of
+equal size, each id a power of a uniform number, so that few are frequent and most are rare. Nothing is read from files.
 Memory is a process's own peak (VmHWM) over what it had before the model was built; bytes are counted where rows are
 handed over. With --checkpoint all workers also write the table and read it back.
 """
@@ -26,13 +26,13 @@ import tyro
 
 from benchmarks.bench import markdown, write_result
 from data.schema import CategoricalField, Schema
-from distributed.checkpoint import Progress
-from distributed.checkpoint_store import CheckpointStore
-from distributed.collectives import sent
+from distributed.checkpoint.read import Progress
+from distributed.checkpoint.store import CheckpointStore
 from distributed.config import OptimizerConfig, TrainConfig
-from distributed.stream import Batch
-from distributed.tables import bytes_of_rows, bytes_per_step, bytes_to_all
-from distributed.train_loop import Trainer, TrainJob, identify
+from distributed.tables.collectives import sent
+from distributed.tables.placement import bytes_of_rows, bytes_per_step, bytes_to_all
+from distributed.training.loop import Learner, TrainJob, identify
+from funnel.batch import Batch
 from models.entire_space import ModelConfig
 from models.objectives.base import Labels, ObjectiveConfig
 
@@ -144,7 +144,7 @@ def worker(rank: int, workers: int, folder: str, arguments: Arguments, queue: An
     before = peak()
     job = make_job(folder, arguments)
     clock = time.perf_counter()
-    trainer = Trainer(job, torch.device("cpu"), rank, steps=arguments.steps + 5)
+    trainer = Learner(job, torch.device("cpu"), rank, steps=arguments.steps + 5)
     report = Report(0, time.perf_counter() - clock, [], [], [], 0.0, 0.0, {})
     for step, batch in enumerate(batches(rank, workers, arguments)):
         dist.barrier()
@@ -211,7 +211,7 @@ def make_job(folder: str, arguments: Arguments) -> TrainJob:
     return TrainJob(folder, folder, config, schema, {}, 0.2, 0.3, (), (), time.time())
 
 
-def measure_checkpoint(trainer: Trainer, job: TrainJob, store: CheckpointStore) -> dict[str, float]:
+def measure_checkpoint(trainer: Learner, job: TrainJob, store: CheckpointStore) -> dict[str, float]:
     """Write, read back; check that the rows are those that were written."""
     weight = trainer.tables[0].weight
     sample = weight[::9973].clone()

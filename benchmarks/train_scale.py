@@ -10,7 +10,8 @@ Reads the newest cost-growth result. A worker is one core. Its step on b rows ta
 t and the distinct rows D are interpolated between the measured batches; w is what handing rows over and taking them in
 costs the core, from the two measured workers (their loopback transport included, so it is counted twice, on the safe
 side); with replicated tables every worker takes in everybody's rows, w W D / 2. Bytes are those of
-distributed/tables.py, which the runs of table_size.py met to the byte, and 2 (1 - 1/W) x 4 P for P dense weights.
+distributed/tables/placement.py, which the runs of table_size.py met to the byte, and
+2 (1 - 1/W) x 4 P for P dense weights.
 """
 
 import json
@@ -23,10 +24,10 @@ import tyro
 from benchmarks import table_size
 from benchmarks.bench import RESULTS, markdown, write_result
 from benchmarks.cost_growth import BASE
-from distributed.building import build_model
-from distributed.tables import bytes_of_rows, bytes_per_step, bytes_to_all
+from distributed.tables.placement import bytes_of_rows, bytes_per_step, bytes_to_all
+from funnel.ranking.network import build_model
 
-MESSAGES = {"replicated": 3, "sharded": 6}  # collectives a step with one table: train_loop.py, tables.py
+MESSAGES = {"replicated": 3, "sharded": 6}  # collectives a step with one table: loop.py, tables/placement.py
 
 
 @dataclass

@@ -3,13 +3,11 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-if TYPE_CHECKING:
-    from data.log import Log, Part, PartFile
+from data.log import Log, Part, PartFile
 
 THREADS = min(16, 2 * (os.cpu_count() or 1))
 
@@ -21,7 +19,7 @@ class LabelFacts:
     conversions: int
 
 
-def check_labels(log: "Log", part: "Part") -> LabelFacts:
+def check_labels(log: Log, part: Part) -> LabelFacts:
     """Stream the click, conversion and weight columns of every file and count.
 
     Raises ValueError naming file, column and row (counted from 0 in the file): a label that is missing or neither 0
@@ -32,7 +30,7 @@ def check_labels(log: "Log", part: "Part") -> LabelFacts:
     return LabelFacts(sum(f.rows for f in facts), sum(f.clicks for f in facts), sum(f.conversions for f in facts))
 
 
-def check_file(log: "Log", file: "PartFile") -> LabelFacts:
+def check_file(log: Log, file: PartFile) -> LabelFacts:
     schema = log.schema
     columns = [schema.click, schema.conversion, *([schema.weight] if schema.weight else [])]
     start = clicks = conversions = 0

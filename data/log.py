@@ -16,8 +16,6 @@ import pyarrow.parquet as pq
 import pyarrow.types as pat
 
 from data.filesystems import first_line, reading, resolve, shown
-from data.labels import LabelFacts as LabelFacts
-from data.labels import check_labels as check_labels
 from data.schema import SCHEMA_FILE, Schema
 from data.truth import Truth, truth_from_tables
 

@@ -18,15 +18,15 @@ from rich.console import Console
 from rich.table import Table
 
 from data.log import open_log
-from distributed.calibration import CALIBRATION
-from distributed.calibration_fit import fit_calibration, gather
-from distributed.evaluation import evaluate
-from distributed.propensities import ClickModel
-from distributed.scoring import for_scoring
-from distributed.train_loop import EVALUATION, MODEL_DIRECTORY
-from distributed.trained import load_run
-from jobs.cli import main
-from jobs.run_directory import RUN_FILE, SUMMARY_FILE, read_json, write_json
+from distributed.finished_run import load_run
+from distributed.training.loop import EVALUATION, MODEL_DIRECTORY
+from distributed.training.validation import evaluate
+from funnel.ranking.calibration import CALIBRATION
+from funnel.ranking.calibration_fit import fit_calibration, gather
+from funnel.ranking.click_model import ClickModel
+from funnel.ranking.scoring import for_scoring
+from jobs.command.cli import main
+from jobs.run.directory import RUN_FILE, SUMMARY_FILE, read_json, write_json
 
 Method = Literal["platt", "isotonic", "none"]
 Space = Literal["entire", "click"]

@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs import evolve, make_data, report, score, train
-from jobs.cli import main
-from jobs.cluster import check_cpus
-from jobs.run_directory import usable_cpus
+from jobs.cluster.connect import check_cpus
+from jobs.command.cli import main
+from jobs.run.directory import usable_cpus
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Judge a finished training run on any log that has its features: every figure with its interval, as a report.
+"""Evaluate a finished training run on any log that has its features: every figure with its interval, as a report.
 
     python -m jobs.evaluate --run runs/ips --data runs/log
     python -m jobs.evaluate --run runs/ips --data runs/log --by channel price @activity
@@ -25,17 +25,18 @@ from rich.console import Console
 from rich.table import Table
 
 import jobs.report
-from data.log import Log, Part, check_labels, open_log
-from distributed.judged import judge_part
-from distributed.judging import Judge, Verdict, judge, judge_activity, judge_slices
-from distributed.scoring import for_scoring
-from distributed.slices import ACTIVITY, plan_slices
-from distributed.train_loop import EVALUATION
-from distributed.trained import Trained, load_run
+from data.labels import check_labels
+from data.log import Log, Part, open_log
+from distributed.finished_run import Trained, load_run
+from distributed.training.loop import EVALUATION
+from funnel.figures.slices import ACTIVITY, plan_slices
+from funnel.ranking.evaluation import Figures, Scored, activity_figures, figures_of, slice_figures
+from funnel.ranking.scored_part import score_part
+from funnel.ranking.scoring import for_scoring
 from jobs.calibrate import NAMES, read_finished
-from jobs.cli import main
-from jobs.progress import Lines
-from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
+from jobs.command.cli import main
+from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
+from jobs.run.progress import Lines
 
 FIGURES = (("auc", "AUC", ".4f"), ("gauc", "GAUC", ".4f"), ("ks", "KS", ".4f"), ("log_loss", "log-loss", ".5f"),
            ("pcoc", "PCOC", ".3f"), ("ece", "ECE", ".5f"))  # fmt: skip
@@ -48,7 +49,7 @@ class Arguments:
     data: str
     """Log directory (path or URI); it needs the run's features and labels."""
     part: str = "test"
-    """Part of the log to judge on."""
+    """Part of the log to figures_of on."""
     by: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
     """Columns to slice by: numbers in fifths, values of anything else; @activity: exposures of the user in the part."""
     out: Path | None = None
@@ -70,7 +71,7 @@ class Slices:
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
-    """Judge, write, show; returns summary.json as a dict."""
+    """Evaluate, write, show; returns summary.json as a dict."""
     started = time.time()
     source = arguments.run.expanduser().absolute()
     out = (arguments.out or source / "evaluations" / arguments.part).expanduser().absolute()
@@ -108,16 +109,16 @@ def run(arguments: Arguments) -> dict[str, Any]:
             status.update(text)
             lines.tell(text)
 
-        verdict, sliced = judge_all(arguments, trained, log, part, slicings, tell)
+        result, sliced = all_figures(arguments, trained, log, part, slicings, tell)
     summary = {
-        **verdict.figures,
+        **result.figures,
         **flat(sliced),
         "part": part.name,
         "calibration.method": (trained.calibration.about.get("method") if trained.calibration else None) or "none",
         "evaluate.seconds": time.time() - started,
-        "absent": verdict.absent,
+        "absent": result.absent,
     }
-    curves = {"part": part.name, **verdict.curves, "slices": [dataclasses.asdict(entry) for entry in sliced]}
+    curves = {"part": part.name, **result.curves, "slices": [dataclasses.asdict(entry) for entry in sliced]}
     write_json(out / EVALUATION, curves)
     write_json(out / SUMMARY_FILE, summary)
     show(console, summary)
@@ -127,27 +128,27 @@ def run(arguments: Arguments) -> dict[str, Any]:
     return summary
 
 
-def judge_all(
+def all_figures(
     arguments: Arguments, trained: Trained, log: Log, part: Part, slicings: list[Any], tell: Callable[[str], None]
-) -> tuple[Verdict, list[Slices]]:
+) -> tuple[Figures, list[Slices]]:
     """One pass of the model, then passes over what it said. `tell` hears where it stands."""
 
-    def scored(rows: int) -> None:
+    def show_rows(rows: int) -> None:
         tell(f"scored {rows:,} of {part.rows:,} rows")
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="counterpoint-") as folder:
-        judged = judge_part(trained.model.to(device), log, part, device, Path(folder), slicings, scored)
-        court = Judge(judged, trained.calibration, trained.clip, arguments.replicates, arguments.seed)
+        judged = score_part(trained.model.to(device), log, part, device, Path(folder), slicings, show_rows)
+        scored = Scored(judged, trained.calibration, trained.clip, arguments.replicates, arguments.seed)
         tell(f"figures of {part.rows:,} rows and their intervals")
-        verdict = judge(court)
+        result = figures_of(scored)
         numbers = {slicing.column: index for index, slicing in enumerate(slicings)}
         sliced = list[Slices]()
         for name in arguments.by:
             tell(f"the same by {name}")
-            found = judge_activity(court) if name == ACTIVITY else judge_slices(court, numbers[name])
+            found = activity_figures(scored) if name == ACTIVITY else slice_figures(scored, numbers[name])
             sliced.append(Slices(name, found))
-    return verdict, sliced
+    return result, sliced
 
 
 def flat(sliced: list[Slices]) -> dict[str, float]:

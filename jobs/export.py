@@ -20,14 +20,11 @@ from rich.table import Table
 
 from data.log import open_log
 from data.write import check_new
-from distributed.export import EXPORTED_FUSIONS, SCORES, VALUE, FusionWeights, Ranker, export_program, save_onnx
-from distributed.scoring import for_scoring
-from distributed.trained import load_run
-from jobs.cli import main
-from jobs.evolve_fusion import POLICY_FILE
-from jobs.export_check import compare, load, real_rows, refuse
-from jobs.run_directory import RUN_FILE, git_commit, read_json, versions, write_json
-from jobs.serving_file import (
+from distributed.finished_run import load_run
+from funnel.ranking.export import EXPORTED_FUSIONS, SCORES, VALUE, FusionWeights, Ranker, export_program, save_onnx
+from funnel.ranking.scoring import for_scoring
+from funnel.ranking.serving_check import compare, load, real_rows, refuse
+from funnel.ranking.serving_file import (
     FORMAT,
     VERSION,
     describe_inputs,
@@ -36,6 +33,9 @@ from jobs.serving_file import (
     example_rows,
     file_facts,
 )
+from jobs.command.cli import main
+from jobs.evolve.evolve_fusion import POLICY_FILE
+from jobs.run.directory import RUN_FILE, git_commit, read_json, versions, write_json
 
 SERVING_FILE = "serving.json"
 NAMES = {"pt2": "ranker.pt2", "onnx": "ranker.onnx"}

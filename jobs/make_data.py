@@ -28,7 +28,7 @@ from data.loaders.ali_express import load_ali_express
 from data.loaders.speed_dating import load_speed_dating
 from data.world import check
 from data.write import PartFacts, check_new
-from jobs.cli import main
+from jobs.command.cli import main
 
 KNOBS = tuple(field.name for field in dataclasses.fields(GeneratedLog))
 

@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.progress import track
 
 from data.log import open_log
-from distributed.scoring import for_scoring, score
-from distributed.trained import load_run
-from jobs.cli import main
-from jobs.progress import Lines, is_live
-from jobs.run_directory import storing
+from distributed.finished_run import load_run
+from funnel.ranking.scoring import for_scoring, score
+from jobs.command.cli import main
+from jobs.run.directory import storing
+from jobs.run.progress import Lines, is_live
 
 METADATA_KEY = b"counterpoint.scored"
 

@@ -19,8 +19,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from jobs.cli import main
-from jobs.run_standing import FINISHED, STATES_AT_AN_END, Standing, standing
+from jobs.command.cli import main
+from jobs.run.standing import FINISHED, STATES_AT_AN_END, Standing, standing
 
 
 @dataclass

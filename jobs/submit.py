@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from data.filesystems import check_no_secret
-from jobs.cli import main
-from jobs.job_server import JobServer, connect
-from jobs.run_directory import git_commit
+from jobs.cluster.job_server import JobServer, connect
+from jobs.command.cli import main
+from jobs.run.directory import git_commit
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"

@@ -24,21 +24,21 @@ from rich.table import Table
 from data.filesystems import in_process
 from data.log import open_log
 from distributed.config import TrainConfig
-from distributed.stopping import Stopped
-from distributed.train_loop import OnEpoch, TrainJob
-from distributed.trainer import prepare, run_training
+from distributed.training.launch import prepare, run_training
+from distributed.training.loop import OnEpoch, TrainJob
+from distributed.training.stopping import Stopped
 from jobs import calibrate
-from jobs.cli import main
-from jobs.cluster import check_cpus, connect
-from jobs.presence import present
-from jobs.preset_file import asked_for, fill_train
-from jobs.progress import follow_training
-from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
-from jobs.settings import override
-from jobs.signals import leave, stop_signals
-from jobs.tracking import check_tracking, tracked
-from jobs.two_stages import check_propensities
-from jobs.warm_start import model_to_start_from
+from jobs.cluster.connect import check_cpus, connect
+from jobs.command.cli import main
+from jobs.command.preset_file import asked_for, fill_train
+from jobs.command.settings import override
+from jobs.command.signals import leave, stop_signals
+from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
+from jobs.run.process import present
+from jobs.run.progress import follow_training
+from jobs.run.start_from import model_to_start_from
+from jobs.run.tracking import check_tracking, tracked
+from jobs.run.two_stages import check_propensities
 
 MAY_CHANGE = frozenset({"workers", "min_workers", "train.tables", "train.background_checkpoints"})
 """What a run may be continued with that it was not begun with."""
@@ -78,7 +78,7 @@ class Arguments:
     config: Path | None = None
     """A preset file (JSON), such as the best.json of jobs.tune. Options that are not at their defaults win over it."""
     preset: str = ""
-    """A named configuration of jobs/presets.py: default, doubly_robust, paper, clicks, small, wide."""
+    """A named configuration of jobs/command/presets.py: default, doubly_robust, paper, clicks, small, wide."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
     """Any other setting, such as optimizer.learning_rate=0.002; an unknown key prints the valid ones."""
 
@@ -86,7 +86,8 @@ class Arguments:
 def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) -> dict[str, Any]:
     """Train to the end and return summary.json as a dict.
 
-    `on_epoch`: as for distributed.train_loop.train; `cpus`: of a local cluster, if it is to have more than the workers.
+    `on_epoch`: as for distributed.training.loop.train; `cpus`: of a local cluster, if it
+    is to have more than the workers.
     """
     started = time.time()
     check_tracking()

@@ -31,7 +31,7 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray cluster with 4 logical CPUs, more than the machine may have: tests wait more than they compute."""
     import ray
 
-    from jobs.cluster import no_dashboard
+    from jobs.cluster.connect import no_dashboard
 
     with no_dashboard():
         ray.init(

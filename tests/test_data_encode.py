@@ -8,7 +8,8 @@ import pytest
 
 from data.encode import Encoder, field_ids, numeric_moments
 from data.hashing import BLOCK_ROWS, P, hash_array, splitmix64
-from data.log import check_labels, open_log
+from data.labels import check_labels
+from data.log import open_log
 from data.schema import CategoricalField, Schema
 from data.write import PartWriter, new_log
 

@@ -10,7 +10,8 @@ import pytest
 
 from data.bags import Bags, list_values
 from data.encode import Encoder, field_ids
-from data.log import check_labels, open_log
+from data.labels import check_labels
+from data.log import open_log
 from data.schema import CategoricalField, Many, Schema
 from data.write import PartWriter, new_log
 

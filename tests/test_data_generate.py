@@ -9,7 +9,8 @@ import pytest
 
 from data.encode import Encoder
 from data.generate import PARTS, SHARD_ROWS, GeneratedLog, generate_log, part_rows, shard_tables
-from data.log import Log, check_labels, open_log
+from data.labels import check_labels
+from data.log import Log, open_log
 from data.world import World, address, solve
 
 CONFIG = GeneratedLog(rows=300_000, seed=3, users=5000, items=2000)

@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.encode import Encoder
+from data.labels import check_labels
 from data.loaders.ali_ccp import load_ali_ccp
 from data.loaders.ali_express import load_ali_express
 from data.loaders.common import hash_split
 from data.loaders.speed_dating import load_speed_dating, split_waves
-from data.log import check_labels, open_log
+from data.log import open_log
 from data.schema import Many
 
 PARTS = ("train", "valid", "test")

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.log import check_labels, open_log
+from data.labels import check_labels
+from data.log import open_log
 from data.schema import CategoricalField, Schema, TruthColumns
 from data.write import PartWriter, new_log, truth_table
 

@@ -9,8 +9,8 @@ import torch
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from distributed.calibration import CALIBRATION, Calibration, Calibrator
-from distributed.calibration_fit import FEWEST, Evidence, fit, fit_calibration
+from funnel.ranking.calibration import CALIBRATION, Calibration, Calibrator
+from funnel.ranking.calibration_fit import FEWEST, Evidence, fit, fit_calibration
 
 EVERYWHERE = torch.cat([torch.tensor([0.0, 1e-300, 1e-30]), torch.linspace(1e-6, 1 - 1e-6, 4001), torch.ones(1)])
 POLYLINE = Calibrator("isotonic", knots=((-4.0, -3.0), (-2.0, -2.5), (1.0, 0.5)))

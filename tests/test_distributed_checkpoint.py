@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distributed.checkpoint import (
+from distributed.checkpoint.read import (
     MODEL,
     OPTIMIZER,
     RECORD,
@@ -18,8 +18,8 @@ from distributed.checkpoint import (
     optimizer_tensors,
     read_checkpoint,
 )
-from distributed.checkpoint_rows import RowTensor, shard_name
-from distributed.checkpoint_store import CheckpointStore
+from distributed.checkpoint.rows import RowTensor, shard_name
+from distributed.checkpoint.store import CheckpointStore
 from models.rows import EVERY_ROW, Share
 
 IDENTITY = {"config": {"a": 1}, "schema": {}, "tasks": ["ctr"], "click_rate": 0.1}
@@ -68,7 +68,7 @@ def test_any_number_of_workers_reads_what_any_number_wrote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writers: int, held: str, rows: int
 ) -> None:
     """Every share of every world size gets its rows, in small blocks, whatever each writer held."""
-    monkeypatch.setattr("distributed.checkpoint_rows.BLOCK_ROWS", 4)
+    monkeypatch.setattr("distributed.checkpoint.rows.BLOCK_ROWS", 4)
     progress = Progress(step=3, best_step=3)
     stores = [CheckpointStore(tmp_path, rank, writers) for rank in range(writers)]
     for rank, store in enumerate(stores):

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from distributed.config import OptimizerConfig, StreamConfig, TrainConfig, from_dict
-from jobs.settings import leaf_keys, override
+from jobs.command.settings import leaf_keys, override
 
 
 def test_override_reads_values_by_type() -> None:

@@ -13,12 +13,13 @@ from conftest import gang
 
 from data.encode import Encoder
 from data.log import open_log
-from distributed import train_loop
 from distributed.config import StreamConfig
-from distributed.stream import Batch, TrainStream
-from distributed.trained import load_model
-from distributed.trainer import prepare
-from distributed.training_step import TrainJob
+from distributed.finished_run import load_model
+from distributed.input.stream import TrainStream
+from distributed.training import loop as train_loop
+from distributed.training.launch import prepare
+from distributed.training.learner import TrainJob
+from funnel.batch import Batch
 from jobs import score, train
 
 CONFIG = StreamConfig(lanes=4, shuffle_rows=700, read_ahead=2)
@@ -87,18 +88,18 @@ def test_resume_with_two_tables_gives_the_bits_of_the_unbroken_run(
     listed_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     often = (*SMALL, "checkpoint_steps=3", "optimizer.embedding=adam")
-    step = train_loop.Trainer.step
+    step = train_loop.Learner.step
 
-    def dying(self: train_loop.Trainer, batch: Batch, number: int) -> dict[str, torch.Tensor]:
+    def dying(self: train_loop.Learner, batch: Batch, number: int) -> dict[str, torch.Tensor]:
         if number == 7:
             raise Killed
         return step(self, batch, number)
 
     whole = train.run(arguments(listed_log, tmp_path / "whole", often))
-    monkeypatch.setattr(train_loop.Trainer, "step", dying)
+    monkeypatch.setattr(train_loop.Learner, "step", dying)
     with pytest.raises(Killed):
         train.run(arguments(listed_log, tmp_path / "broken", often))
-    monkeypatch.setattr(train_loop.Trainer, "step", step)
+    monkeypatch.setattr(train_loop.Learner, "step", step)
     again = train.run(arguments(listed_log, tmp_path / "broken", often))
     assert {k: v for k, v in again.items() if not k.startswith("train.")} == {
         k: v for k, v in whole.items() if not k.startswith("train.")

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import ks_2samp
 from sklearn.metrics import log_loss, roc_auc_score
 
-from distributed.metrics import ECE_GROUPS, BinaryMetrics, PropensityHealth
+from funnel.figures.binary import ECE_GROUPS, BinaryMetrics, PropensityHealth
 
 
 def sample(rows: int, seed: int = 0, rate: float = -3.0) -> tuple[torch.Tensor, torch.Tensor]:

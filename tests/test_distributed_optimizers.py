@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distributed.optimizers import RowAdagrad, RowAdam, rate_factor
+from distributed.training.optimizers import RowAdagrad, RowAdam, rate_factor
 
 
 def draws(rows: int, width: int, steps: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -6,9 +6,9 @@ import torch
 
 from data.log import open_log
 from distributed.config import TrainConfig
-from distributed.trained import load_model
-from distributed.trainer import prepare, run_training
-from jobs.settings import override
+from distributed.finished_run import load_model
+from distributed.training.launch import prepare, run_training
+from jobs.command.settings import override
 
 
 def test_bfloat16_is_float32_nearly_and_the_same_bits_twice(small_log, tmp_path):

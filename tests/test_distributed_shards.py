@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distributed.shards import lane_batch, lane_buffers, lane_slices, lanes_of, steps_per_epoch
+from distributed.input.shards import lane_batch, lane_buffers, lane_slices, lanes_of, steps_per_epoch
 
 GROUPS = st.lists(st.integers(0, 50), min_size=1, max_size=30).filter(lambda rows: sum(rows) > 0)
 

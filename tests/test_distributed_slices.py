@@ -9,7 +9,7 @@ import pytest
 
 from data.log import Log, Part, open_log
 from data.schema import Schema
-from distributed.slices import MOST, Slicing, activity_edges, activity_labels, plan_slices
+from funnel.figures.slices import MOST, Slicing, activity_edges, activity_labels, plan_slices
 
 ROWS = 1000
 

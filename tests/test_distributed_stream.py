@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from data.log import open_log
+from data.reading import ordered_tables, read_ahead
 from distributed.config import StreamConfig
-from distributed.stream import Batch, TrainStream, ordered_tables, read_ahead
+from distributed.input.stream import TrainStream
+from funnel.batch import Batch
 
 CONFIG = StreamConfig(lanes=4, shuffle_rows=700, read_ahead=2)
 BATCH = 130

@@ -13,16 +13,17 @@ from conftest import gang
 from test_distributed_train import Killed, config, events, final_tensors, train_here
 
 from data.log import open_log
-from distributed import train_loop
-from distributed.checkpoint import read_checkpoint
-from distributed.checkpoint_store import CheckpointStore
-from distributed.collectives import sent
-from distributed.evaluation import evaluate
-from distributed.stream import Batch, TrainStream
-from distributed.tables import Replicated, Sharded, answering, bytes_per_step, bytes_to_all, share_of
-from distributed.train_loop import Trainer, TrainJob, train
-from distributed.trained import load_model
-from distributed.trainer import prepare, run_training
+from distributed.checkpoint.read import read_checkpoint
+from distributed.checkpoint.store import CheckpointStore
+from distributed.finished_run import load_model
+from distributed.input.stream import TrainStream
+from distributed.tables.collectives import sent
+from distributed.tables.placement import Replicated, Sharded, answering, bytes_per_step, bytes_to_all, share_of
+from distributed.training import loop as train_loop
+from distributed.training.launch import prepare, run_training
+from distributed.training.loop import Learner, TrainJob, train
+from distributed.training.validation import evaluate
+from funnel.batch import Batch
 from models.embedding import EmbeddingTable
 
 CPU = torch.device("cpu")
@@ -104,7 +105,7 @@ def check_lookups(rank: int, workers: int) -> None:
 def check_same_as_replicated(rank: int, workers: int, job: TrainJob) -> None:
     """Eighteen steps over an epoch's end: the same weights, optimizer state, losses and figures."""
     trainers = [
-        Trainer(dataclasses.replace(job, config=dataclasses.replace(job.config, tables=tables)), CPU, rank, steps=24)
+        Learner(dataclasses.replace(job, config=dataclasses.replace(job.config, tables=tables)), CPU, rank, steps=24)
         for tables in ("replicated", "sharded")
     ]
     log, settings = open_log(job.location), job.config
@@ -135,28 +136,28 @@ def check_same_as_replicated(rank: int, workers: int, job: TrainJob) -> None:
 
 
 def die_at(step: int, job: TrainJob, rank: int, workers: int) -> None:
-    proper = Trainer.step
+    proper = Learner.step
 
-    def dying(self: Trainer, batch: Batch, number: int) -> dict:
+    def dying(self: Learner, batch: Batch, number: int) -> dict:
         if number == step:
             raise Killed
         return proper(self, batch, number)
 
-    Trainer.step = dying  # type: ignore[method-assign]
+    Learner.step = dying  # type: ignore[method-assign]
     with pytest.raises(Killed):
         train(job, rank, workers, CPU)
-    Trainer.step = proper  # type: ignore[method-assign]
+    Learner.step = proper  # type: ignore[method-assign]
 
 
 def noting(job: TrainJob, seen: list[Batch]) -> TrainJob:
     """Keep every batch that this process steps on from now on."""
-    proper = Trainer.step
+    proper = Learner.step
 
-    def step(self: Trainer, batch: Batch, number: int) -> dict:
+    def step(self: Learner, batch: Batch, number: int) -> dict:
         seen.append(batch)
         return proper(self, batch, number)
 
-    Trainer.step = step  # type: ignore[method-assign]
+    Learner.step = step  # type: ignore[method-assign]
     return job
 
 

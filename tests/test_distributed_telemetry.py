@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from distributed.collectives import communicating
-from distributed.events import Events
-from distributed.step_clock import PARTS, StepClock
-from distributed.telemetry import METRICS, GenerationTelemetry, Telemetry
+from distributed.reporting.ray_metrics import METRICS, GenerationTelemetry, Telemetry
+from distributed.reporting.step_clock import PARTS, StepClock
+from distributed.reporting.tensorboard import Events
+from distributed.tables.collectives import communicating
 from jobs import evolve, train
-from jobs.evolution import Arguments as EvolveArguments
+from jobs.evolve.evolution import Arguments as EvolveArguments
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,7 +100,7 @@ def test_events_may_be_thinned(tmp_path):
 
 
 def test_nothing_is_sent_without_ray(tmp_path, monkeypatch):
-    monkeypatch.setattr("distributed.telemetry.ray_runs", lambda: False)
+    monkeypatch.setattr("distributed.reporting.ray_metrics.ray_runs", lambda: False)
     telemetry = Telemetry(tmp_path, rank="0")
     telemetry.gauge("counterpoint_train_step", 1.0)
     telemetry.count("counterpoint_train_rows", 1)
@@ -169,7 +169,7 @@ def mlflow_store(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a store without a server or a database, for this test
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path / 'mlruns'}")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ours")
-    monkeypatch.setattr("jobs.tracking.EVERY_S", 0.1)
+    monkeypatch.setattr("jobs.run.tracking.EVERY_S", 0.1)
     from mlflow import MlflowClient
 
     return MlflowClient(f"file://{tmp_path / 'mlruns'}")

@@ -12,15 +12,15 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from data.log import open_log
-from distributed import train_loop
-from distributed.checkpoint import read_checkpoint
-from distributed.checkpoint_store import CheckpointStore
+from distributed.checkpoint.read import read_checkpoint
+from distributed.checkpoint.store import CheckpointStore
 from distributed.config import TrainConfig
-from distributed.reporter import METRICS
-from distributed.scoring import for_scoring, score
-from distributed.trained import load_model
-from distributed.trainer import prepare, run_training
-from jobs.settings import override
+from distributed.finished_run import load_model
+from distributed.reporting.reporter import METRICS
+from distributed.training import loop as train_loop
+from distributed.training.launch import prepare, run_training
+from funnel.ranking.scoring import for_scoring, score
+from jobs.command.settings import override
 from models.objectives.terms import log_product
 
 SMALL = [
@@ -88,17 +88,17 @@ def test_resume_gives_the_bits_of_the_unbroken_run(
     unbroken: tuple[Path, dict], small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
 ) -> None:
     """Checkpoints at steps 7, 14, 21, 24 (epoch), 28, ...: deaths before, on and after the epoch border."""
-    step = train_loop.Trainer.step
+    step = train_loop.Learner.step
 
-    def dying(self: train_loop.Trainer, batch: object, number: int) -> dict:
+    def dying(self: train_loop.Learner, batch: object, number: int) -> dict:
         if number == dies_at:
             raise Killed
         return step(self, batch, number)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(train_loop.Trainer, "step", dying)
+    monkeypatch.setattr(train_loop.Learner, "step", dying)
     with pytest.raises(Killed):
         train_here(tmp_path, small_log, config("checkpoint_steps=7"))
-    monkeypatch.setattr(train_loop.Trainer, "step", step)
+    monkeypatch.setattr(train_loop.Learner, "step", step)
     figures = train_here(tmp_path, small_log, config("checkpoint_steps=7"))
     whole, resumed = final_tensors(unbroken[0]), final_tensors(tmp_path)
     assert whole.keys() == resumed.keys()

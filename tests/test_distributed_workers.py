@@ -13,12 +13,12 @@ from ray.train import ScalingConfig
 from test_distributed_train import SMALL, config, events, final_tensors, train_here
 
 from data.log import open_log
-from distributed.collectives import sum_gradients, sum_rows
 from distributed.config import TrainConfig
-from distributed.stream import TrainStream
-from distributed.train_loop import Trainer, train
-from distributed.trained import load_model
-from distributed.trainer import TrainJob, prepare, run_training
+from distributed.finished_run import load_model
+from distributed.input.stream import TrainStream
+from distributed.tables.collectives import sum_gradients, sum_rows
+from distributed.training.launch import TrainJob, prepare, run_training
+from distributed.training.loop import Learner, train
 from jobs import train as train_job
 
 WORKERS = 3
@@ -66,7 +66,7 @@ def check_collectives(rank: int) -> None:
 
 def check_same_weights_everywhere(rank: int, job: TrainJob) -> None:
     """After some steps every rank holds rank 0's bits: nobody drifts."""
-    trainer = Trainer(job, torch.device("cpu"), rank, steps=24)
+    trainer = Learner(job, torch.device("cpu"), rank, steps=24)
     log = open_log(job.location)
     stream = TrainStream(log, job.parts["train"], job.config.stream, job.config.batch_size, 0, rank, WORKERS)
     for step, batch in zip(range(6), stream.epoch(0), strict=False):

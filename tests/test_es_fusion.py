@@ -8,10 +8,10 @@ import pytest
 
 from es.config import ESConfig
 from es.engine import run
-from es.objectives import request_blocks
-from es.objectives.fusion_evaluation import best_single, bootstrap_means, compare, split_users
-from es.objectives.request_blocks import Requests, padded_length, ranks_within
-from es.objectives.score_fusion import Fusion, ScoredLog, ScoreFusion
+from funnel.fusion.evaluation import best_single, bootstrap_means, compare, split_users
+from funnel.fusion.objective import Fusion, ScoredLog, ScoreFusion
+from funnel.lists import request_blocks
+from funnel.lists.request_blocks import Requests, padded_length, ranks_within
 
 NAMES = ("pctr", "pcvr", "pctcvr")
 

@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+from benchmarks.pareto import on_front, penalty_objectives, sweep, weight_objectives
 from es.config import ESConfig
 from es.engine import run
-from es.objectives import request_blocks
-from es.objectives.fusion import Fusion, ScoredLog
-from es.objectives.fusion_evaluation import best_single, compare, weighted_gauc
-from es.objectives.pareto import on_front, penalty_objectives, sweep, weight_objectives
 from es.objectives.registry import build
-from es.objectives.score_fusion import Constraint, FusionSettings, ScoreFusion
+from funnel.fusion.evaluation import best_single, compare, weighted_gauc
+from funnel.fusion.forms import Fusion, ScoredLog
+from funnel.fusion.objective import Constraint, FusionSettings, ScoreFusion
+from funnel.lists import request_blocks
 
 NAMES = ("pctr", "pcvr")
 

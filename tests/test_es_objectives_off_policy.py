@@ -8,7 +8,8 @@ import pytest
 
 from es.config import ESConfig
 from es.engine import run
-from es.objectives.estimators import (
+from es.objectives.registry import build
+from funnel.off_policy.estimators import (
     cross_fitted_rewards,
     effective_size,
     estimate,
@@ -17,9 +18,8 @@ from es.objectives.estimators import (
     ratio_parts,
     ridge_rewards,
 )
-from es.objectives.off_policy import LoggedActions, OffPolicy, OffPolicySettings, constant, probabilities, scores
-from es.objectives.off_policy_evaluation import bootstrap_ratios, compare_policies
-from es.objectives.registry import build
+from funnel.off_policy.evaluation import bootstrap_ratios, compare_policies
+from funnel.off_policy.objective import LoggedActions, OffPolicy, OffPolicySettings, constant, probabilities, scores
 
 # A toy in which everything is known: 2 contexts, 3 actions.
 CONTEXT_X = np.array([0.3, 0.7])

@@ -9,8 +9,8 @@ from benchmarks.kuairec_predictors import NAMES, predict, shrunk_means
 from benchmarks.logged_actions import MAILS, hillstrom, open_bandit
 from es.config import ESConfig
 from es.engine import run
-from es.objectives.off_policy import OffPolicy, OffPolicySettings, constant, probabilities
-from es.objectives.off_policy_evaluation import compare_policies
+from funnel.off_policy.evaluation import compare_policies
+from funnel.off_policy.objective import OffPolicy, OffPolicySettings, constant, probabilities
 
 
 def folder(shared_data, name):

@@ -10,8 +10,8 @@ from conftest import REFUSED, attempt, fuzz
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.evolve_off_policy import learnable
-from jobs.scored_file import read_scored
+from funnel.fusion.scored_log import read_scored
+from funnel.off_policy.tuning import learnable
 
 TEXT = st.sampled_from(["", "a", "b", "ü"])
 KINDS = {

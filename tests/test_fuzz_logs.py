@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from data.encode import Encoder, numeric_moments
 from data.hashing import splitmix64
-from data.log import check_labels, open_log
+from data.labels import check_labels
+from data.log import open_log
 from data.schema import Schema
 
 SCHEMA = {

@@ -14,22 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_fuzz_logs import JSON, mutated, places
 
-from distributed.calibration import Calibration, Calibrator
-from distributed.checkpoint import Progress, State, load_state, read_checkpoint, sealed
-from distributed.checkpoint_rows import RowTensor
-from distributed.checkpoint_store import CheckpointStore
+from distributed.checkpoint.read import Progress, State, load_state, read_checkpoint, sealed
+from distributed.checkpoint.rows import RowTensor
+from distributed.checkpoint.store import CheckpointStore
 from distributed.config import TrainConfig, from_dict
-from distributed.run_log import RunLog
+from distributed.reporting.metrics_file import RunLog
 from es.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from es.config import ESConfig
 from es.engine import run
 from es.objectives.toy import Sphere
 from es.replay import replay_run
-from jobs.evolution import Arguments as EvolveArguments
-from jobs.evolution import configure
-from jobs.preset_file import fill_evolve, fill_train, read_preset
-from jobs.run_directory import flatten, inspect_run
-from jobs.settings import leaf_keys, override
+from funnel.ranking.calibration import Calibration, Calibrator
+from jobs.command.preset_file import fill_evolve, fill_train, read_preset
+from jobs.command.settings import leaf_keys, override
+from jobs.evolve.evolution import Arguments as EvolveArguments
+from jobs.evolve.evolution import configure
+from jobs.run.directory import flatten, inspect_run
 from jobs.train import Arguments as TrainArguments
 from jobs.train import configure as configure_train
 from models.rows import EVERY_ROW, Share

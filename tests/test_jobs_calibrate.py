@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import log_loss
 from test_jobs_train import arguments
 
-from distributed.calibration import Calibration
+from funnel.ranking.calibration import Calibration
 from jobs import calibrate, score, train
 
 

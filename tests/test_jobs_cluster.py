@@ -1,4 +1,4 @@
-"""What jobs.cluster tells a local cluster, and nobody else."""
+"""What jobs.cluster.connect tells a local cluster, and nobody else."""
 
 import os
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import ray
 
-from jobs import cluster
+from jobs.cluster import connect as cluster
 
 
 def test_only_a_local_cluster_is_told_that_there_is_no_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,10 @@ from sklearn.metrics import roc_auc_score
 from test_jobs_report import Page
 from test_jobs_train import arguments, change_column, change_schema, copy
 
-from jobs import calibrate, cli, evaluate, progress, report, score, train
-from jobs.cli import main
+from jobs import calibrate, evaluate, report, score, train
+from jobs.command import cli
+from jobs.command.cli import main
+from jobs.run import progress
 
 
 @pytest.fixture(scope="module")

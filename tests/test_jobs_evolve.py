@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
+from funnel.fusion.scored_log import read_scored
 from jobs.evolve import Arguments, run
-from jobs.scored_file import read_scored
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 from es.config import ESConfig
 from es.engine import run as engine_run
 from es.objectives.toy import Rosenbrock
-from jobs.evolution import Arguments
+from jobs.command.settings import read_settings
 from jobs.evolve import run
-from jobs.settings import read_settings
+from jobs.evolve.evolution import Arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 

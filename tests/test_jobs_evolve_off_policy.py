@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from test_jobs_report import report
 
-from jobs.evolution import Arguments
+from funnel.off_policy.tuning import learnable
 from jobs.evolve import run
-from jobs.evolve_off_policy import learnable
+from jobs.evolve.evolution import Arguments
 
 MAILS = ["none", "sports", "fashion"]
 

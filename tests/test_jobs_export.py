@@ -19,12 +19,13 @@ from data.fields import POOLINGS
 from data.generate import generate_log
 from data.log import open_log
 from data.world import GeneratedLog
-from distributed.calibration import Calibration, Calibrator
-from distributed.export import Ranker
-from distributed.export_pooling import ExportedPooling
-from distributed.train_loop import MODEL_DIRECTORY
-from distributed.trained import load_run
-from jobs import evolve, export, export_check, score, train
+from distributed.finished_run import load_run
+from distributed.training.loop import MODEL_DIRECTORY
+from funnel.ranking import serving_check as export_check
+from funnel.ranking.calibration import Calibration, Calibrator
+from funnel.ranking.export import Ranker
+from funnel.ranking.export_pooling import ExportedPooling
+from jobs import evolve, export, score, train
 from models.pooling import build_pooling
 
 MASK = 2**64 - 1

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data.log import check_labels, open_log
+from data.labels import check_labels
+from data.log import open_log
 from jobs.make_data import MakeData, run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,11 +19,11 @@ from benchmarks.pipeline_kills import SMALL, differences, results
 from data.generate import generate_days
 from data.world import GeneratedLog
 from jobs import pipeline, train
-from jobs.evolution import Arguments as EvolveArguments
 from jobs.evolve import run as evolve
+from jobs.evolve.evolution import Arguments as EvolveArguments
 from jobs.pipeline import Arguments
-from jobs.run_standing import standing
-from jobs.warm_start import model_to_start_from
+from jobs.run.standing import standing
+from jobs.run.start_from import model_to_start_from
 
 WORLD: dict[str, Any] = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100}
 

@@ -10,12 +10,20 @@ import pytest
 from distributed.config import TrainConfig
 from es.config import ESConfig
 from jobs import evolve, train
-from jobs.evolution import Arguments as EvolveArguments
-from jobs.evolution import configure as configure_evolve
-from jobs.preset_file import asked_for, assignments, check_evolve, check_train, fill_evolve, fill_train, write_preset
-from jobs.presets import PRESETS, SPACES
-from jobs.run_directory import flatten
-from jobs.settings import override
+from jobs.command.preset_file import (
+    asked_for,
+    assignments,
+    check_evolve,
+    check_train,
+    fill_evolve,
+    fill_train,
+    write_preset,
+)
+from jobs.command.presets import PRESETS, SPACES
+from jobs.command.settings import override
+from jobs.evolve.evolution import Arguments as EvolveArguments
+from jobs.evolve.evolution import configure as configure_evolve
+from jobs.run.directory import flatten
 
 
 @pytest.mark.parametrize("what", ["train", "evolve"])

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from distributed.run_log import RunLog
-from jobs.evolution import progress
-from jobs.progress import Lines, Tail, follow_training, is_live, show_training
+from distributed.reporting.metrics_file import RunLog
+from jobs.evolve.evolution import progress
+from jobs.run.progress import Lines, Tail, follow_training, is_live, show_training
 
 VALID = {"best": True, "ctr.auc": 0.7}
 
@@ -94,8 +94,8 @@ def is_plain(text: str) -> bool:
 
 
 def test_a_training_in_a_pipe_is_plain_lines_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.progress.LINE_S", 0.2)
-    monkeypatch.setattr("jobs.progress.INTERVAL_S", 0.01)
+    monkeypatch.setattr("jobs.run.progress.LINE_S", 0.2)
+    monkeypatch.setattr("jobs.run.progress.INTERVAL_S", 0.01)
 
     def train(console: Console) -> None:
         with follow_training(console, tmp_path, 2):
@@ -116,7 +116,7 @@ def test_a_training_in_a_pipe_is_plain_lines_now_and_then(tmp_path: Path, monkey
 
 
 def test_an_evolution_in_a_pipe_is_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.progress.LINE_S", 0.2)
+    monkeypatch.setattr("jobs.run.progress.LINE_S", 0.2)
 
     def evolve(console: Console) -> None:
         with progress(console, 100) as show:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from test_jobs_report import Page, evolve_run, record, report, train_run, write
 
-from jobs.evolution import Arguments
 from jobs.evolve import run as evolve
+from jobs.evolve.evolution import Arguments
 
 GENERATIONS = 50
 

@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
-from distributed import checkpoint, train_loop
+from distributed.checkpoint import read as checkpoint
+from distributed.training import loop as train_loop
 from es import record
-from jobs import evolve, presence, run_standing, status, train
-from jobs.evolution import Arguments as EvolveArguments
-from jobs.run_standing import standing
+from jobs import evolve, status, train
+from jobs.evolve.evolution import Arguments as EvolveArguments
+from jobs.run import process as presence
+from jobs.run import standing as run_standing
+from jobs.run.standing import standing
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("batch_size=400", "stream.lanes=4", "model.embedding_width=4", "model.backbone.expert_hidden=8",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.job_server import check_token, connect
+from jobs.cluster.job_server import check_token, connect
 from jobs.submit import check_command, default_id, read_assignment
 
 ROOT = Path(__file__).resolve().parent.parent

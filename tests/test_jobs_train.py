@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cli, score, train
+from jobs import score, train
+from jobs.command import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = (
@@ -217,7 +218,7 @@ def test_bad_settings_are_one_line_and_write_nothing(
 ) -> None:
     out = tmp_path / "run"
     given = arguments(small_log, out, **changes)
-    monkeypatch.setattr("jobs.cluster.usable_cpus", lambda: 4)
+    monkeypatch.setattr("jobs.cluster.connect.usable_cpus", lambda: 4)
     assert message in fails_in_one_line(given, monkeypatch, capsys)
     assert not out.exists()
 

@@ -15,17 +15,17 @@ from ray.tune import Checkpoint
 
 from benchmarks import tune as benchmark
 from data.log import open_log
-from distributed import train_loop
 from distributed.config import TrainConfig
-from distributed.trainer import prepare, run_training
+from distributed.training import loop as train_loop
+from distributed.training.launch import prepare, run_training
 from es.config import ESConfig
 from es.engine import run as run_engine
 from es.objectives.toy import Sphere
 from es.tune import milestones
 from jobs import evolve, report, train, tune
-from jobs.preset_file import asked_for, assignments, fill_train
-from jobs.run_directory import read_json
-from jobs.settings import override
+from jobs.command.preset_file import asked_for, assignments, fill_train
+from jobs.command.settings import override
+from jobs.run.directory import read_json
 from jobs.tune.aim import FAILED, INFEASIBLE, front, read_aim
 from jobs.tune.files import Ledger, read_reports
 

@@ -14,11 +14,11 @@ from test_jobs_tune import TINY, tiny
 
 from data.log import open_log
 from distributed.config import TrainConfig
-from distributed.trainer import prepare, run_training
-from distributed.worker_group import free_room, note_room
+from distributed.training.launch import prepare, run_training
+from distributed.training.ray_group import free_room, note_room
 from jobs import tune
-from jobs.run_directory import read_json, usable_cpus
-from jobs.settings import override
+from jobs.command.settings import override
+from jobs.run.directory import read_json, usable_cpus
 from jobs.tune import workers
 from jobs.tune.files import STOP_FILE, read_reports
 

@@ -14,14 +14,14 @@ from data.encode import Encoder
 from data.generate import generate_log
 from data.log import open_log
 from data.world import GeneratedLog
-from distributed.calibration import Calibration, Calibrator
-from distributed.calibration_fit import fit_calibration, fit_clicks, gather, inverse_calibrated
-from distributed.propensities import ClickModel
-from distributed.stream import Batch
-from distributed.trained import load_run
-from distributed.training_step import Trainer
+from distributed.finished_run import load_run
+from distributed.training.learner import Learner
+from funnel.batch import Batch
+from funnel.ranking.calibration import Calibration, Calibrator
+from funnel.ranking.calibration_fit import fit_calibration, fit_clicks, gather, inverse_calibrated
+from funnel.ranking.click_model import ClickModel
 from jobs import calibrate, train
-from jobs.run_directory import read_json
+from jobs.run.directory import read_json
 
 SMALL = (
     "batch_size=200",
@@ -89,14 +89,14 @@ def test_resumed_to_the_same_bits(
 ) -> None:
     """Cut at step 20; the click model is read again."""
     given = arguments(small_log, tmp_path / "run", propensities=clicks, set=(*SMALL, "checkpoint_steps=10"))
-    step = Trainer.step
+    step = Learner.step
 
-    def cut(self: Trainer, batch: Batch, number: int) -> dict[str, torch.Tensor]:
+    def cut(self: Learner, batch: Batch, number: int) -> dict[str, torch.Tensor]:
         if number == 20:
             raise KeyboardInterrupt
         return step(self, batch, number)
 
-    monkeypatch.setattr(Trainer, "step", cut)
+    monkeypatch.setattr(Learner, "step", cut)
     with pytest.raises(KeyboardInterrupt):
         train.run(given)
     monkeypatch.undo()
@@ -115,7 +115,7 @@ def test_another_click_model_is_refused_half_way(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "step", stop)
+    monkeypatch.setattr(Learner, "step", stop)
     with pytest.raises(KeyboardInterrupt):
         train.run(given)
     monkeypatch.undo()

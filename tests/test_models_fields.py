@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from distributed.optimizers import RowAdagrad, RowAdam
+from distributed.training.optimizers import RowAdagrad, RowAdam
 from models.backbones.base import BackboneConfig
 from models.embedding import EmbeddingTable, FieldOptions, FusedEmbedding
 from models.entire_space import EntireSpaceModel, ModelConfig

@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from data.filesystems import check_no_secret
-from jobs import authentication
+from jobs.cluster import authentication
 from jobs.pipeline.record import PIPELINE_FILE, Record
-from jobs.run_directory import inside, start_run
+from jobs.run.directory import inside, start_run
+from jobs.run.tracking import check_tracking
 from jobs.submit import check_command
-from jobs.tracking import check_tracking
 from jobs.train import Arguments, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +69,7 @@ def test_a_token_file_that_others_can_read_is_refused(unset, tmp_path):
 def test_a_real_local_cluster_runs_with_its_token(tmp_path):
     program = """
 import ray
-from jobs.cluster import connect
+from jobs.cluster.connect import connect
 connect(1)
 seen = ray.remote(lambda: [__import__("os").environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")])
 mode, token = ray.get(seen.remote())

@@ -18,16 +18,17 @@ from conftest import begin, forking
 from test_distributed_train import config, events, final_tensors, train_here
 
 from data.log import open_log
-from distributed import trainer, worker_group
-from distributed.checkpoint import read_checkpoint
-from distributed.checkpoint_store import CheckpointStore
-from distributed.stopping import GRACE_S, SIGNALS, Stopped, told
-from distributed.stream import Batch
-from distributed.train_loop import CHECKPOINTS
-from distributed.trainer import prepare, run_training
-from distributed.training_step import Trainer
-from distributed.worker_group import FAILURES, TRIES, Failures, GivenUp, Preempted
+from distributed.checkpoint.read import read_checkpoint
+from distributed.checkpoint.store import CheckpointStore
+from distributed.training import launch as trainer
+from distributed.training import ray_group as worker_group
+from distributed.training.launch import prepare, run_training
+from distributed.training.learner import Learner
+from distributed.training.loop import CHECKPOINTS
+from distributed.training.ray_group import FAILURES, TRIES, Failures, GivenUp, Preempted
+from distributed.training.stopping import GRACE_S, SIGNALS, Stopped, told
 from es.checkpoint import read_checkpoint as read_es_checkpoint
+from funnel.batch import Batch
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 24  # an epoch's, of the small log
@@ -83,14 +84,14 @@ def test_a_stop_at_any_moment_loses_nothing(unbroken: Path, small_log: Path, tmp
 
 
 def train_and_die(run: Path, log: Path, at: int) -> None:
-    step = Trainer.step
+    step = Learner.step
 
-    def dying(self: Trainer, batch: Batch, number: int) -> dict[str, torch.Tensor]:
+    def dying(self: Learner, batch: Batch, number: int) -> dict[str, torch.Tensor]:
         if number == at:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, batch, number)
 
-    Trainer.step = dying  # type: ignore[method-assign]
+    Learner.step = dying  # type: ignore[method-assign]
     train_here(run, log, config())
 
 

@@ -17,14 +17,14 @@ from conftest import forking, gang
 from test_distributed_train import config, events, final_tensors, train_here
 
 from data.log import open_log
-from distributed import checkpoint_store
-from distributed.checkpoint import read_checkpoint
-from distributed.checkpoint_store import CheckpointStore
-from distributed.reporter import METRICS
-from distributed.stopping import Stopped
-from distributed.train_loop import CHECKPOINTS, train
-from distributed.trainer import TrainJob, prepare, run_training
-from distributed.worker_group import FAILURES
+from distributed.checkpoint.read import read_checkpoint
+from distributed.checkpoint import store as checkpoint_store
+from distributed.checkpoint.store import CheckpointStore
+from distributed.reporting.reporter import METRICS
+from distributed.training.launch import TrainJob, prepare, run_training
+from distributed.training.loop import CHECKPOINTS, train
+from distributed.training.ray_group import FAILURES
+from distributed.training.stopping import Stopped
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:

@@ -14,9 +14,9 @@ from typing import Any
 from es.objectives import toy
 from es.objectives.base import Objective
 from es.objectives.control import Control
-from es.objectives.fusion import ScoredLog
-from es.objectives.off_policy import LoggedActions, OffPolicy, OffPolicySettings
-from es.objectives.score_fusion import FusionSettings, score_fusion
+from funnel.fusion.forms import ScoredLog
+from funnel.fusion.objective import FusionSettings, score_fusion
+from funnel.off_policy.objective import LoggedActions, OffPolicy, OffPolicySettings
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jobs.run_directory import usable_cpus
+from jobs.run.directory import usable_cpus
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """python -m jobs.pipeline: the command around jobs.pipeline.run."""
 
 import jobs.pipeline
-from jobs.cli import main
+from jobs.command.cli import main
 
 if __name__ == "__main__":
     main(jobs.pipeline.run, jobs.pipeline.Arguments, jobs.pipeline.__doc__ or "", resumes=True)

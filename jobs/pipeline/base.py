@@ -17,7 +17,7 @@ from jobs.pipeline.stages import (
     train_stage,
 )
 from jobs.pipeline.watch import Current
-from jobs.run_directory import METRICS_FILE, SUMMARY_FILE, read_json
+from jobs.run.directory import METRICS_FILE, SUMMARY_FILE, read_json
 
 PARTS = ("train", "valid", "test")
 TRAIN, SCORED, FUSION, ROUNDS, EVALUATION, SERVED = "train", "scored", "fusion", "rounds", "evaluation", "served"

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 import jobs.report
-from jobs.cluster import check_cpus
+from jobs.cluster.connect import check_cpus
 from jobs.pipeline import Arguments
 from jobs.pipeline.base import EVALUATION, FUSION, PARTS, TRAIN, base
 from jobs.pipeline.plan import EXECUTION, Plan, check_options, check_tunable, opened
@@ -16,9 +16,9 @@ from jobs.pipeline.process import alone, clean, quiet, stops, threads
 from jobs.pipeline.record import PIPELINE_FILE, Record
 from jobs.pipeline.show import REPORT, show
 from jobs.pipeline.watch import Current, Watch, has_days
-from jobs.presence import present
-from jobs.run_directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
-from jobs.two_stages import check_propensities
+from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
+from jobs.run.process import present
+from jobs.run.two_stages import check_propensities
 
 KIND = "pipeline"
 

@@ -11,15 +11,16 @@ import ray
 
 from data.log import Log, open_log
 from distributed.config import TrainConfig
-from es.objectives.fusion import Fusion
-from es.objectives.score_fusion import ScoreFusion
-from jobs import evolution, export, train
-from jobs.cluster import connect, names_cluster
-from jobs.evolve_fusion import halves
+from funnel.fusion.forms import Fusion
+from funnel.fusion.objective import ScoreFusion
+from funnel.fusion.scored_log import read_scored
+from jobs import export, train
+from jobs.cluster.connect import connect, names_cluster
+from jobs.command.preset_file import asked_for, fill_train
+from jobs.evolve import evolution
+from jobs.evolve.evolve_fusion import halves
 from jobs.pipeline import Arguments
-from jobs.preset_file import asked_for, fill_train
-from jobs.run_directory import usable_cpus
-from jobs.scored_file import read_scored
+from jobs.run.directory import usable_cpus
 
 ROUND_RESAMPLES = 200
 """Behind the interval that a round reports; the evolution that counts has --resamples."""

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from jobs.cluster import names_cluster
-from jobs.run_directory import usable_cpus
+from jobs.cluster.connect import names_cluster
+from jobs.run.directory import usable_cpus
 
 LOCK, OUTPUT = ".lock", "output.log"
 STOPPED = 143

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from data.log import TRUTH, Log, parquet_files
 from data.schema import SCHEMA_FILE
-from jobs.run_directory import inside, read_json, write_json
+from jobs.run.directory import inside, read_json, write_json
 
 PIPELINE_FILE = "pipeline.json"
 FORMAT, VERSION = "counterpoint.pipeline", 1

@@ -14,10 +14,10 @@ from typing import Any
 import ray
 from rich.console import Console
 
-from distributed.checkpoint import RECORD, read_record
-from distributed.train_loop import MODEL_DIRECTORY, SNAPSHOTS
+from distributed.checkpoint.read import RECORD, read_record
+from distributed.training.loop import MODEL_DIRECTORY, SNAPSHOTS
 from es.tasks import Stopped
-from jobs.evolve_fusion import run_fusion
+from jobs.evolve.evolve_fusion import run_fusion
 from jobs.pipeline.plan import ROUND_RESAMPLES, Plan
 from jobs.pipeline.record import DONE, Record, Stage, digest, sha256
 from jobs.pipeline.stages import forget_unbegun, fusion_facts, fusion_files, score_part

@@ -11,15 +11,16 @@ from typing import Any
 
 from rich.console import Console
 
-from distributed.train_loop import EVALUATION, MODEL_DIRECTORY, OnEpoch
+from distributed.training.loop import EVALUATION, MODEL_DIRECTORY, OnEpoch
 from es.record import CHECKPOINT_FILE
-from jobs import calibrate, evaluate, evolution, export, score, train
-from jobs.evolve_fusion import POLICY_FILE, run_fusion
+from jobs import calibrate, evaluate, export, score, train
+from jobs.evolve import evolution
+from jobs.evolve.evolve_fusion import POLICY_FILE, run_fusion
 from jobs.pipeline.plan import Plan
 from jobs.pipeline.record import Record, Stage
-from jobs.progress import follow_training
-from jobs.run_directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE
-from jobs.two_stages import about_click_model
+from jobs.run.directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE
+from jobs.run.progress import follow_training
+from jobs.run.two_stages import about_click_model
 
 
 def train_stage(

@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.log import Log, check_labels, open_log
-from distributed.train_loop import CHECKPOINTS
-from jobs.evolve_fusion import POLICY_FILE
-from jobs.fixed_policy import judge_policy
+from data.labels import check_labels
+from data.log import Log, open_log
+from distributed.training.loop import CHECKPOINTS
+from funnel.fusion.fixed_policy import judge_policy
+from jobs.evolve.evolve_fusion import POLICY_FILE
 from jobs.pipeline.days import cut_day, whole_days
 from jobs.pipeline.plan import ROUND_RESAMPLES, Plan, check_tunable
 from jobs.pipeline.record import Record, Stage
 from jobs.pipeline.stages import evaluate_stage, evolve_stage, export_stage, score_part, score_stage, train_stage
-from jobs.run_directory import METRICS_FILE, SUMMARY_FILE, read_json
+from jobs.run.directory import METRICS_FILE, SUMMARY_FILE, read_json
 
 DAYS, DAYS_FILE, CURRENT = "days", "days.jsonl", "current"
 CHECKED = ("train", "evolve", "export")

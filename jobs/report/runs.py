@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.run_directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, flatten, read_json
+from jobs.run.directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, flatten, read_json
 
 KINDS = {  # and who writes them
     "train": "jobs.train",

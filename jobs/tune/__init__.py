@@ -22,9 +22,9 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from jobs.cluster import connect, names_cluster
-from jobs.presets import Space, find_space
-from jobs.run_directory import (
+from jobs.cluster.connect import connect, names_cluster
+from jobs.command.presets import Space, find_space
+from jobs.run.directory import (
     RUN_FILE,
     SUMMARY_FILE,
     RunState,
@@ -53,7 +53,7 @@ class Arguments:
     samples: int = 20
     """Trials; the first one is the default configuration. With pbt: the size of the population."""
     space: str = "standard"
-    """Where to look: standard, loss, rates for train; standard, forms for evolve (jobs/presets.py)."""
+    """Where to look: standard, loss, rates for train; standard, forms for evolve (jobs/command/presets.py)."""
     scheduler: Literal["asha", "pbt", "none"] = "asha"
     """asha stops the trials that fall behind; pbt lets them take over weights and settings of better ones (train, a
     space's rates and weights only); none lets each end."""

@@ -1,7 +1,7 @@
 """python -m jobs.tune: the command around jobs.tune.run."""
 
 import jobs.tune
-from jobs.cli import main
+from jobs.command.cli import main
 
 if __name__ == "__main__":
     main(jobs.tune.run, jobs.tune.Arguments, jobs.tune.__doc__ or "", resumes=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.presets import What
+from jobs.command.presets import What
 
 TRAIN_METRICS = tuple(
     f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr") for figure in ("auc", "log_loss", "pcoc")

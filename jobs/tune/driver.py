@@ -16,18 +16,18 @@ from rich.table import Table
 from data.filesystems import in_process
 from data.log import open_log
 from distributed.config import TrainConfig
-from distributed.evaluation import evaluate
-from distributed.train_loop import TrainJob
-from distributed.trained import load_run
-from distributed.trainer import prepare as prepare_training
-from jobs.evolution import Arguments as EvolveArguments
-from jobs.evolution import configure
-from jobs.evolve_fusion import check as check_fusion
-from jobs.preset_file import FUSION_OPTIONS, assignments, check_evolve, check_train, fill_evolve, write_preset
-from jobs.presets import Settings, Space
-from jobs.run_directory import flatten
-from jobs.settings import override
-from jobs.signals import leave, stop_signals
+from distributed.finished_run import load_run
+from distributed.training.launch import prepare as prepare_training
+from distributed.training.loop import TrainJob
+from distributed.training.validation import evaluate
+from jobs.command.preset_file import FUSION_OPTIONS, assignments, check_evolve, check_train, fill_evolve, write_preset
+from jobs.command.presets import Settings, Space
+from jobs.command.settings import override
+from jobs.command.signals import leave, stop_signals
+from jobs.evolve.evolution import Arguments as EvolveArguments
+from jobs.evolve.evolution import configure
+from jobs.evolve.evolve_fusion import check as check_fusion
+from jobs.run.directory import flatten
 from jobs.tune.aim import Aim
 from jobs.tune.board import Board, Stopped, cell
 from jobs.tune.files import LEDGER_FILE, TRIALS, Ledger, name_of

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jobs.presets import Settings
+from jobs.command.presets import Settings
 
 LEDGER_FILE, TRIALS = "ledger.jsonl", "trials"
 SETTINGS_FILE, REPORTS_FILE, TRIAL_FILE, STOP_FILE = "settings.json", "reports.jsonl", "trial.json", "stop"

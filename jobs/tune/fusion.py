@@ -13,17 +13,17 @@ import numpy as np
 
 from es.engine import ESResult
 from es.engine import run as run_engine
-from es.objectives.fusion import Fusion, ScoredLog
-from es.objectives.fusion_evaluation import best_single, compare, split_users
-from es.objectives.request_blocks import Requests
-from es.objectives.score_fusion import ScoreFusion
 from es.tune import milestones
-from jobs.evolution import Arguments, configure, engine_figures
-from jobs.evolve_fusion import POLICY_FILE, policy_record, read_constraint
-from jobs.preset_file import fill_evolve
-from jobs.presets import Settings
-from jobs.run_directory import RUN_FILE, SUMMARY_FILE, start_run, write_json
-from jobs.scored_file import LABELS, read_scored
+from funnel.fusion.evaluation import best_single, compare, split_users
+from funnel.fusion.forms import Fusion, ScoredLog
+from funnel.fusion.objective import ScoreFusion
+from funnel.fusion.scored_log import LABELS, read_scored
+from funnel.lists.request_blocks import Requests
+from jobs.command.preset_file import fill_evolve
+from jobs.command.presets import Settings
+from jobs.evolve.evolution import Arguments, configure, engine_figures
+from jobs.evolve.evolve_fusion import POLICY_FILE, policy_record, read_constraint
+from jobs.run.directory import RUN_FILE, SUMMARY_FILE, start_run, write_json
 
 REPORTS = 10
 """How often a trial is judged on its way."""

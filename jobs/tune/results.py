@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.presets import Settings
-from jobs.run_directory import read_json
-from jobs.settings import text_of
+from jobs.command.presets import Settings
+from jobs.command.settings import text_of
+from jobs.run.directory import read_json
 from jobs.tune.aim import FAILED, Aim, front, goodness
 from jobs.tune.files import SETTINGS_FILE, TRIAL_FILE, Ledger, name_of, read_reports
 

@@ -22,8 +22,8 @@ from ray.tune.search import BasicVariantGenerator, Searcher
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain, Float
 
-from jobs.presets import Settings, Space
-from jobs.run_directory import read_json
+from jobs.command.presets import Settings, Space
+from jobs.run.directory import read_json
 from jobs.tune.files import SETTINGS_FILE, STOP_FILE, TIME, Ledger, name_of
 from jobs.tune.trial import INDEX, Plan, index_of, trainable
 

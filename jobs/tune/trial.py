@@ -16,13 +16,13 @@ from typing import Any
 
 from ray import tune
 
-from distributed.train_loop import CHECKPOINTS, TrainJob
-from distributed.trainer import run_training
-from jobs.evolution import Arguments as EvolveArguments
-from jobs.preset_file import assignments
-from jobs.presets import Settings, What
-from jobs.run_directory import RUN_FILE, SUMMARY_FILE, read_json, start_run, write_json
-from jobs.settings import override
+from distributed.training.launch import run_training
+from distributed.training.loop import CHECKPOINTS, TrainJob
+from jobs.command.preset_file import assignments
+from jobs.command.presets import Settings, What
+from jobs.command.settings import override
+from jobs.evolve.evolution import Arguments as EvolveArguments
+from jobs.run.directory import RUN_FILE, SUMMARY_FILE, read_json, start_run, write_json
 from jobs.tune.aim import Aim
 from jobs.tune.files import SETTINGS_FILE, STOP_FILE, TIME, TRIAL_FILE, name_of, read_reports, write_report
 from jobs.tune.workers import BEST_FILE, TRAINED_FILE, judge, train_with_workers

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distributed.train_loop import CHECKPOINTS, TrainJob
-from distributed.trainer import run_training
-from jobs.cluster import connect
-from jobs.presets import Settings
-from jobs.run_directory import read_json, write_json
+from distributed.training.launch import run_training
+from distributed.training.loop import CHECKPOINTS, TrainJob
+from jobs.cluster.connect import connect
+from jobs.command.presets import Settings
+from jobs.run.directory import read_json, write_json
 from jobs.tune.files import REPORTS_FILE, STOP_FILE, TOLD_FILE, whole_lines, write_report
 
 BEST_FILE, TRAINED_FILE = "figures.json", "trained.json"

@@ -1,0 +1,241 @@
+"""Checkpoints: plain tensors (safetensors) and JSON, written whole or not at all, checked when read.
+
+    RUN/checkpoints/step-00000120/
+        model.safetensors                      dense weights, feature statistics
+        optimizer.safetensors                  moments of the dense weights, counters of the row optimizers
+        tables-00000-of-00002.safetensors      rows 0, 2, 4, ... of every table and of its optimizer's state
+        tables-00001-of-00002.safetensors      rows 1, 3, 5, ..., written by worker 1
+        checkpoint.json                        config, schema, tasks, position, counters, checksums of all files
+
+How many shards there are is what the writers were; any number of workers reads them, replicated or sharded. Writing is
+in store.py.
+"""
+
+import json
+import typing
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from distributed.checkpoint.rows import RowTensor, check_shard, fill_rows, shard_name
+from distributed.config import fits
+from models.rows import EVERY_ROW
+
+FORMAT, VERSION = "counterpoint.checkpoint", 3
+MODEL, OPTIMIZER, RECORD = "model.safetensors", "optimizer.safetensors", "checkpoint.json"
+MODEL_DIRECTORY = "model"
+"""Of a run: its best checkpoint, without the optimizer."""
+ROWS = "rows."
+"""Names of row optimizers' tensors begin so: "rows.<table>.<name>"."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all that decides the next step, beside the tensors."""
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    rows: int = 0
+    train_seconds: float = 0.0
+    """Seconds spent in training steps, over all starts."""
+    best_score: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    """Validations since the best one."""
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """Tensors that one worker holds: the dense ones, which are the same on all, and rows of tables."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, RowTensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    path: Path
+    progress: Progress
+    identity: dict[str, Any]
+    """What model this is: config, schema, tasks, click rate."""
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+
+def read_checkpoint(path: Path, with_optimizer: bool = True) -> Checkpoint:
+    """Read and check a checkpoint directory; the shards of tables become whole tables in this process.
+
+    Raises ValueError naming the file: absent, not ours, of another version, truncated or changed since it was written.
+    """
+    record = read_record(path / RECORD)
+    check_files(path, record, with_optimizer=with_optimizer)
+    checkpoint = read_dense(path, record, with_optimizer)
+    tables = {}
+    for name, (rows, *shape) in record["tables"].items():
+        if with_optimizer or not name.startswith(ROWS):
+            tables[name] = RowTensor(torch.empty(rows, *shape), rows, EVERY_ROW)
+    fill_rows(path, tables, record["shards"])
+    for name, table in tables.items():
+        (checkpoint.optimizer if name.startswith(ROWS) else checkpoint.model)[name] = table.tensor
+    return checkpoint
+
+
+def load_state(path: Path, state: State, rank: int, workers: int) -> tuple[Progress, dict[str, Tensor]]:
+    """Fill a worker's model and rows in place, each worker reading what it holds; returns dense optimizer tensors too.
+
+    Without tensors of row optimizers in `state.rows` the checkpoint's are left out, and the optimizer's with them. Each
+    shard's checksum is checked by one worker, in turn. Raises ValueError as read_checkpoint does, or if the checkpoint
+    is another model's; nothing is certain of the state then.
+    """
+    record = read_record(path / RECORD)
+    with_optimizer = any(name.startswith(ROWS) for name in state.rows)
+    check_files(path, record, rank, workers, with_optimizer)
+    expected = {name: [row.rows, *row.tensor.shape[1:]] for name, row in state.rows.items()}
+    found = {name: shape for name, shape in record["tables"].items() if with_optimizer or not name.startswith(ROWS)}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            differs(path, name, found.get(name), expected.get(name))
+    checkpoint = read_dense(path, record, with_optimizer)
+    check_tensors(checkpoint.model, state.model, path)
+    with torch.no_grad():
+        for name, tensor in state.model.items():
+            tensor.copy_(checkpoint.model[name])
+    fill_rows(path, state.rows, record["shards"])
+    return checkpoint.progress, checkpoint.optimizer
+
+
+def read_dense(path: Path, record: dict[str, Any], with_optimizer: bool) -> Checkpoint:
+    tensors = {}
+    for name in (MODEL, OPTIMIZER) if with_optimizer else (MODEL,):
+        try:
+            tensors[name] = load_file(path / name)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path / name}: cannot be read ({str(error).splitlines()[0]})") from None
+    identity = {key: value for key, value in record.items() if key not in OWN_KEYS}
+    return Checkpoint(path, Progress(**record["progress"]), identity, tensors[MODEL], tensors.get(OPTIMIZER, {}))
+
+
+OWN_KEYS = ("format", "version", "progress", "shards", "tables", "checksums", "checksum")
+MOST_SHARDS = 1_000_000
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with a checksum of itself."""
+    return {**record, "checksum": content_checksum(record)}
+
+
+def content_checksum(record: dict[str, Any]) -> str:
+    content = {key: value for key, value in record.items() if key != "checksum"}
+    return f"crc32:{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{file}: no such file; is this a checkpoint?") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not readable as JSON ({error})") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"{file}: not a Counterpoint checkpoint")
+    if record.get("version") != VERSION:
+        raise ValueError(f"{file}: version {record.get('version')}; this program reads version {VERSION}")
+    missing = [key for key in (*OWN_KEYS, "config", "schema", "tasks") if key not in record]
+    if missing:
+        raise ValueError(f"{file}: key {missing[0]!r} is missing")
+    if record["checksum"] != content_checksum(record):
+        raise ValueError(f"{file}: damaged (its checksum is not that of its content)")
+    check_record(file, record)
+    return record
+
+
+def check_record(file: Path, record: dict[str, Any]) -> None:
+    """Raise ValueError for content that no writer of ours makes: what follows relies on it."""
+
+    def count(value: Any, least: int = 0) -> bool:
+        return type(value) is int and least <= value < 1 << 48
+
+    progress, known = record["progress"], typing.get_type_hints(Progress)
+    expected = {
+        "shards": count(record["shards"], 1) and record["shards"] <= MOST_SHARDS,
+        "tables": isinstance(record["tables"], dict)
+        and all(isinstance(shape, list) and shape and all(map(count, shape)) for shape in record["tables"].values()),
+        "checksums": isinstance(record["checksums"], dict),
+        "progress": isinstance(progress, dict)
+        and progress.keys() <= known.keys()
+        and all(fits(value, known[key]) for key, value in progress.items())
+        and all(value >= 0 for value in progress.values() if type(value) is int),
+        "config": isinstance(record["config"], dict),
+        "schema": isinstance(record["schema"], dict),
+        "tasks": isinstance(record["tasks"], list) and all(isinstance(task, str) for task in record["tasks"]),
+    }
+    for key, good in expected.items():
+        if not good:
+            raise ValueError(f"{file}: its {key!r} is not what a checkpoint has there")
+
+
+def check_files(
+    path: Path, record: dict[str, Any], rank: int = 0, workers: int = 1, with_optimizer: bool = True
+) -> None:
+    """Compare checksums: of the dense files, and of every workers-th shard from this worker's on."""
+    shards = [shard_name(number, record["shards"]) for number in range(rank, record["shards"], workers)]
+    for name in (MODEL, OPTIMIZER, *shards) if with_optimizer else (MODEL, *shards):
+        try:
+            found = checksum(path / name)
+        except OSError as error:
+            raise ValueError(f"{path / name}: cannot be read ({error.strerror})") from None
+        if found != record["checksums"].get(name):
+            raise ValueError(f"{path / name}: damaged (its checksum is not the one in {RECORD})")
+    check_shards(path, record["tables"], record["shards"], with_optimizer)
+
+
+def check_shards(path: Path, tables: dict[str, list[int]], shards: int, with_optimizer: bool) -> None:
+    """Compare the headers of all shards with the tables that the record names, before room is made for them."""
+    wanted = {name: shape for name, shape in tables.items() if with_optimizer or not name.startswith(ROWS)}
+    for number in range(shards):
+        check_shard(path, wanted, number, shards)
+
+
+def check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], where: Path) -> None:
+    """Raise ValueError unless names, shapes and types are those of this run's model."""
+    for name in sorted(found.keys() | expected.keys()):
+        was, now = found.get(name), expected.get(name)
+        if was is None or now is None or was.shape != now.shape or was.dtype != now.dtype:
+            differs(where, name, None if was is None else [*was.shape], None if now is None else [*now.shape])
+
+
+def differs(where: Path, name: str, was: list[int] | None, now: list[int] | None) -> None:
+    if was is None or now is None:
+        raise ValueError(f"{where}: of another model (tensor {name!r} is in only one of them)")
+    raise ValueError(f"{where}: of another model (tensor {name!r} is {tuple(was)}, this model has {tuple(now)})")
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of a torch optimizer as flat tensors, "3.exp_avg" for parameter 3."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": torch.as_tensor(value) for index, own in state.items() for key, value in own.items()}
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def checksum(path: Path) -> str:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return f"crc32:{value:08x}"

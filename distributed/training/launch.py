@@ -1,0 +1,200 @@
+"""From a log and a config to a trained run: checks first, then Ray Train around the loop of loop.py."""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.encode import numeric_moments
+from data.labels import LabelFacts, check_labels
+from data.log import Log
+from distributed.config import TrainConfig
+from distributed.reporting.reporter import Diverged
+from distributed.training.loop import CHECKPOINTS, OnEpoch, TrainJob, train
+from distributed.training.stopping import GRACE_S, PREEMPTED, SIGNALS, Stop, Stopped, ended, tell
+from models.registry import BACKBONES, find_objective, lookup
+
+MAX_FAILURES = 1000  # of a long run on machines that come and go; worker_group.Failures ends one that gets no further
+COLLECTIVE_TIMEOUT_S = 300
+"""A worker waits so long for another. More than one may rightly need: to read a cold file, to write its shard."""
+RESIZE_EVERY_S = 15.0
+"""How often a group of changing size looks for new nodes. A change costs a start of the group, but no step."""
+DIVERGED, STOPPED = "diverged", "stopped"
+
+
+def prepare(run: Path, log: Log, config: TrainConfig, started: float) -> tuple[TrainJob, dict[str, LabelFacts]]:
+    """Read footers, labels and feature statistics; refuse what cannot be trained. Starts nothing, writes nothing.
+
+    Raises ValueError: a part is missing or broken, labels are wrong, a part lacks the outcomes its figures need.
+    """
+    lookup(BACKBONES, config.model.backbone.name, "backbone")
+    find_objective(config.objective.name)
+    parts = {name: log.part(name) for name in ("train", "valid")}
+    if "test" in log.part_names():
+        parts["test"] = log.part("test")
+    facts = {name: check_labels(log, part) for name, part in parts.items()}
+    for name in ("train", "valid"):
+        if facts[name].clicks == 0 or facts[name].conversions == 0:
+            what = "clicks" if facts[name].clicks == 0 else "conversions"
+            raise ValueError(f"{log.location}/{name}: no {what} in {facts[name].rows} rows; there is nothing to learn")
+    mean_N, std_N = numeric_moments(log, parts["train"])
+    job = TrainJob(
+        run=str(run),
+        location=absolute(log),
+        config=config,
+        schema=log.schema,
+        parts=parts,
+        click_rate=facts["train"].clicks / facts["train"].rows,
+        conversion_rate=facts["train"].conversions / facts["train"].clicks,
+        numeric_mean=tuple(mean_N.tolist()),
+        numeric_std=tuple(std_N.tolist()),
+        started=started,
+    )
+    return job, facts
+
+
+def run_training(
+    job: TrainJob,
+    workers: int,
+    on_epoch: OnEpoch | None = None,
+    min_workers: int | None = None,
+    signalled: Callable[[], int] = lambda: 0,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Train with `workers` Ray Train workers (0: in this process, without Ray) and return the summary figures.
+
+    A worker that dies is replaced and the group goes on from the last checkpoint. With `min_workers` it has as many
+    workers as the cluster has room for, from so many up to `workers`, and changes as nodes come and go. `signalled`
+    tells of a signal that this process has received (0: none): then the state is saved and stopping.Stopped raised.
+    `on_epoch`: see train_loop.train; every worker calls its own copy. `meanwhile` is called here again and again while
+    Ray Train workers train, and once when they are done. Raises ValueError for what the user can mend,
+    whichever worker found it.
+    """
+    if workers == 0:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return train(job, 0, 1, device, on_epoch, Stop(signalled=signalled))
+
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from distributed.training.ray_group import Failures, NoticedTorchConfig, free_room
+
+    free_room(Path(job.run))
+    elastic = min_workers is not None and min_workers < workers
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job, "on_epoch": on_epoch},
+        scaling_config=ScalingConfig(
+            num_workers=(min_workers, workers) if elastic else workers,
+            use_gpu=gpus(min_workers or workers),
+            elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
+        ),
+        torch_config=NoticedTorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        run_config=RunConfig(
+            name="ray_train",
+            storage_path=job.run,
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[Failures(job.run, str(Path(job.run) / CHECKPOINTS))],
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        result = wait_for(trainer.fit, Path(job.run), signalled, meanwhile)
+    except (Stopped, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        mistake = user_error(error)
+        if mistake is not None:
+            raise ValueError(mistake) from error
+        raise
+    figures = result.return_value
+    assert isinstance(figures, dict)
+    if DIVERGED in figures:
+        raise ValueError(figures[DIVERGED])
+    if STOPPED in figures:
+        raise Stopped(*figures[STOPPED])
+    return figures
+
+
+def wait_for(
+    fit: Callable[[], Any], run: Path, signalled: Callable[[], int], meanwhile: Callable[[], None] = lambda: None
+) -> Any:
+    """The result of fit(), in a thread of its own; a signal is passed on to the workers, which then have GRACE_S."""
+    box: list[tuple[Any, BaseException | None]] = []
+
+    def work() -> None:
+        try:
+            box.append((fit(), None))
+        except BaseException as error:
+            box.append((None, error))
+
+    thread = threading.Thread(target=work, name="fit", daemon=True)
+    thread.start()
+    deadline = math.inf
+    while thread.is_alive():
+        thread.join(0.2)
+        meanwhile()
+        if number := signalled():
+            deadline = min(deadline, time.monotonic() + GRACE_S)
+            tell(run, SIGNALS + number)  # again and again: a group that only starts forgets what it was told
+            if time.monotonic() > deadline:
+                raise Stopped(SIGNALS + number, 0, saved=False)
+    result, error = box[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def train_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """What Ray Train runs on every worker: find out who we are, then the loop.
+
+    A divergence is handed back instead of raised: all workers meet it, and another try would only meet it again. So is
+    a stop that the driver has asked for.
+    """
+    import ray.train
+    from ray.train.torch import get_device
+
+    from distributed.training.ray_group import Preempted, note_room
+
+    context = ray.train.get_context()
+    job, rank, world_size = config["job"], context.get_world_rank(), context.get_world_size()
+    stop = Stop(Path(job.run))
+    if rank == 0:
+        note_room(Path(job.run))
+    try:
+        return train(job, rank, world_size, torch.device(get_device()), config["on_epoch"], stop)
+    except Diverged as error:
+        return {DIVERGED: str(error)}
+    except Stopped as stopped:
+        if stopped.code == PREEMPTED:
+            raise Preempted(f"stopped at step {stopped.step}; another group goes on") from None
+        return {STOPPED: (stopped.code, stopped.step)}
+    finally:
+        ended()
+
+
+def gpus(workers: int) -> bool:
+    """NCCL and GPUs if the cluster has one for every worker, else gloo and CPUs."""
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0) >= workers
+
+
+def user_error(error: BaseException) -> str | None:
+    """The message of the ValueError behind a failed fit, if that is what ended it."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    failures += [failure] if (failure := getattr(error, "controller_failure", None)) else []
+    for failure in failures:
+        cause = getattr(failure, "cause", failure)
+        if isinstance(cause, ValueError):
+            return str(cause)
+    return None
+
+
+def absolute(log: Log) -> str:
+    """Workers run elsewhere: a relative path means nothing to them."""
+    return log.location if "://" in log.location else log.root

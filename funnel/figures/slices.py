@@ -1,0 +1,136 @@
+"""Columns of a log cut into a few slices, so that figures can be told for each: `--by COLUMN`.
+
+    numbers       fifths by rows (fewer where values repeat); whole numbers of at most 12 values: a slice a value
+    strings       a slice for each of the 11 commonest values, one for all the others
+    @activity     fifths of the rows by how many exposures their user has in the part
+
+The slices are decided before anything is scored, from the column alone. Shapes: R rows, S slices.
+"""
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pat
+
+from data.encode import one_chunk
+from data.log import Log, Part, open_parquet
+from data.reading import ordered_tables
+
+ACTIVITY = "@activity"
+MOST = 12
+PARTS = 5
+SAMPLE = 2_000_000
+DISTINCT = 200_000
+MISSING, OTHER = "missing", "other"
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """How one column becomes slice numbers. Rows whose value is missing form a slice of their own, the last."""
+
+    column: str
+    labels: tuple[str, ...]
+    """What the slices are called, by number."""
+    edges: tuple[float, ...] = ()
+    """Numbers: slice s holds edges[s-1] < value <= edges[s]; the last edge is left out."""
+    values: tuple[object, ...] = ()
+    """Values: slice s holds values[s]; the others come after them."""
+
+    def codes(self, table: pa.Table) -> np.ndarray:
+        """int16_R: the slice of every row of a table that holds the column."""
+        column = plain(one_chunk(table, self.column))
+        missing_R = column.is_null().to_numpy(zero_copy_only=False)
+        if self.values:
+            found = pc.index_in(column, pa.array(self.values).cast(column.type, safe=False))
+            codes_R = found.fill_null(len(self.values)).to_numpy().astype(np.int16)
+        else:
+            values_R = column.cast(pa.float64()).fill_null(float("nan")).to_numpy()
+            missing_R = missing_R | np.isnan(values_R)
+            codes_R = np.searchsorted(self.edges, values_R, side="left").astype(np.int16)
+        codes_R[missing_R] = len(self.labels) - 1
+        return codes_R
+
+
+def plan_slices(log: Log, part: Part, columns: list[str]) -> list[Slicing]:
+    """Read each column (numbers: up to 2 million rows, spread evenly) and decide its slices.
+
+    Raises ValueError: an unknown column, one that is not of numbers, booleans or strings, one given twice.
+    """
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"--by names {next(name for name in columns if columns.count(name) > 1)!r} twice")
+    return [plan(log, part, name) for name in columns]
+
+
+def plan(log: Log, part: Part, name: str) -> Slicing:
+    with open_parquet(log.filesystem, part.files[0].path) as file:
+        known = file.schema_arrow.names
+    if name not in known:
+        raise ValueError(f"--by {name}: no such column; the log has {', '.join(known)}; or {ACTIVITY}")
+    counts: Counter[object] = Counter()
+    numbers: list[np.ndarray] = []
+    stride = max(1, round(part.rows / SAMPLE))
+    for table in ordered_tables(log, part, [name]):
+        column = plain(one_chunk(table, name))
+        if not (pat.is_integer(column.type) or pat.is_floating(column.type) or pat.is_large_string(column.type)):
+            raise ValueError(f"--by {name}: a column of {column.type}; slices need numbers, booleans or strings")
+        if not pat.is_large_string(column.type):
+            values_R = column.cast(pa.float64(), safe=False).drop_null().to_numpy()
+            numbers.append(values_R[~np.isnan(values_R)][::stride])
+        if not pat.is_floating(column.type) and len(counts) <= DISTINCT:
+            found = column.drop_null().value_counts()
+            counts.update(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
+    if numbers and (not counts or len(counts) > MOST):
+        return by_quantiles(name, np.concatenate(numbers))
+    if len(counts) > DISTINCT:
+        raise ValueError(f"--by {name}: more than {DISTINCT:,} different values; cut it into fewer, or use {ACTIVITY}")
+    return by_values(name, counts)
+
+
+def by_quantiles(name: str, values_R: np.ndarray) -> Slicing:
+    """Equal shares of the rows; edges that coincide become one."""
+    if not len(values_R):
+        return Slicing(name, (MISSING,))
+    edges = np.unique(np.quantile(values_R, np.arange(1, PARTS) / PARTS, method="inverted_cdf"))
+    edges = edges[edges < values_R.max()]
+    texts = [f"{edge:,.4g}" for edge in edges]
+    if not texts:
+        return Slicing(name, ("all", MISSING), ())
+    middle = [f"{low} to {high}" for low, high in itertools.pairwise(texts)]
+    return Slicing(name, (f"≤ {texts[0]}", *middle, f"> {texts[-1]}", MISSING), tuple(edges.tolist()))
+
+
+def by_values(name: str, counts: "Counter[object]") -> Slicing:
+    common = [value for value, _ in sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))]
+    kept = common if len(common) <= MOST else common[: MOST - 1]
+    if kept and not isinstance(kept[0], str):
+        kept = sorted(kept)  # type: ignore[type-var]
+    others = (OTHER,) if len(common) > len(kept) else ()
+    return Slicing(name, (*map(str, kept), *others, MISSING), (), tuple(kept))
+
+
+def activity_edges(rows_by_count: np.ndarray) -> np.ndarray:
+    """Edges that cut the rows in fifths by their user's number of exposures; rows_by_count[n] = rows of such users."""
+    share = np.cumsum(rows_by_count) / max(rows_by_count.sum(), 1)
+    edges = np.unique(np.searchsorted(share, np.arange(1, PARTS) / PARTS - 1e-12))
+    return edges[edges < np.flatnonzero(rows_by_count).max(initial=0)]
+
+
+def activity_labels(edges: np.ndarray) -> tuple[str, ...]:
+    if not len(edges):
+        return ("all exposures",)
+    pairs = itertools.pairwise(edges.tolist())
+    middle = [f"{low + 1} to {high} exposures" if high > low + 1 else f"{high} exposures" for low, high in pairs]
+    return (f"≤ {edges[0]} exposures", *middle, f"> {edges[-1]} exposures")
+
+
+def plain(column: pa.Array) -> pa.Array:
+    """Booleans as whole numbers, dictionaries and short strings as large strings or numbers."""
+    if pat.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pat.is_boolean(column.type):
+        return column.cast(pa.int8())
+    return column.cast(pa.large_string()) if pat.is_string(column.type) else column

@@ -1,0 +1,53 @@
+"""What a fusion tuned earlier is worth on a scored file it has never seen."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from funnel.fusion.evaluation import LEVEL, bootstrap_means
+from funnel.fusion.forms import Fusion
+from funnel.fusion.scored_log import read_scored
+from funnel.lists.request_blocks import Requests
+from jobs.run.directory import read_json
+
+
+def judge_policy(scored: Path, policy: Path, resamples: int, seed: int) -> dict[str, Any]:
+    """value@k (or NDCG@k) of a policy.json and of the untuned policy it began from, and the gain with its interval.
+
+    Keys value_at_K.tuned, .untuned, .gain, .gain.low, .gain.high: intervals over users. Raises ValueError for scores
+    that the policy does not fuse.
+    """
+    record = read_json(policy)
+    log = read_scored(scored, record["conversion_weight"], tuple(record["by"])).log
+    if list(log.names) != record["scores"]:
+        raise ValueError(
+            f"{scored}: has the scores {', '.join(log.names)}, {policy} fuses {', '.join(record['scores'])}"
+        )
+    fitted = Fusion.fit(record["fusion"], log, tuple(record["by"]))
+    moments = tuple((entry["mean"], entry["std"]) for entry in record["by"].values())
+    constants = tuple(record["constants"]) or fitted.constants
+    fusion = dataclasses.replace(fitted, constants=constants, moments=moments)
+    values_2D = np.array([record["after"], record["before"]], np.float64)
+    metric, k = record["metric"], record["k"]
+    requests = Requests.build(log.request_C, fusion.features(log), log.reward_C, k)
+    per_2R = requests.per_request(lambda part: fusion.score(values_2D[part]), 2, metric)
+    counted_R = np.ones(requests.requests) if metric == "value" else (requests.ideal_R > 0).astype(np.float64)
+    user_R = np.zeros(requests.requests, np.int64)
+    user_R[log.request_C] = log.user_C
+    sums_2U = np.stack([np.bincount(user_R, weights=row, minlength=log.users) for row in per_2R])
+    counts_U = np.bincount(user_R, weights=counted_R, minlength=log.users)
+    if not counts_U.any():
+        return {}
+    means_2 = sums_2U.sum(axis=1) / counts_U.sum()
+    gains_B = np.subtract(*bootstrap_means(sums_2U, counts_U, resamples, seed))
+    low, high = np.nanpercentile(gains_B, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    key = f"{metric}_at_{k}"
+    return {
+        f"{key}.tuned": float(means_2[0]),
+        f"{key}.untuned": float(means_2[1]),
+        f"{key}.gain": float(means_2[0] - means_2[1]),
+        f"{key}.gain.low": float(low),
+        f"{key}.gain.high": float(high),
+    }

@@ -1,0 +1,268 @@
+"""Every figure of a scored part, with its interval: by task and space, by slice, by user, and the two experiments.
+
+Passes over the buckets of scored_part.py, never over the model: one for the counts all figures follow from, one for the
+bootstrap (which needs to know the groups of equal count), and two more for each slicing.
+Shapes: R rows of a bucket or chunk, S slices, N fine bins, K score groups.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from funnel.figures.binary import BINS, ECE_GROUPS, FIGURES, BinaryMetrics, PropensityHealth
+from funnel.figures.bootstrap import GROUPS, Replicates, ScoreGroups, chunks, fine_bins, interval, intervals
+from funnel.figures.grouped_auc import GroupedAuc
+from funnel.figures.slices import activity_edges, activity_labels
+from funnel.ranking.bias_experiments import Bias, Matching
+from funnel.ranking.calibration import Calibration
+from funnel.ranking.counts import NO_TRUTH
+from funnel.ranking.scored_part import CLICK, CONVERSION, POTENTIAL, ScoredPart
+from models.objectives.terms import product_logit
+
+SLICE_GROUPS = 256
+NO_USERS = "the log's schema names no user"
+Codes = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class View:
+    """One space of some rows: which of them, their logits (float64) and labels (0, 1)."""
+
+    inside_R: np.ndarray
+    logit: np.ndarray
+    label: np.ndarray
+
+
+@dataclass
+class Figures:
+    """Flat figures, reasons for those that are absent, and what plots need."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
+
+
+class Scored:
+    """What all passes share: the rows, how they are calibrated, and the bootstrap's size and seed."""
+
+    def __init__(
+        self, part: ScoredPart, calibration: Calibration | None, clip: float, replicates: int = 400, seed: int = 0
+    ) -> None:
+        self.part, self.calibration, self.clip = part, calibration, clip
+        self.replicates, self.seed = replicates, seed
+        self.spaces = ("ctr", "cvr.click", "ctcvr", *(("cvr.entire",) if part.has_truth else ()))
+
+    def logits(self, rows: np.ndarray, raw: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Float64 logits of CTR and CVR, calibrated unless raw."""
+        found = {task: torch.from_numpy(rows[task].astype(np.float64)) for task in ("ctr", "cvr")}
+        if self.calibration is not None and not raw:
+            found = self.calibration.apply(found)
+        return found["ctr"], found["cvr"]
+
+    def views(self, rows: np.ndarray, raw: bool = False) -> dict[str, View]:
+        ctr, cvr = self.logits(rows, raw)
+        labels = rows["labels"]
+        click, conversion, potential = ((labels & bit > 0) for bit in (CLICK, CONVERSION, POTENTIAL))
+        every = np.ones(len(rows), bool)
+        found = {
+            "ctr": View(every, ctr.numpy(), click),
+            "cvr.click": View(click, cvr.numpy()[click], conversion[click]),
+            "ctcvr": View(every, product_logit(ctr, cvr).numpy(), conversion),
+        }
+        if self.part.has_truth:
+            found["cvr.entire"] = View(every, cvr.numpy(), potential)
+        return found
+
+    def by_slice(self, codes: Codes, slices: int, raw: bool = False) -> list[dict[str, BinaryMetrics]]:
+        """Counts of every slice and space."""
+        found = [{space: BinaryMetrics() for space in self.spaces} for _ in range(slices)]
+        for rows in self.part.read():
+            code_R = codes(rows)
+            for space, view in self.views(rows, raw).items():
+                code = code_R[view.inside_R]
+                for number in np.unique(code):
+                    here = code == number
+                    metrics = found[number][space]
+                    metrics.add(torch.from_numpy(view.logit[here]), torch.from_numpy(view.label[here]))
+        return found
+
+    def bootstrap(self, codes: Codes, counted: list[dict[str, BinaryMetrics]], groups: int) -> list[dict[str, float]]:
+        """For every slice {"ctr.auc.low": ..., ...}."""
+        groups_of = [{s: ScoreGroups(m.counts_2N.numpy(), groups) for s, m in row.items()} for row in counted]
+        cells = 2 * groups
+        found: dict[str, Replicates] = {s: Replicates(len(counted) * cells, self.replicates) for s in self.spaces}
+        if self.part.has_users:
+            for bucket, rows in enumerate(self.part.read()):
+                for piece, user_R, weight_UB in chunks(rows["user"], bucket, self.seed, self.replicates):
+                    code_R = codes(rows[piece])
+                    for space, view in self.views(rows[piece]).items():
+                        code = code_R[view.inside_R].astype(np.int64)
+                        of_SN = np.stack([row[space].of_N for row in groups_of])
+                        cell = code * cells + view.label * groups + of_SN[code, fine_bins(view.logit)]
+                        found[space].add(cell, user_R[view.inside_R], weight_UB)
+        else:
+            for number, space in enumerate(self.spaces):
+                counts = np.concatenate([row[space].counts_LK.ravel() for row in groups_of])
+                found[space].draw(counts.astype(np.int64), np.random.default_rng([self.seed, number, len(counted)]))
+        result = []
+        for index, row in enumerate(counted):
+            here: dict[str, float] = {}
+            for space in self.spaces:
+                counts_CB = found[space].counts_CB[index * cells : (index + 1) * cells]
+                counts_2KB = counts_CB.reshape(2, groups, self.replicates)
+                bounds = intervals(row[space].figures()[0], counts_2KB, groups_of[index][space])
+                here |= {f"{space}.{name}": value for name, value in bounds.items()}
+            result.append(here)
+        return result
+
+
+def whole(rows: np.ndarray) -> np.ndarray:
+    return np.zeros(len(rows), np.int16)
+
+
+def figures_of(scored: Scored) -> Figures:
+    """The figures of the whole part."""
+    result = Figures()
+    counted = scored.by_slice(whole, 1)[0]
+    for space, metrics in counted.items():
+        figures, absent = metrics.figures()
+        result.figures |= {f"{space}.{name}": value for name, value in figures.items()}
+        result.absent |= {f"{space}.{name}": reason for name, reason in absent.items()}
+    if not scored.part.has_truth:
+        result.absent["cvr.entire"] = NO_TRUTH
+        result.absent |= {f"cvr.entire.{name}": NO_TRUTH for name in FIGURES}
+    result.figures |= scored.bootstrap(whole, [counted], GROUPS)[0]
+    result.curves["calibration"] = {space: metrics.calibration() for space, metrics in counted.items()}
+    if scored.calibration is not None:
+        raw = scored.by_slice(whole, 1, raw=True)[0]
+        for space, metrics in raw.items():
+            result.figures |= {f"raw.{space}.{name}": value for name, value in metrics.figures()[0].items()}
+        result.curves["raw"] = {space: metrics.calibration() for space, metrics in raw.items()}
+    add_propensity(scored, result)
+    add_user_figures(scored, result)
+    add_experiments(scored, result)
+    units = "users" if scored.part.has_users else "rows"
+    result.figures |= {"bootstrap.units": units, "bootstrap.replicates": scored.replicates, "ece.bins": ECE_GROUPS}
+    result.figures["rows"] = scored.part.rows
+    return result
+
+
+def add_propensity(scored: Scored, result: Figures) -> None:
+    health = PropensityHealth(scored.clip)
+    for rows in scored.part.read():
+        ctr, _ = scored.logits(rows)
+        health.add(ctr, torch.from_numpy((rows["labels"] & CLICK > 0).astype(np.float32)))
+    result.figures |= {f"propensity.{name}": value for name, value in health.figures().items()}
+    result.curves["propensity"] = {**health.figures(), "weight_histogram": health.weight_histogram()}
+    if "ctr.ece" in result.figures:
+        result.figures["propensity.ece"] = result.figures["ctr.ece"]
+
+
+def add_user_figures(scored: Scored, result: Figures) -> None:
+    """GAUC of every space; absent where there are no users or none has both labels."""
+    if not scored.part.has_users:
+        result.absent |= {f"{space}.gauc": NO_USERS for space in scored.spaces}
+        return
+    sums = {space: GroupedAuc(scored.replicates) for space in scored.spaces}
+    users = 0
+    for bucket, rows in enumerate(scored.part.read()):
+        for piece, user_R, weight_UB in chunks(rows["user"], bucket, scored.seed, scored.replicates):
+            users += len(weight_UB)
+            for space, view in scored.views(rows[piece]).items():
+                sums[space].add(user_R[view.inside_R], view.logit, view.label, weight_UB)
+    result.figures["users"] = users
+    for space, found in sums.items():
+        figures = found.figures()
+        result.figures |= {f"{space}.{name}": value for name, value in figures.items()}
+        if "gauc" not in figures:
+            result.absent[f"{space}.gauc"] = "no user has both labels"
+            continue
+        bounds = interval(figures["gauc"], figures["gauc"], found.by_replicate())
+        if bounds is not None:
+            result.figures[f"{space}.gauc.low"], result.figures[f"{space}.gauc.high"] = bounds
+
+
+def add_experiments(scored: Scored, result: Figures) -> None:
+    """IEB and PIP; docs/math.md has both."""
+
+    def parts(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        ctr, cvr = scored.logits(rows)
+        labels = rows["labels"]
+        # Without truth the potential conversion is known where it was observed, on clicks.
+        known = labels & (POTENTIAL if scored.part.has_truth else CONVERSION) > 0
+        return ctr.numpy(), cvr.numpy(), (labels & CLICK > 0).astype(np.int64) + 2 * known
+
+    counts_4N = np.zeros(4 * BINS, np.int64)
+    for rows in scored.part.read():
+        _, cvr_R, label_R = parts(rows)
+        counts_4N += np.bincount(label_R * BINS + fine_bins(cvr_R), minlength=4 * BINS)
+    bias = Bias(counts_4N.reshape(4, BINS), scored.replicates)
+    matching = Matching(counts_4N.reshape(4, BINS), scored.replicates)
+    for bucket, rows in enumerate(scored.part.read()):
+        ctr_R, cvr_R, label_R = parts(rows)
+        matching.add(matching.cells(ctr_R, cvr_R, label_R), cvr_R)
+        if scored.part.has_users:
+            for piece, user_R, weight_UB in chunks(rows["user"], bucket, scored.seed, scored.replicates):
+                ctr_R, cvr_R, label_R = parts(rows[piece])
+                bias.replicates.add(bias.cells(cvr_R, label_R), user_R, weight_UB)
+                matching.replicates.add(matching.cells(ctr_R, cvr_R, label_R), user_R, weight_UB)
+    if not scored.part.has_users:
+        bias.replicates.draw(bias.groups.counts_LK.ravel().astype(np.int64), np.random.default_rng([scored.seed, 90]))
+        matching.replicates.draw(matching.counts_C, np.random.default_rng([scored.seed, 91]))
+    truth = scored.part.has_truth
+    result.figures |= {f"ieb.{name}": value for name, value in bias.figures(truth).items()}
+    if not truth:
+        result.absent |= dict.fromkeys(("ieb.mean_truth", "ieb.bias", "ieb.ratio", "pip.true_risk_ratio"), NO_TRUTH)
+    figures, curve, reason = matching.figures(truth)
+    result.figures |= {f"pip.{name}": value for name, value in figures.items()}
+    result.curves["pip"] = curve
+    if reason:
+        result.absent["pip.risk_ratio"] = reason
+
+
+def slice_figures(scored: Scored, index: int) -> list[dict[str, Any]]:
+    """The slices of the index-th slicing: label, and the figures of each space with intervals."""
+    labels = scored.part.slicings[index].labels
+    return sliced(scored, labels, lambda rows: rows[f"by{index}"])
+
+
+def activity_figures(scored: Scored) -> list[dict[str, Any]]:
+    """Slices by how many exposures a user has in the part. Raises ValueError if the log has no users."""
+    if not scored.part.has_users:
+        raise ValueError(f"--by @activity: {NO_USERS}")
+    longest = np.zeros(1, np.int64)
+    for rows in scored.part.read():
+        seen = np.bincount(per_user(rows["user"]))
+        longest = np.pad(longest, (0, max(0, len(seen) - len(longest))))
+        longest[: len(seen)] += seen
+    edges = activity_edges(longest)
+    return sliced(scored, activity_labels(edges), lambda rows: np.searchsorted(edges, per_user(rows["user"])))
+
+
+def per_user(user_R: np.ndarray) -> np.ndarray:
+    """For rows sorted by user: how many rows the user of each has."""
+    if not len(user_R):
+        return np.empty(0, np.int64)
+    starts_U = np.flatnonzero(np.concatenate([[True], user_R[1:] != user_R[:-1]]))
+    rows_U = np.diff(np.append(starts_U, len(user_R)))
+    return np.repeat(rows_U, rows_U)
+
+
+def sliced(scored: Scored, labels: tuple[str, ...], codes: Codes) -> list[dict[str, Any]]:
+    counted = scored.by_slice(codes, len(labels))
+    bounds = scored.bootstrap(codes, counted, SLICE_GROUPS)
+    found = []
+    for label, spaces, low_high in zip(labels, counted, bounds, strict=True):
+        if not spaces["ctr"].count:
+            continue
+        figures: dict[str, Any] = {}
+        absent: dict[str, str] = {}
+        for space, metrics in spaces.items():
+            values, reasons = metrics.figures()
+            figures |= {f"{space}.{name}": value for name, value in values.items()}
+            absent |= {f"{space}.{name}": reason for name, reason in reasons.items()}
+        found.append({"label": label, "rows": spaces["ctr"].count, "figures": figures | low_high, "absent": absent})
+    return found

@@ -1,0 +1,189 @@
+"""The trained ranker as one graph, for a serving side that has none of this code: torch.export program and ONNX.
+
+    ids_BK int64 (field offsets added), numeric_BN float32 (NaN = missing)[, value_B float32]
+    [, FIELD.ids_S int64, FIELD.begins_B int64 for every multi-valued field]
+        -> pctr_B, pcvr_B, pctcvr_B float32[, fused_B float32]
+
+An input that the schema has no column for (no single-valued or no numeric feature) is left out of the graph.
+Shapes: B rows (dynamic, from 1), K categorical fields, N numeric features, S values of
+a multi-valued field, M scores that are fused.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from data.schema import Schema
+from funnel.ranking.calibration import Calibration
+from funnel.ranking.export_pooling import exported_pooling
+from models.entire_space import EntireSpaceModel
+from models.objectives.terms import log_product
+from models.pooling import BagTensors
+
+SCORES = ("pctr", "pcvr", "pctcvr")
+FUSED, VALUE = "fused", "value"
+EXPORTED_FUSIONS = ("product", "sum")
+EXAMPLE_ROWS = 5  # not 1, which a trace would take for a constant
+ONE_FILE_BYTES = 1 << 30  # an ONNX file itself ends at 2 GiB
+
+
+@dataclass(frozen=True)
+class FusionWeights:
+    """A tuned fusion of M scores, each with its own numbers.
+
+    product   fused = sum_i weight_i log(p_i + shift_i)    the logarithm of prod_i (p_i + bias_i)^exponent_i
+    sum       fused = sum_i weight_i p_i / scale_i
+    The product stays a logarithm: the order is the same, and no power of small probabilities underflows.
+    """
+
+    kind: str
+    scores: tuple[str, ...]
+    weight: tuple[float, ...]
+    shift: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
+class Fuse(nn.Module):
+    """(B, M) scores -> fused_B, as FusionWeights says; float32 like funnel/fusion/forms.py."""
+
+    weight: Tensor
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, fusion: FusionWeights) -> None:
+        super().__init__()
+        self.logarithm = fusion.kind == "product"
+        for name in ("weight", "shift", "scale"):
+            self.register_buffer(name, torch.tensor(getattr(fusion, name), dtype=torch.float32))
+
+    def forward(self, scores_BM: Tensor) -> Tensor:
+        terms_BM = (scores_BM + self.shift) / self.scale
+        return ((terms_BM.log() if self.logarithm else terms_BM) * self.weight).sum(1)
+
+
+class Ranker(nn.Module):
+    """What is served: the model's probabilities, calibrated and fused where that is wanted, as jobs.score gives them.
+
+    `inputs` and `outputs` name the graph's arguments and results in order.
+    """
+
+    def __init__(
+        self,
+        model: EntireSpaceModel,
+        schema: Schema,
+        calibration: Calibration | None = None,
+        fusion: FusionWeights | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.calibration = model, calibration
+        self.fields, self.numerics = len(schema.single), len(schema.numeric)
+        self.many = tuple(field.name for field in schema.many)
+        self.fuse = Fuse(fusion) if fusion else None
+        self.fused_scores = fusion.scores if fusion else ()
+        plain = {"ids": bool(self.fields), "numeric": bool(self.numerics), VALUE: VALUE in self.fused_scores}
+        bags = [name for field in self.many for name in bag_inputs(field)]
+        self.inputs = (*(name for name, wanted in plain.items() if wanted), *bags)
+        self.outputs = SCORES + (FUSED,) * bool(fusion)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(self.inputs, inputs, strict=True))
+        bags = [with_end(*(given[name] for name in bag_inputs(field))) for field in self.many]
+        rows = inputs[-1].shape[0]  # no input but the values of a multi-valued field has another length
+        ids_BK = given["ids"] if self.fields else inputs[0].new_zeros((rows, 0), dtype=torch.int64)
+        numeric_BN = given["numeric"] if self.numerics else inputs[0].new_zeros((rows, 0), dtype=torch.float32)
+        logits = self.model(ids_BK, numeric_BN, bags)
+        if self.calibration is not None:
+            logits = self.calibration.apply(logits)
+        scores = {
+            "pctr": logits["ctr"].sigmoid().float(),
+            "pcvr": logits["cvr"].sigmoid().float(),
+            "pctcvr": log_product(logits["ctr"], logits["cvr"]).exp().float(),
+        }
+        result = tuple(scores[name] for name in SCORES)
+        if self.fuse is None:
+            return result
+        scores[VALUE] = given.get(VALUE, scores["pctr"])
+        return (*result, self.fuse(torch.stack([scores[name] for name in self.fused_scores], dim=1)))
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs of the right types: every id and every number 0, two values in each row of a multi-valued field."""
+        examples = {
+            "ids": torch.zeros((EXAMPLE_ROWS, self.fields), dtype=torch.int64),
+            "numeric": torch.zeros((EXAMPLE_ROWS, self.numerics)),
+            VALUE: torch.zeros(EXAMPLE_ROWS),
+        }
+        for field in self.many:
+            ids, begins = bag_inputs(field)
+            examples[ids] = torch.zeros(2 * EXAMPLE_ROWS, dtype=torch.int64)
+            examples[begins] = torch.arange(EXAMPLE_ROWS) * 2
+        return tuple(examples[name] for name in self.inputs)
+
+    def dynamic_shapes(self) -> tuple[dict[int, torch.export.Dim], ...]:
+        """What may vary: the rows, and the values of each multi-valued field."""
+        batch = torch.export.Dim("batch", min=1)
+        varies = {}
+        for number, field in enumerate(self.many):
+            varies[bag_inputs(field)[0]] = torch.export.Dim(f"values_{number}", min=0)
+        return tuple({0: varies.get(name, batch)} for name in self.inputs)
+
+
+def bag_inputs(field: str) -> tuple[str, str]:
+    """Names of the two inputs of a multi-valued field: all values end to end, and where each row's begin."""
+    return f"{field}.ids", f"{field}.begins"
+
+
+def with_end(ids_S: Tensor, begin_B: Tensor) -> BagTensors:
+    return BagTensors(ids_S, torch.cat([begin_B, begin_B.new_full((1,), ids_S.shape[0])]))
+
+
+def export_program(ranker: Ranker) -> torch.export.ExportedProgram:
+    """Trace the ranker (put into evaluation mode, no gradients; on the CPU) with a dynamic batch.
+
+    The program says nothing of where its source stood.
+    """
+    ranker.eval().requires_grad_(False)
+    with torch.no_grad(), quiet(), exported_pooling(ranker.model.embedding):
+        # Strict: the models ask for len(tensor), which the other mode would take for a constant.
+        program = torch.export.export(ranker, ranker.example(), dynamic_shapes=(ranker.dynamic_shapes(),), strict=True)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+def save_onnx(ranker: Ranker, program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write the program as ONNX. Weights beyond 1 GiB go to PATH.data, which has to stay beside it."""
+    with torch.no_grad(), quiet():
+        converted = torch.onnx.export(
+            program,
+            ranker.example(),
+            dynamo=True,
+            input_names=list(ranker.inputs),
+            output_names=list(ranker.outputs),
+            dynamic_shapes=(ranker.dynamic_shapes(),),
+            verbose=False,
+        )
+    assert converted is not None
+    for node in converted.model.graph:
+        node.metadata_props.clear()
+    weights = sum(tensor.nbytes for tensor in program.state_dict.values())
+    converted.save(path, external_data=weights > ONE_FILE_BYTES)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings that torch's exporters give about torch's own insides and packages we have no use for."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

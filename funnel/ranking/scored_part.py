@@ -1,0 +1,118 @@
+"""A part scored once and kept in buckets of whole users, so that figures by user need one bucket in memory at a time.
+
+A row takes 17 bytes and 2 for each slicing. Up to a million rows stay in memory; larger parts go to one temporary file
+a bucket, some million rows each. What bucket a user is in, and the users' order in it, follow from their ids alone.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.types as pat
+import torch
+
+from data.encode import Encoder, one_chunk
+from data.hashing import hash_array
+from data.log import Log, Part
+from data.reading import ordered_tables
+from funnel.figures.slices import Slicing
+from funnel.ranking.counts import predict
+from models.entire_space import EntireSpaceModel
+
+BUCKET_ROWS = 1 << 20
+CLICK, CONVERSION, POTENTIAL = 1, 2, 4
+
+
+@dataclass
+class ScoredPart:
+    """Scored rows with their labels, one bucket after the other."""
+
+    folder: Path
+    """An empty directory for what does not fit in memory; the caller deletes it."""
+    buckets: int
+    has_users: bool
+    has_truth: bool
+    slicings: list[Slicing] = field(default_factory=list)
+    rows: int = 0
+    bucket_rows: int = BUCKET_ROWS
+    kept: dict[int, list[np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """user uint64 (a hash), ctr and cvr float32 logits, labels uint8 (bits), a slice number for each slicing."""
+        fixed = [("user", "u8"), ("ctr", "f4"), ("cvr", "f4"), ("labels", "u1")]
+        return np.dtype(fixed + [(f"by{index}", "i2") for index in range(len(self.slicings))])
+
+    def add(self, rows: np.ndarray) -> None:
+        self.rows += len(rows)
+        if self.buckets == 1:
+            self.kept.setdefault(0, []).append(rows)
+            return
+        bucket_R = rows["user"] % np.uint64(self.buckets)
+        order_R = np.argsort(bucket_R, kind="stable")
+        ends = np.searchsorted(bucket_R[order_R], np.arange(self.buckets), side="right")
+        for bucket, piece in enumerate(np.split(rows[order_R], ends[:-1])):
+            if len(piece):
+                with (self.folder / f"{bucket:05d}.rows").open("ab") as file:
+                    piece.tofile(file)
+
+    def read(self) -> Iterator[np.ndarray]:
+        """The rows of each bucket, sorted by user."""
+        for bucket in range(self.buckets):
+            path = self.folder / f"{bucket:05d}.rows"
+            if self.buckets == 1:
+                rows = np.concatenate(self.kept.get(0) or [np.empty(0, self.dtype)])
+                self.kept[0] = [rows]
+            else:
+                rows = np.fromfile(path, self.dtype) if path.exists() else np.empty(0, self.dtype)
+            yield rows[np.argsort(rows["user"], kind="stable")] if self.has_users else rows
+
+
+def score_part(
+    model: EntireSpaceModel,
+    log: Log,
+    part: Part,
+    device: torch.device,
+    folder: Path,
+    slicings: list[Slicing],
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> ScoredPart:
+    """Score a part once: raw logits, labels, the truth where the log has it, slice numbers. `on_rows` is told how
+    many are."""
+    schema = log.schema
+    truth = log.truth(part) if log.has_truth(part) else None
+    buckets = max(1, -(-part.rows // BUCKET_ROWS))
+    judged = ScoredPart(folder, buckets, schema.user is not None, truth is not None, slicings)
+    wanted = [*schema.columns, schema.user, schema.exposure if truth else None, *(s.column for s in slicings)]
+    columns = list(dict.fromkeys(name for name in wanted if name))
+    encoder = Encoder(schema)
+    for table in ordered_tables(log, part, columns):
+        encoded = encoder.encode(table)
+        logits = predict(model, encoded, device)
+        rows = np.empty(table.num_rows, judged.dtype)
+        rows["user"] = user_keys(table, schema.user) if schema.user else judged.rows // max(BUCKET_ROWS, 1)
+        rows["ctr"], rows["cvr"] = logits["ctr"].numpy(), logits["cvr"].numpy()
+        labels_R = CLICK * (encoded.click_R > 0.5) + CONVERSION * (encoded.conversion_R > 0.5)
+        if truth is not None:
+            potential_R = truth.potential_R[truth.lookup(table.column(schema.exposure).to_numpy())]
+            labels_R = labels_R + POTENTIAL * (potential_R > 0)
+        rows["labels"] = labels_R
+        for index, slicing in enumerate(slicings):
+            rows[f"by{index}"] = slicing.codes(table)
+        judged.add(rows)
+        on_rows(judged.rows)
+    return judged
+
+
+def user_keys(table: pa.Table, name: str) -> np.ndarray:
+    """uint64_R: a hash of the user's id; all rows without one are one user."""
+    column = one_chunk(table, name)
+    if not (pat.is_integer(column.type) or pat.is_dictionary(column.type) or pat.is_string(column.type)
+            or pat.is_large_string(column.type)):  # fmt: skip
+        raise ValueError(f"column {name!r} is of type {column.type}; a user is a whole number or a string")
+    key_R = hash_array(column)
+    if column.null_count:
+        key_R = np.where(column.is_null().to_numpy(zero_copy_only=False), np.uint64(0), key_R)
+    return key_R

@@ -1,0 +1,62 @@
+"""A trained model applied to a log: probabilities of every exposure, row group by row group."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from data.encode import Encoder
+from data.log import Log, Part
+from data.reading import ordered_tables
+from data.schema import Schema
+from funnel.ranking.calibration import Calibration
+from funnel.ranking.counts import predict
+from models.entire_space import EntireSpaceModel
+from models.objectives.terms import log_product
+
+SCORES = ("pctr", "pcvr", "pctcvr")
+
+
+def for_scoring(log: Log, trained: Schema, truth: bool = False) -> Log:
+    """The log read with the trained model's features and labels, and the log's own keys (and truth) beside them."""
+    own = log.schema
+    schema = dataclasses.replace(
+        trained,
+        exposure=own.exposure,
+        user=own.user,
+        request=own.request,
+        value=own.value,
+        weight=None,
+        truth=own.truth if truth else None,
+    )
+    return dataclasses.replace(log, schema=schema)
+
+
+def score(
+    model: EntireSpaceModel, log: Log, part: Part, device: torch.device, calibration: Calibration | None = None
+) -> Iterator[pa.Table]:
+    """Tables of exposure_id, user, request (where the schema names them), click, conversion, pctr, pcvr, pctcvr, value.
+
+    One table a row group, read ahead: memory is flat in the number of rows.
+    """
+    schema = log.schema
+    encoder = Encoder(schema)
+    keys = {"exposure_id": schema.exposure, "user": schema.user, "request": schema.request}
+    for table in ordered_tables(log, part, schema.all_columns):
+        logits = predict(model, encoder.encode(table), device)
+        if calibration is not None:
+            logits = calibration.apply(logits)
+        probabilities = {
+            "pctr": logits["ctr"].sigmoid(),
+            "pcvr": logits["cvr"].sigmoid(),
+            "pctcvr": log_product(logits["ctr"], logits["cvr"]).exp(),
+        }
+        columns = {name: table.column(source) for name, source in keys.items() if source}
+        for name, source in (("click", schema.click), ("conversion", schema.conversion)):
+            columns[name] = table.column(source).cast(pa.int8())
+        columns |= {name: pa.array(values.numpy().astype(np.float32)) for name, values in probabilities.items()}
+        if schema.value:
+            columns["value"] = table.column(schema.value).cast(pa.float32())
+        yield pa.table(columns)

@@ -1,0 +1,170 @@
+"""serving.json: all that a serving side in another language must know to feed an exported ranker and read its answers.
+
+Which column goes where, how a value becomes an id (with vectors to test an implementation by), what comes out, and real
+rows from raw values to probabilities. Numbers beyond 2^53 are strings, as not every JSON reader keeps them.
+"""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data.encode import Encoder, Rows
+from data.hashing import P, hash_array
+from data.schema import CategoricalField, Schema
+from funnel.ranking.export import FUSED, VALUE, bag_inputs
+
+FORMAT, VERSION = "counterpoint.serving", 1
+
+HASHES = {
+    "arithmetic": "unsigned 64-bit, modulo 2^64; >> is a logical shift; mod is the unsigned remainder",
+    "splitmix64(x)": [
+        "x = x + 0x9E3779B97F4A7C15",
+        "x = (x xor (x >> 30)) * 0xBF58476D1CE4E5B9",
+        "x = (x xor (x >> 27)) * 0x94D049BB133111EB",
+        "x = x xor (x >> 31)",
+    ],
+    "integer": "hash(v) = splitmix64(v), v sign-extended to 64 bits if its column is signed",
+    "string": [
+        "b_0 .. b_(n-1): the bytes of the string in UTF-8, n of them, each 0 .. 255",
+        f"s = n + sum over i of (b_i + 1) * P^(i+1), P = {int(P):#018X}".replace("0X", "0x"),
+        "hash(v) = splitmix64(s)",
+    ],
+}
+KINDS = {
+    "hash": "id = offset + 1 + hash(value) mod size; a missing value: offset",
+    "vocabulary": "id = offset + 2 + index of the value in the vocabulary; not in it: offset + 1; missing: offset",
+    "range": "id = offset + 2 + value for 0 <= value < size; outside: offset + 1; missing: offset",
+}
+INTEGERS = (0, 1, -1, 42, 1_000_000_007, 2**63 - 1, -(2**63))
+STRINGS = ("", "a", "ab", "ba", "user_42", "straße", "商品", "x" * 40)
+BUCKETS = 1000
+OUTPUTS = {
+    "pctr": "P(click | exposure)",
+    "pcvr": "P(conversion | click), over all exposures",
+    "pctcvr": "P(click and conversion | exposure) = pctr * pcvr",
+}
+
+
+def describe_inputs(schema: Schema, inputs: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The graph's inputs in order, each with the columns that fill it."""
+    offsets = dict(zip((field.name for field in schema.categorical), Encoder(schema).offsets, strict=True))
+    single = [describe_field(field, offsets[field.name]) for field in schema.single]
+    described: dict[str, dict[str, Any]] = {
+        "ids": {"dtype": "int64", "shape": ["batch", len(single)], "columns": single},
+        "numeric": {
+            "dtype": "float32",
+            "shape": ["batch", len(schema.numeric)],
+            "columns": [{"column": name} for name in schema.numeric],
+            "encoding": "the raw value, unscaled (the graph standardises it); a missing value is NaN; no infinities",
+        },
+        VALUE: {"dtype": "float32", "shape": ["batch"], "column": schema.value, "encoding": "the raw value"},
+    }
+    for field in schema.many:
+        assert field.many is not None
+        ids, begins = bag_inputs(field.name)
+        described[ids] = {
+            "dtype": "int64",
+            "shape": ["values"],
+            **describe_field(field, offsets[field.name]),
+            "last_values_kept": field.many.max,
+            "encoding": "the ids of all rows' values, end to end; missing values inside a list are left out",
+        }
+        described[begins] = {
+            "dtype": "int64",
+            "shape": ["batch"],
+            "column": field.name,
+            "encoding": "where each row's values begin, the first at 0; they end where the next row's begin, the last "
+            "row's at the number of values; a missing list is empty",
+        }
+    return [{"name": name, **described[name]} for name in inputs]
+
+
+def describe_field(field: CategoricalField, offset: int) -> dict[str, Any]:
+    values = {"vocabulary": list(field.vocabulary)} if field.kind == "vocabulary" else {"size": field.size}
+    last = offset + field.rows - 1
+    return {"column": field.name, "kind": field.kind, **values, "offset": offset, "smallest": offset, "largest": last}
+
+
+def encodings() -> dict[str, Any]:
+    """The rules from a value to an id, and vectors that an implementation must reproduce."""
+    integers = hash_array(pa.array(INTEGERS, pa.int64()))
+    strings = hash_array(pa.array(STRINGS, pa.string()))
+    pairs = [*zip(map(str, INTEGERS), ["int64"] * len(INTEGERS), integers.tolist(), strict=True)]
+    pairs += [*zip(STRINGS, ["string"] * len(STRINGS), strings.tolist(), strict=True)]
+    return {
+        "kinds": KINDS,
+        "hash": HASHES,
+        "hash_test_vectors": [
+            {"type": kind, "value": value, "hash": f"{hashed:#018x}", f"hash mod {BUCKETS}": hashed % BUCKETS}
+            for value, kind, hashed in pairs
+        ],
+    }
+
+
+def describe_outputs(policy: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The graph's outputs in order; `policy` is the policy.json whose fusion is the last of them."""
+    described: list[dict[str, Any]] = [
+        {"name": name, "dtype": "float32", "shape": ["batch"], "is": text} for name, text in OUTPUTS.items()
+    ]
+    if policy is not None:
+        formula = {
+            "product": "sum_i exponent_i * log(p_i + bias_i): the logarithm of prod_i (p_i + bias_i)^exponent_i",
+            "sum": "sum_i weight_i * p_i / constant_i",
+        }[policy["fusion"]]
+        described.append(
+            {
+                "name": FUSED,
+                "dtype": "float32",
+                "shape": ["batch"],
+                "is": f"{formula}; order a request's candidates by it, highest first",
+                "scores": policy["scores"],
+                "parameters": dict(zip(policy["names"], policy["after"], strict=True)),
+                "constants": policy.get("constants", []),
+            }
+        )
+    return described
+
+
+def example_rows(
+    schema: Schema,
+    table: pa.Table,
+    encoded: Rows,
+    value_R: np.ndarray | None,
+    expected: dict[str, np.ndarray],
+    rows: int = 3,
+) -> list[dict[str, Any]]:
+    """Real rows, end to end: raw values by column, what goes into the graph, what must come out of it."""
+    raw = table.slice(0, rows).select([*schema.features]).to_pylist()
+    examples = []
+    for row, values in enumerate(raw):
+        inputs: dict[str, Any] = {"ids": encoded.ids_RK[row].tolist(), "numeric": encoded.numeric_RN[row].tolist()}
+        if value_R is not None:
+            inputs[VALUE] = float(value_R[row])
+        for field, bags in zip(schema.many, encoded.bags, strict=True):
+            inputs[bag_inputs(field.name)[0]] = bags.take(slice(row, row + 1)).ids_S.tolist()
+        outputs = {name: float(array[row]) for name, array in expected.items()}
+        examples.append({key: plain(entry) for key, entry in
+                         {"values": values, "inputs": inputs, "outputs": outputs}.items()})  # fmt: skip
+    return examples
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: NaN as null, integers beyond 2^53 as strings."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, int) and abs(value) > 2**53:
+        return str(value)
+    return value
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

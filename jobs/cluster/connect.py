@@ -1,0 +1,97 @@
+"""One door to Ray: attach to the cluster the environment names, else start a quiet local one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jobs.cluster.authentication import after_local_cluster, before_local_cluster, before_named_cluster
+from jobs.run.directory import usable_cpus
+
+RECOVERY = {
+    # Ray Train looks at its workers so often: what a death costs at least. Ray's default is 2 s.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # A worker that does not answer for so long has hung. Answering takes it milliseconds; Ray waits ten minutes.
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
+    # Ray counts on a lost node for up to 20 s; the wait for it ends after this, and fewer workers are tried. Ray: 60 s.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
+    # Workers that leave a group whose other members are gone. Ray: 30 s.
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
+}
+"""How soon a run goes on after a fault: docs/survive.md has the times. What the environment says wins."""
+
+
+SERVER = "RAY_API_SERVER_ADDRESS"
+
+
+def check_cpus(workers: int) -> None:
+    """Raise ValueError if a local cluster could not give every worker a CPU. Starts nothing."""
+    if workers < 0:
+        raise ValueError(f"--workers must be at least 0, got {workers}")
+    if not names_cluster() and workers > usable_cpus():
+        raise ValueError(f"--workers {workers}: this machine has {usable_cpus()} CPUs; ask for at most that many")
+
+
+def names_cluster() -> bool:
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def connect(cpus: int, asked: str = "") -> None:
+    """Make Ray ready for `cpus` one-CPU workers; a second call does nothing.
+
+    With RAY_ADDRESS set (inside a Ray job it always is) the process joins that cluster, and a cluster of too few CPUs
+    is a ValueError, which names the options that `asked` for so many. Without it a local cluster is started: no
+    dashboard, a token of its own, and no log lines of workers on the terminal unless COUNTERPOINT_LOG asks for them.
+    """
+    for name, value in RECOVERY.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    level = os.environ.get("COUNTERPOINT_LOG", "ERROR")
+    if names_cluster():
+        before_named_cluster()
+        try:
+            ray.init(logging_level=level, log_to_driver=level != "ERROR")
+        except ConnectionError:
+            raise ValueError(
+                f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no Ray cluster answers there, or it refuses the token "
+                f"(RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')})"
+            ) from None
+        available = int(ray.cluster_resources().get("CPU", 0))
+        if cpus > available:
+            asked = asked or f"--workers {cpus}"
+            raise ValueError(f"{asked}: the cluster at {os.environ['RAY_ADDRESS']} has {available} CPUs")
+        return
+    check_cpus(cpus)
+    before_local_cluster()
+    with no_dashboard():
+        ray.init(
+            address="local",
+            num_cpus=max(cpus, 1),
+            include_dashboard=False,
+            logging_level=level,
+            log_to_driver=level != "ERROR",
+            object_store_memory=512 * 2**20,
+        )
+    after_local_cluster()
+
+
+@contextmanager
+def no_dashboard() -> Iterator[None]:
+    """What is started inside looks for Ray's dashboard where it is refused at once.
+
+    A helper of Ray Train asks it all the time whether the controller lives. Where there is none it waits up to 40 s for
+    the address, and every training waits for the helper at its end, 12 s.
+    """
+    if SERVER in os.environ:
+        yield
+        return
+    os.environ[SERVER] = "http://127.0.0.1:9"
+    try:
+        yield
+    finally:
+        del os.environ[SERVER]  # this process may submit jobs elsewhere

@@ -1,0 +1,170 @@
+"""A run directory: run.json (what ran), metrics.jsonl (how it went), summary.json (how it ended), checkpoints.
+
+    new run      the directory is absent or empty
+    resume       it holds the same run, unfinished
+    done         it holds the same run with its summary
+Anything else in the directory is somebody's work and is refused.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from data.write import check_local
+
+RUN_FILE, METRICS_FILE, SUMMARY_FILE = "run.json", "metrics.jsonl", "summary.json"
+
+
+class RunState(Enum):
+    NEW = "new"
+    RESUME = "resume"
+    DONE = "done"
+
+
+def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozenset[str] = frozenset()) -> RunState:
+    """Say what `out` holds for a run of this kind and config, writing nothing.
+
+    `may_change` names dotted config keys that a resumed run may set anew (the number of workers, say).
+    Raises ValueError if the directory holds something else.
+    """
+    check_local(out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file, not a directory")
+    if not out.exists() or all(half_written(path) for path in out.iterdir()):
+        return RunState.NEW
+    path = out / RUN_FILE
+    if not path.exists():
+        raise ValueError(f"--out {out} is not empty and holds no {RUN_FILE}: choose a new directory")
+    earlier = read_json(path)
+    if earlier.get("kind") != kind:
+        raise ValueError(f"--out {out} holds a {earlier.get('kind')} run, not a {kind} run: choose another directory")
+    if not isinstance(earlier.get("config", {}), dict):
+        raise ValueError(f"{path}: its 'config' is no object of key: value")
+    before, now = flatten(earlier.get("config", {})), flatten(json.loads(json.dumps(config)))
+    differs = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    differs = [key for key in differs if key not in may_change]
+    if differs:
+        key = differs[0]
+        more = f" (and {len(differs) - 1} more)" if len(differs) > 1 else ""
+        raise ValueError(
+            f"--out {out} holds another run: {key} was {before.get(key)!r}, now {now.get(key)!r}{more}; "
+            "choose another directory, or the same settings to continue it"
+        )
+    return RunState.DONE if (out / SUMMARY_FILE).exists() else RunState.RESUME
+
+
+def half_written(path: Path) -> bool:
+    """A run.json that a kill kept from its name: nothing of a run lies beside it yet."""
+    return path.name.startswith(f".{RUN_FILE}.") and path.name.endswith(".tmp")
+
+
+def start_run(out: Path, kind: str, config: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Create the directory and write run.json: config, command, git commit, versions, hardware, and the given facts."""
+    with storing(out, out / f".{RUN_FILE}.tmp"):
+        out.mkdir(parents=True, exist_ok=True)
+    record = {
+        "kind": kind,
+        "config": config,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": " ".join(sys.argv),
+        "git": git_commit(),
+        "versions": versions(),
+        "hardware": hardware(),
+        **facts,
+    }
+    write_json(out / RUN_FILE, record)
+
+
+def git_commit() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+
+
+def versions() -> dict[str, str]:
+    names = ("ray", "torch", "numpy", "pyarrow")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+def hardware() -> dict[str, Any]:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return {"cpu": model, "cores": usable_cpus(), "memory_gib": round(memory / 2**30, 1)}
+
+
+def usable_cpus() -> int:
+    """CPUs this process may run on (an affinity mask counts, which os.cpu_count does not see)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raise ValueError naming the file if it is absent or broken."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: holds a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def inside(root: Path, name: str) -> Path:
+    """root/name for a name that a file held. ValueError if it leads out: by `..`, as an absolute path, by a link."""
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{root}: the name {name!r} leads out of the directory")
+    return path
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write whole or not at all: a temporary file, fsync, rename. ValueError if the disk is full or closed to us."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storing(path, temporary):
+        with temporary.open("w") as file:
+            json.dump(value, file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+@contextmanager
+def storing(path: Path, temporary: Path) -> Iterator[None]:
+    """What keeps `path` from being written is a ValueError of one line; the temporary file goes, what stood stays."""
+    try:
+        yield
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+        raise ValueError(f"{path}: cannot be written ({reason})") from error
