@@ -1,15 +1,19 @@
 """What every entry point does the same way: parse, run, and turn a user's mistake into one line and exit code 2."""
 
+import argparse
+import dataclasses
 import errno
 import logging
 import os
 import sys
+import typing
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Annotated, Any
 
 import tyro
 
-Arguments = TypeVar("Arguments")
+Options = type | Callable[[Sequence[str]], type]
+"""A dataclass of arguments, or what makes one from the words: settings follow the problem that is named."""
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -18,8 +22,8 @@ STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 def main(
-    run: Callable[[Arguments], object],
-    arguments: type[Arguments],
+    run: Callable[[Any], object],
+    arguments: Options,
     description: str,
     resumes: bool = False,
     words: Sequence[str] | None = None,
@@ -32,8 +36,9 @@ def main(
     """
     check_imports()
     logging.basicConfig(level=os.environ.get("COUNTERPOINT_LOG", "WARNING"), format="%(levelname)s %(message)s")
-    parsed = tyro.cli(arguments, prog=command(), description=description, args=words)
+    parsed = None
     try:
+        parsed = parse(arguments, sys.argv[1:] if words is None else words, description)
         run(parsed)
     except ValueError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
@@ -47,6 +52,62 @@ def main(
     except KeyboardInterrupt:
         print("stopped" + ("; the same command goes on from here" if resumes else ""), file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+
+
+def parse(arguments: Options, words: Sequence[str], description: str = "") -> Any:
+    """The command's arguments from its words. Raises ValueError, listing the valid ones, for an unknown option; other
+    mistakes end the program with exit code 2, as tyro words them."""
+    kind = arguments if isinstance(arguments, type) else arguments(words)
+    parsed, unknown = tyro.cli(
+        kind, prog=command(), description=description, args=list(words), return_unknown_args=True
+    )
+    if unknown:
+        raise ValueError(f"unknown option {unknown[0]!r}; valid: {', '.join(options_of(kind))}")
+    return parsed
+
+
+def options_of(kind: Any, prefix: str = "") -> list[str]:
+    """Every option of a dataclass as it is typed, "--optimizer.learning-rate"."""
+    found = []
+    for field in dataclasses.fields(kind):
+        hint = typing.get_type_hints(kind, include_extras=True)[field.name]
+        flattened = field.name in FLATTENED
+        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+        name = prefix if flattened else f"{prefix}{field.name}".replace("_", "-")
+        if dataclasses.is_dataclass(inner):
+            found += options_of(inner, name if flattened else f"{name}.")
+        else:
+            found.append(f"--{name}")
+    return found
+
+
+FLATTENED = ("config", "settings")
+"""Fields of a command's arguments whose own fields are options of the command, without a prefix."""
+
+
+def with_settings(base: type, **defaults: Any) -> type:
+    """`base`, a dataclass of arguments, with these settings (dataclass instances) as defaults of its fields.
+
+    Fields named in FLATTENED give their own fields as options: --epochs, --optimizer.learning-rate; others are a
+    prefix: --es.sigma.
+    """
+    typed: list[Any] = []
+    for name, default in defaults.items():
+        kind = type(default)
+        hint = Annotated[kind, tyro.conf.arg(name="")] if name in FLATTENED else kind
+        typed.append((name, hint, dataclasses.field(default_factory=lambda default=default: default)))
+    return dataclasses.make_dataclass(base.__name__, typed, bases=(base,), namespace={"__doc__": base.__doc__})
+
+
+def glance(words: Sequence[str], **defaults: str) -> dict[str, str]:
+    """The values of a few options, read before all others: they decide which other options there are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, default=default)
+    try:
+        return vars(parser.parse_known_args(list(words))[0])
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from None
 
 
 def command() -> str:
