@@ -80,7 +80,8 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Mean prediction against mean label of groups of equal count, {"CTR": [{"mean_prediction", "mean_label", "count"}]}."""
+    """Mean prediction against mean label of groups of equal count: {"CTR": [{"mean_prediction": ., "mean_label": .,
+    "count": .}, ...]}."""
 
     title: str
     groups: Mapping[str, Sequence[Mapping[str, float]]]
