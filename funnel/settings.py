@@ -32,13 +32,14 @@ def read(kind: type[Config], tree: Tree, where: str = "") -> Config:
     check_keys(kind, tree, front)
     try:
         # Strict, as JSON: a list is read as a tuple and 1 as 1.0, but "1" is no number and 1.0 no whole one.
-        return adapter(kind).validate_json(json.dumps(listed(kind, tree), default=str), strict=True)
+        found: Config = adapter(kind).validate_json(json.dumps(listed(kind, tree), default=str), strict=True)
+        return found
     except ValidationError as error:
         raise ValueError(front + message(kind, error)) from None
 
 
 @lru_cache
-def adapter(kind: type[Config]) -> TypeAdapter[Config]:
+def adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 

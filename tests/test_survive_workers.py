@@ -17,8 +17,8 @@ from conftest import forking, gang
 from test_distributed_train import config, events, final_tensors, train_here
 
 from data.log import open_log
-from distributed.checkpoint.read import read_checkpoint
 from distributed.checkpoint import store as checkpoint_store
+from distributed.checkpoint.read import read_checkpoint
 from distributed.checkpoint.store import CheckpointStore
 from distributed.reporting.reporter import METRICS
 from distributed.training.launch import TrainJob, prepare, run_training

@@ -1,8 +1,10 @@
 """What every entry point does the same way: parse, run, and turn a user's mistake into one line and exit code 2."""
 
 import argparse
+import copy
 import dataclasses
 import errno
+import functools
 import logging
 import os
 import sys
@@ -95,7 +97,7 @@ def with_settings(base: type, **defaults: Any) -> type:
     for name, default in defaults.items():
         kind = type(default)
         hint = Annotated[kind, tyro.conf.arg(name="")] if name in FLATTENED else kind
-        typed.append((name, hint, dataclasses.field(default_factory=lambda default=default: default)))
+        typed.append((name, hint, dataclasses.field(default_factory=functools.partial(copy.copy, default))))
     return dataclasses.make_dataclass(base.__name__, typed, bases=(base,), namespace={"__doc__": base.__doc__})
 
 
