@@ -18,7 +18,7 @@ import tyro
 
 from benchmarks import table_size
 from benchmarks.bench import markdown, write_result
-from distributed.tables.placement import bytes_of_rows
+from benchmarks.table_bytes import bytes_of_rows
 
 BASE = table_size.Arguments(rows=2_000_000, tables="replicated", steps=15)
 CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {

@@ -38,8 +38,9 @@ from data.world import GeneratedLog
 from distributed.config import TrainConfig
 from distributed.input.shards import lane_slices
 from distributed.input.stream import TrainStream
+from distributed.training.job import TrainJob
 from distributed.training.launch import prepare
-from distributed.training.loop import Learner, TrainJob
+from distributed.training.learner import Learner
 from funnel.batch import Batch
 
 ROWS_PER_GROUP = 65_536

@@ -33,7 +33,7 @@ from distributed.checkpoint.store import CheckpointStore
 from distributed.config import TrainConfig
 from distributed.input.stream import TrainStream
 from distributed.training.launch import prepare, run_training
-from distributed.training.loop import CHECKPOINTS
+from distributed.training.recorder import CHECKPOINTS
 from jobs.cluster.connect import RECOVERY
 from jobs.command.settings import override
 from models.objectives.base import Labels

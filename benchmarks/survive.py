@@ -35,8 +35,10 @@ from data.world import GeneratedLog
 from distributed.checkpoint.read import read_checkpoint
 from distributed.checkpoint.store import CheckpointStore
 from distributed.config import TrainConfig
+from distributed.training.job import TrainJob
 from distributed.training.launch import prepare, run_training
-from distributed.training.loop import CHECKPOINTS, TrainJob, train
+from distributed.training.loop import train
+from distributed.training.recorder import CHECKPOINTS
 from es import engine
 from es.config import ESConfig
 from es.objectives.toy import Sphere

@@ -25,13 +25,15 @@ import torch.multiprocessing as mp
 import tyro
 
 from benchmarks.bench import markdown, write_result
+from benchmarks.table_bytes import bytes_of_rows, bytes_per_step, bytes_to_all
 from data.schema import CategoricalField, Schema
 from distributed.checkpoint.read import Progress
 from distributed.checkpoint.store import CheckpointStore
 from distributed.config import OptimizerConfig, TrainConfig
 from distributed.tables.collectives import sent
-from distributed.tables.placement import bytes_of_rows, bytes_per_step, bytes_to_all
-from distributed.training.loop import Learner, TrainJob, identify
+from distributed.training.job import TrainJob
+from distributed.training.learner import Learner
+from distributed.training.loop import identify
 from funnel.batch import Batch
 from models.entire_space import ModelConfig
 from models.objectives.base import Labels, ObjectiveConfig

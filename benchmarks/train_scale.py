@@ -24,7 +24,7 @@ import tyro
 from benchmarks import table_size
 from benchmarks.bench import RESULTS, markdown, write_result
 from benchmarks.cost_growth import BASE
-from distributed.tables.placement import bytes_of_rows, bytes_per_step, bytes_to_all
+from benchmarks.table_bytes import bytes_of_rows, bytes_per_step, bytes_to_all
 from funnel.ranking.network import build_model
 
 MESSAGES = {"replicated": 3, "sharded": 6}  # collectives a step with one table: loop.py, tables/placement.py

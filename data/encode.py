@@ -24,29 +24,26 @@ class Rows:
     ids_RK         int64, C-contiguous: rows of the fused embedding table (every field's offset is added) of the
                    single-valued fields
     numeric_RN     float32, C-contiguous: as in the log, NaN where missing
-    click_R        float32, 0 or 1
-    conversion_R   float32, 0 or 1
+    labels         float32_R by label, 0 or 1
     weight_R       float32, or None if the schema names no weight
     bags           the same ids of the multi-valued fields, one Bags a field, in the schema's order
     """
 
     ids_RK: np.ndarray
     numeric_RN: np.ndarray
-    click_R: np.ndarray
-    conversion_R: np.ndarray
+    labels: dict[str, np.ndarray]
     weight_R: np.ndarray | None
     bags: tuple[Bags, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.click_R)
+        return len(self.ids_RK)
 
     def take(self, index: np.ndarray | slice) -> "Rows":
         """The rows of an index, or of a slice of step 1."""
         return Rows(
             chosen(self.ids_RK, index),
             chosen(self.numeric_RN, index),
-            chosen(self.click_R, index),
-            chosen(self.conversion_R, index),
+            {name: chosen(label_R, index) for name, label_R in self.labels.items()},
             chosen(self.weight_R, index) if self.weight_R is not None else None,
             tuple(bags.take(index) for bags in self.bags),
         )
@@ -63,8 +60,7 @@ class Rows:
         return cls(
             joined("ids_RK"),
             joined("numeric_RN"),
-            joined("click_R"),
-            joined("conversion_R"),
+            {name: np.concatenate([rows.labels[name] for rows in parts]) for name in parts[0].labels},
             joined("weight_R") if parts[0].weight_R is not None else None,
             tuple(Bags.join(bags) for bags in zip(*(rows.bags for rows in parts), strict=True)),
         )
@@ -110,8 +106,7 @@ class Encoder:
         return Rows(
             np.ascontiguousarray(ids_KR.T),
             numeric_RN,
-            number(table, schema.click),
-            number(table, schema.conversion),
+            {name: number(table, column) for name, column in schema.labels.items()},
             number(table, schema.weight) if schema.weight else None,
             tuple(self._bags(field.name, table) for field in schema.many),
         )
@@ -122,7 +117,7 @@ class Encoder:
         ids_RK = np.empty((0, len(schema.single)), np.int64)
         numeric_RN = np.empty((0, len(schema.numeric)), np.float32)
         bags = tuple(Bags.none() for _ in schema.many)
-        return Rows(ids_RK, numeric_RN, none, none, none if schema.weight else None, bags)
+        return Rows(ids_RK, numeric_RN, dict.fromkeys(schema.labels, none), none if schema.weight else None, bags)
 
     def _bags(self, name: str, table: pa.Table) -> Bags:
         field, vocabulary, offset = self._parts[name]

@@ -12,43 +12,50 @@ from data.log import Log, Part, PartFile
 THREADS = min(16, 2 * (os.cpu_count() or 1))
 
 
+WITHIN = {"conversion": "click"}
+"""A label that is 1 only where another one is."""
+
+
 @dataclass(frozen=True)
 class LabelFacts:
     rows: int
-    clicks: int
-    conversions: int
+    positives: dict[str, int]
+    """Rows where a label is 1, by label."""
 
 
 def check_labels(log: Log, part: Part) -> LabelFacts:
-    """Stream the click, conversion and weight columns of every file and count.
+    """Stream the label and weight columns of every file and count.
 
     Raises ValueError naming file, column and row (counted from 0 in the file): a label that is missing or neither 0
     nor 1, a conversion without a click, a weight that is missing, negative or infinite.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         facts = list(pool.map(lambda file: check_file(log, file), part.files))
-    return LabelFacts(sum(f.rows for f in facts), sum(f.clicks for f in facts), sum(f.conversions for f in facts))
+    positives = {name: sum(f.positives[name] for f in facts) for name in log.schema.labels}
+    return LabelFacts(sum(f.rows for f in facts), positives)
 
 
 def check_file(log: Log, file: PartFile) -> LabelFacts:
     schema = log.schema
-    columns = [schema.click, schema.conversion, *([schema.weight] if schema.weight else [])]
-    start = clicks = conversions = 0
+    columns = [*schema.labels.values(), *([schema.weight] if schema.weight else [])]
+    start, positives = 0, dict.fromkeys(schema.labels, 0)
     for index, rows in enumerate(file.row_groups):
         table = log.read_row_group(file, index, columns)
-        click_R, conversion_R = (label(table, name, file.path, start) for name in columns[:2])
-        unclicked = np.flatnonzero(conversion_R & ~click_R)
-        if len(unclicked):
-            raise ValueError(
-                f"{file.path}: row {start + unclicked[0]}: column {schema.conversion!r} is 1 where {schema.click!r} "
-                "is 0; a conversion needs a click"
-            )
+        found = {name: label(table, column, file.path, start) for name, column in schema.labels.items()}
+        for inner, outer in WITHIN.items():
+            if inner in found and outer in found:
+                alone = np.flatnonzero(found[inner] & ~found[outer])
+                if len(alone):
+                    raise ValueError(
+                        f"{file.path}: row {start + alone[0]}: column {schema.labels[inner]!r} is 1 where "
+                        f"{schema.labels[outer]!r} is 0; a {inner} needs a {outer}"
+                    )
         if schema.weight:
             check_weight(table, schema.weight, file.path, start)
         start += rows
-        clicks += int(click_R.sum())
-        conversions += int(conversion_R.sum())
-    return LabelFacts(start, clicks, conversions)
+        for name, label_R in found.items():
+            positives[name] += int(label_R.sum())
+    return LabelFacts(start, positives)
 
 
 def label(table: pa.Table, name: str, path: str, start: int) -> np.ndarray:

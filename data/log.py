@@ -201,7 +201,7 @@ def check_columns(schema: Schema, found: pa.Schema, path: str) -> None:
     for name in filter(None, (*schema.numeric, schema.weight, schema.value)):
         kind = found.field(name).type
         expect(pat.is_integer(kind) or pat.is_floating(kind), path, name, kind, "integers or floats", "a number")
-    for name in (schema.click, schema.conversion):
+    for name in schema.labels.values():
         kind = found.field(name).type
         expect(pat.is_integer(kind) or pat.is_boolean(kind), path, name, kind, "integers or booleans", "a label")
     if schema.truth and schema.exposure:

@@ -1,21 +1,25 @@
 """What the columns of an exposure log mean: schema.json, read, checked and written.
 
-    {"format": "counterpoint.schema", "version": 1, "name": "my log",
+    {"format": "counterpoint.schema", "version": 2, "name": "my log",
      "categorical": [{"name": "user_id", "kind": "hash", "size": 100000},
                      {"name": "channel", "kind": "vocabulary", "vocabulary": ["search", "feed"]},
                      {"name": "hour", "kind": "range", "size": 24},
                      {"name": "item_id", "kind": "hash", "size": 50000, "width": 32},
                      {"name": "history", "share": "item_id", "many": {"pooling": "mean", "max": 50}}],
-     "numeric": ["price"], "click": "click", "conversion": "conversion",
+     "numeric": ["price"], "labels": {"click": "clicked", "conversion": "bought"},
      "exposure": "exposure_id", "user": "user_id", "request": "request_id", "weight": null, "value": null,
      "truth": {"key": "exposure_id", "potential_conversion": "potential_conversion",
                "propensity": "propensity", "conversion_probability": "conversion_probability"}}
+
+`labels` names the columns of outcomes, each 0 or 1, by what a problem calls them. Version 1 had the keys "click" and
+"conversion" in their place and is read as well.
 
 Features are an allow-list: only `categorical` and `numeric` reach a model, and a label among them is an error.
 data/fields.py tells what a categorical entry may say.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +27,12 @@ from typing import Any
 from data.fields import CategoricalField as CategoricalField
 from data.fields import Many as Many
 from data.fields import categorical_fields, check_categorical, column_name, expect_keys
+from data.files import write_whole
 
-FORMAT, VERSION = "counterpoint.schema", 1
+FORMAT, VERSION = "counterpoint.schema", 2
 SCHEMA_FILE = "schema.json"
-REQUIRED_KEYS = ("format", "version", "name", "categorical", "numeric", "click", "conversion")
+REQUIRED_KEYS = ("format", "version", "name", "categorical", "numeric", "labels")
+VERSION_1_LABELS = ("click", "conversion")
 OPTIONAL_KEYS = ("exposure", "user", "request", "weight", "value", "truth")
 TRUTH_KEYS = ("key", "potential_conversion", "propensity", "conversion_probability")
 
@@ -51,8 +57,8 @@ class Schema:
     name: str
     categorical: tuple[CategoricalField, ...]
     numeric: tuple[str, ...]
-    click: str
-    conversion: str
+    labels: Mapping[str, str]
+    """Columns of outcomes by what a problem calls them."""
     exposure: str | None = None
     user: str | None = None
     request: str | None = None
@@ -79,8 +85,8 @@ class Schema:
 
     @property
     def columns(self) -> list[str]:
-        """Columns read for training: the features, click, conversion and, if there is one, the weight."""
-        return [*self.features, self.click, self.conversion, *([self.weight] if self.weight else [])]
+        """Columns read for training: the features, the labels and, if there is one, the weight."""
+        return [*self.features, *self.labels.values(), *([self.weight] if self.weight else [])]
 
     @property
     def all_columns(self) -> list[str]:
@@ -95,8 +101,7 @@ class Schema:
             "name": self.name,
             "categorical": [field.to_dict() for field in self.categorical],
             "numeric": list(self.numeric),
-            "click": self.click,
-            "conversion": self.conversion,
+            "labels": dict(self.labels),
             **{key: getattr(self, key) for key in OPTIONAL_KEYS[:-1]},
             "truth": self.truth.to_dict() if self.truth else None,
         }
@@ -104,7 +109,7 @@ class Schema:
     @classmethod
     def from_dict(cls, value: object, where: str = SCHEMA_FILE) -> "Schema":
         """Check a parsed schema.json; `where` opens the message of every ValueError."""
-        keys = expect_keys(value, REQUIRED_KEYS, OPTIONAL_KEYS, where)
+        keys = expect_keys(renewed(value), REQUIRED_KEYS, OPTIONAL_KEYS, where)
         if keys["format"] != FORMAT or keys["version"] != VERSION:
             found = f"format {keys['format']!r} version {keys['version']!r}"
             raise ValueError(f"{where}: {found}; this reads {FORMAT!r} version {VERSION}")
@@ -123,8 +128,7 @@ class Schema:
                 name=column_name(keys["name"], "'name'") or "",
                 categorical=categorical_fields(keys["categorical"]),
                 numeric=tuple(column_name(entry, "a 'numeric' entry") or "" for entry in keys["numeric"]),
-                click=column_name(keys["click"], "'click'") or "",
-                conversion=column_name(keys["conversion"], "'conversion'") or "",
+                labels=label_columns(keys["labels"]),
                 **{key: column_name(keys.get(key), repr(key), True) for key in OPTIONAL_KEYS[:-1]},
                 truth=truth,
             )
@@ -151,7 +155,22 @@ class Schema:
         return cls.from_json(text, str(path))
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        write_whole(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
+
+
+def renewed(value: object) -> object:
+    """A parsed schema of version 1 as version 2 has it; anything else as it is."""
+    if not isinstance(value, dict) or value.get("version") != 1 or not all(key in value for key in VERSION_1_LABELS):
+        return value
+    rest = {key: entry for key, entry in value.items() if key not in VERSION_1_LABELS}
+    return {**rest, "version": VERSION, "labels": {label: value[label] for label in VERSION_1_LABELS}}
+
+
+def label_columns(value: object) -> dict[str, str]:
+    """The checked 'labels'. Raises ValueError unless it is an object of name: column."""
+    if not isinstance(value, dict):
+        raise ValueError('\'labels\' must be an object of name: column, such as {"click": "clicked"}')
+    return {str(name): column_name(column, f"label {name!r}") or "" for name, column in value.items()}
 
 
 def check_fields(schema: Schema) -> None:
@@ -160,9 +179,12 @@ def check_fields(schema: Schema) -> None:
     repeated = sorted({name for name in schema.features if schema.features.count(name) > 1})
     if repeated:
         raise ValueError(f"feature {repeated[0]!r} is listed twice")
-    if schema.click == schema.conversion:
-        raise ValueError(f"'click' and 'conversion' are the same column {schema.click!r}")
-    forbidden = {schema.click: "the click label", schema.conversion: "the conversion label"}
+    forbidden: dict[str, str] = {}
+    for label, column in schema.labels.items():
+        if column in forbidden:
+            other = next(name for name, one in schema.labels.items() if one == column)
+            raise ValueError(f"'{other}' and '{label}' are the same column {column!r}")
+        forbidden[column] = f"the {label} label"
     if schema.weight:
         forbidden[schema.weight] = "the row weight"
     if schema.exposure:

@@ -10,7 +10,7 @@ directory that could be mistaken for a log.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data.encode import one_chunk
 from data.log import TRUTH
 from data.schema import SCHEMA_FILE, Schema
 
@@ -77,7 +79,7 @@ class PartFacts:
 
 
 class PartWriter:
-    """Writes tables of any length as part-00000.parquet ... with row groups of one size.
+    """Writes tables of any length as part-00000.parquet ... with row groups of about one size, each of whole requests.
 
     The truth goes to files of the same names and row order under truth/. The bytes depend on the rows alone, not on
     how they were cut into tables.
@@ -97,7 +99,7 @@ class PartWriter:
         self.rows_per_group = rows_per_group
         self.groups_per_file = rows_per_file // rows_per_group
         self.facts = PartFacts()
-        self._waiting: list[tuple[pa.Table, pa.Table | None]] = []
+        self._waiting: list[tuple[pa.Table | None, pa.Table | None]] = []
         self._waiting_rows = self._groups = 0
         self._files: list[Any] = []
 
@@ -107,8 +109,29 @@ class PartWriter:
         self._count(table, truth)
         self._waiting.append((table, truth))
         self._waiting_rows += table.num_rows
-        while self._waiting_rows >= self.rows_per_group:
-            self._write_group(self.rows_per_group)
+        while self._waiting_rows > self.rows_per_group:
+            rows = self._cut()
+            if rows is None:
+                return
+            self._write_group(rows)
+
+    def _cut(self) -> int | None:
+        """Rows of the next row group: it ends where a request does, so that no reader meets half of one.
+
+        The last end of a request within rows_per_group rows; if a single request is longer than that, its end. None
+        while the rows that would show it are still to come.
+        """
+        request = self.schema.request
+        if request is None:
+            return self.rows_per_group
+        table, size = joined(table for table, _ in self._waiting), self.rows_per_group
+        assert table is not None
+        self._waiting = [(table, joined(truth for _, truth in self._waiting))]
+        within = ends_of_requests(table.slice(0, size + 1), request)
+        if len(within):
+            return int(within[-1])
+        beyond = size + ends_of_requests(table.slice(size), request)
+        return int(beyond[0]) if len(beyond) else None
 
     def close(self) -> PartFacts:
         """Write what is left. A part without rows is an empty directory, which Log.part refuses."""
@@ -128,24 +151,26 @@ class PartWriter:
 
     def _count(self, table: pa.Table, truth: pa.Table | None) -> None:
         facts = self.facts
-        click_R = table.column(self.schema.click).to_numpy().astype(bool)
+        label = {name: table.column(column).to_numpy().astype(bool) for name, column in self.schema.labels.items()}
+        click_R = label.get("click", np.ones(table.num_rows, bool))
         facts.rows += table.num_rows
         facts.clicks += int(click_R.sum())
-        facts.conversions += int(table.column(self.schema.conversion).to_numpy().astype(bool).sum())
+        facts.conversions += int(label["conversion"].sum()) if "conversion" in label else 0
         if truth is not None and self.schema.truth:
             potential_R = truth.column(self.schema.truth.potential_conversion).to_numpy()
             facts.potential = (facts.potential or 0) + int(potential_R.sum())
             facts.potential_clicked = (facts.potential_clicked or 0) + int(potential_R[click_R].sum())
 
     def _write_group(self, rows: int) -> None:
-        joined = [pa.concat_tables(t) for t in zip(*self._waiting, strict=True) if t[0] is not None]
-        self._waiting_rows = joined[0].num_rows - rows
-        rest = [table.slice(rows) for table in joined]
+        tables = [joined(table for table, _ in self._waiting), joined(truth for _, truth in self._waiting)]
+        whole = [table for table in tables if table is not None]
+        self._waiting_rows = whole[0].num_rows - rows
+        rest = [table.slice(rows) for table in whole]
         self._waiting = [(rest[0], rest[1] if len(rest) > 1 else None)] if self._waiting_rows else []
         if self._groups % self.groups_per_file == 0:
             self._close_files()
-            self._open_files(joined)
-        for file, table in zip(self._files, joined, strict=True):
+            self._open_files(whole)
+        for file, table in zip(self._files, whole, strict=True):
             file.write_table(table.slice(0, rows).combine_chunks(), row_group_size=rows)
         self._groups += 1
 
@@ -162,6 +187,19 @@ class PartWriter:
         for file in self._files:
             file.close()
         self._files = []
+
+
+def ends_of_requests(table: pa.Table, request: str) -> np.ndarray:
+    """How many rows there are up to the end of each request but the last one, whose end is not known."""
+    request_R = one_chunk(table, request)
+    changes_R = pc.fill_null(pc.not_equal(request_R[1:], request_R[:-1]), True)
+    return 1 + np.flatnonzero(changes_R.to_numpy(zero_copy_only=False))
+
+
+def joined(tables: Iterable[pa.Table | None]) -> pa.Table | None:
+    """The tables one after the other; None if there are none."""
+    found = [table for table in tables if table is not None]
+    return pa.concat_tables(found) if found else None
 
 
 def truth_table(

@@ -1,17 +1,9 @@
-"""Everything a training run can be told, as one tree of dataclasses; jobs.train's `--set a.b=c` writes into it.
+"""The settings of any training; with those of the problem that is trained (its own dataclass) they decide the result.
 
-TrainConfig is what decides the result; where a run reads, writes and on how many workers is not in it.
+Where a run reads, writes and on how many workers is not among them.
 """
 
-import dataclasses
-import math
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-from models.entire_space import ModelConfig
-from models.objectives.base import ObjectiveConfig
 
 
 @dataclass(frozen=True)
@@ -20,7 +12,7 @@ class StreamConfig:
     """The epoch's shuffled rows are cut into this many lanes; a global batch takes an equal share of each, and each
     worker reads its own lanes. Batches do not depend on the number of workers, which may be at most this."""
     shuffle_rows: int = 32_768
-    """Rows of a lane that are shuffled together (beside the shuffle of all row groups)."""
+    """Units (rows, or requests) of a lane that are shuffled together, beside the shuffle of all row groups."""
     read_ahead: int = 8
     """Batches that a reader thread keeps ready."""
 
@@ -41,8 +33,8 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     """L2 decay (decoupled, as in AdamW) of the dense weights."""
     schedule: str = "linear"
-    """How both rates fall: linear (to 0 at the last step of the last epoch) or constant. With a few conversions a batch
-    a constant rate leaves the calibration of pCVR wandering."""
+    """How both rates fall: linear (to 0 at the last step of the last epoch) or constant. With few positives a batch a
+    constant rate leaves the calibration wandering."""
 
     def __post_init__(self) -> None:
         for key in ("learning_rate", "embedding_learning_rate"):
@@ -61,12 +53,11 @@ class TrainConfig:
     epochs: int = 2
     """Passes over the training part, at most; the best epoch on the validation part is kept."""
     batch_size: int = 1024
-    """Rows of a global batch, over all workers."""
+    """Units (rows, or requests) of a global batch, over all workers."""
     seed: int = 0
     """Decides initialisation, shuffles and dropout."""
-    stop_metric: str = "ctcvr.log_loss"
-    """Validation figure that picks the best epoch and stops early: SPACE.FIGURE with SPACE of ctr, cvr.click, ctcvr
-    and FIGURE of auc, log_loss."""
+    stop_metric: str = ""
+    """Validation figure that picks the best epoch and stops early; left out, the problem's own."""
     patience: int = 2
     """Stop after this many validations without a better stop_metric; 0 never stops early."""
     checkpoint_steps: int = 0
@@ -81,8 +72,6 @@ class TrainConfig:
     """Write checkpoints beside the training, from a copy: once more the memory of what a worker writes."""
     log_steps: int = 20
     """Steps between two lines of metrics.jsonl."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
 
@@ -96,9 +85,6 @@ class TrainConfig:
             raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
         if self.tables not in ("replicated", "sharded"):
             raise ValueError(f"tables must be 'replicated' or 'sharded', got {self.tables!r}")
-        spaces, figures = ("ctr", "cvr.click", "ctcvr"), ("auc", "log_loss")
-        if self.stop_metric not in [f"{space}.{figure}" for space in spaces for figure in figures]:
-            raise ValueError(f"stop_metric {self.stop_metric!r}: want one of {spaces} with .auc or .log_loss")
         if self.batch_size < self.stream.lanes:
             raise ValueError(f"batch_size {self.batch_size} is below stream.lanes {self.stream.lanes}")
 
@@ -106,45 +92,3 @@ class TrainConfig:
 def at_least(key: str, value: int, least: int) -> None:
     if value < least:
         raise ValueError(f"{key} must be at least {least}, got {value}")
-
-
-Config = TypeVar("Config")
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value (of JSON, say) is what a field of this type takes; a list for a tuple, no NaN."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, part) for part in inner)
-    if origin is typing.Literal:
-        return value in inner
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            return False
-        kinds = [inner[0]] * len(value) if inner[1:] == (Ellipsis,) else list(inner)
-        return len(kinds) == len(value) and all(map(fits, value, kinds))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-    return type(value) is hint
-
-
-def from_dict(kind: type[Config], tree: dict[str, Any], where: str = "") -> Config:
-    """Build a dataclass tree from plain dicts and lists.
-
-    Raises ValueError in one line: an unknown key (it lists the valid ones), a value of another type or out of range.
-    """
-    if not isinstance(tree, dict):
-        raise ValueError(f"{where.rstrip('.') or 'the config'} must be an object of key: value, not {tree!r}")
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for key, value in tree.items():
-        if key not in hints:
-            raise ValueError(f"unknown key {where + key!r}; valid keys: {', '.join(where + name for name in hints)}")
-        if dataclasses.is_dataclass(hints[key]):
-            value = from_dict(hints[key], value, f"{where}{key}.")
-        elif not fits(value, hints[key]):
-            raise ValueError(f"{where}{key} is {value!r}, which is not what this setting takes")
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[key] = value
-    return kind(**values)

@@ -1,33 +1,39 @@
-"""What a finished training run leaves: its model, ready to use, and what it takes to judge it."""
+"""What a finished training run leaves: its problem and its network, ready to use."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from data.schema import Schema
-from distributed.checkpoint.read import MODEL, MODEL_DIRECTORY, check_tensors, read_checkpoint
-from distributed.config import TrainConfig, from_dict
-from funnel.ranking.calibration import Calibration
-from funnel.ranking.network import build_model
-from models.entire_space import EntireSpaceModel
-from models.objectives.propensity import resolve_clip
+from distributed.checkpoint.read import MODEL, MODEL_DIRECTORY, check_tensors, facts_of, read_checkpoint
+from distributed.config import TrainConfig
+from funnel.problem import Problem
+from funnel.registry import DEFAULT_PROBLEM, find_problem
+from funnel.settings import fields, read
+from models.rows import EVERY_ROW
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A finished training run: its model in evaluation mode, and what it takes to use and judge it."""
+class FinishedRun:
+    """The best model of a run, in evaluation mode, and what it takes to use it."""
 
-    model: EntireSpaceModel
+    problem: Problem
+    network: nn.Module
     schema: Schema
     config: TrainConfig
-    clip: float
-    """What the objective raised propensities to."""
-    calibration: Calibration | None
+    settings: Any
+    """The problem's own."""
+    directory: Path
+    """Of the model's files."""
 
 
-def load_run(run: Path) -> Trained:
-    """The best model of a finished training run, with its calibration if it has one.
+def load_run(run: Path) -> FinishedRun:
+    """The best model of a finished training run.
 
-    Raises ValueError if the run is not finished, or its model or calibration is damaged, or is no funnel's.
+    Raises ValueError if the run is not finished, or its model is damaged or not what its problem says.
     """
     directory = run / MODEL_DIRECTORY
     if not directory.is_dir():
@@ -35,18 +41,22 @@ def load_run(run: Path) -> Trained:
     checkpoint = read_checkpoint(directory, with_optimizer=False)
     identity = checkpoint.identity
     schema = Schema.from_dict(identity["schema"], f"{directory}: schema")
-    config = from_dict(TrainConfig, identity["config"])
-    model = build_model(config, schema, tuple(identity["tasks"]))
-    check_tensors(checkpoint.model, model.state_dict(), directory / MODEL)
-    model.load_state_dict(checkpoint.model)
-    absent = [task for task in ("ctr", "cvr") if task not in model.tasks]
-    if absent:
-        raise ValueError(f"{run}: its model has no task {absent[0]!r} (it has {', '.join(model.tasks)})")
-    clip = resolve_clip(config.objective.clip, float(identity["click_rate"]))
-    return Trained(model.eval(), schema, config, clip, Calibration.load(directory))
+    kind = find_problem(identity.get("problem", DEFAULT_PROBLEM))
+    config, settings = split_config(identity["config"], kind.settings_type, f"{directory}: config")
+    problem: Problem = kind(settings, schema, facts_of(identity), {})
+    network = problem.network(EVERY_ROW, config.seed)
+    check_tensors(checkpoint.model, network.state_dict(), directory / MODEL)
+    network.load_state_dict(checkpoint.model)
+    return FinishedRun(problem, network.eval(), schema, config, settings, directory)
 
 
-def load_model(run: Path) -> tuple[EntireSpaceModel, Schema]:
-    """The model of `load_run` and the schema it was trained on."""
-    trained = load_run(run)
-    return trained.model, trained.schema
+def split_config(tree: dict[str, Any], settings_type: type, where: str = "") -> tuple[TrainConfig, Any]:
+    """The settings of the training and those of the problem, which are kept as one object."""
+    own = fields(settings_type)
+    config = read(TrainConfig, {key: value for key, value in tree.items() if key not in own}, where)
+    return config, read(settings_type, {key: value for key, value in tree.items() if key in own}, where)
+
+
+def joined_config(config: TrainConfig, settings: Any) -> dict[str, Any]:
+    """Both as one object."""
+    return {**dataclasses.asdict(config), **dataclasses.asdict(settings)}

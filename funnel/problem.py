@@ -11,7 +11,7 @@ so gradients of workers add up to the gradient of one process that sees the whol
 Shapes: B rows of a batch, T totals.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from data.log import Log, Part
 from data.schema import Schema
-from funnel.panels import Panel, Record
+from funnel.panels import Panel, Record, Table
+from funnel.spaces import Presets, Spaces
 from models.rows import Share
 
 Outputs = Mapping[str, Tensor]
@@ -91,18 +92,25 @@ class Problem(Protocol):
     name: ClassVar[str]
     settings_type: ClassVar[type]
     """Dataclass of the settings that are the problem's own (model, loss); their docstrings are the options' help."""
+    presets: ClassVar[Presets]
+    """Named settings, {name: function that gives them by dotted key}."""
+    spaces: ClassVar[Spaces]
+    """Where jobs.tune looks, {name: function that gives domains by dotted key}."""
     roles: ClassVar[Mapping[str, str]]
     """Finished runs it can build on, {role: help}: --given ROLE=RUN of jobs.train."""
     columns: Sequence[str]
     """Columns of the log that are read in training."""
     goal: str
     """Figure that picks the best epoch, unless stop_metric names another."""
+    watched: ClassVar[Mapping[str, str]]
+    """Figures that people follow after each validation, and what they are called."""
     units: ClassVar[str]
     """What is shuffled and dealt out: "rows" or "requests"."""
 
     @classmethod
-    def prepare(cls, settings: Any, log: Log, parts: Mapping[str, Part]) -> dict[str, Any]:
-        """In the driver, before any cluster: check labels and settings, measure what the network needs.
+    def prepare(cls, settings: Any, log: Log, parts: Mapping[str, Part], roles: Collection[str] = ()) -> dict[str, Any]:
+        """In the driver, before any cluster: check labels and settings, measure what the network needs. `roles`: of the
+        finished runs that are given.
 
         Returns plain facts (JSON), kept with every checkpoint; facts["parts"] has counts by part. Raises ValueError in
         one line for what cannot be trained.
@@ -112,6 +120,9 @@ class Problem(Protocol):
 
     def describe(self) -> str:
         """What is trained on what, in one phrase for people."""
+
+    def empty(self) -> Units:
+        """No units, with the columns of this problem."""
 
     def sizes(self, log: Log, part: Part) -> tuple[int, ...]:
         """Units of each row group. In the driver. Raises ValueError for a row group that tears a unit."""
@@ -135,6 +146,10 @@ class Problem(Protocol):
 
     def smaller_is_better(self, figure: str) -> bool:
         """Raises ValueError, listing what may be aimed at, for a figure that no epoch can be chosen by."""
+
+    @classmethod
+    def results(cls, summary: Mapping[str, Any]) -> Table:
+        """The figures of summary.json as the console shows them."""
 
     @classmethod
     def panels(cls, record: Record) -> list[Panel]:

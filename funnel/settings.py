@@ -32,7 +32,8 @@ def read(kind: type[Config], tree: Tree, where: str = "") -> Config:
     check_keys(kind, tree, front)
     try:
         # Strict, as JSON: a list is read as a tuple and 1 as 1.0, but "1" is no number and 1.0 no whole one.
-        found: Config = adapter(kind).validate_json(json.dumps(listed(kind, tree), default=str), strict=True)
+        any_kind: Any = kind
+        found: Config = adapter(any_kind).validate_json(json.dumps(listed(kind, tree), default=str), strict=True)
         return found
     except ValidationError as error:
         raise ValueError(front + message(kind, error)) from None

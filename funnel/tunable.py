@@ -11,6 +11,7 @@ import numpy as np
 
 from es.objectives.base import Objective
 from funnel.panels import Panel, Record
+from funnel.spaces import Presets, Spaces
 
 
 class Tunable(Protocol):
@@ -19,6 +20,10 @@ class Tunable(Protocol):
     name: ClassVar[str]
     settings_type: ClassVar[type]
     """Dataclass of its settings, the data's place among them; field docstrings are the options' help."""
+    presets: ClassVar[Presets]
+    """Named settings, {name: function that gives them by dotted key}."""
+    spaces: ClassVar[Spaces]
+    """Where jobs.tune looks, {name: function that gives domains by dotted key}."""
     objective: Objective
     """On what is tuned on (es/objectives/base.py)."""
 

@@ -18,9 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from data.log import open_log
+from distributed.checkpoint.read import MODEL_DIRECTORY
 from distributed.finished_run import load_run
-from distributed.training.loop import EVALUATION, MODEL_DIRECTORY
-from distributed.training.validation import evaluate
+from distributed.training.recorder import EVALUATION
+from distributed.training.validation import count
+from funnel.problem import Given
 from funnel.ranking.calibration import CALIBRATION
 from funnel.ranking.calibration_fit import fit_calibration, gather
 from funnel.ranking.click_model import ClickModel
@@ -64,14 +66,14 @@ def run(arguments: Arguments) -> dict[str, Any]:
     parts = log.part_names()
     valid, judged = log.part("valid"), log.part("test" if "test" in parts else "valid")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = trained.model.to(device)
+    model = trained.network.to(device)
     given = str((record.get("config") or {}).get("propensities") or "") if arguments.space == "entire" else ""
-    click_model = ClickModel(Path(given), device) if given else None
+    click_model = click_model_of(Path(given), device) if given else None
     calibration = fit_calibration(
         gather(model, log, valid, device, click_model),
         arguments.method,
         arguments.space,
-        trained.clip,
+        trained.problem.clip,
         arguments.negative_rate,
     )
     summary = {k: v for k, v in read_json(path / SUMMARY_FILE).items() if not k.startswith(PREFIXES)}
@@ -82,7 +84,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
         (path / MODEL_DIRECTORY / CALIBRATION).unlink(missing_ok=True)
         console.print(f"{path}: not calibrated")
     else:
-        after = evaluate(model, log, judged, trained.clip, device, truth=True, calibration=calibration)
+        problem = trained.problem
+        counts = problem.counts(log, judged, truth=True, calibration=calibration)
+        after = count(problem, model, log, judged, counts, None, device)
         calibration.save(path / MODEL_DIRECTORY)
         figures = {key: value for key, value in after.figures().items() if key != "absent"}
         summary |= {f"calibrated.{key}": value for key, value in figures.items()}
@@ -92,6 +96,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
     write_json(path / EVALUATION, evaluation)
     write_json(path / SUMMARY_FILE, summary)
     return summary
+
+
+def click_model_of(run: Path, device: torch.device) -> ClickModel:
+    found = load_run(run)
+    return ClickModel(Given(found.problem, found.network.to(device), found.directory))
 
 
 def read_finished(path: Path) -> dict[str, Any]:

@@ -27,10 +27,12 @@ from rich.table import Table
 import jobs.report
 from data.labels import check_labels
 from data.log import Log, Part, open_log
-from distributed.finished_run import Trained, load_run
-from distributed.training.loop import EVALUATION
+from distributed.finished_run import FinishedRun, load_run
+from distributed.training.recorder import EVALUATION
 from funnel.figures.slices import ACTIVITY, plan_slices
+from funnel.ranking.calibration import Calibration
 from funnel.ranking.evaluation import Figures, Scored, activity_figures, figures_of, slice_figures
+from funnel.ranking.problem import counted
 from funnel.ranking.scored_part import score_part
 from funnel.ranking.scoring import for_scoring
 from jobs.calibrate import NAMES, read_finished
@@ -79,12 +81,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
         raise ValueError(f"--replicates must be at least 40, got {arguments.replicates}")
     record = read_finished(source)
     trained = load_run(source)
-    if arguments.raw:
-        trained = dataclasses.replace(trained, calibration=None)
+    calibration = None if arguments.raw else trained.problem.calibration(trained.directory)
     settings = {
         "evaluate": {**dataclasses.asdict(arguments), "run": str(source), "out": None, "by": list(arguments.by)},
-        "model": {"objective": trained.config.objective.name, "backbone": trained.config.model.backbone.name},
-        "calibration": trained.calibration.to_dict() if trained.calibration else None,
+        "model": {"objective": trained.settings.objective.name, "backbone": trained.settings.model.backbone.name},
+        "calibration": calibration.to_dict() if calibration else None,
     }
     state = inspect_run(out, "evaluate", settings)
     console = Console()
@@ -101,7 +102,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         raise ValueError(f"--by {ACTIVITY}: the log's schema names no user")
     slicings = plan_slices(log, part, columns)
     if state is RunState.NEW:
-        data = {"location": arguments.data, "name": log.schema.name, "parts": {part.name: dataclasses.asdict(facts)}}
+        data = {"location": arguments.data, "name": log.schema.name, "parts": {part.name: counted(facts)}}
         start_run(out, "evaluate", settings, {"data": data, "judged": record.get("config")})
     with console.status(f"judging {part.rows:,} rows") as status, Lines(console) as lines:
 
@@ -109,12 +110,12 @@ def run(arguments: Arguments) -> dict[str, Any]:
             status.update(text)
             lines.tell(text)
 
-        result, sliced = all_figures(arguments, trained, log, part, slicings, tell)
+        result, sliced = all_figures(arguments, trained, calibration, log, part, slicings, tell)
     summary = {
         **result.figures,
         **flat(sliced),
         "part": part.name,
-        "calibration.method": (trained.calibration.about.get("method") if trained.calibration else None) or "none",
+        "calibration.method": (calibration.about.get("method") if calibration else None) or "none",
         "evaluate.seconds": time.time() - started,
         "absent": result.absent,
     }
@@ -129,7 +130,13 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 
 def all_figures(
-    arguments: Arguments, trained: Trained, log: Log, part: Part, slicings: list[Any], tell: Callable[[str], None]
+    arguments: Arguments,
+    trained: FinishedRun,
+    calibration: Calibration | None,
+    log: Log,
+    part: Part,
+    slicings: list[Any],
+    tell: Callable[[str], None],
 ) -> tuple[Figures, list[Slices]]:
     """One pass of the model, then passes over what it said. `tell` hears where it stands."""
 
@@ -138,8 +145,8 @@ def all_figures(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="counterpoint-") as folder:
-        judged = score_part(trained.model.to(device), log, part, device, Path(folder), slicings, show_rows)
-        scored = Scored(judged, trained.calibration, trained.clip, arguments.replicates, arguments.seed)
+        judged = score_part(trained.network.to(device), log, part, device, Path(folder), slicings, show_rows)
+        scored = Scored(judged, calibration, trained.problem.clip, arguments.replicates, arguments.seed)
         tell(f"figures of {part.rows:,} rows and their intervals")
         result = figures_of(scored)
         numbers = {slicing.column: index for index, slicing in enumerate(slicings)}

@@ -67,10 +67,10 @@ def run(arguments: Arguments) -> Path:
     check(arguments, out)
     policy = read_policy(arguments.policy) if arguments.policy else None
     trained, record = load_run(source), read_json(source / RUN_FILE)
-    schema = trained.schema
+    schema, calibration = trained.schema, trained.problem.calibration(trained.directory)
     log = for_scoring(open_log(arguments.data or record["data"]["location"]), schema)
     weights = fusion_weights(policy, log.schema.value) if policy else None
-    ranker = Ranker(trained.model, schema, trained.calibration, weights)
+    ranker = Ranker(trained.network, schema, calibration, weights)
     real = real_rows(ranker, policy, log, arguments.part, arguments.rows)
     program = export_program(ranker)
 
@@ -102,7 +102,7 @@ def run(arguments: Arguments) -> Path:
             },
             "inputs": describe_inputs(log.schema, ranker.inputs),
             "outputs": describe_outputs(policy),
-            "calibration": trained.calibration.to_dict() if trained.calibration else None,
+            "calibration": calibration.to_dict() if calibration else None,
             "encodings": encodings(),
             "check": {"rows": len(real.table), "tolerance": arguments.tolerance, "largest_difference": differences},
             "example": example_rows(schema, real.table, real.encoded, real.value_R, real.expected),

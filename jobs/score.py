@@ -49,7 +49,7 @@ def run(arguments: Arguments) -> Path:
     if out.exists():
         raise ValueError(f"--out {out} exists already: choose another name")
     trained = load_run(arguments.run.expanduser().absolute())
-    calibration = None if arguments.raw else trained.calibration
+    calibration = None if arguments.raw else trained.problem.calibration(trained.directory)
     log = for_scoring(open_log(arguments.data), trained.schema)
     part = log.part(arguments.part)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -61,7 +61,7 @@ def run(arguments: Arguments) -> Path:
     writer = None
     with storing(out, temporary), discarding(temporary), Lines(console) as told:
         out.parent.mkdir(parents=True, exist_ok=True)
-        tables = score(trained.model.to(device), log, part, device, calibration)
+        tables = score(trained.network.to(device), log, part, device, calibration)
         shown = track(tables, "scoring", total=groups, console=console, disable=not is_live(console))
         for number, table in enumerate(shown, start=1):
             told.tell(f"scored {number} of {groups} row groups")

@@ -1,44 +1,46 @@
-"""Train an entire-space model on an exposure log, data-parallel on Ray Train.
+"""Train a problem on a log, data-parallel on Ray Train; the ranker, unless --problem says otherwise.
 
     python -m jobs.train --data runs/log --out runs/ips
-    python -m jobs.train --data runs/log --out runs/dr --objective escm2_dr --workers 2 --epochs 5
-    python -m jobs.train --data runs/log --out runs/wide --set model.embedding_width=32 model.backbone.experts=8
+    python -m jobs.train --data runs/log --out runs/dr --objective.name escm2_dr --workers 2 --epochs 5
+    python -m jobs.train --data runs/log --out runs/wide --model.embedding-width 32 --model.backbone.experts 8
     python -m jobs.train --data runs/log --out runs/plain --workers 0          # this process, no Ray
     python -m jobs.train --data runs/today --out runs/next --start-from runs/ips     # from its weights
     python -m jobs.train --data runs/log --out runs/clicks --preset clicks           # two stages: propensities first
-    python -m jobs.train --data runs/log --out runs/two --propensities runs/clicks
+    python -m jobs.train --data runs/log --out runs/two --given propensities=runs/clicks
 
 The same command again continues a run that was stopped, or says that it is finished. Results are in OUT/summary.json.
 """
 
 import dataclasses
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from data.filesystems import in_process
 from data.log import open_log
 from distributed.config import TrainConfig
+from distributed.finished_run import joined_config
+from distributed.training.job import TrainJob
 from distributed.training.launch import prepare, run_training
-from distributed.training.loop import OnEpoch, TrainJob
+from distributed.training.loop import OnEpoch
 from distributed.training.stopping import Stopped
+from funnel.registry import DEFAULT_PROBLEM, find_problem
 from jobs import calibrate
 from jobs.cluster.connect import check_cpus, connect
-from jobs.command.cli import main
-from jobs.command.preset_file import asked_for, fill_train
-from jobs.command.settings import override
+from jobs.command.cli import glance, main, parse, with_settings
+from jobs.command.preset import apply, find_preset
 from jobs.command.signals import leave, stop_signals
+from jobs.command.tables import print_table
 from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
 from jobs.run.process import present
 from jobs.run.progress import follow_training
-from jobs.run.start_from import model_to_start_from
+from jobs.run.start_from import check_given, given_runs, model_to_start_from
 from jobs.run.tracking import check_tracking, tracked
-from jobs.run.two_stages import check_propensities
 
 MAY_CHANGE = frozenset({"workers", "min_workers", "train.tables", "train.background_checkpoints"})
 """What a run may be continued with that it was not begun with."""
@@ -50,88 +52,81 @@ class Arguments:
     """Log directory (path or URI) with schema.json and the parts train, valid and, if it has one, test."""
     out: Path
     """Run directory: new, or one of the same run to continue."""
-    objective: str = "escm2_ips"
-    """What is minimised: naive, mtl_imp, esmm, escm2_ips, escm2_snips, escm2_dr, escm2_mrdr (formulas:
-    docs/math.md), or your own as my/module.py:Class (docs/objectives.md)."""
-    backbone: Literal["shared_bottom", "omoe", "mmoe", "cgc", "ple"] = "mmoe"
-    """The network between the embedding and the towers."""
+    problem: str = DEFAULT_PROBLEM
+    """What is trained: a name of funnel/registry.py, or your own as package.module:Class. Options follow it."""
+    preset: str = ""
+    """Named settings of the problem, or a JSON file such as the best.json of jobs.tune; options given here win."""
     workers: int = min(2, usable_cpus())
     """Ray Train workers, one CPU (or GPU, where there is one for each) apiece; 0 trains in this process without Ray."""
     min_workers: int | None = None
     """Begin with as few workers as this if there is no room for more, and go on with more or fewer as nodes come and
     go. Left out: always --workers."""
-    epochs: int = 2
-    """Passes over the training part, at most."""
-    tables: Literal["replicated", "sharded"] = "replicated"
-    """Embedding rows: all on every worker, or each on one of them, for tables larger than a worker's memory."""
-    seed: int = 0
-    """Decides initialisation, shuffles and dropout."""
     start_from: Path | None = None
     """A finished training run with the same features and model: begin with its weights; the optimizer starts afresh."""
-    propensities: Path | None = None
-    """A finished training run with the same features, whose CTR tower weighs the clicks in place of this run's own; its
-    model may be trained for clicks alone (--preset clicks)."""
+    given: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROLE=RUN ...")] = ()
+    """Finished training runs that this one builds on, such as propensities=RUN: a click model that weighs the clicks in
+    place of the run's own CTR tower."""
     snapshots: bool = False
     """Keep the model of every epoch that is the best so far; jobs.score --run OUT/snapshots/step-N scores with one."""
     calibrate: Literal["none", "platt", "isotonic"] = "none"
     """Calibrate the trained model on the validation part; jobs.calibrate does so later, with more choices."""
-    config: Path | None = None
-    """A preset file (JSON), such as the best.json of jobs.tune. Options that are not at their defaults win over it."""
-    preset: str = ""
-    """A named configuration of jobs/command/presets.py: default, doubly_robust, paper, clicks, small, wide."""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
-    """Any other setting, such as optimizer.learning_rate=0.002; an unknown key prints the valid ones."""
+    config: TrainConfig = field(default_factory=TrainConfig)
+    settings: Any = None
+    """The problem's own; None: its defaults."""
+
+
+def options(words: Sequence[str]) -> type:
+    """Arguments with the settings of the problem that the words name, and the preset's values as defaults."""
+    first = glance(words, problem=DEFAULT_PROBLEM, preset="")
+    kind = find_problem(first["problem"])
+    config, settings = apply(*find_preset(first["preset"], kind.presets, "train"), TrainConfig(), kind.settings_type())
+    return with_settings(Arguments, config=config, settings=settings)
+
+
+def arguments_of(*words: str) -> Arguments:
+    """What the command line would give; raises ValueError for an unknown option."""
+    parsed: Arguments = parse(options, words)
+    return parsed
 
 
 def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) -> dict[str, Any]:
     """Train to the end and return summary.json as a dict.
 
-    `on_epoch`: as for distributed.training.loop.train; `cpus`: of a local cluster, if it
-    is to have more than the workers.
+    `on_epoch`: as for distributed.training.loop.train; `cpus`: of a local cluster, if it is to have more than the
+    workers.
     """
     started = time.time()
     check_tracking()
-    arguments = fill_train(arguments, *asked_for("train", arguments.config, arguments.preset))
-    out = arguments.out.expanduser().absolute()
-    config = configure(arguments)
-    settings = {"train": dataclasses.asdict(config), "data": arguments.data, "workers": arguments.workers}
-    if arguments.min_workers is not None:
-        settings["min_workers"] = arguments.min_workers
-    if arguments.start_from:
-        settings["start_from"] = str(arguments.start_from.expanduser().absolute())
-    if arguments.propensities:
-        settings["propensities"] = str(arguments.propensities.expanduser().absolute())
+    kind = find_problem(arguments.problem)
+    out, config = arguments.out.expanduser().absolute(), arguments.config
+    problem_settings = kind.settings_type() if arguments.settings is None else arguments.settings
+    config = dataclasses.replace(config, stop_metric=config.stop_metric or kind.goal)
+    given = given_runs(arguments.given, kind.roles)
+    settings = recorded(arguments, config, problem_settings, given)
     state = inspect_run(out, "train", settings, may_change=MAY_CHANGE)
     console = Console()
     if state is RunState.DONE:
         summary = read_json(out / SUMMARY_FILE)
         console.print(f"{out} is finished already:")
-        show(console, summary)
+        print_table(console, kind.results(summary))
         return summary
-    if arguments.workers and in_process(arguments.data):
-        raise ValueError(f"--data {arguments.data} lies in this process's memory, where no worker sees it: --workers 0")
-    at_least = check_min_workers(arguments)
-    check_cpus(at_least)
-    if arguments.workers > config.stream.lanes:
-        raise ValueError(f"--workers {arguments.workers} needs --set stream.lanes={arguments.workers} or more")
+    at_least = check_workers(arguments)
     log = open_log(arguments.data)
-    job, facts = prepare(out, log, config, started)
+    job = prepare(out, log, config, problem_settings, started, arguments.problem, {r: str(p) for r, p in given.items()})
     job = dataclasses.replace(job, snapshots=arguments.snapshots)
     begins: dict[str, Any] = {}
     if arguments.start_from:
-        directory, begins = model_to_start_from(arguments.start_from, log.schema, config, out)
+        directory, begins = model_to_start_from(arguments.start_from, job)
         job = dataclasses.replace(job, start_from=directory)
-    if arguments.propensities:
-        begins |= {"propensities": check_propensities(arguments.propensities, log.schema, config, out)}
-        job = dataclasses.replace(job, propensities=str(settings["propensities"]))
+    begins |= check_given(given, job)
     data = {
         "location": job.location,
         "name": log.schema.name,
-        "parts": {name: dataclasses.asdict(fact) for name, fact in facts.items()},
+        "parts": job.facts["parts"],
         "features": {"categorical": len(log.schema.categorical), "numeric": len(log.schema.numeric)},
     }
     if state is RunState.NEW:
-        start_run(out, "train", settings, {"data": data, **begins})
+        start_run(out, "train", settings, {"problem": arguments.problem, "data": data, **begins})
     announce(console, arguments, job, state)
     if arguments.workers:
         connect(max(cpus, at_least))
@@ -145,9 +140,22 @@ def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) ->
             "part": "test" if "test" in job.parts else "valid",
         }
         write_json(out / SUMMARY_FILE, summary)
-    show(console, summary)
+    print_table(console, kind.results(summary))
+    console.print(f"{summary['train.rows_per_s']:,.0f} {kind.units}/s, {summary['train.steps']} steps")
     console.print(f"run: {out}")
     return calibrated(arguments, out, summary)
+
+
+def recorded(arguments: Arguments, config: TrainConfig, settings: Any, given: dict[str, Path]) -> dict[str, Any]:
+    """run.json's config: what decides the result, and what a run that goes on is compared by."""
+    record = {"train": joined_config(config, settings), "data": arguments.data, "workers": arguments.workers}
+    if arguments.problem != DEFAULT_PROBLEM:
+        record["problem"] = arguments.problem
+    if arguments.min_workers is not None:
+        record["min_workers"] = arguments.min_workers
+    if arguments.start_from:
+        record["start_from"] = str(arguments.start_from.expanduser().absolute())
+    return record | {role: str(run) for role, run in given.items()}
 
 
 def trained(job: TrainJob, arguments: Arguments, on_epoch: OnEpoch | None) -> dict[str, Any]:
@@ -161,14 +169,18 @@ def trained(job: TrainJob, arguments: Arguments, on_epoch: OnEpoch | None) -> di
             leave(stopped, received[0])
 
 
-def check_min_workers(arguments: Arguments) -> int:
-    """How many workers there must be room for at the start; ValueError if --min-workers is none of 1 .. --workers."""
-    least = arguments.min_workers
-    if least is None:
-        return arguments.workers
-    if not 1 <= least <= arguments.workers:
-        raise ValueError(f"--min-workers {least} must be between 1 and --workers {arguments.workers}")
-    return least
+def check_workers(arguments: Arguments) -> int:
+    """How many workers there must be room for at the start. Raises ValueError for what cannot be."""
+    workers, least = arguments.workers, arguments.min_workers
+    if workers and in_process(arguments.data):
+        raise ValueError(f"--data {arguments.data} lies in this process's memory, where no worker sees it: --workers 0")
+    if least is not None and not 1 <= least <= workers:
+        raise ValueError(f"--min-workers {least} must be between 1 and --workers {workers}")
+    at_least = workers if least is None else least
+    check_cpus(at_least)
+    if workers > arguments.config.stream.lanes:
+        raise ValueError(f"--workers {workers} needs --stream.lanes {workers} or more")
+    return at_least
 
 
 def calibrated(arguments: Arguments, out: Path, summary: dict[str, Any]) -> dict[str, Any]:
@@ -178,49 +190,13 @@ def calibrated(arguments: Arguments, out: Path, summary: dict[str, Any]) -> dict
     return calibrate.run(calibrate.Arguments(run=out, method=arguments.calibrate))
 
 
-def configure(arguments: Arguments) -> TrainConfig:
-    assignments = list(arguments.set)
-    named = {
-        "objective.name": arguments.objective,
-        "model.backbone.name": arguments.backbone,
-        "epochs": arguments.epochs,
-        "seed": arguments.seed,
-        "tables": arguments.tables,
-    }
-    taken = [key for key in named if any(entry.split("=")[0].strip() == key for entry in assignments)]
-    if taken:
-        raise ValueError(f"--set {taken[0]}: this setting has an option of its own")
-    return override(TrainConfig(), [f"{key}={value}" for key, value in named.items()] + assignments)
-
-
 def announce(console: Console, arguments: Arguments, job: TrainJob, state: RunState) -> None:
     where = f"{arguments.workers} Ray Train workers" if arguments.workers else "this process"
     verb = "Continuing" if state is RunState.RESUME else "Training"
-    rows = job.parts["train"].rows
-    console.print(
-        f"{verb} {arguments.objective} on {arguments.backbone}: {rows:,} rows of {job.schema.name!r} "
-        f"(click rate {job.click_rate:.2%}) in {where}"
-    )
-
-
-def show(console: Console, summary: dict[str, Any]) -> None:
-    table = Table("task", "space", "rows", "AUC", "log-loss", "PCOC", title=f"{summary['part']} part", title_style="")
-    names = {"ctr": ("CTR", "exposures"), "cvr.click": ("CVR", "clicks"), "ctcvr": ("CTCVR", "exposures")}
-    names["cvr.entire"] = ("CVR", "exposures (truth)")
-    for space, (task, where) in names.items():
-        if f"{space}.count" not in summary:
-            continue
-
-        def cell(name: str, form: str, space: str = space) -> str:
-            value = summary.get(f"{space}.{name}")
-            return "-" if value is None else format(value, form)
-
-        table.add_row(
-            task, where, cell("count", ",d"), cell("auc", ".4f"), cell("log_loss", ".5f"), cell("pcoc", ".3f")
-        )
-    console.print(table)
-    console.print(f"{summary['train.rows_per_s']:,.0f} rows/s, {summary['train.steps']} steps")
+    kind = find_problem(job.problem)
+    what = kind(job.settings, job.schema, job.facts, {}).describe()
+    console.print(f"{verb} {what}: {job.units('train'):,} {kind.units} of {job.schema.name!r} in {where}")
 
 
 if __name__ == "__main__":
-    main(run, Arguments, __doc__ or "", resumes=True)
+    main(run, options, __doc__ or "", resumes=True)

@@ -77,6 +77,10 @@ class EntireSpaceModel(nn.Module):
             self.towers = nn.ModuleDict({task: MLP(width, config.hidden_of(task), 1, dropout) for task in tasks})
 
     def forward(self, ids_BK: Tensor, numeric_BN: Tensor, bags: Sequence[BagTensors] = ()) -> dict[str, Tensor]:
+        """The same as `logits`: networks of funnel/ take a batch in place of its tensors."""
+        return self.logits(ids_BK, numeric_BN, bags)
+
+    def logits(self, ids_BK: Tensor, numeric_BN: Tensor, bags: Sequence[BagTensors] = ()) -> dict[str, Tensor]:
         """ids with field offsets added, raw numerics (NaN = missing), multi-valued fields -> {task: logit_B}."""
         x_BI = torch.cat([self.embedding(ids_BK, bags), self.standardise(numeric_BN)], dim=1)
         representations = self.backbone(x_BI)

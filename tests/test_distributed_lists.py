@@ -17,8 +17,8 @@ from distributed.config import StreamConfig
 from distributed.finished_run import load_model
 from distributed.input.stream import TrainStream
 from distributed.training import loop as train_loop
+from distributed.training.job import TrainJob
 from distributed.training.launch import prepare
-from distributed.training.learner import TrainJob
 from funnel.batch import Batch
 from jobs import score, train
 

@@ -6,7 +6,8 @@ import torch
 from scipy.stats import ks_2samp
 from sklearn.metrics import log_loss, roc_auc_score
 
-from funnel.figures.binary import ECE_GROUPS, BinaryMetrics, PropensityHealth
+from funnel.figures.binary import ECE_GROUPS, BinaryMetrics
+from funnel.ranking.propensity_health import PropensityHealth
 
 
 def sample(rows: int, seed: int = 0, rate: float = -3.0) -> tuple[torch.Tensor, torch.Tensor]:

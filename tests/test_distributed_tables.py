@@ -12,16 +12,19 @@ import torch.distributed as dist
 from conftest import gang
 from test_distributed_train import Killed, config, events, final_tensors, train_here
 
+from benchmarks.table_bytes import bytes_per_step, bytes_to_all
 from data.log import open_log
 from distributed.checkpoint.read import read_checkpoint
 from distributed.checkpoint.store import CheckpointStore
 from distributed.finished_run import load_model
 from distributed.input.stream import TrainStream
 from distributed.tables.collectives import sent
-from distributed.tables.placement import Replicated, Sharded, answering, bytes_per_step, bytes_to_all, share_of
+from distributed.tables.placement import Replicated, Sharded, answering, share_of
 from distributed.training import loop as train_loop
+from distributed.training.job import TrainJob
 from distributed.training.launch import prepare, run_training
-from distributed.training.loop import Learner, TrainJob, train
+from distributed.training.learner import Learner
+from distributed.training.loop import train
 from distributed.training.validation import evaluate
 from funnel.batch import Batch
 from models.embedding import EmbeddingTable

@@ -17,8 +17,10 @@ from distributed.config import TrainConfig
 from distributed.finished_run import load_model
 from distributed.input.stream import TrainStream
 from distributed.tables.collectives import sum_gradients, sum_rows
-from distributed.training.launch import TrainJob, prepare, run_training
-from distributed.training.loop import Learner, train
+from distributed.training.job import TrainJob
+from distributed.training.launch import prepare, run_training
+from distributed.training.learner import Learner
+from distributed.training.loop import train
 from jobs import train as train_job
 
 WORKERS = 3

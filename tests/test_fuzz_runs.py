@@ -17,7 +17,7 @@ from test_fuzz_logs import JSON, mutated, places
 from distributed.checkpoint.read import Progress, State, load_state, read_checkpoint, sealed
 from distributed.checkpoint.rows import RowTensor
 from distributed.checkpoint.store import CheckpointStore
-from distributed.config import TrainConfig, from_dict
+from distributed.config import TrainConfig
 from distributed.reporting.metrics_file import RunLog
 from es.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from es.config import ESConfig

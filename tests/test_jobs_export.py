@@ -19,8 +19,8 @@ from data.fields import POOLINGS
 from data.generate import generate_log
 from data.log import open_log
 from data.world import GeneratedLog
+from distributed.checkpoint.read import MODEL_DIRECTORY
 from distributed.finished_run import load_run
-from distributed.training.loop import MODEL_DIRECTORY
 from funnel.ranking import serving_check as export_check
 from funnel.ranking.calibration import Calibration, Calibrator
 from funnel.ranking.export import Ranker

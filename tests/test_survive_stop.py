@@ -24,8 +24,8 @@ from distributed.training import launch as trainer
 from distributed.training import ray_group as worker_group
 from distributed.training.launch import prepare, run_training
 from distributed.training.learner import Learner
-from distributed.training.loop import CHECKPOINTS
 from distributed.training.ray_group import FAILURES, TRIES, Failures, GivenUp, Preempted
+from distributed.training.recorder import CHECKPOINTS
 from distributed.training.stopping import GRACE_S, SIGNALS, Stopped, told
 from es.checkpoint import read_checkpoint as read_es_checkpoint
 from funnel.batch import Batch

@@ -21,9 +21,11 @@ from distributed.checkpoint import store as checkpoint_store
 from distributed.checkpoint.read import read_checkpoint
 from distributed.checkpoint.store import CheckpointStore
 from distributed.reporting.reporter import METRICS
-from distributed.training.launch import TrainJob, prepare, run_training
-from distributed.training.loop import CHECKPOINTS, train
+from distributed.training.job import TrainJob
+from distributed.training.launch import prepare, run_training
+from distributed.training.loop import train
 from distributed.training.ray_group import FAILURES
+from distributed.training.recorder import CHECKPOINTS
 from distributed.training.stopping import Stopped
 
 

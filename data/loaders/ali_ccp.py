@@ -100,8 +100,7 @@ def ali_ccp_schema(
             *(CategoricalField(name, "hash", LIST_BUCKETS[name], many=Many("mean", LONGEST)) for name in lists),
         ),
         numeric=tuple(numeric),
-        click="click",
-        conversion=conversion,
+        labels={"click": "click", "conversion": conversion},
         exposure=exposure,
         user=user,
     )

@@ -46,8 +46,7 @@ def ali_express_schema() -> Schema:
         name="ali_express",
         categorical=tuple(CategoricalField(name, "hash", BUCKETS) for name in CATEGORICAL),
         numeric=NUMERIC,
-        click="click",
-        conversion="conversion",
+        labels={"click": "click", "conversion": "conversion"},
         request="search_id",
     )
 

@@ -98,12 +98,12 @@ def clean_labels(table: pa.Table, schema: Schema, path: Path) -> tuple[pa.Table,
 
     Raises ValueError naming file and column where a label is missing or neither 0 nor 1.
     """
-    for name in (schema.click, schema.conversion):
+    for name in schema.labels.values():
         right = pc.fill_null(pc.is_in(table.column(name), pa.array([0, 1], table.column(name).type)), False)
         if not pc.all(right, min_count=0).as_py():
             wrong = table.column(name).filter(pc.invert(right))[0].as_py()
             raise ValueError(f"{path}: column {name!r} is {wrong}; a label is 0 or 1")
-    possible = pc.less_equal(table.column(schema.conversion), table.column(schema.click))
+    possible = pc.less_equal(table.column(schema.labels["conversion"]), table.column(schema.labels["click"]))
     kept = table.filter(possible)
     return kept, table.num_rows - kept.num_rows
 

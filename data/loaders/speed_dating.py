@@ -89,8 +89,7 @@ def speed_dating_schema(columns: list[str]) -> Schema:
             CategoricalField(name, "vocabulary", vocabulary=tuple(codes)) for name, codes in coded.items() if codes
         ),
         numeric=tuple(name for name, codes in coded.items() if not codes),
-        click="click",
-        conversion="conversion",
+        labels={"click": "click", "conversion": "conversion"},
         exposure="exposure_id",
         user="user_id",
         request="user_id",

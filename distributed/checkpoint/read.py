@@ -5,14 +5,13 @@
         optimizer.safetensors                  moments of the dense weights, counters of the row optimizers
         tables-00000-of-00002.safetensors      rows 0, 2, 4, ... of every table and of its optimizer's state
         tables-00001-of-00002.safetensors      rows 1, 3, 5, ..., written by worker 1
-        checkpoint.json                        config, schema, tasks, position, counters, checksums of all files
+        checkpoint.json                        problem, config, schema, facts, position, counters, checksums of files
 
 How many shards there are is what the writers were; any number of workers reads them, replicated or sharded. Writing is
 in store.py.
 """
 
 import json
-import typing
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from distributed.checkpoint.rows import RowTensor, check_shard, fill_rows, shard_name
-from distributed.config import fits
+from funnel.settings import read as read_settings
 from models.rows import EVERY_ROW
 
 FORMAT, VERSION = "counterpoint.checkpoint", 3
@@ -66,7 +65,7 @@ class Checkpoint:
     path: Path
     progress: Progress
     identity: dict[str, Any]
-    """What model this is: config, schema, tasks, click rate."""
+    """What model this is: problem, config, schema, facts."""
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
 
@@ -149,7 +148,7 @@ def read_record(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file}: not a Counterpoint checkpoint")
     if record.get("version") != VERSION:
         raise ValueError(f"{file}: version {record.get('version')}; this program reads version {VERSION}")
-    missing = [key for key in (*OWN_KEYS, "config", "schema", "tasks") if key not in record]
+    missing = [key for key in (*OWN_KEYS, "config", "schema") if key not in record]
     if missing:
         raise ValueError(f"{file}: key {missing[0]!r} is missing")
     if record["checksum"] != content_checksum(record):
@@ -164,23 +163,33 @@ def check_record(file: Path, record: dict[str, Any]) -> None:
     def count(value: Any, least: int = 0) -> bool:
         return type(value) is int and least <= value < 1 << 48
 
-    progress, known = record["progress"], typing.get_type_hints(Progress)
     expected = {
         "shards": count(record["shards"], 1) and record["shards"] <= MOST_SHARDS,
         "tables": isinstance(record["tables"], dict)
         and all(isinstance(shape, list) and shape and all(map(count, shape)) for shape in record["tables"].values()),
         "checksums": isinstance(record["checksums"], dict),
-        "progress": isinstance(progress, dict)
-        and progress.keys() <= known.keys()
-        and all(fits(value, known[key]) for key, value in progress.items())
-        and all(value >= 0 for value in progress.values() if type(value) is int),
+        "progress": is_progress(record["progress"]),
         "config": isinstance(record["config"], dict),
         "schema": isinstance(record["schema"], dict),
-        "tasks": isinstance(record["tasks"], list) and all(isinstance(task, str) for task in record["tasks"]),
+        "facts": isinstance(facts_of(record), dict),
     }
     for key, good in expected.items():
         if not good:
             raise ValueError(f"{file}: its {key!r} is not what a checkpoint has there")
+
+
+def is_progress(value: Any) -> bool:
+    try:
+        progress = read_settings(Progress, value)
+    except ValueError:
+        return False
+    return all(number >= 0 for number in vars(progress).values() if type(number) is int)
+
+
+def facts_of(record: dict[str, Any]) -> Any:
+    """What the problem measured before the training. Older records keep it among their other keys."""
+    own = (*OWN_KEYS, "problem", "config", "schema")
+    return record.get("facts", {key: value for key, value in record.items() if key not in own})
 
 
 def check_files(

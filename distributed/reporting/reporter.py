@@ -1,5 +1,5 @@
 """What a training says as it goes: mean loss terms over all workers, rows/s, where a step's time goes, validation
-figures; into metrics.jsonl, TensorBoard events and Ray's metrics. And the end of hope.
+figures; into metrics.jsonl, TensorBoard events and Ray's metrics. It also ends a training whose loss is NaN.
 """
 
 import math
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from distributed.checkpoint.read import Progress
+from distributed.context import Context
 from distributed.reporting.metrics_file import RunLog
 from distributed.reporting.ray_metrics import Telemetry
 from distributed.reporting.step_clock import PARTS, StepClock
@@ -33,18 +34,16 @@ class Reporter:
         run: Path,
         progress: Progress,
         steps: int,
-        world_size: int,
-        rank: int,
-        device: torch.device,
+        context: Context,
         lost_steps: int = 0,
     ) -> None:
-        self.steps, self.world_size, self.device = steps, world_size, device
+        self.steps, self.world_size, self.device = steps, context.world_size, context.device
         self.clock = StepClock()
-        self.telemetry = Telemetry(run, rank=str(rank))
-        self.log = RunLog(run / METRICS, progress.step) if rank == 0 else None
-        self.events = Events(run) if rank == 0 else None
+        self.telemetry = Telemetry(run, rank=str(context.rank))
+        self.log = RunLog(run / METRICS, progress.step) if context.leads else None
+        self.events = Events(run) if context.leads else None
         if self.log:
-            facts = {"workers": world_size, "epoch": progress.epoch, "steps_per_epoch": steps}
+            facts = {"workers": context.world_size, "epoch": progress.epoch, "steps_per_epoch": steps}
             self.log.write("start", progress.step, **facts, lost_steps=lost_steps, time=time.time())
         self.sums: dict[str, Tensor] = {}
         self.count, self.seconds, self.rows = 0, 0.0, 0
@@ -88,7 +87,7 @@ class Reporter:
             self.close()
             raise Diverged(
                 f"the loss is {terms['loss']} at step {progress.step}: training diverged; "
-                "lower optimizer.learning_rate or raise objective.clip"
+                "lower optimizer.learning_rate, or bound what the loss is weighed with"
             )
         if self.log:
             self.write(progress, terms, rows / max(self.seconds, 1e-9), {p: s / self.count for p, s in means.items()})

@@ -50,6 +50,14 @@ def max_over_workers(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def add_up(sums: Sequence[Tensor], peaks: Sequence[Tensor], device: torch.device) -> None:
+    """In place: counters summed, and peaks maximised, over all workers; `device` is where the workers communicate."""
+    for tensors, share in ((sums, sum_over_workers), (peaks, max_over_workers)):
+        for tensor in tensors:
+            if world_size() > 1:
+                tensor.copy_(share(tensor.to(device)))
+
+
 def sum_gradients(parameters: Sequence[Tensor]) -> None:
     """Sum the .grad of dense parameters over workers: one flat buffer, one all-reduce.
 

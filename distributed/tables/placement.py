@@ -17,11 +17,10 @@ from typing import Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from distributed.tables.collectives import exchange, sum_rows, world_size
 from models.embedding import EmbeddingTable, TouchedRows
-from models.entire_space import EntireSpaceModel
 from models.rows import EVERY_ROW, Share
 
 COUNTS = 16  # bytes that a lookup tells each other worker: how many ids come, whether more lookups will
@@ -112,49 +111,29 @@ def share_of(tables: str, rank: int) -> Share:
     return Share(rank, world_size()) if tables == "sharded" else EVERY_ROW
 
 
-def place(model: EntireSpaceModel, tables: str) -> list[Placement]:
-    """The placement of each of the model's tables, whose lookups go through it from now on."""
+def place(network: nn.Module, tables: str) -> list[Placement]:
+    """The placement of each of the network's tables, whose lookups go through it from now on."""
+    found = list(embedding_tables(network).values())
     if tables == "replicated" or world_size() == 1:
-        return [Replicated() for _ in model.embedding.tables]
-    return [Sharded(table) for table in embedding_tables(model)]
+        return [Replicated() for _ in found]
+    return [Sharded(table) for table in found]
 
 
-def embedding_tables(model: EntireSpaceModel) -> list[EmbeddingTable]:
-    tables = list(model.embedding.tables)
-    assert all(isinstance(table, EmbeddingTable) for table in tables)
-    return tables  # type: ignore[return-value]
+def embedding_tables(network: nn.Module) -> dict[str, EmbeddingTable]:
+    """The network's tables by the name of their weight, in the order in which a forward pass asks them."""
+    return {f"{name}.weight": module for name, module in network.named_modules() if isinstance(module, EmbeddingTable)}
 
 
 @contextmanager
-def answering(model: EntireSpaceModel) -> Iterator[None]:
-    """Within it workers may apply the model different numbers of times; who is done answers until all are.
+def answering(network: nn.Module) -> Iterator[None]:
+    """Within it workers may apply the network different numbers of times; who is done answers until all are.
 
     All workers must enter and leave it. With replicated tables it does nothing.
     """
     yield
-    fetches = [table.fetch for table in embedding_tables(model)]
+    fetches = [table.fetch for table in embedding_tables(network).values()]
     sharded = [own for fetch in fetches if isinstance(own := getattr(fetch, "__self__", None), Sharded)]
     # a forward pass asks every table once, in this order
     while sharded and sharded[0].answer():
         for own in sharded[1:]:
             own.answer()
-
-
-def bytes_per_step(distinct: int, own: int, asked: int, width: int, workers: int) -> int:
-    """Bytes that one worker sends for one sharded table in one training step.
-
-    distinct: rows of its batch, `own` of them lying with itself; asked: rows that the others ask it for. Ids and
-    gradients go out, vectors are handed back; with ids dealt out evenly asked = distinct - own = distinct (1 - 1/W).
-    """
-    away = distinct - own
-    return COUNTS * (workers - 1) + 8 * away + 4 * width * (away + asked)
-
-
-def bytes_to_all(most: int, width: int, workers: int) -> int:
-    """The same for a replicated table; most: distinct rows of the batch of the worker that has most of them."""
-    return (workers - 1) * most * (8 + 4 * width)
-
-
-def bytes_of_rows(rows: int, width: int, optimizer: str) -> int:
-    """Bytes that rows of a table take with their optimizer's state: adagrad one number a row, adam two a weight."""
-    return 4 * rows * (width + 1 if optimizer == "adagrad" else 3 * width)

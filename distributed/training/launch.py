@@ -3,20 +3,22 @@
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from data.encode import numeric_moments
-from data.labels import LabelFacts, check_labels
 from data.log import Log
 from distributed.config import TrainConfig
+from distributed.context import Context
 from distributed.reporting.reporter import Diverged
-from distributed.training.loop import CHECKPOINTS, OnEpoch, TrainJob, train
+from distributed.training.job import TrainJob
+from distributed.training.loop import OnEpoch, train
+from distributed.training.recorder import CHECKPOINTS
 from distributed.training.stopping import GRACE_S, PREEMPTED, SIGNALS, Stop, Stopped, ended, tell
-from models.registry import BACKBONES, find_objective, lookup
+from funnel.problem import Problem
+from funnel.registry import DEFAULT_PROBLEM, find_problem
 
 MAX_FAILURES = 1000  # of a long run on machines that come and go; worker_group.Failures ends one that gets no further
 COLLECTIVE_TIMEOUT_S = 300
@@ -26,35 +28,44 @@ RESIZE_EVERY_S = 15.0
 DIVERGED, STOPPED = "diverged", "stopped"
 
 
-def prepare(run: Path, log: Log, config: TrainConfig, started: float) -> tuple[TrainJob, dict[str, LabelFacts]]:
+def prepare(
+    run: Path,
+    log: Log,
+    config: TrainConfig,
+    settings: Any,
+    started: float,
+    problem: str = DEFAULT_PROBLEM,
+    given: Mapping[str, str] | None = None,
+) -> TrainJob:
     """Read footers, labels and feature statistics; refuse what cannot be trained. Starts nothing, writes nothing.
 
-    Raises ValueError: a part is missing or broken, labels are wrong, a part lacks the outcomes its figures need.
+    `settings`: the problem's own; `given`: run directories of finished trainings by role. Raises ValueError: a part is
+    missing or broken, labels are wrong, a part lacks the outcomes its figures need.
     """
-    lookup(BACKBONES, config.model.backbone.name, "backbone")
-    find_objective(config.objective.name)
+    kind = find_problem(problem)
+    given = given or {}
+    for role in given:
+        if role not in kind.roles:
+            raise ValueError(f"--given {role}=...: problem {problem} takes {', '.join(kind.roles) or 'none'}")
     parts = {name: log.part(name) for name in ("train", "valid")}
     if "test" in log.part_names():
         parts["test"] = log.part("test")
-    facts = {name: check_labels(log, part) for name, part in parts.items()}
-    for name in ("train", "valid"):
-        if facts[name].clicks == 0 or facts[name].conversions == 0:
-            what = "clicks" if facts[name].clicks == 0 else "conversions"
-            raise ValueError(f"{log.location}/{name}: no {what} in {facts[name].rows} rows; there is nothing to learn")
-    mean_N, std_N = numeric_moments(log, parts["train"])
-    job = TrainJob(
+    facts = kind.prepare(settings, log, parts, tuple(given))
+    plain: Problem = kind(settings, log.schema, facts, {})
+    plain.smaller_is_better(config.stop_metric or plain.goal)
+    return TrainJob(
         run=str(run),
         location=absolute(log),
+        problem=problem,
         config=config,
+        settings=settings,
         schema=log.schema,
         parts=parts,
-        click_rate=facts["train"].clicks / facts["train"].rows,
-        conversion_rate=facts["train"].conversions / facts["train"].clicks,
-        numeric_mean=tuple(mean_N.tolist()),
-        numeric_std=tuple(std_N.tolist()),
+        sizes={name: plain.sizes(log, part) for name, part in parts.items()},
+        facts=facts,
         started=started,
+        given=given,
     )
-    return job, facts
 
 
 def run_training(
@@ -76,7 +87,7 @@ def run_training(
     """
     if workers == 0:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return train(job, 0, 1, device, on_epoch, Stop(signalled=signalled))
+        return train(job, Context(device=device, stop=Stop(signalled=signalled)), on_epoch)
 
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -160,13 +171,13 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
 
     from distributed.training.ray_group import Preempted, note_room
 
-    context = ray.train.get_context()
-    job, rank, world_size = config["job"], context.get_world_rank(), context.get_world_size()
-    stop = Stop(Path(job.run))
-    if rank == 0:
+    mine, job = ray.train.get_context(), config["job"]
+    device, stop = torch.device(get_device()), Stop(Path(job.run))
+    context = Context(mine.get_world_rank(), mine.get_world_size(), device, stop)
+    if context.leads:
         note_room(Path(job.run))
     try:
-        return train(job, rank, world_size, torch.device(get_device()), config["on_epoch"], stop)
+        return train(job, context, config["on_epoch"])
     except Diverged as error:
         return {DIVERGED: str(error)}
     except Stopped as stopped:

@@ -1,123 +1,95 @@
-"""One worker's model and optimizers, and the step that ties them to the other workers'.
+"""One worker's network and optimizers, and the step that ties them to the other workers'.
 
 Every worker holds the whole network and sums its gradients with the others', so that the weights stay the same bits on
 all of them. loop.py is the loop around it.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from data.log import Part
-from data.schema import Schema
 from distributed.checkpoint.read import Progress, State, load_optimizer_tensors, load_state, optimizer_tensors
 from distributed.checkpoint.rows import RowTensor
 from distributed.config import TrainConfig
-from distributed.tables.collectives import agree, gather_numbers, sum_gradients, world_size
+from distributed.context import Context
+from distributed.tables.collectives import agree, gather_numbers, sum_gradients
 from distributed.tables.placement import embedding_tables, place, share_of
 from distributed.training.optimizers import build_row_optimizer, rate_factor
-from distributed.training.stopping import Interrupted, Stop
-from funnel.batch import Batch
-from funnel.ranking.click_model import ClickModel
-from funnel.ranking.network import build_model
-from models.objectives.base import Objective
-from models.registry import build_objective
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """What every worker is told: plain values, decided and checked once by the driver."""
-
-    run: str
-    """Absolute path of the run directory, which all workers can reach."""
-    location: str
-    config: TrainConfig
-    schema: Schema
-    parts: dict[str, Part]
-    """train and valid, and test if the log has it."""
-    click_rate: float
-    """Clicks by exposures of the training part."""
-    conversion_rate: float
-    """Conversions by clicks of the training part."""
-    numeric_mean: tuple[float, ...]
-    numeric_std: tuple[float, ...]
-    started: float
-    """time.time() when the command began: start-up is counted from here."""
-    start_from: str = ""
-    """Model directory of another run that the weights are taken from; empty: they are drawn from the seed."""
-    propensities: str = ""
-    """Run directory of a finished training whose CTR tower gives the propensities; empty: the model's own does."""
-    snapshots: bool = False
-    """Keep the model of every epoch that is the best so far, in RUN/snapshots/step-NNNNNNNN/model/."""
+from distributed.training.stopping import Interrupted
+from funnel.problem import Problem
 
 
 class Learner:
-    """Model, objective and optimizers of one worker, and the step that ties them."""
+    """Network and optimizers of one worker for a training of `steps` steps, and the step that ties them."""
 
-    def __init__(self, job: TrainJob, device: torch.device, rank: int, steps: int, stop: Stop | None = None) -> None:
-        self.config, self.device, self.rank, self.steps = job.config, device, rank, steps
-        self.stop = stop or Stop()
-        self.objective: Objective = build_objective(job.config.objective, job.click_rate)
-        self.share = share_of(job.config.tables, rank)
-        self.model = build_model(job.config, job.schema, self.objective.tasks, self.share).to(device)
-        self.model.start_at({"ctr": job.click_rate, "cvr": job.conversion_rate})
-        self.model.standardise.mean.copy_(torch.tensor(job.numeric_mean))
-        self.model.standardise.std.copy_(torch.tensor(job.numeric_std))
-        self.click_model = ClickModel(Path(job.propensities), device) if job.propensities else None
-        settings = job.config.optimizer
-        self.parameters = list(self.model.parameters())
+    def __init__(self, problem: Problem, config: TrainConfig, context: Context, steps: int) -> None:
+        self.problem, self.config, self.context, self.steps = problem, config, context, steps
+        self.share = share_of(config.tables, context.rank)
+        self.network = problem.network(self.share, config.seed).to(context.device)
+        self.draws = any(isinstance(module, nn.Dropout) and module.p for module in self.network.modules())
+        """Whether a step draws random numbers."""
+        settings = config.optimizer
+        self.parameters = list(self.network.parameters())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        self.tables = embedding_tables(self.model)
-        self.placements = place(self.model, job.config.tables)
+        self.tables = embedding_tables(self.network)
+        self.placements = place(self.network, config.tables)
         self.row_optimizers = [
             build_row_optimizer(settings.embedding, table.weight, settings.embedding_learning_rate)
-            for table in self.tables
+            for table in self.tables.values()
         ]
 
-    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """One update on the global batch; returns this worker's share of each loss term.
+    def step(self, batch: object, step: int) -> dict[str, Tensor]:
+        """One update on the global batch, of which `batch` is this worker's share; returns its share of each loss term.
 
         Raises Interrupted, on all workers and before anything has changed, if one of them is to stop.
         """
-        if self.config.model.backbone.dropout:
-            torch.manual_seed(address(self.config.seed, step, self.rank))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            logits = self.model(batch.ids_BK, batch.numeric_BN, batch.bags)
-        logits = {task: logit_B.float() for task, logit_B in logits.items()}
-        self.objective.step = step
-        labels = batch.labels if self.click_model is None else self.click_model.told(batch)
-        totals, sizes_TW = self.share_numbers(self.objective.totals(logits, labels).detach())
-        terms = self.objective(logits, labels, totals)
+        problem, device = self.problem, self.context.device
+        # A resumed run draws the same dropout as an unbroken one: the seed is the step's address, not a generator's
+        # state.
+        if self.draws:
+            torch.manual_seed(address(self.config.seed, step, self.context.rank))
+        batch = problem.complete(batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            outputs = self.network(batch)
+        outputs = {name: output.float() for name, output in outputs.items()}
+        # The loss divides by sums over the global batch. With them known before backward, the workers' gradients simply
+        # add up to those of one process, however unevenly positives are dealt.
+        totals, sizes_TW = self.share_numbers(problem.totals(outputs, batch).detach())
+        terms = problem.loss(outputs, batch, totals, step)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         sum_gradients(self.parameters)
         self.set_rates(step)
         self.optimizer.step()
+        self.step_tables(sizes_TW)
+        return {name: term.detach() for name, term in terms.items()}
+
+    def step_tables(self, sizes_TW: list[list[int]]) -> None:
+        """Exchange the gradients of touched rows and update those rows: the cost is the batch's, not the table's."""
         for table, placement, row_optimizer, sizes in zip(
-            self.tables, self.placements, self.row_optimizers, sizes_TW, strict=True
+            self.tables.values(), self.placements, self.row_optimizers, sizes_TW, strict=True
         ):
             assert table.touched is not None
             ids_V, gradient_VE = placement.collect(table.touched, sizes)
             alone = ids_V is table.touched.ids_U  # then what the rows hold was read for the batch
             vectors_VE = table.touched.vectors_UE.detach() if alone else None
             row_optimizer.step(table.weight, ids_V, gradient_VE, vectors_VE)
-        return {name: term.detach() for name, term in terms.items()}
 
     def share_numbers(self, totals: Tensor) -> tuple[Tensor, list[list[int]]]:
         """The totals of the global batch, and how many rows of each table every worker touched: in one message.
 
         With it goes whether a worker is to stop, and why: the largest code counts.
         """
-        touched = [table.touched for table in self.tables]
+        touched = [table.touched for table in self.tables.values()]
         sizes = [0 if rows is None else len(rows.ids_U) for rows in touched]
-        everyone_WN = gather_numbers(torch.cat([totals, totals.new_tensor([*sizes, self.stop.code()])]))
-        told_W = everyone_WN[:, len(totals) :].long().tolist()
-        *sizes_TW, codes_W = [list(told) for told in zip(*told_W, strict=True)]
+        own = torch.cat([totals, totals.new_tensor([*sizes, self.context.stop.code()])])
+        everyone_WN = gather_numbers(own)
+        numbers_W = everyone_WN[:, len(totals) :].long().tolist()
+        *sizes_TW, codes_W = [list(column) for column in zip(*numbers_W, strict=True)]
         if max(codes_W):
             raise Interrupted(max(codes_W))
         return everyone_WN[:, : len(totals)].sum(0), sizes_TW
@@ -132,13 +104,15 @@ class Learner:
 
     def state(self, with_optimizer: bool = True) -> State:
         """This worker's tensors, not copies: writing into them changes what the next step begins from."""
-        tables = {f"embedding.tables.{index}.weight": table for index, table in enumerate(self.tables)}
-        state = State({name: tensor for name, tensor in self.model.state_dict().items() if name not in tables})
-        state.rows.update({name: RowTensor(table.weight, table.rows, self.share) for name, table in tables.items()})
+        dense = {name: tensor for name, tensor in self.network.state_dict().items() if name not in self.tables}
+        state = State(dense)
+        state.rows.update(
+            {name: RowTensor(table.weight, table.rows, self.share) for name, table in self.tables.items()}
+        )
         if with_optimizer:
-            dense = optimizer_tensors(self.optimizer)
-            state.optimizer.update({f"dense.{name}": tensor for name, tensor in dense.items()})
-            for index, (table, row_optimizer) in enumerate(zip(self.tables, self.row_optimizers, strict=True)):
+            moments = optimizer_tensors(self.optimizer)
+            state.optimizer.update({f"dense.{name}": tensor for name, tensor in moments.items()})
+            for index, (table, row_optimizer) in enumerate(zip(self.tables.values(), self.row_optimizers, strict=True)):
                 for name, tensor in row_optimizer.state().items():
                     if tensor.dim():  # else a counter, the same on all workers
                         state.rows[f"rows.{index}.{name}"] = RowTensor(tensor, table.rows, self.share)
@@ -154,7 +128,8 @@ class Learner:
         error: str | None = None
         progress, optimizer = Progress(), dict[str, Tensor]()
         try:
-            progress, optimizer = load_state(path, self.state(with_optimizer), self.rank, world_size())
+            context = self.context
+            progress, optimizer = load_state(path, self.state(with_optimizer), context.rank, context.world_size)
         except ValueError as mistake:
             error = str(mistake)
         agree(error)

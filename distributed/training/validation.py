@@ -1,66 +1,60 @@
-"""One pass of a model over a part, shared by all workers.
-
-Truth, where the log has it, is joined here and nowhere else: no training step ever sees it.
-"""
+"""One pass of a network over a part, shared by all workers."""
 
 from contextlib import nullcontext
 
-import numpy as np
 import torch
+from torch import nn
 
-from data.encode import Encoder
 from data.log import Log, Part
 from data.reading import ordered_tables
-from distributed.tables.collectives import max_over_workers
+from distributed.context import CPU, Context
+from distributed.tables.collectives import add_up, max_over_workers
 from distributed.tables.placement import answering
-from distributed.training.stopping import Interrupted, Stop
-from funnel.figures.binary import BinaryMetrics
-from funnel.ranking.calibration import Calibration
-from funnel.ranking.counts import Evaluation, predict
-from models.entire_space import EntireSpaceModel
+from distributed.training.stopping import Interrupted
+from funnel.problem import Counts, Outputs, Problem, Units
+
+ROWS = 8192
+"""At most so many rows go through the network at once."""
 
 
-def evaluate(
-    model: EntireSpaceModel,
+def count(
+    problem: Problem,
+    network: nn.Module,
     log: Log,
     part: Part,
-    clip: float,
-    device: torch.device,
-    rank: int = 0,
-    world_size: int = 1,
-    truth: bool = False,
-    calibration: Calibration | None = None,
-    stop: Stop | None = None,
-) -> Evaluation:
-    """Evaluate on a part; workers share its row groups and all return the figures of the whole.
+    counts: Counts,
+    context: Context | None = None,
+    device: torch.device = CPU,
+) -> Counts:
+    """Add a part to `counts` and return them; workers share its row groups, and all end with the counts of the whole.
 
-    `stop`: all workers raise stopping.Interrupted if one of them is to stop or cannot read on.
+    With a context all workers raise stopping.Interrupted if one of them is to stop or cannot read on; without one, a
+    process alone on `device`, what cannot be read is a ValueError.
     """
-    schema = log.schema
-    known = log.truth(part) if truth and log.has_truth(part) else None
-    columns = schema.columns + ([schema.exposure] if known is not None and schema.exposure else [])
-    columns = list(dict.fromkeys(columns))
-    encoder = Encoder(schema)
-    evaluation = Evaluation(clip)
-    if known is not None:
-        evaluation.spaces["cvr.entire"] = BinaryMetrics()
-    training = model.training
-    model.eval()
-    with answering(model), stop.reading() if stop else nullcontext():
-        for table in ordered_tables(log, part, columns, rank, world_size):
+    stop = context.stop if context else None
+    context = context or Context(device=device)
+    columns = list(dict.fromkeys([*problem.columns, *counts.columns]))
+    training = network.training
+    network.eval()
+    with answering(network), stop.reading() if stop else nullcontext():
+        for table in ordered_tables(log, part, columns, context.rank, context.world_size):
             if stop and stop.code():
                 break
-            rows = encoder.encode(table)
-            potential_B = None
-            if known is not None:
-                exposures = table.column(schema.exposure).to_numpy()
-                potential_B = torch.from_numpy(known.potential_R[known.lookup(exposures)].astype(np.float32))
-            logits = predict(model, rows, device)
-            if calibration is not None:
-                logits = calibration.apply(logits)
-            evaluation.add(logits, torch.tensor(rows.click_R), torch.tensor(rows.conversion_R), potential_B)
-    model.train(training)
-    evaluation.merge(device)
-    if stop and (code := int(max_over_workers(torch.tensor(float(stop.code()), device=device)))):
+            units = problem.encode(table)
+            counts.add(predict(network, units, table.num_rows, context.device), units.batch(), table)
+    network.train(training)
+    add_up(counts.sums(), counts.peaks(), context.device)
+    if stop and (code := int(max_over_workers(torch.tensor(float(stop.code()), device=context.device)))):
         raise Interrupted(code)
-    return evaluation
+    return counts
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, units: Units, rows: int, device: torch.device) -> Outputs:
+    """Outputs of some units that have so many rows, on the CPU, computed in pieces of about ROWS rows."""
+    step = max(1, ROWS * len(units) // max(rows, 1)) if rows > len(units) else ROWS
+    pieces = []
+    for begin in range(0, max(len(units), 1), step):
+        outputs = network(units.take(slice(begin, begin + step)).batch().to(device))
+        pieces.append({name: output.cpu() for name, output in outputs.items()})
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from distributed.tables.collectives import max_over_workers, sum_over_workers
-
 BINS = 2**18
 LIMIT = 20.0
 ECE_GROUPS = 20
@@ -22,7 +20,7 @@ FIGURES = ("auc", "ks", "log_loss", "pcoc", "ece")
 
 @dataclass
 class BinaryMetrics:
-    """Figures of one prediction in one space: feed rows with `add`, join workers with `merge`, then read `figures`."""
+    """Figures of one prediction in one space: `add` rows, add up the `sums` of workers, read `figures`."""
 
     counts_2N: Tensor = field(default_factory=lambda: torch.zeros(2, BINS, dtype=torch.int64))
     """Rows by label (0, 1) and bin."""
@@ -36,10 +34,9 @@ class BinaryMetrics:
         self.counts_2N += torch.bincount(index_B, minlength=2 * BINS).view(2, BINS)
         self.sums_2 += torch.stack([(softplus(logit_B) - label_B * logit_B).sum(), logit_B.sigmoid().sum()])
 
-    def merge(self, device: torch.device) -> None:
-        """Add up over workers; every worker then holds the whole."""
-        self.counts_2N = sum_over_workers(self.counts_2N.to(device)).cpu()
-        self.sums_2 = sum_over_workers(self.sums_2.to(device)).cpu()
+    def sums(self) -> list[Tensor]:
+        """The counters: with those of other workers added in place, every figure is that of all rows."""
+        return [self.counts_2N, self.sums_2]
 
     def used(self) -> tuple[np.ndarray, np.ndarray]:
         """(bins that hold rows, float64 counts by label of those): what every figure follows from."""
@@ -112,55 +109,3 @@ class BinaryMetrics:
             label = float(positive[here].sum() / count)
             result.append({"mean_prediction": mean, "mean_label": label, "count": int(count)})
         return result
-
-
-@dataclass
-class PropensityHealth:
-    """What the inverse propensities of clicked rows are like: few large weights mean few rows carry the estimate."""
-
-    clip: float
-    sums_4: Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
-    """Clicks, sum of weights, sum of squared weights, clipped clicks."""
-    histogram_N: Tensor = field(default_factory=lambda: torch.zeros(40, dtype=torch.int64))
-    """Clicks by log10 of the weight, in 40 bins over [0, 4]."""
-    largest_1: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
-
-    def add(self, ctr_logit_B: Tensor, click_B: Tensor) -> None:
-        q_B = ctr_logit_B.detach().cpu().double().sigmoid()[click_B.cpu() > 0.5]
-        if not len(q_B):
-            return
-        weight_B = 1 / q_B.clamp(min=max(self.clip, 1e-12))
-        clipped = (q_B < self.clip).sum().double()
-        self.sums_4 += torch.stack([weight_B.new_tensor(len(q_B)), weight_B.sum(), weight_B.square().sum(), clipped])
-        self.largest_1 = torch.maximum(self.largest_1, weight_B.max().view(1))
-        bin_B = (weight_B.log10() * 10).clamp(0, 39).long()
-        self.histogram_N += torch.bincount(bin_B, minlength=40)
-
-    def merge(self, device: torch.device) -> None:
-        self.sums_4 = sum_over_workers(self.sums_4.to(device)).cpu()
-        self.histogram_N = sum_over_workers(self.histogram_N.to(device)).cpu()
-        self.largest_1 = max_over_workers(self.largest_1.to(device)).cpu()
-
-    def figures(self) -> dict[str, float]:
-        """Effective sample size (sum w)^2 / sum w^2 and its share of the clicks, largest weight, share clipped."""
-        clicks, total, squares, clipped = self.sums_4.tolist()
-        if not clicks:
-            return {"clicks": 0, "clip": self.clip}
-        size = total**2 / squares
-        return {
-            "clicks": int(clicks),
-            "clip": self.clip,
-            "effective_sample_size": size,
-            "effective_share": size / clicks,
-            "largest_weight": self.largest_1.item(),
-            "share_clipped": clipped / clicks,
-        }
-
-    def weight_histogram(self) -> dict[str, list[float]]:
-        """Edges (40 bins + 1) of the weight and counts, cut to the bins in use."""
-        used = torch.nonzero(self.histogram_N).flatten()
-        if not len(used):
-            return {"edges": [], "counts": []}
-        low, high = int(used[0]), int(used[-1]) + 1
-        edges = [10 ** (edge / 10) for edge in range(low, high + 1)]
-        return {"edges": edges, "counts": self.histogram_N[low:high].tolist()}

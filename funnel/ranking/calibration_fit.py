@@ -24,7 +24,7 @@ from funnel.figures.binary import BINS, LIMIT, BinaryMetrics
 from funnel.ranking.calibration import METHODS, SPACES, Calibration, Calibrator
 from funnel.ranking.click_model import ClickModel
 from funnel.ranking.counts import predict
-from models.entire_space import EntireSpaceModel
+from funnel.ranking.network import RankingNetwork
 
 FEWEST = 10
 """Positives and negatives that a step of the isotonic fit rests on, at least."""
@@ -58,15 +58,15 @@ class Evidence:
 
 
 def gather(
-    model: EntireSpaceModel, log: Log, part: Part, device: torch.device, click_model: ClickModel | None = None
+    network: RankingNetwork, log: Log, part: Part, device: torch.device, click_model: ClickModel | None = None
 ) -> Evidence:
     """Score a part once and keep what a fit needs: 12 bytes a click, and counts."""
     encoder, evidence = Encoder(log.schema), Evidence()
     for table in ordered_tables(log, part, log.schema.columns):
         rows = encoder.encode(table)
-        given_R = predict(click_model.model, rows, device)["ctr"] if click_model else None
-        click_R, conversion_R = torch.tensor(rows.click_R), torch.tensor(rows.conversion_R)
-        evidence.add(predict(model, rows, device), click_R, conversion_R, given_R)
+        given_R = predict(click_model.network, rows, device)["ctr"] if click_model else None
+        click_R, conversion_R = (torch.tensor(rows.labels[name]) for name in ("click", "conversion"))
+        evidence.add(predict(network, rows, device), click_R, conversion_R, given_R)
     return evidence
 
 

@@ -5,34 +5,31 @@ steps it weighs clicks with what it does not know yet. A click model of its own 
 needs [two-stage inverse propensity scoring, as in Schnabel et al., ICML 2016, and MRDR, SIGIR 2021].
 """
 
-import dataclasses
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from distributed.finished_run import load_run
 from funnel.batch import Batch
-from models.objectives.base import Labels
+from funnel.problem import Given
+from funnel.ranking.calibration import Calibration
 
 
 class ClickModel:
     """The CTR tower of a finished run, calibrated if the run is, held as it is.
 
-    Raises ValueError if the run is not finished, or its model is damaged or has no CTR.
+    Raises ValueError if the run's model has no task "ctr", or its calibration is damaged.
     """
 
-    def __init__(self, run: Path, device: torch.device) -> None:
-        trained = load_run(run)
-        self.model = trained.model.to(device)
-        self.calibrator = trained.calibration.tasks.get("ctr") if trained.calibration else None
+    def __init__(self, run: Given) -> None:
+        self.network: Any = run.network
+        if "ctr" not in getattr(run.network, "tasks", ()):
+            raise ValueError(f"{run.directory}: its model predicts no clicks (it has no task 'ctr')")
+        calibration = Calibration.load(run.directory)
+        self.calibrator = calibration.tasks.get("ctr") if calibration else None
 
     @torch.no_grad()
     def logits(self, batch: Batch) -> Tensor:
         """Click logits of the batch's rows, float32 [B]."""
-        logit_B = self.model(batch.ids_BK, batch.numeric_BN, batch.bags)["ctr"]
+        logit_B: Tensor = self.network(batch)["ctr"]
         return (logit_B if self.calibrator is None else self.calibrator.apply_logit(logit_B)).float()
-
-    def told(self, batch: Batch) -> Labels:
-        """The batch's labels with these propensities."""
-        return dataclasses.replace(batch.labels, click_logit_B=self.logits(batch))

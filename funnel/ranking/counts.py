@@ -1,4 +1,4 @@
-"""Sums of a part from which every figure by task and by space (all exposures, clicked ones) follows.
+"""Sums of a part from which every figure by task and space (all exposures, clicked ones) follows.
 
 Truth, where the log has it, is joined here and nowhere else: no training step ever sees it.
 """
@@ -6,13 +6,19 @@ Truth, where the log has it, is joined here and nowhere else: no training step e
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from data.encode import Rows
+from data.truth import Truth
 from funnel.batch import Batch
-from funnel.figures.binary import FIGURES, BinaryMetrics, PropensityHealth
-from models.entire_space import EntireSpaceModel
+from funnel.figures.binary import FIGURES, BinaryMetrics
+from funnel.problem import Outputs
+from funnel.ranking.calibration import Calibration
+from funnel.ranking.network import RankingNetwork
+from funnel.ranking.propensity_health import PropensityHealth
 from models.objectives.terms import product_logit
 
 ROWS = 8192
@@ -20,42 +26,51 @@ NO_TRUTH = "the log has no truth: conversions of unclicked exposures are not obs
 
 
 @dataclass
-class Evaluation:
+class RankingCounts:
     """Figures of ctr, cvr (clicked exposures; all exposures where truth is known) and ctcvr on one part."""
 
     clip: float
+    calibration: Calibration | None = None
+    """Applied to the logits before they are counted."""
+    truth: Truth | None = None
+    key: str | None = None
+    """Column by which the truth is looked up."""
     spaces: dict[str, BinaryMetrics] = field(default_factory=dict)
     propensity: PropensityHealth = field(init=False)
 
     def __post_init__(self) -> None:
         self.propensity = PropensityHealth(self.clip)
-        for space in ("ctr", "cvr.click", "ctcvr"):
+        for space in ("ctr", "cvr.click", "ctcvr", *(("cvr.entire",) if self.truth else ())):
             self.spaces.setdefault(space, BinaryMetrics())
 
-    def add(
-        self, logits: dict[str, Tensor], click_B: Tensor, conversion_B: Tensor, potential_B: Tensor | None = None
-    ) -> None:
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.key,) if self.truth is not None and self.key else ()
+
+    def add(self, outputs: Outputs, batch: Batch, table: pa.Table) -> None:
+        """Count the rows of a table."""
+        logits = dict(outputs) if self.calibration is None else self.calibration.apply(dict(outputs))
+        click_B, conversion_B = batch.labels["click"], batch.labels["conversion"]
         clicked = click_B > 0.5
         self.spaces["ctr"].add(logits["ctr"], click_B)
         self.spaces["cvr.click"].add(logits["cvr"][clicked], conversion_B[clicked])
         self.spaces["ctcvr"].add(product_logit(logits["ctr"], logits["cvr"]), conversion_B)
-        if potential_B is not None:
-            self.spaces.setdefault("cvr.entire", BinaryMetrics()).add(logits["cvr"], potential_B)
+        if self.truth is not None:
+            found = self.truth.lookup(table.column(self.key).to_numpy())
+            potential_B = torch.from_numpy(self.truth.potential_R[found].astype(np.float32))
+            self.spaces["cvr.entire"].add(logits["cvr"], potential_B)
         self.propensity.add(logits["ctr"], click_B)
 
-    def merge(self, device: torch.device) -> None:
-        for space in sorted(self.spaces):
-            self.spaces[space].merge(device)
-        self.propensity.merge(device)
+    def sums(self) -> list[Tensor]:
+        binary = [tensor for space in sorted(self.spaces) for tensor in self.spaces[space].sums()]
+        return [*binary, *self.propensity.sums()]
+
+    def peaks(self) -> list[Tensor]:
+        return self.propensity.peaks()
 
     def figures(self) -> dict[str, Any]:
         """Flat: "ctr.auc", "cvr.entire.pcoc", "propensity.share_clipped", ... and "absent": {key: reason}."""
-        figures: dict[str, Any] = {}
-        absent: dict[str, str] = {}
-        for space, metrics in self.spaces.items():
-            here, missing = metrics.figures()
-            figures |= {f"{space}.{name}": value for name, value in here.items()}
-            absent |= {f"{space}.{name}": reason for name, reason in missing.items()}
+        figures, absent = space_figures(self.spaces)
         if "cvr.entire" not in self.spaces:
             absent |= {f"cvr.entire.{name}": NO_TRUTH for name in FIGURES}
         figures |= {f"propensity.{name}": value for name, value in self.propensity.figures().items()}
@@ -71,11 +86,22 @@ class Evaluation:
         }
 
 
+def space_figures(spaces: dict[str, BinaryMetrics]) -> tuple[dict[str, Any], dict[str, str]]:
+    """({"ctr.auc": ...}, {"ctr.ks": reason}) of all spaces."""
+    figures: dict[str, Any] = {}
+    absent: dict[str, str] = {}
+    for space, metrics in spaces.items():
+        here, missing = metrics.figures()
+        figures |= {f"{space}.{name}": value for name, value in here.items()}
+        absent |= {f"{space}.{name}": reason for name, reason in missing.items()}
+    return figures, absent
+
+
 @torch.inference_mode()
-def predict(model: EntireSpaceModel, rows: Rows, device: torch.device) -> dict[str, Tensor]:
+def predict(network: RankingNetwork, rows: Rows, device: torch.device) -> dict[str, Tensor]:
     """Logits of encoded rows, on the CPU, in pieces of at most 8192 rows."""
     pieces: list[dict[str, Tensor]] = []
     for begin in range(0, len(rows), ROWS):
         batch = Batch.of(rows.take(slice(begin, begin + ROWS))).to(device)
-        pieces.append({k: v.cpu() for k, v in model(batch.ids_BK, batch.numeric_BN, batch.bags).items()})
-    return {task: torch.cat([piece[task] for piece in pieces]) for task in model.tasks}
+        pieces.append({task: logit_B.cpu() for task, logit_B in network(batch).items()})
+    return {task: torch.cat([piece[task] for piece in pieces]) for task in network.tasks}

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from funnel.figures.binary import BINS, ECE_GROUPS, FIGURES, BinaryMetrics, PropensityHealth
+from funnel.figures.binary import BINS, ECE_GROUPS, FIGURES, BinaryMetrics
 from funnel.figures.bootstrap import GROUPS, Replicates, ScoreGroups, chunks, fine_bins, interval, intervals
 from funnel.figures.grouped_auc import GroupedAuc
 from funnel.figures.slices import activity_edges, activity_labels
 from funnel.ranking.bias_experiments import Bias, Matching
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.counts import NO_TRUTH
+from funnel.ranking.propensity_health import PropensityHealth
 from funnel.ranking.scored_part import CLICK, CONVERSION, POTENTIAL, ScoredPart
 from models.objectives.terms import product_logit
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from data.schema import Schema
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.export_pooling import exported_pooling
-from models.entire_space import EntireSpaceModel
+from funnel.ranking.network import RankingNetwork
 from models.objectives.terms import log_product
 from models.pooling import BagTensors
 
@@ -75,7 +75,7 @@ class Ranker(nn.Module):
 
     def __init__(
         self,
-        model: EntireSpaceModel,
+        model: RankingNetwork,
         schema: Schema,
         calibration: Calibration | None = None,
         fusion: FusionWeights | None = None,
@@ -97,7 +97,7 @@ class Ranker(nn.Module):
         rows = inputs[-1].shape[0]  # no input but the values of a multi-valued field has another length
         ids_BK = given["ids"] if self.fields else inputs[0].new_zeros((rows, 0), dtype=torch.int64)
         numeric_BN = given["numeric"] if self.numerics else inputs[0].new_zeros((rows, 0), dtype=torch.float32)
-        logits = self.model(ids_BK, numeric_BN, bags)
+        logits = self.model.logits(ids_BK, numeric_BN, bags)
         if self.calibration is not None:
             logits = self.calibration.apply(logits)
         scores = {

@@ -1,19 +1,27 @@
-"""From a config and a schema to the model they describe, with its weights as the seed draws them."""
+"""From settings and a schema to the ranker's network, with its weights as the seed draws them."""
+
+from torch import Tensor
 
 from data.encode import Encoder
 from data.schema import Schema
-from distributed.config import TrainConfig
+from funnel.batch import Batch
 from models.embedding import FieldOptions
-from models.entire_space import EntireSpaceModel
+from models.entire_space import EntireSpaceModel, ModelConfig
 from models.rows import EVERY_ROW, Share
 
 
-def build_model(
-    config: TrainConfig, schema: Schema, tasks: tuple[str, ...], share: Share = EVERY_ROW
-) -> EntireSpaceModel:
+class RankingNetwork(EntireSpaceModel):
+    """models/entire_space.py applied to a batch: {task: logit_B}."""
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:  # type: ignore[override]
+        return self.logits(batch.ids_BK, batch.numeric_BN, batch.bags)
+
+
+def build_network(
+    model: ModelConfig, schema: Schema, tasks: tuple[str, ...], seed: int, share: Share = EVERY_ROW
+) -> RankingNetwork:
     field_rows = Encoder(schema).field_rows
-    options = field_options(schema)
-    return EntireSpaceModel(config.model, field_rows, len(schema.numeric), tasks, config.seed, share, options)
+    return RankingNetwork(model, field_rows, len(schema.numeric), tasks, seed, share, field_options(schema))
 
 
 def field_options(schema: Schema) -> tuple[FieldOptions, ...]:

@@ -19,7 +19,7 @@ from data.log import Log, Part
 from data.reading import ordered_tables
 from funnel.figures.slices import Slicing
 from funnel.ranking.counts import predict
-from models.entire_space import EntireSpaceModel
+from funnel.ranking.network import RankingNetwork
 
 BUCKET_ROWS = 1 << 20
 CLICK, CONVERSION, POTENTIAL = 1, 2, 4
@@ -71,7 +71,7 @@ class ScoredPart:
 
 
 def score_part(
-    model: EntireSpaceModel,
+    network: RankingNetwork,
     log: Log,
     part: Part,
     device: torch.device,
@@ -90,11 +90,11 @@ def score_part(
     encoder = Encoder(schema)
     for table in ordered_tables(log, part, columns):
         encoded = encoder.encode(table)
-        logits = predict(model, encoded, device)
+        logits = predict(network, encoded, device)
         rows = np.empty(table.num_rows, judged.dtype)
         rows["user"] = user_keys(table, schema.user) if schema.user else judged.rows // max(BUCKET_ROWS, 1)
         rows["ctr"], rows["cvr"] = logits["ctr"].numpy(), logits["cvr"].numpy()
-        labels_R = CLICK * (encoded.click_R > 0.5) + CONVERSION * (encoded.conversion_R > 0.5)
+        labels_R = CLICK * (encoded.labels["click"] > 0.5) + CONVERSION * (encoded.labels["conversion"] > 0.5)
         if truth is not None:
             potential_R = truth.potential_R[truth.lookup(table.column(schema.exposure).to_numpy())]
             labels_R = labels_R + POTENTIAL * (potential_R > 0)

@@ -13,7 +13,7 @@ from data.reading import ordered_tables
 from data.schema import Schema
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.counts import predict
-from models.entire_space import EntireSpaceModel
+from funnel.ranking.network import RankingNetwork
 from models.objectives.terms import log_product
 
 SCORES = ("pctr", "pcvr", "pctcvr")
@@ -35,7 +35,7 @@ def for_scoring(log: Log, trained: Schema, truth: bool = False) -> Log:
 
 
 def score(
-    model: EntireSpaceModel, log: Log, part: Part, device: torch.device, calibration: Calibration | None = None
+    network: RankingNetwork, log: Log, part: Part, device: torch.device, calibration: Calibration | None = None
 ) -> Iterator[pa.Table]:
     """Tables of exposure_id, user, request (where the schema names them), click, conversion, pctr, pcvr, pctcvr, value.
 
@@ -45,7 +45,7 @@ def score(
     encoder = Encoder(schema)
     keys = {"exposure_id": schema.exposure, "user": schema.user, "request": schema.request}
     for table in ordered_tables(log, part, schema.all_columns):
-        logits = predict(model, encoder.encode(table), device)
+        logits = predict(network, encoder.encode(table), device)
         if calibration is not None:
             logits = calibration.apply(logits)
         probabilities = {
@@ -54,8 +54,8 @@ def score(
             "pctcvr": log_product(logits["ctr"], logits["cvr"]).exp(),
         }
         columns = {name: table.column(source) for name, source in keys.items() if source}
-        for name, source in (("click", schema.click), ("conversion", schema.conversion)):
-            columns[name] = table.column(source).cast(pa.int8())
+        for name in ("click", "conversion"):
+            columns[name] = table.column(schema.labels[name]).cast(pa.int8())
         columns |= {name: pa.array(values.numpy().astype(np.float32)) for name, values in probabilities.items()}
         if schema.value:
             columns["value"] = table.column(schema.value).cast(pa.float32())

@@ -38,7 +38,7 @@ def main(
     """
     check_imports()
     logging.basicConfig(level=os.environ.get("COUNTERPOINT_LOG", "WARNING"), format="%(levelname)s %(message)s")
-    parsed = None
+    parsed: Any = None
     try:
         parsed = parse(arguments, sys.argv[1:] if words is None else words, description)
         run(parsed)
@@ -60,6 +60,7 @@ def parse(arguments: Options, words: Sequence[str], description: str = "") -> An
     """The command's arguments from its words. Raises ValueError, listing the valid ones, for an unknown option; other
     mistakes end the program with exit code 2, as tyro words them."""
     kind = arguments if isinstance(arguments, type) else arguments(words)
+    parsed: Any
     parsed, unknown = tyro.cli(
         kind, prog=command(), description=description, args=list(words), return_unknown_args=True
     )

@@ -14,8 +14,8 @@ from typing import Any
 import ray
 from rich.console import Console
 
-from distributed.checkpoint.read import RECORD, read_record
-from distributed.training.loop import MODEL_DIRECTORY, SNAPSHOTS
+from distributed.checkpoint.read import MODEL_DIRECTORY, RECORD, read_record
+from distributed.training.recorder import SNAPSHOTS
 from es.tasks import Stopped
 from jobs.evolve.evolve_fusion import run_fusion
 from jobs.pipeline.plan import ROUND_RESAMPLES, Plan

@@ -11,7 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
-from distributed.training.loop import EVALUATION, MODEL_DIRECTORY, OnEpoch
+from distributed.checkpoint.read import MODEL_DIRECTORY
+from distributed.training.loop import OnEpoch
+from distributed.training.recorder import EVALUATION
 from es.record import CHECKPOINT_FILE
 from jobs import calibrate, evaluate, export, score, train
 from jobs.evolve import evolution

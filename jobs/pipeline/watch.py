@@ -16,7 +16,7 @@ from typing import Any
 
 from data.labels import check_labels
 from data.log import Log, open_log
-from distributed.training.loop import CHECKPOINTS
+from distributed.training.recorder import CHECKPOINTS
 from funnel.fusion.fixed_policy import judge_policy
 from jobs.evolve.evolve_fusion import POLICY_FILE
 from jobs.pipeline.days import cut_day, whole_days

@@ -4,53 +4,105 @@ What does not fit is a ValueError of one line, before anything starts. A run tha
 from that and does not look at the other one again.
 """
 
+import json
 import zlib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data.schema import Schema
-from distributed.checkpoint.read import MODEL, RECORD, read_record
+from distributed.checkpoint.read import MODEL, MODEL_DIRECTORY, OPTIMIZER, RECORD, facts_of, read_record
 from distributed.checkpoint.store import CheckpointStore
-from distributed.config import TrainConfig
-from distributed.training.loop import CHECKPOINTS, MODEL_DIRECTORY
+from distributed.training.job import TrainJob
+from distributed.training.recorder import CHECKPOINTS
 from es.checkpoint import read_checkpoint
 from es.engine import OBJECTIVE_PREFIX
 from es.objectives.base import Objective, Observing
 from es.record import CHECKPOINT_FILE
-from jobs.run.directory import RUN_FILE, flatten, read_json
-from models.registry import find_objective
+from funnel.registry import DEFAULT_PROBLEM
+from funnel.settings import flat, plain
+from jobs.run.directory import RUN_FILE, read_json
 
 OPTION = "--start-from"
 
 
-def model_to_start_from(run: Path, schema: Schema, config: TrainConfig, out: Path) -> tuple[str, dict[str, Any]]:
-    """(model directory, facts for run.json) of the run whose weights a training in `out` begins with.
+def model_to_start_from(run: Path, job: TrainJob) -> tuple[str, dict[str, Any]]:
+    """(model directory, facts for run.json) of the run whose weights a training begins with.
 
-    ("", {}) where `out` has a checkpoint already. Raises ValueError: no finished training run, or its features, its
-    layers or its tasks are others.
+    ("", {}) where the training has a checkpoint already. Raises ValueError: no finished training run, or its features,
+    its network or its tasks are others.
     """
-    if CheckpointStore(out / CHECKPOINTS).latest() is not None:
+    if CheckpointStore(Path(job.run) / CHECKPOINTS).latest() is not None:
         return "", {}
     run = run.expanduser().absolute()
     directory = run / MODEL_DIRECTORY
-    if not (directory / RECORD).exists():
-        raise ValueError(f"{OPTION} {run}: holds no trained model; name a finished run of jobs.train")
-    record = read_record(directory / RECORD)
-    same_features(f"{OPTION} {run}", Schema.from_dict(record["schema"], f"{directory}: schema"), schema)
-    before, now = flatten(record["config"]["model"], "model."), flatten(asdict(config.model), "model.")
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in now.items()}
-    for key in sorted(before.keys() | plain.keys()):
-        if before.get(key) != plain.get(key):
-            raise ValueError(f"{OPTION} {run}: {key} is {before.get(key)!r} there, {plain.get(key)!r} here")
-    tasks = find_objective(config.objective.name).tasks
-    if list(tasks) != list(record["tasks"]):
-        there = ", ".join(record["tasks"])
-        raise ValueError(f"{OPTION} {run}: its model has the tasks {there}, {config.objective.name} {', '.join(tasks)}")
+    record = finished_record(run, f"{OPTION} {run}")
+    if record.get("problem", DEFAULT_PROBLEM) != job.problem:
+        raise ValueError(f"{OPTION} {run}: trained as {record.get('problem', DEFAULT_PROBLEM)}, this is {job.problem}")
+    same_features(f"{OPTION} {run}", Schema.from_dict(record["schema"], f"{directory}: schema"), job.schema)
+    before = flat({"model": record["config"].get("model", {})})
+    now = flat({"model": plain(job.settings).get("model", {})})
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise ValueError(f"{OPTION} {run}: {key} is {before.get(key)!r} there, {now.get(key)!r} here")
+    there, here = facts_of(record).get("tasks"), job.facts.get("tasks")
+    if there != here:
+        tasks = [", ".join(names or ()) for names in (there, here)]
+        raise ValueError(f"{OPTION} {run}: its model has the tasks {tasks[0]}, this one {tasks[1]}")
     facts = {"run": str(run), "step": record["progress"]["step"], "checksum": record["checksums"][MODEL]}
     return str(directory), {"started_from": facts}
+
+
+def given_runs(words: Sequence[str], roles: Mapping[str, str]) -> dict[str, Path]:
+    """{role: run directory} of ROLE=RUN words. Raises ValueError for a role that the problem does not have."""
+    runs = {}
+    for word in words:
+        role, equals, run = word.partition("=")
+        if not equals or not run or role not in roles:
+            raise ValueError(
+                f"--given {word}: want ROLE=RUN with ROLE of {', '.join(roles) or 'none for this problem'}"
+            )
+        runs[role] = Path(run).expanduser().absolute()
+    return runs
+
+
+def check_given(given: Mapping[str, Path], job: TrainJob) -> dict[str, Any]:
+    """Facts for run.json about the finished runs that a training builds on.
+
+    Raises ValueError: no finished training run, other features, or another model than the training was begun with.
+    """
+    found = {}
+    path = Path(job.run) / RUN_FILE
+    began_with = read_json(path) if path.exists() else {}
+    for role, run in given.items():
+        where = f"--given {role}={run}"
+        record = finished_record(run, where)
+        same_features(where, Schema.from_dict(record["schema"], f"{run}: schema"), job.schema)
+        found[role] = about_model(run, where)
+        if began_with.get(role) not in (None, found[role]):
+            raise ValueError(f"{where}: holds another model now than when {job.run} was begun")
+    return found
+
+
+def about_model(run: Path, where: str) -> dict[str, Any]:
+    """Which model a finished run holds: its place, step and checksums. Raises ValueError if it holds none."""
+    record = finished_record(run, where)
+    checksums = {name: value for name, value in record["checksums"].items() if name != OPTIMIZER}
+    for path in sorted((run / MODEL_DIRECTORY).glob("*.json")):  # a calibration changes what the model says
+        if path.name != RECORD:
+            checksums[path.name] = zlib.crc32(path.read_bytes())
+    return {"run": str(run), "step": record["progress"]["step"], "checksums": checksums}
+
+
+def finished_record(run: Path, where: str) -> dict[str, Any]:
+    """The record of a finished run's model. Raises ValueError if there is none."""
+    path = run / MODEL_DIRECTORY / RECORD
+    if not path.exists():
+        raise ValueError(f"{where}: holds no trained model; name a finished run of jobs.train")
+    return read_record(path)
 
 
 def same_features(where: str, known: Schema, schema: Schema) -> None:
@@ -102,7 +154,7 @@ def theta_to_start_from(run: Path, objective: Objective, kind: str, out: Path) -
     there = dict((header.get("identity") or {}).get("objective") or {})
     here = dict(objective.describe())
     for key in sorted((there.keys() | here.keys()) - {"data"}):
-        if there.get(key) != plain(here.get(key)):
+        if there.get(key) != as_json(here.get(key)):
             raise ValueError(f"{OPTION} {run}: its objective has {key} {there.get(key)!r}, this one {here.get(key)!r}")
     theta_D, needed = np.asarray(tensors["theta"], np.float32), len(objective.initial())
     if theta_D.shape != (needed,):
@@ -113,8 +165,6 @@ def theta_to_start_from(run: Path, objective: Objective, kind: str, out: Path) -
     return Start(theta_D, learned, {"run": str(run), "generation": int(tensors["generation"][0]), "theta_crc32": crc32})
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """As JSON gives it back."""
-    if isinstance(value, tuple | list):
-        return [plain(one) for one in value]
-    return {key: plain(one) for key, one in value.items()} if isinstance(value, dict) else value
+    return json.loads(json.dumps(value))

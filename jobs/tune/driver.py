@@ -17,8 +17,8 @@ from data.filesystems import in_process
 from data.log import open_log
 from distributed.config import TrainConfig
 from distributed.finished_run import load_run
+from distributed.training.job import TrainJob
 from distributed.training.launch import prepare as prepare_training
-from distributed.training.loop import TrainJob
 from distributed.training.validation import evaluate
 from jobs.command.preset_file import FUSION_OPTIONS, assignments, check_evolve, check_train, fill_evolve, write_preset
 from jobs.command.presets import Settings, Space

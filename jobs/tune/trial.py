@@ -16,8 +16,9 @@ from typing import Any
 
 from ray import tune
 
+from distributed.training.job import TrainJob
 from distributed.training.launch import run_training
-from distributed.training.loop import CHECKPOINTS, TrainJob
+from distributed.training.recorder import CHECKPOINTS
 from jobs.command.preset_file import assignments
 from jobs.command.presets import Settings, What
 from jobs.command.settings import override

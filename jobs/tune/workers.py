@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distributed.training.job import TrainJob
 from distributed.training.launch import run_training
-from distributed.training.loop import CHECKPOINTS, TrainJob
+from distributed.training.recorder import CHECKPOINTS
 from jobs.cluster.connect import connect
 from jobs.command.presets import Settings
 from jobs.run.directory import read_json, write_json

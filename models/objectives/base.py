@@ -6,6 +6,7 @@ Shapes: B rows.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -76,6 +77,8 @@ class Objective:
 
     tasks: tuple[str, ...] = ("ctr", "cvr")
     """The towers it needs; ctr and cvr are what a funnel is scored with."""
+    uses_propensities: ClassVar[bool] = False
+    """Whether it weighs clicks by `inverse_propensity`: then a click model trained before may give the propensities."""
     step: int = 0
     """Which update this is, set by the trainer: for what alternates."""
 

@@ -21,6 +21,7 @@ from models.objectives.terms import binary_cross_entropy
 
 
 class Escm2Dr(Objective):
+    uses_propensities = True
     tasks = ("ctr", "cvr", "imputation")
 
     def __call__(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> dict[str, Tensor]:

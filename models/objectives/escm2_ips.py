@@ -13,6 +13,8 @@ from models.objectives.terms import binary_cross_entropy
 
 
 class Escm2Ips(Objective):
+    uses_propensities = True
+
     def __call__(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> dict[str, Tensor]:
         ctr, ctcvr = self.ctr(logits, labels, totals), self.ctcvr(logits, labels, totals)
         delta_B = binary_cross_entropy(logits["cvr"], labels.conversion_B)

@@ -18,6 +18,8 @@ WEIGHTS = CLICKS + 1
 
 
 class Escm2Snips(Objective):
+    uses_propensities = True
+
     def totals(self, logits: dict[str, Tensor], labels: Labels) -> Tensor:
         weights = labels.weigh(self.weights(logits, labels)).sum(dtype=torch.float64)
         return torch.cat([labels.totals(), weights.unsqueeze(0)])

@@ -1,0 +1,204 @@
+"""The ranker: click, conversion after the click, and both, learnt over the entire space of exposures.
+
+What is minimised is an objective of models/objectives/ (ESCM2 and its rivals), by name in the settings.
+Shapes: B rows of a batch.
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from data.encode import Encoder, numeric_moments
+from data.filesystems import shown
+from data.labels import LabelFacts, check_labels
+from data.log import Log, Part
+from data.schema import Schema
+from funnel.batch import Batch
+from funnel.panels import Panel, Record, Table
+from funnel.problem import Given, Outputs
+from funnel.ranking.calibration import Calibration
+from funnel.ranking.click_model import ClickModel
+from funnel.ranking.counts import RankingCounts
+from funnel.ranking.network import RankingNetwork, build_network
+from funnel.ranking.presets import PRESETS, SPACES
+from funnel.ranking.results import WATCHED, results
+from funnel.rows import RowUnits
+from funnel.spaces import Presets, Spaces
+from models.entire_space import ModelConfig
+from models.objectives.base import Labels, Objective, ObjectiveConfig
+from models.objectives.propensity import resolve_clip
+from models.registry import BACKBONES, build_objective, find_objective, lookup
+from models.rows import EVERY_ROW, Share
+
+LABELS = ("click", "conversion")
+PROPENSITIES = "propensities"
+AIMS = [f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr") for figure in ("auc", "log_loss")]
+"""Figures by which an epoch may be chosen."""
+
+
+@dataclass(frozen=True)
+class EntireSpaceSettings:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+
+
+class EntireSpace:
+    """Predicts every task of its objective ("ctr", "cvr", ...) for every exposure (funnel/problem.py: Problem)."""
+
+    name: ClassVar[str] = "entire_space"
+    settings_type: ClassVar[type] = EntireSpaceSettings
+    units: ClassVar[str] = "rows"
+    roles: ClassVar[Mapping[str, str]] = {
+        PROPENSITIES: "a run with the same features, whose CTR tower weighs the clicks in place of this run's own; it "
+        "may be trained for clicks alone (--preset clicks)"
+    }
+    goal: str = "ctcvr.log_loss"
+    watched: ClassVar[Mapping[str, str]] = WATCHED
+    presets: ClassVar[Presets] = PRESETS
+    spaces: ClassVar[Spaces] = SPACES
+
+    @classmethod
+    def prepare(
+        cls, settings: EntireSpaceSettings, log: Log, parts: Mapping[str, Part], roles: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """Check labels, measure the features: {"tasks", "click_rate", "conversion_rate", "numeric_mean", "numeric_std",
+        "parts"}.
+
+        Raises ValueError: an unknown backbone or objective, a label that is not there or wrong, a part without clicks
+        or conversions, a click model for an objective that weighs nothing.
+        """
+        lookup(BACKBONES, settings.model.backbone.name, "backbone")
+        objective = find_objective(settings.objective.name)
+        if PROPENSITIES in roles and not objective.uses_propensities:
+            raise ValueError(
+                f"--given {PROPENSITIES}=...: objective {settings.objective.name} uses no propensities; leave it out"
+            )
+        require_labels(log)
+        facts = {name: check_labels(log, part) for name, part in parts.items()}
+        for name in ("train", "valid"):
+            refuse_empty(f"{shown(log.location)}/{name}", facts[name])
+        mean_N, std_N = numeric_moments(log, parts["train"])
+        rows, (clicks, conversions) = facts["train"].rows, (facts["train"].positives[name] for name in LABELS)
+        return {
+            "tasks": list(objective.tasks),
+            "click_rate": clicks / rows,
+            "conversion_rate": conversions / clicks,
+            "numeric_mean": mean_N.tolist(),
+            "numeric_std": std_N.tolist(),
+            "parts": {name: counted(fact) for name, fact in facts.items()},
+        }
+
+    def __init__(
+        self,
+        settings: EntireSpaceSettings,
+        schema: Schema,
+        facts: Mapping[str, Any],
+        given: Mapping[str, Given] | None = None,
+    ) -> None:
+        self.settings, self.schema, self.facts = settings, schema, facts
+        self.encoder = Encoder(schema)
+        self.columns = schema.columns
+        self.click_model = ClickModel(given[PROPENSITIES]) if given and PROPENSITIES in given else None
+
+    @cached_property
+    def objective(self) -> Objective:
+        """Built when it is needed: a finished run can be used where the module of its own objective is not."""
+        return build_objective(self.settings.objective, self.facts["click_rate"])
+
+    @property
+    def clip(self) -> float:
+        """What the objective raises propensities to."""
+        return resolve_clip(self.settings.objective.clip, self.facts["click_rate"])
+
+    def describe(self) -> str:
+        settings = self.settings
+        rate = self.facts["click_rate"]
+        return f"{settings.objective.name} on {settings.model.backbone.name} (click rate {rate:.2%})"
+
+    def sizes(self, log: Log, part: Part) -> tuple[int, ...]:
+        return tuple(file.row_groups[index] for file, index in part.row_groups())
+
+    def encode(self, table: pa.Table) -> RowUnits:
+        return RowUnits(self.encoder.encode(table))
+
+    def empty(self) -> RowUnits:
+        return RowUnits(self.encoder.empty())
+
+    def network(self, share: Share = EVERY_ROW, seed: int = 0) -> RankingNetwork:
+        facts = self.facts
+        network = build_network(self.settings.model, self.schema, tuple(facts["tasks"]), seed, share)
+        if "numeric_mean" in facts:  # not in an older checkpoint, whose tensors say the same
+            network.start_at({"ctr": facts["click_rate"], "cvr": facts["conversion_rate"]})
+            network.standardise.mean.copy_(torch.tensor(facts["numeric_mean"]))
+            network.standardise.std.copy_(torch.tensor(facts["numeric_std"]))
+        return network
+
+    def complete(self, batch: Batch) -> Batch:
+        """With the click model's logits, if there is one."""
+        if self.click_model is None:
+            return batch
+        return dataclasses.replace(batch, given={PROPENSITIES: self.click_model.logits(batch)})
+
+    def totals(self, outputs: Outputs, batch: Batch) -> Tensor:
+        return self.objective.totals(dict(outputs), labels_of(batch))
+
+    def loss(self, outputs: Outputs, batch: Batch, totals: Tensor, step: int) -> dict[str, Tensor]:
+        self.objective.step = step
+        return self.objective(dict(outputs), labels_of(batch), totals)
+
+    def counts(
+        self, log: Log, part: Part, truth: bool = False, calibration: Calibration | None = None
+    ) -> RankingCounts:
+        known = log.truth(part) if truth and log.has_truth(part) else None
+        return RankingCounts(self.clip, calibration, known, log.schema.exposure)
+
+    def smaller_is_better(self, figure: str) -> bool:
+        if figure not in AIMS:
+            raise ValueError(f"stop_metric {figure!r}: want one of {', '.join(AIMS)}")
+        return figure.endswith("log_loss")
+
+    @classmethod
+    def results(cls, summary: Mapping[str, Any]) -> Table:
+        return results(summary)
+
+    @classmethod
+    def panels(cls, record: Record) -> list[Panel]:
+        from funnel.ranking.panels import panels
+
+        return panels(record)
+
+    @staticmethod
+    def calibration(directory: Path) -> Calibration | None:
+        """Of a finished run, if jobs.calibrate has given it one."""
+        return Calibration.load(directory)
+
+
+def labels_of(batch: Batch) -> Labels:
+    """The batch's labels as objectives take them, with the click model's logits if it has them."""
+    given = batch.given[PROPENSITIES] if batch.given else None
+    return Labels(batch.labels["click"], batch.labels["conversion"], batch.weight_B, given)
+
+
+def require_labels(log: Log) -> None:
+    absent = [name for name in LABELS if name not in log.schema.labels]
+    if absent:
+        have = ", ".join(log.schema.labels) or "none"
+        raise ValueError(f"{shown(log.location)}/schema.json: no label {absent[0]!r}; it has {have}")
+
+
+def refuse_empty(where: str, facts: LabelFacts) -> None:
+    for name in LABELS:
+        if facts.positives[name] == 0:
+            raise ValueError(f"{where}: no {name}s in {facts.rows} rows; there is nothing to learn")
+
+
+def counted(facts: LabelFacts) -> dict[str, int]:
+    """Counts of a part for people: {"rows": ., "clicks": ., "conversions": .}"""
+    return {"rows": facts.rows, **{f"{name}s": facts.positives[name] for name in LABELS}}

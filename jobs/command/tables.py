@@ -1,0 +1,28 @@
+"""A table of a system (funnel/panels.py) on the console."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from funnel.panels import Cell, Table
+
+
+def print_table(console: Console, table: Table) -> None:
+    drawn = RichTable(title=table.title, title_style="", box=box.HEAVY_HEAD)
+    for index, column in enumerate(table.columns):
+        numbers = all(isinstance(row[index], int | float | None) for row in table.rows)
+        drawn.add_column(column, justify="right" if numbers else "left")
+    for row in table.rows:
+        drawn.add_row(*(cell(value) for value in row))
+    console.print(drawn)
+    if table.note:
+        console.print(table.note, soft_wrap=True, highlight=False)
+
+
+def cell(value: Cell) -> str:
+    """Whole numbers with separators, others to five significant digits, "-" for what is absent."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return f"{value:,}" if isinstance(value, int) else value
