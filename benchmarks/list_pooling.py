@@ -36,7 +36,7 @@ from distributed.input.stream import TrainStream
 from distributed.tables.placement import embedding_tables
 from distributed.training.optimizers import build_row_optimizer
 from funnel.batch import Batch
-from funnel.ranking.network import build_model
+from funnel.network import build_model
 from models.backbones.base import BackboneConfig
 from models.embedding import FieldOptions
 from models.entire_space import EntireSpaceModel, ModelConfig

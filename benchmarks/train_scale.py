@@ -25,7 +25,7 @@ from benchmarks import table_size
 from benchmarks.bench import RESULTS, markdown, write_result
 from benchmarks.cost_growth import BASE
 from benchmarks.table_bytes import bytes_of_rows, bytes_per_step, bytes_to_all
-from funnel.ranking.network import build_model
+from funnel.network import build_model
 
 MESSAGES = {"replicated": 3, "sharded": 6}  # collectives a step with one table: loop.py, tables/placement.py
 

@@ -21,10 +21,10 @@ from data.encode import Encoder
 from data.log import Log, Part
 from data.reading import ordered_tables
 from funnel.figures.binary import BINS, LIMIT, BinaryMetrics
+from funnel.network import BatchNetwork
 from funnel.ranking.calibration import METHODS, SPACES, Calibration, Calibrator
 from funnel.ranking.click_model import ClickModel
 from funnel.ranking.counts import predict
-from funnel.ranking.network import RankingNetwork
 
 FEWEST = 10
 """Positives and negatives that a step of the isotonic fit rests on, at least."""
@@ -58,7 +58,7 @@ class Evidence:
 
 
 def gather(
-    network: RankingNetwork, log: Log, part: Part, device: torch.device, click_model: ClickModel | None = None
+    network: BatchNetwork, log: Log, part: Part, device: torch.device, click_model: ClickModel | None = None
 ) -> Evidence:
     """Score a part once and keep what a fit needs: 12 bytes a click, and counts."""
     encoder, evidence = Encoder(log.schema), Evidence()

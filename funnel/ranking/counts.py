@@ -15,9 +15,9 @@ from data.encode import Rows
 from data.truth import Truth
 from funnel.batch import Batch
 from funnel.figures.binary import FIGURES, BinaryMetrics
+from funnel.network import BatchNetwork
 from funnel.problem import Outputs
 from funnel.ranking.calibration import Calibration
-from funnel.ranking.network import RankingNetwork
 from funnel.ranking.propensity_health import PropensityHealth
 from models.objectives.terms import product_logit
 
@@ -98,7 +98,7 @@ def space_figures(spaces: dict[str, BinaryMetrics]) -> tuple[dict[str, Any], dic
 
 
 @torch.inference_mode()
-def predict(network: RankingNetwork, rows: Rows, device: torch.device) -> dict[str, Tensor]:
+def predict(network: BatchNetwork, rows: Rows, device: torch.device) -> dict[str, Tensor]:
     """Logits of encoded rows, on the CPU, in pieces of at most 8192 rows."""
     pieces: list[dict[str, Tensor]] = []
     for begin in range(0, len(rows), ROWS):

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from data.schema import Schema
+from funnel.network import BatchNetwork
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.export_pooling import exported_pooling
-from funnel.ranking.network import RankingNetwork
 from models.objectives.terms import log_product
 from models.pooling import BagTensors
 
@@ -75,7 +75,7 @@ class Ranker(nn.Module):
 
     def __init__(
         self,
-        model: RankingNetwork,
+        model: BatchNetwork,
         schema: Schema,
         calibration: Calibration | None = None,
         fusion: FusionWeights | None = None,

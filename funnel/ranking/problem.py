@@ -21,12 +21,12 @@ from data.labels import LabelFacts, check_labels
 from data.log import Log, Part
 from data.schema import Schema
 from funnel.batch import Batch
+from funnel.network import BatchNetwork, build_network
 from funnel.panels import Panel, Record, Table
 from funnel.problem import Given, Outputs
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.click_model import ClickModel
 from funnel.ranking.counts import RankingCounts
-from funnel.ranking.network import RankingNetwork, build_network
 from funnel.ranking.presets import PRESETS, SPACES
 from funnel.ranking.results import WATCHED, results
 from funnel.rows import RowUnits
@@ -131,9 +131,10 @@ class EntireSpace:
     def empty(self) -> RowUnits:
         return RowUnits(self.encoder.empty())
 
-    def network(self, share: Share = EVERY_ROW, seed: int = 0) -> RankingNetwork:
+    def network(self, share: Share = EVERY_ROW, seed: int = 0) -> BatchNetwork:
         facts = self.facts
-        network = build_network(self.settings.model, self.schema, tuple(facts["tasks"]), seed, share)
+        tasks = tuple(facts["tasks"])
+        network = build_network(BatchNetwork, self.settings.model, self.schema, tasks, seed, share)
         if "numeric_mean" in facts:  # not in an older checkpoint, whose tensors say the same
             network.start_at({"ctr": facts["click_rate"], "cvr": facts["conversion_rate"]})
             network.standardise.mean.copy_(torch.tensor(facts["numeric_mean"]))

@@ -18,8 +18,8 @@ from data.hashing import hash_array
 from data.log import Log, Part
 from data.reading import ordered_tables
 from funnel.figures.slices import Slicing
+from funnel.network import BatchNetwork
 from funnel.ranking.counts import predict
-from funnel.ranking.network import RankingNetwork
 
 BUCKET_ROWS = 1 << 20
 CLICK, CONVERSION, POTENTIAL = 1, 2, 4
@@ -71,7 +71,7 @@ class ScoredPart:
 
 
 def score_part(
-    network: RankingNetwork,
+    network: BatchNetwork,
     log: Log,
     part: Part,
     device: torch.device,

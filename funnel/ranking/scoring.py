@@ -11,9 +11,9 @@ from data.encode import Encoder
 from data.log import Log, Part
 from data.reading import ordered_tables
 from data.schema import Schema
+from funnel.network import BatchNetwork
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.counts import predict
-from funnel.ranking.network import RankingNetwork
 from models.objectives.terms import log_product
 
 SCORES = ("pctr", "pcvr", "pctcvr")
@@ -35,7 +35,7 @@ def for_scoring(log: Log, trained: Schema, truth: bool = False) -> Log:
 
 
 def score(
-    network: RankingNetwork, log: Log, part: Part, device: torch.device, calibration: Calibration | None = None
+    network: BatchNetwork, log: Log, part: Part, device: torch.device, calibration: Calibration | None = None
 ) -> Iterator[pa.Table]:
     """Tables of exposure_id, user, request (where the schema names them), click, conversion, pctr, pcvr, pctcvr, value.
 

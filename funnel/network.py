@@ -1,4 +1,6 @@
-"""From settings and a schema to the ranker's network, with its weights as the seed draws them."""
+"""From settings and a schema to a network of one tower a task, with its weights as the seed draws them."""
+
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -10,18 +12,27 @@ from models.entire_space import EntireSpaceModel, ModelConfig
 from models.rows import EVERY_ROW, Share
 
 
-class RankingNetwork(EntireSpaceModel):
+class BatchNetwork(EntireSpaceModel):
     """models/entire_space.py applied to a batch: {task: logit_B}."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:  # type: ignore[override]
         return self.logits(batch.ids_BK, batch.numeric_BN, batch.bags)
 
 
+Network = TypeVar("Network", bound=BatchNetwork)
+
+
 def build_network(
-    model: ModelConfig, schema: Schema, tasks: tuple[str, ...], seed: int, share: Share = EVERY_ROW
-) -> RankingNetwork:
+    kind: type[Network],
+    model: ModelConfig,
+    schema: Schema,
+    tasks: tuple[str, ...],
+    seed: int,
+    share: Share = EVERY_ROW,
+) -> Network:
+    """A network of this kind for the schema's features."""
     field_rows = Encoder(schema).field_rows
-    return RankingNetwork(model, field_rows, len(schema.numeric), tasks, seed, share, field_options(schema))
+    return kind(model, field_rows, len(schema.numeric), tasks, seed, share, field_options(schema))
 
 
 def field_options(schema: Schema) -> tuple[FieldOptions, ...]:
