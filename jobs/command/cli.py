@@ -1,10 +1,12 @@
 """What every entry point does the same way: parse, run, and turn a user's mistake into one line and exit code 2."""
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import errno
 import functools
+import io
 import logging
 import os
 import sys
@@ -57,16 +59,34 @@ def main(
 
 
 def parse(arguments: Options, words: Sequence[str], description: str = "") -> Any:
-    """The command's arguments from its words. Raises ValueError, listing the valid ones, for an unknown option; other
-    mistakes end the program with exit code 2, as tyro words them."""
+    """The command's arguments from its words. Raises ValueError in one line for words that are none; the valid options
+    are listed for an unknown one. `--help` prints and ends the program."""
     kind = arguments if isinstance(arguments, type) else arguments(words)
+    said = io.StringIO()
     parsed: Any
-    parsed, unknown = tyro.cli(
-        kind, prog=command(), description=description, args=list(words), return_unknown_args=True
-    )
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed, unknown = tyro.cli(
+                kind, prog=command(), description=description, args=list(words), return_unknown_args=True
+            )
+    except SystemExit as end:
+        if end.code != USER_ERROR:
+            raise
+        raise ValueError(one_line(said.getvalue())) from None
     if unknown:
         raise ValueError(f"unknown option {unknown[0]!r}; valid: {', '.join(options_of(kind))}")
     return parsed
+
+
+def one_line(box: str) -> str:
+    """What tyro has drawn in a box, as a line: its first paragraph."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
+    paragraph: list[str] = []
+    for line in lines[1:]:
+        if not line:
+            break
+        paragraph.append(line)
+    return " ".join(paragraph) or " ".join(lines)
 
 
 def options_of(kind: Any, prefix: str = "") -> list[str]:
