@@ -160,10 +160,10 @@ class Schema:
 
 def renewed(value: object) -> object:
     """A parsed schema of version 1 as version 2 has it; anything else as it is."""
-    if not isinstance(value, dict) or value.get("version") != 1 or not all(key in value for key in VERSION_1_LABELS):
+    if not isinstance(value, dict) or value.get("version") != 1:
         return value
     rest = {key: entry for key, entry in value.items() if key not in VERSION_1_LABELS}
-    return {**rest, "version": VERSION, "labels": {label: value[label] for label in VERSION_1_LABELS}}
+    return {**rest, "version": VERSION, "labels": {label: value.get(label) for label in VERSION_1_LABELS}}
 
 
 def label_columns(value: object) -> dict[str, str]:

@@ -24,7 +24,8 @@ FIELDS = (
     ITEM.shared("similar", Many("mean")),
     CategoricalField("hours", "range", 24, many=Many("mean", max=2)),
 )
-SCHEMA = Schema("lists", FIELDS, ("price",), "click", "conversion", exposure="exposure_id")
+LABELS = {"click": "click", "conversion": "conversion"}
+SCHEMA = Schema("lists", FIELDS, ("price",), LABELS, exposure="exposure_id")
 LISTS: dict[str, list[Any]] = {
     "tags": [["a", "z"], None, [], ["c", None, "b"], ["a"]],
     "history": [[1, 2, 3, 4, 5], [7], None, [9, None, 9, 10, None], []],
@@ -114,9 +115,14 @@ def test_a_mistake_is_named(entry: dict[str, Any], message: str) -> None:
 
 def test_a_sharing_field_made_in_code_must_agree_with_its_owner() -> None:
     with pytest.raises(ValueError, match="column 'h': kind, size and width must be those of 'item'"):
-        Schema("x", (ITEM, CategoricalField("h", "hash", 999, share="item")), (), "click", "conversion")
+        Schema(
+            "x",
+            (ITEM, CategoricalField("h", "hash", 999, share="item")),
+            (),
+            LABELS,
+        )
     with pytest.raises(ValueError, match="column 'h': 'share' is 'gone', must be a field with rows of its own"):
-        Schema("x", (CategoricalField("h", "hash", 9, share="gone"),), (), "click", "conversion")
+        Schema("x", (CategoricalField("h", "hash", 9, share="gone"),), (), LABELS)
 
 
 def expected(name: str) -> list[list[int]]:
@@ -182,7 +188,7 @@ def test_a_log_of_lists_is_written_read_and_checked(tmp_path: Path) -> None:
         writer.write(lists_table())
     log = open_log(tmp_path / "log")
     part = log.part("train")
-    assert check_labels(log, part).clicks == 3
+    assert check_labels(log, part).positives["click"] == 3
     encoded = [Encoder(log.schema).encode(table) for table in log.read(part)]
     assert len(encoded) == 3
     for place, name in enumerate(("tags", "history", "similar", "hours")):

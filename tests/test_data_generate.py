@@ -46,7 +46,7 @@ def test_the_parts_hold_what_was_asked_for(log: Log) -> None:
     assert len(np.unique(requests)) == len(requests) == CONFIG.rows // 30
     keys = np.concatenate([log.truth(name).key_R for name in PARTS])
     assert len(np.unique(keys)) == CONFIG.rows
-    assert all(check_labels(log, log.part(name)).conversions > 0 for name in PARTS)
+    assert all(check_labels(log, log.part(name)).positives["conversion"] > 0 for name in PARTS)
 
 
 def test_a_request_is_a_list_of_30_for_one_user(log: Log) -> None:

@@ -54,7 +54,7 @@ def test_speed_dating_keeps_waves_together_and_knows_every_outcome(tmp_path: Pat
     assert sorted(waves) == sorted(original.wave.unique())
     for part in PARTS:
         table, truth = frame(tmp_path / "log", part), log.truth(part)
-        assert check_labels(log, log.part(part)).clicks == table.click.sum() == facts[part].clicks
+        assert check_labels(log, log.part(part)).positives["click"] == table.click.sum() == facts[part].clicks
         potential = truth.potential_R[truth.lookup(table.exposure_id.to_numpy())]
         np.testing.assert_array_equal(potential, outcome[table.exposure_id])
         np.testing.assert_array_equal(table.conversion, table.click * potential)
@@ -113,8 +113,8 @@ def test_ali_ccp_csv_is_taken_by_its_file_names(tmp_path: Path, shared_data: Pat
         original = pd.read_csv(source / f"ali_ccp_{word}_sample.csv")
         table = frame(tmp_path / "log", part)
         pd.testing.assert_frame_equal(table.reset_index(drop=True), original[table.columns], check_dtype=False)
-        assert check_labels(log, log.part(part)).conversions == original.purchase.sum()
-    assert log.schema.conversion == "purchase"
+        assert check_labels(log, log.part(part)).positives["conversion"] == original.purchase.sum()
+    assert log.schema.labels["conversion"] == "purchase"
     assert set(log.schema.features) == set(original.columns) - {"click", "purchase"}
 
 

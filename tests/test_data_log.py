@@ -1,5 +1,7 @@
 """data/log.py, labels.py, truth.py: reading whole logs, and each broken one by its message."""
 
+import dataclasses
+import itertools
 from pathlib import Path
 
 import fsspec
@@ -21,8 +23,7 @@ SCHEMA = Schema(
         CategoricalField("channel", "vocabulary", vocabulary=("a", "b")),
     ),
     numeric=("price",),
-    click="click",
-    conversion="conversion",
+    labels={"click": "click", "conversion": "conversion"},
     exposure="exposure_id",
     truth=TruthColumns("exposure_id", "potential", "propensity"),
 )
@@ -88,7 +89,7 @@ def test_labels_are_counted(directory: Path) -> None:
     log, table = open_log(directory), toy_table()
     facts = check_labels(log, log.part("train"))
     expected = tuple(int(table.column(name).to_numpy().sum()) for name in ("click", "conversion"))
-    assert (facts.rows, facts.clicks, facts.conversions) == (ROWS, *expected)
+    assert (facts.rows, *facts.positives.values()) == (ROWS, *expected)
 
 
 def test_truth_joins_by_exposure(directory: Path) -> None:
@@ -228,3 +229,29 @@ def test_a_wrong_truth_is_named(directory: Path, truth: dict, message: str) -> N
     pq.write_table(pa.table(truth), directory / "truth" / "train" / "part-00000.parquet")
     with pytest.raises(ValueError, match=message):
         open_log(directory).truth("train")
+
+
+def requests_log(folder: Path, lengths: list[int], cuts: list[int], rows_per_group: int = 10) -> list[list[int]]:
+    """Write requests of these lengths in tables cut at `cuts`; returns the requests of each row group that came out."""
+    schema = dataclasses.replace(SCHEMA, request="request", truth=None)
+    request_R = np.repeat(np.arange(len(lengths)), lengths)
+    whole = toy_table().slice(0, len(request_R)).append_column("request", pa.array(request_R))
+    with new_log(folder, schema) as directory, PartWriter(directory, "train", schema, 40, rows_per_group) as writer:
+        for begin, end in itertools.pairwise([0, *cuts, len(request_R)]):
+            writer.write(whole.slice(begin, end - begin))
+    log = open_log(folder)
+    found = [log.read_row_group(file, index, ["request"]) for file, index in log.part("train").row_groups()]
+    return [table.column("request").to_pylist() for table in found]
+
+
+@pytest.mark.parametrize("lengths", [[4] * 20, [1, 9, 10, 3, 25, 2, 2, 31, 1, 7], [50], [10] * 6])
+def test_a_row_group_ends_where_a_request_ends(tmp_path: Path, lengths: list[int]) -> None:
+    """As late as its size allows, or after one request that is longer; however the rows came in."""
+    expected: list[list[int]] = [[]]
+    for request, length in enumerate(lengths):
+        if expected[-1] and len(expected[-1]) + length > 10:
+            expected.append([])
+        expected[-1] += [request] * length
+    rows = sum(lengths)
+    for number, cuts in enumerate(([], list(range(1, rows)), [rows // 3, rows // 2])):
+        assert requests_log(tmp_path / str(number), lengths, cuts) == expected

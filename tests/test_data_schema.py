@@ -15,8 +15,7 @@ SCHEMA = Schema(
         CategoricalField("hour", "range", 24),
     ),
     numeric=("price",),
-    click="click",
-    conversion="conversion",
+    labels={"click": "click", "conversion": "conversion"},
     exposure="exposure_id",
     user="user",
     request="request_id",
@@ -56,13 +55,14 @@ USER = {"name": "user", "kind": "hash", "size": 10}
     ("value", "message"),
     [
         ([], "must be a JSON object, not list"),
-        (changed(labels=1), "unknown key 'labels'; valid keys: format, version, name, categorical, numeric, click"),
-        (without("click"), "missing key 'click'; valid keys: format"),
-        (changed(version=2), "version 2; this reads 'counterpoint.schema' version 1"),
+        (changed(label=1), "unknown key 'label'; valid keys: format, version, name, categorical, numeric, labels"),
+        (without("labels"), "missing key 'labels'; valid keys: format"),
+        (changed(labels=["click"]), "'labels' must be an object of name: column"),
+        (changed(version=3), "version 3; this reads 'counterpoint.schema' version 2"),
         (changed(format="other"), "format 'other'"),
         (changed(numeric="price"), "'numeric' must be a list"),
         (changed(numeric=[3]), "a 'numeric' entry must be a non-empty string, not 3"),
-        (changed(click=None), "'click' must be a non-empty string, not None"),
+        (changed(labels={"click": None}), "label 'click' must be a non-empty string, not None"),
         (changed(weight=3), "'weight' must be a non-empty string or null, not 3"),
         (changed(categorical=[], numeric=[]), "no features"),
         (changed(numeric=["price", "user"]), "feature 'user' is listed twice"),
@@ -72,7 +72,7 @@ USER = {"name": "user", "kind": "hash", "size": 10}
         (changed(numeric=["potential"]), "column 'potential' is the truth column 'potential_conversion'"),
         (changed(numeric=["propensity"]), "column 'propensity' is the truth column 'propensity'"),
         (changed(numeric=["exposure_id"]), "column 'exposure_id' is the exposure key"),
-        (changed(conversion="click"), "'click' and 'conversion' are the same column"),
+        (changed(labels={"click": "click", "conversion": "click"}), "'click' and 'conversion' are the same column"),
         (changed(exposure=None), "name its column under 'exposure'"),
         (changed(truth={"key": "e"}), "'truth': missing key 'potential_conversion'"),
         (changed(truth={"key": "e", "potential_conversion": "p", "q": 1}), "'truth': unknown key 'q'; valid keys: key"),
@@ -105,3 +105,12 @@ def test_a_file_that_is_absent_or_no_json_is_named(tmp_path: Any) -> None:
     (tmp_path / "schema.json").write_text('{"format": ')
     with pytest.raises(ValueError, match=r"schema\.json: not readable as JSON"):
         Schema.load(tmp_path / "schema.json")
+
+
+def test_version_1_is_read_as_version_2() -> None:
+    """Logs and models of earlier versions name their two labels by keys of their own."""
+    now = SCHEMA.to_dict()
+    before = {key: value for key, value in now.items() if key != "labels"} | {"version": 1, **now["labels"]}
+    assert Schema.from_dict(before) == SCHEMA
+    with pytest.raises(ValueError, match="label 'click' must be a non-empty string"):
+        Schema.from_dict({key: value for key, value in before.items() if key != "click"})

@@ -10,25 +10,29 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import gang
+from support import Killed, row_stream
 
 from data.encode import Encoder
 from data.log import open_log
 from distributed.config import StreamConfig
-from distributed.finished_run import load_model
+from distributed.context import Context
+from distributed.finished_run import load_run
 from distributed.input.stream import TrainStream
 from distributed.training import loop as train_loop
 from distributed.training.job import TrainJob
 from distributed.training.launch import prepare
+from distributed.training.learner import Learner
 from funnel.batch import Batch
 from jobs import score, train
 
 CONFIG = StreamConfig(lanes=4, shuffle_rows=700, read_ahead=2)
-SMALL = ("model.embedding_width=4", "model.backbone.expert_hidden=8", "model.tower_hidden=4", "batch_size=512")
+SMALL = ("--model.embedding-width", "4", "--model.backbone.expert-hidden", "8", "--model.tower-hidden", "4",
+         "--batch-size", "512")  # fmt: skip
 
 
 def stream(log_dir: Path, rank: int = 0, world_size: int = 1) -> TrainStream:
     log = open_log(log_dir)
-    return TrainStream(log, log.part("train"), CONFIG, 130, seed=5, rank=rank, world_size=world_size)
+    return row_stream(log, log.part("train"), CONFIG, 130, rank, world_size)
 
 
 def rows_of(batch: Batch) -> list[tuple]:
@@ -37,7 +41,7 @@ def rows_of(batch: Batch) -> list[tuple]:
     assert len(bag.offset_B1) == len(batch) + 1
     lists = [tuple(bag.ids_S[a:b].tolist()) for a, b in zip(bag.offset_B1, bag.offset_B1[1:], strict=False)]
     plain = torch.cat([batch.ids_BK.double(), batch.numeric_BN.double().nan_to_num(-1e9)], 1).tolist()
-    labels = torch.stack([batch.labels.click_B, batch.labels.conversion_B], 1).tolist()
+    labels = torch.stack([batch.labels["click"], batch.labels["conversion"]], 1).tolist()
     return [(*p, *lab, values) for p, lab, values in zip(plain, labels, lists, strict=True)]
 
 
@@ -60,7 +64,7 @@ def test_lists_do_not_depend_on_the_number_of_workers_or_on_a_resume(listed_log:
 
 
 def arguments(data: Path, out: Path, settings: tuple[str, ...] = SMALL) -> train.Arguments:
-    return train.Arguments(data=str(data), out=out, workers=0, epochs=1, set=settings)
+    return train.arguments_of("--data", str(data), "--out", str(out), "--workers", "0", "--epochs", "1", *settings)
 
 
 @pytest.fixture(scope="module")
@@ -80,31 +84,27 @@ def test_train_and_score_a_log_with_lists(
     assert np.isfinite(scored.column("pcvr").to_numpy()).all()
 
 
-class Killed(Exception):
-    """Stands for a process that dies between two steps."""
-
-
 def test_resume_with_two_tables_gives_the_bits_of_the_unbroken_run(
     listed_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    often = (*SMALL, "checkpoint_steps=3", "optimizer.embedding=adam")
-    step = train_loop.Learner.step
+    often = (*SMALL, "--checkpoint-steps", "3", "--optimizer.embedding", "adam")
+    step = Learner.step
 
-    def dying(self: train_loop.Learner, batch: Batch, number: int) -> dict[str, torch.Tensor]:
+    def dying(self: Learner, batch: Batch, number: int) -> dict[str, torch.Tensor]:
         if number == 7:
             raise Killed
         return step(self, batch, number)
 
     whole = train.run(arguments(listed_log, tmp_path / "whole", often))
-    monkeypatch.setattr(train_loop.Learner, "step", dying)
+    monkeypatch.setattr(Learner, "step", dying)
     with pytest.raises(Killed):
         train.run(arguments(listed_log, tmp_path / "broken", often))
-    monkeypatch.setattr(train_loop.Learner, "step", step)
+    monkeypatch.setattr(Learner, "step", step)
     again = train.run(arguments(listed_log, tmp_path / "broken", often))
     assert {k: v for k, v in again.items() if not k.startswith("train.")} == {
         k: v for k, v in whole.items() if not k.startswith("train.")
     }
-    models = [load_model(tmp_path / name)[0] for name in ("whole", "broken")]
+    models = [load_run(tmp_path / name).network for name in ("whole", "broken")]
     assert [table.width for table in models[0].embedding.tables] == [4, 6]
     one, two = (model.state_dict() for model in models)
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -113,7 +113,7 @@ def test_resume_with_two_tables_gives_the_bits_of_the_unbroken_run(
 def beside(rank: int, rendezvous: str, job: TrainJob) -> None:
     """One of two plain gloo processes."""
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    found = train_loop.train(job, rank, 2, torch.device("cpu"))
+    found = train_loop.train(job, Context(rank, 2))
     (Path(job.run) / f"figures-{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
@@ -123,8 +123,8 @@ def test_two_workers_train_what_one_process_trains(
     listed_log: Path, trained: tuple[Path, dict[str, float]], tmp_path: Path
 ) -> None:
     """With all rows on both; test_distributed_workers.py has them dealt out over two workers of Ray Train."""
-    config = train.configure(arguments(listed_log, tmp_path))
-    job, _ = prepare(tmp_path, open_log(listed_log), config, time.time())
+    given = arguments(listed_log, tmp_path)
+    job = prepare(tmp_path, open_log(listed_log), given.config, given.settings, time.time())
     gang(beside, (str(tmp_path / "rendezvous"), job), 2)
     for rank in range(2):
         together = json.loads((tmp_path / f"figures-{rank}.json").read_text())

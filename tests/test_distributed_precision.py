@@ -1,26 +1,18 @@
 """Training with bfloat16 products beside float32."""
 
-import time
-
 import torch
+from support import settings_of, train_here
 
-from data.log import open_log
-from distributed.config import TrainConfig
-from distributed.finished_run import load_model
-from distributed.training.launch import prepare, run_training
-from jobs.command.settings import override
+from distributed.finished_run import load_run
 
 
 def test_bfloat16_is_float32_nearly_and_the_same_bits_twice(small_log, tmp_path):
     """Weights stay float32; what is learnt agrees to the precision of the products."""
 
     def trained(name, precision):
-        config = override(TrainConfig(epochs=1, batch_size=128), [f"precision={precision}"])
-        run = tmp_path / name
-        run.mkdir()
-        job, _ = prepare(run, open_log(small_log), config, time.time())
-        figures = run_training(job, workers=0)
-        return figures, load_model(run)[0].state_dict()
+        settings = settings_of({"epochs": 1, "batch_size": 128, "precision": precision})
+        figures = train_here(tmp_path / name, small_log, settings)
+        return figures, load_run(tmp_path / name).network.state_dict()
 
     full, _ = trained("full", "float32")
     half, weights = trained("half", "bfloat16")

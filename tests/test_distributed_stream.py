@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support import row_stream
 
+from data.encode import Encoder
 from data.log import open_log
 from data.reading import ordered_tables, read_ahead
 from distributed.config import StreamConfig
@@ -21,13 +23,13 @@ BATCH = 130
 
 def stream(log_dir: Path, rank: int = 0, world_size: int = 1, config: StreamConfig = CONFIG) -> TrainStream:
     log = open_log(log_dir)
-    return TrainStream(log, log.part("train"), config, BATCH, seed=5, rank=rank, world_size=world_size)
+    return row_stream(log, log.part("train"), config, BATCH, rank, world_size)
 
 
 def rows_of(batch: Batch) -> list[tuple]:
     """Rows as comparable tuples (user and item ids, features, labels): enough to tell all rows of the log apart."""
     columns = [batch.ids_BK.double(), torch.nan_to_num(batch.numeric_BN.double(), nan=-1e9)]
-    labels = torch.stack([batch.labels.click_B, batch.labels.conversion_B], 1).double()
+    labels = torch.stack([batch.labels["click"], batch.labels["conversion"]], 1).double()
     return [tuple(row) for row in torch.cat([*columns, labels], 1).tolist()]
 
 
@@ -35,8 +37,8 @@ def equal(one: Batch, other: Batch) -> bool:
     pairs = [
         (one.ids_BK, other.ids_BK),
         (one.numeric_BN.nan_to_num(-1), other.numeric_BN.nan_to_num(-1)),
-        (one.labels.click_B, other.labels.click_B),
-        (one.labels.conversion_B, other.labels.conversion_B),
+        (one.labels["click"], other.labels["click"]),
+        (one.labels["conversion"], other.labels["conversion"]),
     ]
     return all(torch.equal(a, b) for a, b in pairs)
 
@@ -46,11 +48,11 @@ def test_an_epoch_is_every_row_once(small_log: Path) -> None:
     batches = list(stream(small_log).epoch(0))
     assert len(batches) == stream(small_log).steps
     assert all(len(batch) == BATCH for batch in batches[:-2])
-    encoder = stream(small_log).encoder
+    encoder = Encoder(log.schema)
     expected = []
     for table in log.read(log.part("train")):
         rows = encoder.encode(table)
-        expected += rows_of(Batch.join([rows]))
+        expected += rows_of(Batch.of(rows))
     assert sorted(row for batch in batches for row in rows_of(batch)) == sorted(expected)
 
 
@@ -78,7 +80,7 @@ def test_epochs_and_rows_within_a_buffer_are_shuffled(small_log: Path) -> None:
     whole = StreamConfig(lanes=1, shuffle_rows=10_000, read_ahead=1)
     batch = next(iter(stream(small_log, config=whole).epoch(0)))
     log = open_log(small_log)
-    encoder = stream(small_log).encoder
+    encoder = Encoder(log.schema)
     ids_of_groups = [set(map(tuple, encoder.encode(table).ids_RK.tolist())) for table in log.read(log.part("train"))]
     touched = sum(any(tuple(row) in ids for row in batch.ids_BK.tolist()) for ids in ids_of_groups)
     assert touched > len(ids_of_groups) / 2  # a batch is drawn from most row groups
@@ -87,7 +89,7 @@ def test_epochs_and_rows_within_a_buffer_are_shuffled(small_log: Path) -> None:
 def test_more_lanes_than_rows(small_log: Path) -> None:
     log = open_log(small_log)
     config = StreamConfig(lanes=7000, shuffle_rows=10, read_ahead=2)
-    lone = TrainStream(log, log.part("valid"), config, 7000, seed=0, rank=6999, world_size=7000)
+    lone = row_stream(log, log.part("valid"), config, 7000, 6999, 7000)
     assert sum(len(batch) for batch in lone.epoch(0)) <= 1
 
 

@@ -2,44 +2,41 @@
 
 import dataclasses
 import shutil
-import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from conftest import gang
-from test_distributed_train import Killed, config, events, final_tensors, train_here
+from support import CPU, Killed, config, events, final_tensors, job_of, learner_of, stream_of, train_here
 
 from benchmarks.table_bytes import bytes_per_step, bytes_to_all
 from data.log import open_log
-from distributed.checkpoint.read import read_checkpoint
+from distributed.checkpoint.read import MODEL_DIRECTORY, read_checkpoint
 from distributed.checkpoint.store import CheckpointStore
-from distributed.finished_run import load_model
-from distributed.input.stream import TrainStream
+from distributed.context import Context
+from distributed.finished_run import load_run
 from distributed.tables.collectives import sent
 from distributed.tables.placement import Replicated, Sharded, answering, share_of
-from distributed.training import loop as train_loop
 from distributed.training.job import TrainJob
-from distributed.training.launch import prepare, run_training
+from distributed.training.launch import run_training
 from distributed.training.learner import Learner
 from distributed.training.loop import train
-from distributed.training.validation import evaluate
+from distributed.training.recorder import CHECKPOINTS
+from distributed.training.validation import count
 from funnel.batch import Batch
 from models.embedding import EmbeddingTable
 
-CPU = torch.device("cpu")
 DIES_AT, RESUMES_FROM = 15, 14  # after the epoch's end at step 12; checkpoints are at every seventh step and there
 OPTIMIZERS = ("adam", "adagrad")
 
 
-def make_job(run: Path, log_dir: Path, *more: str) -> TrainJob:
+def make_job(run: Path, log_dir: Path, **more: Any) -> TrainJob:
     """A job on the small log whose first field has a width of its own, so that there are two tables."""
     run.mkdir(parents=True, exist_ok=True)
-    job, _ = prepare(
-        run, open_log(log_dir), config("batch_size=400", "checkpoint_steps=7", "patience=0", *more), time.time()
-    )
+    job = job_of(run, log_dir, config(batch_size=400, checkpoint_steps=7, patience=0, **more))
     first, *others = job.schema.categorical
     wide = dataclasses.replace(first, width=6)
     return dataclasses.replace(job, schema=dataclasses.replace(job.schema, categorical=(wide, *others)))
@@ -53,17 +50,17 @@ def in_process(rank: int, workers: int, folder: str, jobs: dict[str, TrainJob]) 
     for name in OPTIMIZERS:
         check_same_as_replicated(rank, workers, jobs[name])
     if workers == 2:
-        train(jobs["unbroken"], rank, workers, CPU)
+        train(jobs["unbroken"], Context(rank, workers))
         die_at(DIES_AT, jobs["broken"], rank, workers)
         dist.barrier()  # all shards are written
         if rank == 0:
             for name in ("widened", "narrowed"):
                 shutil.copytree(f"{folder}/broken", f"{folder}/{name}", dirs_exist_ok=True)
         dist.barrier()
-        train(jobs["broken"], rank, workers, CPU)
+        train(jobs["broken"], Context(rank, workers))
     else:
         seen = list[Batch]()
-        train(noting(jobs["widened"], seen), rank, workers, CPU)
+        train(noting(jobs["widened"], seen), Context(rank, workers))
         torch.save([rows_of(batch) for batch in seen], f"{folder}/seen-{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -107,13 +104,13 @@ def check_lookups(rank: int, workers: int) -> None:
 
 def check_same_as_replicated(rank: int, workers: int, job: TrainJob) -> None:
     """Eighteen steps over an epoch's end: the same weights, optimizer state, losses and figures."""
+    context = Context(rank, workers)
     trainers = [
-        Learner(dataclasses.replace(job, config=dataclasses.replace(job.config, tables=tables)), CPU, rank, steps=24)
+        learner_of(dataclasses.replace(job, config=dataclasses.replace(job.config, tables=tables)), context, steps=24)
         for tables in ("replicated", "sharded")
     ]
-    log, settings = open_log(job.location), job.config
-    log = dataclasses.replace(log, schema=job.schema)
-    stream = TrainStream(log, job.parts["train"], settings.stream, settings.batch_size, settings.seed, rank, workers)
+    log = dataclasses.replace(open_log(job.location), schema=job.schema)
+    stream = stream_of(job, log, rank, workers)
     batches = [*stream.epoch(0), *[batch for _, batch in zip(range(6), stream.epoch(1), strict=False)]]
     for step, batch in enumerate(batches):
         terms = [trainer.step(batch, step) for trainer in trainers]
@@ -127,15 +124,17 @@ def check_same_as_replicated(rank: int, workers: int, job: TrainJob) -> None:
         assert len(part.tensor) == share_of("sharded", rank).held(table.rows)
         torch.testing.assert_close(part.tensor, table.tensor[rank::workers], rtol=1e-4, atol=1e-6, msg=name)
     # 2 row groups: with three workers, one has nothing to look up
+    problem, valid = job.open_problem(CPU), job.parts["valid"]
     figures = [
-        evaluate(trainer.model, log, job.parts["valid"], 0.05, CPU, rank, workers).figures() for trainer in trainers
+        count(problem, trainer.network, log, valid, problem.counts(log, valid), context).figures()
+        for trainer in trainers
     ]
     assert figures[0].keys() == figures[1].keys()
     assert figures[1]["ctr.auc"] == pytest.approx(figures[0]["ctr.auc"], abs=1e-5)
     assert figures[1]["ctcvr.log_loss"] == pytest.approx(figures[0]["ctcvr.log_loss"], abs=1e-5)
-    with answering(trainers[1].model), torch.no_grad():  # worker r applies the model r times
+    with answering(trainers[1].network), torch.no_grad():  # worker r applies the model r times
         for _ in range(rank):
-            trainers[1].model.eval()(batches[0].ids_BK, batches[0].numeric_BN)
+            trainers[1].network.eval()(batches[0])
 
 
 def die_at(step: int, job: TrainJob, rank: int, workers: int) -> None:
@@ -148,7 +147,7 @@ def die_at(step: int, job: TrainJob, rank: int, workers: int) -> None:
 
     Learner.step = dying  # type: ignore[method-assign]
     with pytest.raises(Killed):
-        train(job, rank, workers, CPU)
+        train(job, Context(rank, workers))
     Learner.step = proper  # type: ignore[method-assign]
 
 
@@ -173,9 +172,9 @@ def rows_of(batch: Batch) -> list[tuple]:
 def sharded_runs(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of 2 and then of 3 gloo processes; each group is started once, for that is what takes time."""
     folder = tmp_path_factory.mktemp("sharded")
-    jobs = {name: make_job(folder / name, small_log, f"optimizer.embedding={name}") for name in OPTIMIZERS}
+    jobs = {name: make_job(folder / name, small_log, optimizer__embedding=name) for name in OPTIMIZERS}
     jobs |= {
-        name: make_job(folder / name, small_log, "tables=sharded")
+        name: make_job(folder / name, small_log, tables="sharded")
         for name in ("unbroken", "broken", "widened", "narrowed")
     }
     for workers in (2, 3):
@@ -207,7 +206,7 @@ def test_another_number_of_workers_goes_on_with_every_remaining_row_once(sharded
     compare(sharded_runs / "unbroken", sharded_runs / "widened", same_bits=False)
     job = make_job(sharded_runs / "alone", small_log)
     log = dataclasses.replace(open_log(small_log), schema=job.schema)
-    stream = TrainStream(log, job.parts["train"], job.config.stream, job.config.batch_size, job.config.seed, 0, 1)
+    stream = stream_of(job, log)
     remaining = Counter(row for batch in stream.epoch(1, RESUMES_FROM - stream.steps) for row in rows_of(batch))
     seen = Counter[tuple]()
     for rank in range(3):
@@ -220,7 +219,7 @@ def test_another_number_of_workers_goes_on_with_every_remaining_row_once(sharded
 @pytest.mark.slow
 def test_a_sharded_run_of_two_goes_on_replicated_in_one_process(sharded_runs: Path, small_log: Path) -> None:
     """And ends as the unbroken one did, and as one that never saw a second worker, to tolerance."""
-    latest = CheckpointStore(sharded_runs / "narrowed" / train_loop.CHECKPOINTS).latest()
+    latest = CheckpointStore(sharded_runs / "narrowed" / CHECKPOINTS).latest()
     assert latest is not None
     assert len(list(latest.glob("tables-*-of-00002.safetensors"))) == 2
     run_training(make_job(sharded_runs / "narrowed", small_log), workers=0)
@@ -232,13 +231,13 @@ def test_a_sharded_run_of_two_goes_on_replicated_in_one_process(sharded_runs: Pa
 
 @pytest.mark.slow
 def test_the_model_of_a_sharded_run_scores_in_one_process(sharded_runs: Path) -> None:
-    model, _ = load_model(sharded_runs / "unbroken")
-    best = read_checkpoint(sharded_runs / "unbroken" / train_loop.MODEL_DIRECTORY, with_optimizer=False)
+    model = load_run(sharded_runs / "unbroken").network
+    best = read_checkpoint(sharded_runs / "unbroken" / MODEL_DIRECTORY, with_optimizer=False)
     assert torch.equal(model.state_dict()["embedding.tables.1.weight"], best.model["embedding.tables.1.weight"])
     assert [len(table.weight) for table in model.embedding.tables] == [table.rows for table in model.embedding.tables]
 
 
 def test_one_worker_shards_as_it_replicates(small_log: Path, tmp_path: Path) -> None:
     for tables in ("sharded", "replicated"):
-        train_here(tmp_path / tables, small_log, config("epochs=1", f"tables={tables}", "background_checkpoints=false"))
+        train_here(tmp_path / tables, small_log, config(epochs=1, tables=tables, background_checkpoints=False))
     compare(tmp_path / "sharded", tmp_path / "replicated", same_bits=True)

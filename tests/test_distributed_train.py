@@ -10,61 +10,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
+from support import CPU, Killed, config, events, final_tensors, job_of, train_here
 
 from data.log import open_log
 from distributed.checkpoint.read import read_checkpoint
-from distributed.checkpoint.store import CheckpointStore
-from distributed.config import TrainConfig
-from distributed.finished_run import load_model
-from distributed.reporting.reporter import METRICS
-from distributed.training import loop as train_loop
-from distributed.training.launch import prepare, run_training
+from distributed.finished_run import load_run
+from distributed.training.launch import run_training
+from distributed.training.learner import Learner
 from funnel.ranking.scoring import for_scoring, score
-from jobs.command.settings import override
 from models.objectives.terms import log_product
-
-SMALL = [
-    "batch_size=200",
-    "epochs=2",
-    "log_steps=5",
-    "stream.lanes=4",
-    "stream.shuffle_rows=600",
-    "model.embedding_width=4",
-    "model.backbone.experts=2",
-    "model.backbone.expert_hidden=16,8",
-    "model.tower_hidden=8",
-    "optimizer.learning_rate=0.01",
-    "optimizer.embedding=adam",
-    "optimizer.embedding_learning_rate=0.01",
-]
-
-
-def config(*more: str) -> TrainConfig:
-    return override(TrainConfig(), [*SMALL, *more])
-
-
-def train_here(run: Path, log_dir: Path, settings: TrainConfig) -> dict:
-    run.mkdir(parents=True, exist_ok=True)
-    job, _ = prepare(run, open_log(log_dir), settings, time.time())
-    return run_training(job, workers=0)
-
-
-def final_tensors(run: Path) -> dict[str, torch.Tensor]:
-    path = CheckpointStore(run / train_loop.CHECKPOINTS).latest()
-    assert path is not None
-    checkpoint = read_checkpoint(path)
-    return checkpoint.model | checkpoint.optimizer
-
-
-def events(run: Path, kind: str) -> list[dict]:
-    lines = (run / METRICS).read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 
 @pytest.fixture(scope="module")
 def unbroken(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     run = tmp_path_factory.mktemp("runs") / "unbroken"
-    return run, train_here(run, small_log, config("checkpoint_steps=7"))
+    return run, train_here(run, small_log, config(checkpoint_steps=7))
 
 
 def test_training_learns(unbroken: tuple[Path, dict]) -> None:
@@ -79,27 +39,23 @@ def test_training_learns(unbroken: tuple[Path, dict]) -> None:
     assert [event["epoch"] for event in events(run, "valid")] == [1, 2]
 
 
-class Killed(Exception):
-    """Stands for a process that dies between two steps."""
-
-
 @pytest.mark.parametrize("dies_at", [3, 12, 24, 30, 47])
 def test_resume_gives_the_bits_of_the_unbroken_run(
     unbroken: tuple[Path, dict], small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
 ) -> None:
     """Checkpoints at steps 7, 14, 21, 24 (epoch), 28, ...: deaths before, on and after the epoch border."""
-    step = train_loop.Learner.step
+    step = Learner.step
 
-    def dying(self: train_loop.Learner, batch: object, number: int) -> dict:
+    def dying(self: Learner, batch: object, number: int) -> dict:
         if number == dies_at:
             raise Killed
         return step(self, batch, number)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(train_loop.Learner, "step", dying)
+    monkeypatch.setattr(Learner, "step", dying)
     with pytest.raises(Killed):
-        train_here(tmp_path, small_log, config("checkpoint_steps=7"))
-    monkeypatch.setattr(train_loop.Learner, "step", step)
-    figures = train_here(tmp_path, small_log, config("checkpoint_steps=7"))
+        train_here(tmp_path, small_log, config(checkpoint_steps=7))
+    monkeypatch.setattr(Learner, "step", step)
+    figures = train_here(tmp_path, small_log, config(checkpoint_steps=7))
     whole, resumed = final_tensors(unbroken[0]), final_tensors(tmp_path)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -112,7 +68,7 @@ def test_resume_gives_the_bits_of_the_unbroken_run(
 
 
 def test_dropout_is_addressed_by_step(small_log: Path, tmp_path: Path) -> None:
-    settings = config("model.backbone.dropout=0.2", "epochs=1")
+    settings = config(model__backbone__dropout=0.2, epochs=1)
     runs = []
     for name in ("one", "two"):
         torch.manual_seed(len(runs))
@@ -123,10 +79,10 @@ def test_dropout_is_addressed_by_step(small_log: Path, tmp_path: Path) -> None:
 
 def test_figures_match_scikit_learn_on_the_scored_part(unbroken: tuple[Path, dict], small_log: Path) -> None:
     run, figures = unbroken
-    model, schema = load_model(run)
+    found = load_run(run)
     log = open_log(small_log)
-    scoring = for_scoring(log, schema)
-    tables = [t.to_pandas() for t in score(model, scoring, scoring.part("test"), torch.device("cpu"))]
+    scoring = for_scoring(log, found.schema)
+    tables = [t.to_pandas() for t in score(found.network, scoring, scoring.part("test"), CPU)]
     scored = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
     truth = log.truth("test")
     potential = truth.potential_R[truth.lookup(scored["exposure_id"])]
@@ -158,7 +114,7 @@ def test_truth_is_never_read_in_training(small_log: Path, tmp_path: Path) -> Non
         flipped = 1 - table.column("potential_conversion").to_numpy()
         index = table.schema.get_field_index("potential_conversion")
         pq.write_table(table.set_column(index, "potential_conversion", [flipped]), path)
-    settings = config("epochs=1")
+    settings = config(epochs=1)
     honest = train_here(tmp_path / "a", small_log, settings)
     flipped = train_here(tmp_path / "b", other, settings)
     one, two = final_tensors(tmp_path / "a"), final_tensors(tmp_path / "b")
@@ -172,13 +128,13 @@ def test_without_truth_entire_space_figures_are_absent_with_a_reason(small_log: 
 
     shutil.copytree(small_log, tmp_path / "log")
     shutil.rmtree(tmp_path / "log" / "truth")
-    figures = train_here(tmp_path / "run", tmp_path / "log", config("epochs=1"))
+    figures = train_here(tmp_path / "run", tmp_path / "log", config(epochs=1))
     assert not any(name.startswith("cvr.entire") for name in figures)
     assert "not observed" in figures["absent"]["cvr.entire.auc"]
 
 
 def test_early_stop_keeps_the_best_epoch(small_log: Path, tmp_path: Path) -> None:
-    settings = config("epochs=30", "patience=2", "stop_metric=ctr.log_loss", "optimizer.embedding_learning_rate=0.05")
+    settings = config(epochs=30, patience=2, stop_metric="ctr.log_loss", optimizer__embedding_learning_rate=0.05)
     figures = train_here(tmp_path, small_log, settings)
     valid = events(tmp_path, "valid")
     losses = [event["ctr.log_loss"] for event in valid]
@@ -190,11 +146,11 @@ def test_early_stop_keeps_the_best_epoch(small_log: Path, tmp_path: Path) -> Non
 
 def test_divergence_is_one_clear_error(small_log: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+: training diverged"):
-        train_here(tmp_path, small_log, config("optimizer.learning_rate=1e30"))
+        train_here(tmp_path, small_log, config(optimizer__learning_rate=1e30))
 
 
 def test_a_checkpoint_of_another_model_is_refused(unbroken: tuple[Path, dict], small_log: Path) -> None:
-    job, _ = prepare(unbroken[0], open_log(small_log), config("model.embedding_width=5"), time.time())
+    job = job_of(unbroken[0], small_log, config(model__embedding_width=5))
     with pytest.raises(ValueError, match="of another model"):
         run_training(job, workers=0)
 
@@ -209,30 +165,33 @@ def test_prepare_refuses_parts_without_outcomes(small_log: Path, tmp_path: Path)
         none = np.zeros(table.num_rows, np.int8)
         pq.write_table(table.set_column(index, "conversion", [none]), path)
     with pytest.raises(ValueError, match="valid: no conversions in 600 rows"):
-        prepare(tmp_path / "run", open_log(tmp_path / "log"), config(), time.time())
+        job_of(tmp_path / "run", tmp_path / "log", config())
 
 
 def test_scoring_needs_a_finished_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no trained model"):
-        load_model(tmp_path)
+        load_run(tmp_path)
 
 
 def test_job_is_plain_values(small_log: Path, tmp_path: Path) -> None:
     """What workers receive holds no open files, no tensors, no modules."""
-    job, facts = prepare(tmp_path, open_log(small_log), config(), time.time())
-    assert json.loads(json.dumps(dataclasses.asdict(job)))["click_rate"] == job.click_rate
-    assert facts["train"].rows == job.parts["train"].rows == 4800
-    assert job.conversion_rate == facts["train"].conversions / facts["train"].clicks
+    job = job_of(tmp_path, small_log, config())
+    plain = json.loads(json.dumps(dataclasses.asdict(job)))
+    assert plain["facts"] == job.facts
+    counted = job.facts["parts"]["train"]
+    assert counted["rows"] == job.parts["train"].rows == job.units("train") == 4800
+    assert job.facts["conversion_rate"] == counted["conversions"] / counted["clicks"]
 
 
 def test_scoring_holds_few_row_groups_at_a_time(
     unbroken: tuple[Path, dict], small_log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory is flat in the rows: however long the part, only the read-ahead is decoded beyond the table in hand."""
-    model, schema = load_model(unbroken[0])
-    scoring = for_scoring(open_log(small_log), schema)
+    found = load_run(unbroken[0])
+    scoring = for_scoring(open_log(small_log), found.schema)
     part = scoring.part("train")
-    assert sum(1 for _ in part.row_groups()) == 12
+    groups = sum(1 for _ in part.row_groups())
+    assert groups > 10
     read = []
     original = type(scoring).read_row_group
 
@@ -241,7 +200,7 @@ def test_scoring_holds_few_row_groups_at_a_time(
         return original(self, file, index, columns)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(scoring), "read_row_group", counted)
-    for number, _ in enumerate(score(model, scoring, part, torch.device("cpu"))):
+    for number, _ in enumerate(score(found.network, scoring, part, CPU)):
         time.sleep(0.05)  # lets the reader run as far ahead as it may
         assert len(read) <= number + 1 + 2 + 2  # in hand, two queued, one being queued, one being read
-    assert len(read) == 12
+    assert len(read) == groups

@@ -1,7 +1,6 @@
 """Several workers against one: collectives and the whole loop over plain gloo processes, then Ray Train itself."""
 
 import dataclasses
-import time
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,14 @@ import torch
 import torch.distributed as dist
 from conftest import gang
 from ray.train import ScalingConfig
-from test_distributed_train import SMALL, config, events, final_tensors, train_here
+from support import Settings, config, events, final_tensors, job_of, learner_of, stream_of, train_here
 
 from data.log import open_log
-from distributed.config import TrainConfig
-from distributed.finished_run import load_model
-from distributed.input.stream import TrainStream
+from distributed.context import Context
+from distributed.finished_run import load_run
 from distributed.tables.collectives import sum_gradients, sum_rows
 from distributed.training.job import TrainJob
-from distributed.training.launch import prepare, run_training
-from distributed.training.learner import Learner
+from distributed.training.launch import run_training
 from distributed.training.loop import train
 from jobs import train as train_job
 
@@ -35,7 +32,7 @@ def worker(rank: int, rendezvous: str, jobs: dict[str, TrainJob]) -> None:
     check_collectives(rank)
     check_same_weights_everywhere(rank, jobs["escm2_snips"])
     for job in jobs.values():
-        assert train(job, rank, WORKERS, torch.device("cpu"))["train.workers"] == WORKERS
+        assert train(job, Context(rank, WORKERS))["train.workers"] == WORKERS
     dist.barrier()
     dist.destroy_process_group()
 
@@ -68,9 +65,8 @@ def check_collectives(rank: int) -> None:
 
 def check_same_weights_everywhere(rank: int, job: TrainJob) -> None:
     """After some steps every rank holds rank 0's bits: nobody drifts."""
-    trainer = Learner(job, torch.device("cpu"), rank, steps=24)
-    log = open_log(job.location)
-    stream = TrainStream(log, job.parts["train"], job.config.stream, job.config.batch_size, 0, rank, WORKERS)
+    trainer = learner_of(job, Context(rank, WORKERS), steps=24)
+    stream = stream_of(job, open_log(job.location), rank, WORKERS)
     for step, batch in zip(range(6), stream.epoch(0), strict=False):
         trainer.step(batch, step)
     state = trainer.state()
@@ -81,8 +77,8 @@ def check_same_weights_everywhere(rank: int, job: TrainJob) -> None:
         assert torch.equal(reference, tensor), name
 
 
-def settings_of(objective: str) -> TrainConfig:
-    return config("epochs=1", f"objective.name={objective}")
+def settings_of(objective: str) -> Settings:
+    return config(epochs=1, objective__name=objective)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +88,7 @@ def three_workers(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     jobs = {}
     for objective in OBJECTIVES:
         (directory / objective).mkdir()
-        jobs[objective], _ = prepare(directory / objective, open_log(small_log), settings_of(objective), time.time())
+        jobs[objective] = job_of(directory / objective, small_log, settings_of(objective))
     gang(worker, (str(directory / "rendezvous"), jobs), WORKERS)
     return directory
 
@@ -122,14 +118,15 @@ def test_three_workers_train_what_one_trains(
 def test_ray_workers_train_what_one_process_trains(ray_cluster: None, listed_log: Path, tmp_path: Path) -> None:
     """With all that workers have to find themselves: a log behind a URI, an objective in a file of the user's, with a
     total of its own and a tower that rests every second step; lists, and tables dealt out over the workers."""
-    settings = (*(entry for entry in SMALL if not entry.startswith("epochs=")), "objective.alternate_every=1")
+    settings = config(epochs=1, objective__name=OWN, objective__alternate_every=1)
     figures, weights = [], []
     for workers, data, tables in ((0, str(listed_log), "replicated"), (2, f"file://{listed_log}", "sharded")):
+        placed = dataclasses.replace(settings.config, tables=tables)
         given = train_job.Arguments(
-            data, tmp_path / str(workers), objective=OWN, workers=workers, epochs=1, set=settings
+            data, tmp_path / str(workers), workers=workers, config=placed, settings=settings.settings
         )
-        figures.append(train_job.run(dataclasses.replace(given, tables=tables)))
-        weights.append(load_model(given.out)[0].state_dict())
+        figures.append(train_job.run(given))
+        weights.append(load_run(given.out).network.state_dict())
     assert figures[1]["train.workers"] == 2
     assert figures[1]["train.steps"] == figures[0]["train.steps"]
     for key in ("ctr.auc", "ctr.log_loss", "cvr.click.log_loss", "cvr.entire.log_loss", "ctcvr.log_loss", "ctcvr.auc"):
@@ -145,6 +142,6 @@ def test_a_users_mistake_in_a_worker_reaches_the_driver(
 ) -> None:
     """Ray Train's local mode: its context and its result, and a worker in this process."""
     monkeypatch.setattr(ray.train, "ScalingConfig", lambda **given: ScalingConfig(num_workers=0))
-    job, _ = prepare(tmp_path, open_log(small_log), config("optimizer.learning_rate=1e30"), time.time())
+    job = job_of(tmp_path, small_log, config(optimizer__learning_rate=1e30))
     with pytest.raises(ValueError, match="training diverged"):
         run_training(job, workers=1)

@@ -94,7 +94,8 @@ def test_a_mutated_schema_is_refused_or_means_what_it_says(value):
     schema = attempt(lambda: Schema.from_json(json.dumps(value), "log/schema.json"))
     if schema is REFUSED:
         return
-    assert (schema.name, schema.click, schema.conversion) == (value["name"], value["click"], value["conversion"])
+    labels = value["labels"] if value["version"] == 2 else {name: value[name] for name in ("click", "conversion")}
+    assert (schema.name, schema.labels) == (value["name"], labels)
     for key in ("exposure", "user", "request", "weight", "value"):
         assert getattr(schema, key) == value.get(key)
     assert list(schema.numeric) == value["numeric"]
@@ -238,15 +239,15 @@ def compare(schema, facts, encoded, table):
     """The encoded rows against the table's values as Python objects."""
     rows = table.to_pylist()
     assert facts.rows == len(rows)
-    assert facts.clicks == sum(bool(row["click"]) for row in rows)
-    assert facts.conversions == sum(bool(row["conversion"]) for row in rows)
+    assert facts.positives["click"] == sum(bool(row["click"]) for row in rows)
+    assert facts.positives["conversion"] == sum(bool(row["conversion"]) for row in rows)
     offsets = dict(zip((field.name for field in schema.categorical), Encoder(schema).offsets, strict=True))
     begin = 0
     for part in encoded:
         here = rows[begin : begin + len(part)]
         begin += len(part)
-        assert part.click_R.tolist() == [float(row["click"]) for row in here]
-        assert part.conversion_R.tolist() == [float(row["conversion"]) for row in here]
+        assert part.labels["click"].tolist() == [float(row["click"]) for row in here]
+        assert part.labels["conversion"].tolist() == [float(row["conversion"]) for row in here]
         assert part.weight_R.tolist() == [f32(row["weight"]) for row in here]
         assert np.isfinite(part.weight_R).all()
         np.testing.assert_array_equal(part.numeric_RN[:, 0], np.array([f32(row["price"]) for row in here], np.float32))

@@ -25,6 +25,7 @@ from es.engine import run
 from es.objectives.toy import Sphere
 from es.replay import replay_run
 from funnel.ranking.calibration import Calibration, Calibrator
+from funnel.settings import read as read_settings
 from jobs.command.preset_file import fill_evolve, fill_train, read_preset
 from jobs.command.settings import leaf_keys, override
 from jobs.evolve.evolution import Arguments as EvolveArguments
@@ -86,7 +87,7 @@ def test_settings_of_the_engine(assignments):
 @fuzz(100)
 @given(mutated(json.loads(json.dumps(dataclasses.asdict(TrainConfig())))))
 def test_a_config_that_a_file_holds(value):
-    config = attempt(lambda: from_dict(TrainConfig, value))
+    config = attempt(lambda: read_settings(TrainConfig, value))
     if config is not REFUSED:
         assert json.loads(json.dumps(dataclasses.asdict(config))) == {
             **json.loads(json.dumps(dataclasses.asdict(TrainConfig()))), **merged(value)

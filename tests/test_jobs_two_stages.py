@@ -166,6 +166,6 @@ def test_entire_space_calibration_takes_the_same_weights(clicks: Path, second: P
             .sigmoid()
         )
     logit_B = ClickModel(clicks, CPU).logits(batch).numpy()
-    weight_B = encoded.click_R * inverse_calibrated(fit_clicks(given, "platt"), logit_B, trained.clip)
-    predicted, seen = np.average(cvr_B, weights=weight_B), np.average(encoded.conversion_R, weights=weight_B)
+    weight_B = encoded.labels["click"] * inverse_calibrated(fit_clicks(given, "platt"), logit_B, trained.clip)
+    predicted, seen = np.average(cvr_B, weights=weight_B), np.average(encoded.labels["conversion"], weights=weight_B)
     assert predicted == pytest.approx(seen, rel=0.02)  # Platt's targets are not quite 0 and 1

@@ -15,14 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import begin, forking
-from test_distributed_train import config, events, final_tensors, train_here
+from support import config, events, job_of, same_bits, train_here
 
-from data.log import open_log
 from distributed.checkpoint.read import read_checkpoint
 from distributed.checkpoint.store import CheckpointStore
 from distributed.training import launch as trainer
 from distributed.training import ray_group as worker_group
-from distributed.training.launch import prepare, run_training
+from distributed.training.launch import run_training
 from distributed.training.learner import Learner
 from distributed.training.ray_group import FAILURES, TRIES, Failures, GivenUp, Preempted
 from distributed.training.recorder import CHECKPOINTS
@@ -41,15 +40,9 @@ def unbroken(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def same_bits(run: Path, other: Path) -> None:
-    one, two = final_tensors(run), final_tensors(other)
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
-
-
 def stopped_at(run: Path, log: Path, looks: int) -> Stopped:
     """Train in this process; the signal is there when the loop looks for it for the so-manieth time."""
-    job, _ = prepare(run, open_log(log), config(), time.time())
+    job = job_of(run, log, config())
     left = [looks]
 
     def signalled() -> int:
@@ -117,7 +110,7 @@ def test_a_file_that_vanishes_is_named_and_what_was_learned_is_kept(
 ) -> None:
     log, run = tmp_path / "log", tmp_path / "run"
     shutil.copytree(small_log, log)
-    job, _ = prepare(run, open_log(log), config("stream.read_ahead=1"), time.time())
+    job = job_of(run, log, config(stream__read_ahead=1))
     run.mkdir()
     gone = sorted((log / "train").glob("*.parquet"))[1]
     gone.rename(log / "kept")
@@ -127,8 +120,8 @@ def test_a_file_that_vanishes_is_named_and_what_was_learned_is_kept(
     latest = CheckpointStore(run / CHECKPOINTS).latest()
     assert latest is not None  # of the steps before
     (log / "kept").rename(gone)
-    settings = config("stream.read_ahead=1")
-    run_training(prepare(run, open_log(log), settings, time.time())[0], workers=0)
+    settings = config(stream__read_ahead=1)
+    run_training(job_of(run, log, settings), workers=0)
     same_bits(unbroken, run)
 
 
@@ -155,7 +148,8 @@ def on_a_small_disk(folder: Path, kilobytes: int, *words: str) -> subprocess.Com
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_stands(small_log: Path, tmp_path: Path) -> None:
     """The model takes some 120 KB with its optimizer: several checkpoints fit while two are kept, then no more."""
-    settings = ["--set", "batch_size=200", "checkpoint_steps=3", "log_steps=1", "stream.lanes=4", "patience=0"]
+    settings = ["--batch-size", "200", "--checkpoint-steps", "3", "--log-steps", "1", "--stream.lanes", "4"]
+    settings += ["--patience", "0"]
     options = ["--data", str(small_log), "--workers", "0", "--epochs", "4", *settings]
     done = on_a_small_disk(tmp_path, 3000, "jobs.train", *options)
     assert done.returncode == 2, done.stderr

@@ -14,15 +14,15 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import forking, gang
-from test_distributed_train import config, events, final_tensors, train_here
+from support import config, events, final_tensors, job_of, train_here
 
-from data.log import open_log
 from distributed.checkpoint import store as checkpoint_store
 from distributed.checkpoint.read import read_checkpoint
 from distributed.checkpoint.store import CheckpointStore
+from distributed.context import Context
 from distributed.reporting.reporter import METRICS
 from distributed.training.job import TrainJob
-from distributed.training.launch import prepare, run_training
+from distributed.training.launch import run_training
 from distributed.training.loop import train
 from distributed.training.ray_group import FAILURES
 from distributed.training.recorder import CHECKPOINTS
@@ -78,7 +78,7 @@ def finish_both(rank: int, rendezvous: str, jobs: dict[str, TrainJob]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     for job in jobs.values():
-        train(job, rank, 2, torch.device("cpu"))
+        train(job, Context(rank, 2))
     dist.destroy_process_group()
 
 
@@ -110,13 +110,11 @@ def struck(ray_cluster: None, small_log: Path, tmp_path_factory: pytest.TempPath
     (SIGSTOP), then the driver is told to stop. The rest is trained without Ray, as is the run that nothing happened to.
     """
     folder = tmp_path_factory.mktemp("struck")
-    settings = config(
-        "epochs=12", f"checkpoint_steps={CHECKPOINT_STEPS}", "log_steps=2", "patience=0", "tables=sharded"
-    )
+    settings = config(epochs=12, checkpoint_steps=CHECKPOINT_STEPS, log_steps=2, patience=0, tables="sharded")
     jobs = {}
     for name in ("unbroken", "broken"):
         (folder / name).mkdir()
-        jobs[name], _ = prepare(folder / name, open_log(small_log), settings, time.time())
+        jobs[name] = job_of(folder / name, small_log, settings)
     hits: list[Hit] = []
     signals: list[int] = []
 
@@ -217,7 +215,7 @@ def stick(rank: int, rendezvous: str, job: TrainJob) -> None:
 @pytest.mark.slow
 def test_a_thread_that_is_stuck_is_an_error_for_the_others(small_log: Path, tmp_path: Path) -> None:
     """Its process answers: what finds it is that the others wait for it in a collective, for so long and no longer."""
-    job, _ = prepare(tmp_path, open_log(small_log), config("epochs=2"), time.time())
+    job = job_of(tmp_path, small_log, config(epochs=2))
     rendezvous = str(tmp_path / "rendezvous")
     workers = [forking().Process(target=stick, args=(rank, rendezvous, job), daemon=True) for rank in range(2)]
     for process in workers:
@@ -245,11 +243,11 @@ def write_slowly(job: TrainJob) -> None:
 
 @pytest.mark.slow
 def test_a_process_killed_while_it_writes_loses_nothing_that_stood(small_log: Path, tmp_path: Path) -> None:
-    settings = config("checkpoint_steps=3", "patience=0")
+    settings = config(checkpoint_steps=3, patience=0)
     train_here(tmp_path / "unbroken", small_log, settings)
     run = tmp_path / "broken"
     run.mkdir()
-    job, _ = prepare(run, open_log(small_log), settings, time.time())
+    job = job_of(run, small_log, settings)
     process = forking().Process(target=write_slowly, args=(job,))
     process.start()
     store = CheckpointStore(run / CHECKPOINTS)
