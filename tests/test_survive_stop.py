@@ -190,7 +190,7 @@ def test_a_log_that_does_not_fit_is_one_line_and_leaves_nothing(tmp_path: Path) 
 @pytest.mark.slow
 def test_the_command_stops_with_143_and_says_that_it_goes_on(unbroken: Path, small_log: Path, tmp_path: Path) -> None:
     words = ["--data", small_log, "--out", tmp_path, "--workers", "0", "--epochs", "200"]
-    words += ["--set", "batch_size=200", "patience=0", "stream.lanes=4"]
+    words += ["--batch-size", "200", "--patience", "0", "--stream.lanes", "4"]
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         mark = tmp_path / ".step"
         before = mark.read_text() if mark.exists() else ""
