@@ -32,7 +32,7 @@ METRICS = {
     "counterpoint_train_step": Declared("gauge", "Steps done."),
     "counterpoint_train_epoch": Declared("gauge", "Epochs done."),
     "counterpoint_train_loss": Declared(
-        "gauge", "Mean loss, as in metrics.jsonl; term: loss, loss.ctr, ...", ("term",)
+        "gauge", "Mean loss, as in metrics.jsonl; term: loss, loss.TERM, ...", ("term",)
     ),
     "counterpoint_train_valid": Declared("gauge", "Figures of the last validation.", ("figure",)),
     "counterpoint_train_checkpoints": Declared("counter", "Checkpoints begun."),
