@@ -31,10 +31,14 @@ def unwritable(path: Path, error: OSError) -> str:
 
 def sync_directory(directory: Path) -> None:
     """Make the names in a directory safe on disk: a renamed file is found after a power cut only then."""
-    descriptor = os.open(directory, os.O_RDONLY)
+    with suppress(OSError):  # some network filesystems cannot sync a directory; the rename itself has been made
+        sync(directory)
+
+
+def sync(path: Path) -> None:
+    """Make a file's content (or a directory's names) safe on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError:  # some network filesystems cannot sync a directory; the rename itself has been made
-        pass
     finally:
         os.close(descriptor)

@@ -2,7 +2,7 @@
 
 A user has between 0 and `most` past clicks, every number equally likely. Each is one item of 30 drawn from the items'
 law, taken with odds exp(selection m), m the standardised interest of data/world.py: the click law without what depends
-on the presentation. So the history tells of the user's taste and of nothing that happens in the log.
+on the presentation. So the history shows the user's taste and nothing that happens in the log.
 """
 
 from collections.abc import Callable

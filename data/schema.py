@@ -15,7 +15,7 @@
 "conversion" in their place and is read as well.
 
 Features are an allow-list: only `categorical` and `numeric` reach a model, and a label among them is an error.
-data/fields.py tells what a categorical entry may say.
+data/fields.py says what a categorical entry may say.
 """
 
 import json

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.encode import one_chunk
+from data.files import sync_directory
 from data.log import TRUTH
 from data.schema import SCHEMA_FILE, Schema
 
@@ -46,6 +47,7 @@ def new_log(out: str | Path, schema: Schema) -> Iterator[Path]:
         yield directory
         schema.save(directory / SCHEMA_FILE)
         directory.replace(out)
+        sync_directory(out.parent)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise

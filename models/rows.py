@@ -34,7 +34,7 @@ def initial_rows(address: int, rows: int, width: int, scale: float, share: Share
 
     Value (row, column) is the sum of the four 16-bit parts of splitmix64(address, row * width + column) [Steele, Lea
     and Flood, OOPSLA 2014], centred and scaled: nearly normal (kurtosis 2.7, nothing beyond 3.5 deviations) and, being
-    whole numbers until the last product, the same bits on every machine. `address` tells tables apart.
+    whole numbers until the last product, the same bits on every machine. `address` differs between tables.
     """
     held = share.held(rows)
     values_HE = torch.empty(held, width)

@@ -25,7 +25,7 @@ from distributed.training.launch import run_training
 from distributed.training.learner import Learner
 from distributed.training.ray_group import FAILURES, TRIES, Failures, GivenUp, Preempted
 from distributed.training.recorder import CHECKPOINTS
-from distributed.training.stopping import GRACE_S, SIGNALS, Stopped, told
+from distributed.training.stopping import GRACE_S, SIGNALS, Stopped, read_code
 from es.checkpoint import read_checkpoint as read_es_checkpoint
 from funnel.batch import Batch
 
@@ -220,7 +220,7 @@ def test_a_group_that_does_not_stop_in_time_is_left(tmp_path: Path, monkeypatch:
     with pytest.raises(Stopped, match="not saved within") as stopped:
         trainer.wait_for(lambda: over.wait(60), tmp_path, lambda: signal.SIGTERM)
     assert not stopped.value.saved
-    assert told(tmp_path) == SIGNALS + signal.SIGTERM
+    assert read_code(tmp_path) == SIGNALS + signal.SIGTERM
     over.set()
 
 

@@ -77,7 +77,7 @@ def fill_from_shard(file: Path, name: str, table: RowTensor, number: int, shards
     own_step = step * shards // every
     block = max(step, BLOCK_ROWS // step * step)
     for start in range(begin, count, block):
-        # opened anew for each block: what a mapping has read counts as memory of this process until it is closed
+        # opened for each block: what a mapping has read counts as memory of this process until it is closed
         with safe_open(file, "pt") as source:
             found = source.get_slice(name)[start : min(count, start + block)][::step]
         table.tensor[own : own + len(found) * own_step : own_step].copy_(found)

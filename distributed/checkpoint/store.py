@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from data.files import sync, write_whole
 from distributed.checkpoint.read import FORMAT, MODEL, OPTIMIZER, RECORD, VERSION, Progress, State, checksum, sealed
 from distributed.checkpoint.rows import shard_name, snapshot
 from distributed.tables.collectives import broadcast_object
@@ -198,13 +199,11 @@ class CheckpointStore:
             self._checksums[name] = checksum(temporary / name)
             sync(temporary / name)
         if self.rank != 0:
-            self._tell(temporary, DONE, json.dumps(self._checksums))
+            self._leave_note(temporary, DONE, json.dumps(self._checksums))
 
-    def _tell(self, temporary: Path, suffix: str, text: str) -> None:
-        """Leave worker 0 a word, whole or not at all."""
-        word = temporary / (shard_name(self.rank, self.workers) + suffix)
-        word.with_suffix(".part").write_text(text)
-        os.replace(word.with_suffix(".part"), word)
+    def _leave_note(self, temporary: Path, suffix: str, text: str) -> None:
+        """A small file beside the shard for worker 0, whole or not at all."""
+        write_whole(temporary / (shard_name(self.rank, self.workers) + suffix), text)
 
     def _clear(self, temporary: Path, names: list[str]) -> None:
         """Make room again, and let worker 0 know that it need not wait."""
@@ -214,8 +213,8 @@ class CheckpointStore:
         if self.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            with contextlib.suppress(OSError):
-                self._tell(temporary, FAILED, "")
+            with contextlib.suppress(ValueError):
+                self._leave_note(temporary, FAILED, "")
 
     def _stands(self) -> str:
         latest = self.latest()
@@ -263,11 +262,3 @@ def unwritable(error: Exception, place: Path | str | None = None) -> str:
 
 def plain(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous()
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

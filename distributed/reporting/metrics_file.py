@@ -2,9 +2,10 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, TextIO
+
+from data.files import write_whole
 
 
 class RunLog:
@@ -15,9 +16,7 @@ class RunLog:
             kept = [
                 line for line in path.read_text(errors="replace").splitlines(keepends=True) if is_before(line, step)
             ]
-            temporary = path.with_name(f".{path.name}.tmp")
-            temporary.write_text("".join(kept))
-            os.replace(temporary, path)
+            write_whole(path, "".join(kept))
         self.file: TextIO = path.open("a")
 
     def write(self, event: str, step: int, **values: Any) -> None:

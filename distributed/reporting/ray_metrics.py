@@ -1,6 +1,6 @@
-"""What a run tells Ray while it goes on: gauges, counters and a histogram that Ray's dashboard and Prometheus show.
+"""What Ray shows of a run while it goes on: gauges, counters and a histogram that Ray's dashboard and Prometheus show.
 
-Every metric is declared here, by its name without the `ray_` that Ray puts before it (docs/watch.md tells what each
+Every metric is declared here, by its name without the `ray_` that Ray puts before it (docs/watch.md says what each
 means). Every series carries `run`, the run directory's name, and `run_id`, the id under which it was submitted (empty
 where it was not). Nothing is imported and nothing is sent in a process that no Ray runs in.
 """

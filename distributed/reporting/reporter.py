@@ -27,7 +27,7 @@ class Diverged(ValueError):
 
 
 class Reporter:
-    """Sums loss terms and times between log lines and lets rank 0 write them. `clock` is to be told of every step."""
+    """Sums loss terms and times between log lines and lets rank 0 write them. `clock` times every step."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Reporter:
             self.step(progress)
 
     def send_own(self, parts: dict[str, float]) -> None:
-        """What Ray is told by each worker of itself."""
+        """Each worker's own rows and times, for Ray's metrics."""
         self.telemetry.count("counterpoint_train_rows", self.rows)
         for part, seconds in parts.items():
             self.telemetry.gauge("counterpoint_train_step_seconds", seconds / max(self.count, 1), part=part)

@@ -24,10 +24,10 @@ class StepClock:
         self._spent = spent["seconds"]
         self._input = 0.0
 
-    def begin(self, anew: bool = False) -> None:
-        """`anew`: what has passed since the last step is no part of the next one (a validation, a checkpoint)."""
+    def begin(self, afresh: bool = False) -> None:
+        """`afresh`: leave out the time since the last step: a validation or a checkpoint was made in it."""
         self._wait = time.perf_counter()
-        if anew:
+        if afresh:
             self._step, self._spent = self._wait, spent["seconds"]
 
     def arrived(self) -> None:
@@ -36,10 +36,10 @@ class StepClock:
     def stepped(self) -> float:
         """Seconds of the step, from the end of the one before; it is added to the parts."""
         now, communication = time.perf_counter(), spent["seconds"]
-        seconds, told = now - self._step, communication - self._spent
+        seconds, waited = now - self._step, communication - self._spent
         self.parts["input"] += self._input
-        self.parts["communication"] += told
-        self.parts["compute"] += seconds - self._input - told
+        self.parts["communication"] += waited
+        self.parts["compute"] += seconds - self._input - waited
         self._step, self._spent, self._input = now, communication, 0.0
         return seconds
 

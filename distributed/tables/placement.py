@@ -23,7 +23,7 @@ from distributed.tables.collectives import exchange, sum_rows, world_size
 from models.embedding import EmbeddingTable, TouchedRows
 from models.rows import EVERY_ROW, Share
 
-COUNTS = 16  # bytes that a lookup tells each other worker: how many ids come, whether more lookups will
+COUNTS = 16  # bytes of a lookup's head to each other worker: how many ids come, whether it will ask again
 
 
 class Placement(Protocol):
@@ -96,10 +96,10 @@ class Sharded:
         owner_U = ids_U % self.workers
         order_U = owner_U.argsort(stable=True)
         out = torch.bincount(owner_U, minlength=self.workers)
-        told = torch.stack([out, torch.full_like(out, int(more))], 1)
-        heard = exchange(told, [1] * self.workers, [1] * self.workers, "counts").tolist()
-        self.others_ask = any(asks for _, asks in heard)
-        sizes, back = out.tolist(), [count for count, _ in heard]
+        counts_W2 = torch.stack([out, torch.full_like(out, int(more))], 1)
+        found = exchange(counts_W2, [1] * self.workers, [1] * self.workers, "counts").tolist()
+        self.others_ask = any(asks for _, asks in found)
+        sizes, back = out.tolist(), [count for count, _ in found]
         asked_A = exchange(ids_U.index_select(0, order_U), sizes, back, "ids") // self.workers
         vectors_UE = exchange(self.table.weight.index_select(0, asked_A), back, sizes, "rows")
         found_UE = torch.empty_like(vectors_UE).index_copy_(0, order_U, vectors_UE)

@@ -16,7 +16,7 @@ from distributed.reporting.reporter import Diverged
 from distributed.training.job import TrainJob
 from distributed.training.loop import OnEpoch, train
 from distributed.training.recorder import CHECKPOINTS
-from distributed.training.stopping import GRACE_S, PREEMPTED, SIGNALS, Stop, Stopped, ended, tell
+from distributed.training.stopping import GRACE_S, PREEMPTED, SIGNALS, Stop, Stopped, ended, write_code
 from funnel.problem import Problem
 from funnel.registry import DEFAULT_PROBLEM, find_problem
 
@@ -80,7 +80,7 @@ def run_training(
 
     A worker that dies is replaced and the group goes on from the last checkpoint. With `min_workers` it has as many
     workers as the cluster has room for, from so many up to `workers`, and changes as nodes come and go. `signalled`
-    tells of a signal that this process has received (0: none): then the state is saved and stopping.Stopped raised.
+    gives the signal that this process has received (0: none): then the state is saved and stopping.Stopped raised.
     `on_epoch`: see train_loop.train; every worker calls its own copy. `meanwhile` is called here again and again while
     Ray Train workers train, and once when they are done. Raises ValueError for what the user can mend,
     whichever worker found it.
@@ -151,7 +151,7 @@ def wait_for(
         meanwhile()
         if number := signalled():
             deadline = min(deadline, time.monotonic() + GRACE_S)
-            tell(run, SIGNALS + number)  # again and again: a group that only starts forgets what it was told
+            write_code(run, SIGNALS + number)  # again and again: a group that is only starting clears the file
             if time.monotonic() > deadline:
                 raise Stopped(SIGNALS + number, 0, saved=False)
     result, error = box[0]

@@ -43,7 +43,7 @@ _failed = False  # in the controller's process: the group at hand has
 
 
 class Notice(TorchConfig().backend_cls):  # type: ignore[misc]
-    """Torch's process group, whose workers are told before it ends."""
+    """Torch's process group, whose workers get a notice before it ends."""
 
     def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
         global _failed

@@ -1,6 +1,6 @@
 """What surrounds the steps of a training: where it stands, what is written of it, and going on after any end.
 
-loop.py tells it each step, each validation and the end; nothing here decides a weight.
+loop.py calls it after each step, each validation and at the end; nothing here decides a weight.
 """
 
 import json
@@ -50,7 +50,7 @@ class Recorder:
     def batches(self) -> Iterator[Any]:
         """The rest of the epoch's batches. Once a file cannot be read: empty ones, until all workers know and stop."""
         clock, progress = self.reporter.clock, self.progress
-        clock.begin(anew=True)
+        clock.begin(afresh=True)
         for batch in self._until_lost(progress.epoch, progress.step_in_epoch):
             clock.arrived()
             if self.store.failed:
@@ -83,7 +83,7 @@ class Recorder:
         saves = config.checkpoint_steps and progress.step % config.checkpoint_steps == 0
         if saves and progress.step_in_epoch < self.stream.steps:  # the epoch's end saves by itself
             self.save()
-            reporter.clock.begin(anew=True)
+            reporter.clock.begin(afresh=True)
         else:
             reporter.clock.begin()
 

@@ -5,7 +5,7 @@
     more or fewer workers than before      Ray Train is about to end the group, and waits for it
     what no other try would mend           a file of the log is gone, the disk is full
 
-Each is a number. A step begins with a small message between all workers, in which each tells its own (0: go on); the
+Each is a number. A step begins with a small message between all workers, in which each gives its own (0: go on); the
 largest counts, for all of them, before the step has changed anything. Then the state is saved as it is.
 """
 
@@ -72,15 +72,15 @@ class Stop:
             if self.run is not None and now - self._looked > LOOK_EVERY_S:
                 self._looked = now
                 if own == PREEMPTED:
-                    tell(self.run, PREEMPTED)  # the others may be in the middle of a long validation
-                own = max(own, told(self.run))
+                    write_code(self.run, PREEMPTED)  # the others may be in the middle of a long validation
+                own = max(own, read_code(self.run))
             self.found = max(self.found, own)
         return self.found
 
     def clear(self) -> None:
-        """Forget what an earlier start was told. Worker 0 calls it before any other looks."""
+        """Forget what stopped an earlier start. Worker 0 calls it before any other looks."""
         if self.run is not None:
-            tell(self.run, 0)
+            write_code(self.run, 0)
 
     def fail(self, code: int, error: str) -> None:
         """Note what keeps this worker from going on; all find out at the next step. The first failure counts."""
@@ -129,16 +129,16 @@ def save_and_stop(
     raise Stopped(code, progress.step)
 
 
-# ---- a word in a file
+# ---- the file RUN/.stop
 
 
-def tell(run: Path, code: int) -> None:
+def write_code(run: Path, code: int) -> None:
     """Let all workers know. Written in place: who has looked before looks into the same file again."""
     with suppress(OSError):  # a full disk is found out elsewhere
         (run / FILE).write_text(str(code))
 
 
-def told(run: Path) -> int:
+def read_code(run: Path) -> int:
     try:
         return int((run / FILE).read_text() or 0)
     except (OSError, ValueError):

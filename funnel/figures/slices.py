@@ -1,4 +1,4 @@
-"""Columns of a log cut into a few slices, so that figures can be told for each: `--by COLUMN`.
+"""Columns of a log cut into a few slices, so that each has figures of its own: `--by COLUMN`.
 
     numbers       fifths by rows (fewer where values repeat); whole numbers of at most 12 values: a slice a value
     strings       a slice for each of the 11 commonest values, one for all the others

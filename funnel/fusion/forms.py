@@ -46,7 +46,7 @@ class ScoredLog:
     """Other outcomes by name, (C,) each, at least 0: what constraints and trade-offs are about (clicks, say)."""
 
     def part(self, mask_C: np.ndarray) -> "ScoredLog":
-        """The candidates of a mask, requests and users numbered anew."""
+        """The candidates of a mask, requests and users numbered from 0."""
         request_C = np.unique(self.request_C[mask_C], return_inverse=True)[1]
         user_C = np.unique(self.user_C[mask_C], return_inverse=True)[1]
         return ScoredLog(

@@ -8,7 +8,7 @@ A policy scores every action linearly in features of context and action and choo
 
 theta = 0 scores all actions alike. The return is the lower confidence bound of an estimate
 (funnel/off_policy/estimators.py) less a penalty while the effective sample size is below its floor: a policy that
-the log hardly tells about never looks good by chance.
+the log holds hardly anything about never looks good by chance.
 
 R rounds, A actions, F context features, E action features, J features of context and action together, P policies.
 """
