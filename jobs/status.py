@@ -13,14 +13,15 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from jobs.command.cli import main
-from jobs.run.standing import FINISHED, STATES_AT_AN_END, Standing, standing
+from jobs.run.process import FINISHED
+from jobs.run.standing import STATES_AT_AN_END, Standing, standing
 
 
 @dataclass
@@ -60,19 +61,19 @@ def table(one: Standing) -> Table:
     grid.add_column()
     grid.add_column(overflow="fold")
     if one.done is not None and one.total is not None:
-        grid.add_row(one.unit, f"{one.done:.6g} of {one.total:g}" + (f" ({one.now})" if one.now else ""))
+        grid.add_row(one.unit, f"{one.done:.4g} of {one.total:g}" + (f" ({one.now})" if one.now else ""))
     elif one.now:
         grid.add_row(one.unit or "now", one.now)
-    if one.step is not None:
-        grid.add_row("step", f"{one.step:,}")
-    for name, rate in one.rates.items():
-        grid.add_row(name.replace("_per_s", "/s"), f"{rate:,.4g}" if rate < 100 else f"{rate:,.0f}")
+    if one.rate and one.state != FINISHED:
+        grid.add_row(
+            "rate", f"{one.rate:.3g} {one.unit}/s" if one.rate >= 0.1 else f"{60 * one.rate:.3g} {one.unit}/min"
+        )
     if one.eta_s is not None and one.state != FINISHED:
         grid.add_row("time left", f"at most {duration(one.eta_s)}" if one.eta_is_bound else duration(one.eta_s))
     for name, value in one.figures.items():
         grid.add_row(name, f"{value:.5g}" if isinstance(value, float) else str(value))
-    if one.checkpoint:
-        grid.add_row("last checkpoint", f"{one.checkpoint}, {duration(one.checkpoint_age_s or 0.0)} ago")
+    if one.checkpoint_age_s is not None:
+        grid.add_row("last checkpoint", f"{duration(one.checkpoint_age_s)} ago")
     if one.written_age_s is not None and one.state != FINISHED:
         grid.add_row("last written", f"{duration(one.written_age_s)} ago")
     grid.add_row("process", one.process)
@@ -90,10 +91,6 @@ def duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60} s"
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours // 24} d {hours % 24} h" if hours >= 48 else f"{hours} h {minutes} min"
-
-
-def facts(one: Standing) -> dict[str, Any]:
-    return asdict(one)
 
 
 if __name__ == "__main__":

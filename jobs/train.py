@@ -130,8 +130,8 @@ def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) ->
     announce(console, arguments, job, state)
     if arguments.workers:
         connect(max(cpus, at_least))
-    with present(out), tracked(out):
-        with follow_training(console, out, config.epochs):
+    with present(out) as process, tracked(out):
+        with follow_training(console, out, config.epochs, kind.watched, process):
             figures = trained(job, arguments, on_epoch)
         summary = {
             **figures,

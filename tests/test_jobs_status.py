@@ -11,24 +11,20 @@ from typing import Any
 
 import pytest
 
-from distributed.checkpoint import read as checkpoint
-from distributed.training import loop as train_loop
-from es import record
 from jobs import evolve, status, train
-from jobs.evolve.evolution import Arguments as EvolveArguments
+from jobs.command.cli import parse
 from jobs.run import process as presence
-from jobs.run import standing as run_standing
 from jobs.run.standing import standing
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ("batch_size=400", "stream.lanes=4", "model.embedding_width=4", "model.backbone.expert_hidden=8",
-         "model.tower_hidden=4", "log_steps=3")  # fmt: skip
+SMALL = ("--batch-size", "400", "--stream.lanes", "4", "--model.embedding-width", "4", "--model.backbone.experts", "2",
+         "--model.backbone.expert-hidden", "8", "--model.tower-hidden", "4", "--log-steps", "3")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def trained(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("status") / "train"
-    train.run(train.Arguments(str(small_log), out, workers=0, epochs=2, set=SMALL))
+    train.run(train.arguments_of("--data", str(small_log), "--out", str(out), "--workers", "0", *SMALL))
     return out
 
 
@@ -47,27 +43,43 @@ def unfinished(trained: Path, tmp_path: Path) -> Path:
 def at_work(out: Path, **changes: Any) -> None:
     """process.json of this very process, or of one that differs in something."""
     about = {"host": os.uname().nodename, "pid": os.getpid(), "born": presence.birth(os.getpid()), "since": "now"}
+    about |= {"unit": "epochs", "done": 1.5, "total": 2, "rate": 0.01}
     (out / "process.json").write_text(json.dumps({**about, **changes}))
 
 
 def test_a_finished_training(trained: Path) -> None:
     found = standing(trained)
-    assert (found.kind, found.state, found.unit, found.done, found.total) == ("train", "finished", "epochs", 2.0, 2)
-    assert found.step == 24
-    assert found.rates["rows_per_s"] > 0
-    assert found.figures["test ctr.auc"] == json.loads((trained / "summary.json").read_text())["ctr.auc"]
-    assert found.checkpoint == "step-00000024"
-    assert not (trained / "process.json").exists()
+    assert (found.kind, found.state, found.unit, found.done, found.total) == ("train", "finished", "epochs", 2, 2)
+    assert found.figures["step"] == 24
+    valid = [line for line in map(json.loads, (trained / "metrics.jsonl").open()) if line["event"] == "valid"]
+    assert found.figures["valid CTR AUC"] == valid[-1]["ctr.auc"]
+    assert found.checkpoint_age_s is not None
+    assert json.loads((trained / "process.json").read_text())["ended"]["kind"] == "finished"
 
 
-def test_a_training_at_work_says_how_long_it_will_take(unfinished: Path) -> None:
+def test_a_run_at_work_says_how_long_it_will_take(unfinished: Path) -> None:
     at_work(unfinished)
     found = standing(unfinished)
     assert found.state == "running"
-    assert 1.0 < found.done < 2.0
-    assert found.eta_s == pytest.approx((2 - found.done) * 4800 / found.rates["rows_per_s"])
+    assert (found.done, found.total, found.unit) == (1.5, 2, "epochs")
+    assert found.eta_s == pytest.approx(0.5 / 0.01)
     assert found.process.startswith(f"alive: {os.getpid()}")
     assert found.checkpoint_age_s >= 0
+
+
+def test_the_rate_is_what_this_start_has_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = [1000.0]
+    monkeypatch.setattr(presence.time, "time", lambda: moment[0])
+    written = []
+    with presence.present(tmp_path) as process:
+        for done in (40, 41, 43, 50):
+            process.update("generations", done, 60, {"return": done * 0.5})
+            written.append(json.loads((tmp_path / "process.json").read_text()))
+            moment[0] += 0.4
+    assert [one["done"] for one in written] == [40, 40, 40, 50]  # once a second at most
+    assert written[-1]["rate"] == pytest.approx(10 / 1.2)
+    assert written[-1]["figures"] == {"return": 25.0}
+    assert json.loads((tmp_path / "process.json").read_text())["ended"]["kind"] == "finished"
 
 
 @pytest.mark.parametrize(
@@ -104,22 +116,25 @@ def test_without_a_process_to_ask_the_files_ages_tell(unfinished: Path) -> None:
     assert standing(unfinished).state == "new"
 
 
-def test_names_and_imports_are_those_of_the_writers() -> None:
-    assert (run_standing.CHECKPOINTS, run_standing.RECORD) == (train_loop.CHECKPOINTS, checkpoint.RECORD)
-    assert run_standing.CHECKPOINT_FILE == record.CHECKPOINT_FILE
+def test_it_needs_no_heavy_import() -> None:
     program = "import sys, jobs.status; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 
+def test_a_run_of_an_earlier_version(trained: Path, tmp_path: Path) -> None:
+    """It left no process.json: its summary says that it is finished."""
+    out = tmp_path / "train"
+    shutil.copytree(trained, out)
+    (out / "process.json").unlink()
+    assert (standing(out).state, standing(out).done) == ("finished", None)
+
+
 def test_evolutions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sphere"
-    evolve.run(EvolveArguments(objective="sphere", out=out, workers=0, generations=8, pairs=4))
+    words = ["--objective", "sphere", "--out", str(out), "--workers", "0", "--generations", "8", "--pairs", "4"]
+    evolve.run(parse(evolve.options, words))
     found = standing(out)
-    assert (found.kind, found.state, found.done, found.total) == ("evolve_objective", "finished", 8, 8)
-    (out / "summary.json").unlink()
-    found = standing(out)
-    assert found.eta_s == 0
-    assert {"return.centre", "return.best"} <= found.figures.keys()
+    assert (found.state, found.unit, found.done, found.total) == ("finished", "generations", 8, 8)
     capsys.readouterr()
     status.run(status.Arguments((out,), json=True))
     assert json.loads(capsys.readouterr().out)[0]["unit"] == "generations"
@@ -127,7 +142,7 @@ def test_evolutions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "8 of 8" in capsys.readouterr().out
 
 
-def test_an_exception_leaves_its_reason_behind_and_a_good_end_nothing(tmp_path: Path) -> None:
+def test_how_a_process_ended_stays_behind(tmp_path: Path) -> None:
     def fail() -> None:
         with presence.present(tmp_path):
             assert presence.whereabouts(tmp_path)[0] == presence.ALIVE
@@ -140,7 +155,8 @@ def test_an_exception_leaves_its_reason_behind_and_a_good_end_nothing(tmp_path: 
     assert about["ended"]["message"] == "no such thing"
     with presence.present(tmp_path):
         pass
-    assert presence.whereabouts(tmp_path) == (presence.UNKNOWN, {})
+    where, about = presence.whereabouts(tmp_path)
+    assert (where, about["ended"]["kind"]) == (presence.GONE, "finished")
 
 
 def test_what_is_no_run_is_exit_code_2_and_a_line(tmp_path: Path) -> None:

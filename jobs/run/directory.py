@@ -19,6 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from data.files import unwritable, write_whole
 from data.write import check_local
 
 RUN_FILE, METRICS_FILE, SUMMARY_FILE = "run.json", "metrics.jsonl", "summary.json"
@@ -147,15 +148,8 @@ def inside(root: Path, name: str) -> Path:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write whole or not at all: a temporary file, fsync, rename. ValueError if the disk is full or closed to us."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with storing(path, temporary):
-        with temporary.open("w") as file:
-            json.dump(value, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+    """Write whole or not at all. ValueError if the disk is full or closed to us."""
+    write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
 @contextmanager
@@ -166,5 +160,4 @@ def storing(path: Path, temporary: Path) -> Iterator[None]:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
-        raise ValueError(f"{path}: cannot be written ({reason})") from error
+        raise ValueError(unwritable(path, error)) from error

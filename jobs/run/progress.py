@@ -1,14 +1,14 @@
 """What a person sees while a run goes on, read from its metrics.jsonl: the workers may be other processes, even hosts.
 
 On a terminal a bar. Elsewhere (a pipe, a file, the log of a Ray job) plain lines: one per validation, and where a run
-stands every half minute, so that a log of a night stays readable and a silent run is told from a dead one.
+stands every half minute, so that a log of a night stays readable and a silent run differs from a dead one.
 """
 
 import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from jobs.run.directory import METRICS_FILE
+from jobs.run.process import Process
 
 INTERVAL_S = 0.3
 LINE_S = 30.0
@@ -68,11 +69,17 @@ class Lines:
 
 
 @contextmanager
-def follow_training(console: Console, run: Path, epochs: int) -> Iterator[None]:
-    """Show the progress of the training in `run` while the body runs."""
+def follow_training(
+    console: Console, run: Path, epochs: int, watched: Mapping[str, str], process: Process | None = None
+) -> Iterator[None]:
+    """Show the progress of the training in `run` while the body runs, and note it in the run's process.json.
+
+    `watched`: figures of a validation that are shown, and what they are called.
+    """
     stopped = threading.Event()
     tail = Tail(run / METRICS_FILE)  # before the thread begins: what is written from now on is new
-    thread = threading.Thread(target=show_training, args=(console, tail, epochs, stopped), daemon=True)
+    shown = TrainingShown(console, epochs, watched, process)
+    thread = threading.Thread(target=show_training, args=(shown, tail, stopped), daemon=True)
     thread.start()
     try:
         yield
@@ -81,20 +88,56 @@ def follow_training(console: Console, run: Path, epochs: int) -> Iterator[None]:
         thread.join()
 
 
-def show_training(console: Console, tail: "Tail", epochs: int, stopped: threading.Event) -> None:
+class TrainingShown:
+    """What is shown of the events of a training."""
+
+    def __init__(
+        self, console: Console, epochs: int, watched: Mapping[str, str], process: Process | None = None
+    ) -> None:
+        self.console, self.epochs, self.watched, self.process = console, epochs, watched, process
+        self.figures: dict[str, Any] = {}
+
+    def add(self, bars: Progress, task: TaskID, lines: "Lines", line: str) -> None:
+        try:
+            event: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            return  # the half line of a writer in mid-word
+        kind = event["event"]
+        if kind == "step":
+            text = f"loss {event['loss']:.4f}  {event['rows_per_s']:,.0f} rows/s"
+            bars.update(
+                task, description=f"epoch {event['epoch']:.1f}/{self.epochs}", completed=event["epoch"], figures=text
+            )
+            lines.tell(f"epoch {event['epoch']:.2f}/{self.epochs}  step {event['step']}  {text}")
+            self.figures |= {"step": event["step"], "loss": event["loss"], "rows/s": event["rows_per_s"]}
+        elif kind == "start" and event["step"]:
+            count = event["workers"]
+            self.console.print(f"going on from step {event['step']} with {count} worker{'s' if count > 1 else ''}")
+        elif kind == "valid":
+            known = {name: event[key] for key, name in self.watched.items() if key in event}
+            text = ", ".join(f"{name} {value:.4f}" for name, value in known.items())
+            best = "  (best)" if event["best"] else ""
+            self.console.print(f"epoch {event['epoch']}: valid {text}{best}", soft_wrap=True)
+            self.figures |= {f"valid {name}": value for name, value in known.items()}
+        if self.process and "epoch" in event:
+            self.process.update("epochs", event["epoch"], self.epochs, dict(self.figures), may_end_early=True)
+
+
+def show_training(shown: TrainingShown, tail: "Tail", stopped: threading.Event) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[figures]}"),
         TimeRemainingColumn(),
     )
+    console = shown.console
     bar = Progress(*columns, console=console, disable=not is_live(console), transient=True)
-    with bar as bars, Lines(console) as told:
-        task = bars.add_task("starting", total=epochs, figures="")
+    with bar as bars, Lines(console) as lines:
+        task = bars.add_task("starting", total=shown.epochs, figures="")
         while True:
             last = stopped.is_set()
             for line in tail.lines():
-                show_event(console, bars, task, told, line, epochs)
+                shown.add(bars, task, lines, line)
             if last:
                 return
             stopped.wait(INTERVAL_S)
@@ -134,23 +177,5 @@ START = '"event": "start"'
 
 
 def starts(lines: list[str]) -> Counter[str]:
-    """The lines that tell of a start, each with how often it stands there."""
+    """The lines of a start, each with how often it stands there."""
     return Counter(line for line in lines if START in line)
-
-
-def show_event(console: Console, bars: Progress, task: TaskID, told: Lines, line: str, epochs: int) -> None:
-    try:
-        event: dict[str, Any] = json.loads(line)
-    except json.JSONDecodeError:
-        return  # the half line of a writer in mid-word
-    if event["event"] == "step":
-        figures = f"loss {event['loss']:.4f}  {event['rows_per_s']:,.0f} rows/s"
-        bars.update(task, description=f"epoch {event['epoch']:.1f}/{epochs}", completed=event["epoch"], figures=figures)
-        told.tell(f"epoch {event['epoch']:.2f}/{epochs}  step {event['step']}  {figures}")
-    elif event["event"] == "start" and event["step"]:
-        count = event["workers"]
-        console.print(f"going on from step {event['step']} with {count} worker{'s' if count > 1 else ''}")
-    elif event["event"] == "valid":
-        names = {"ctr.auc": "CTR AUC", "cvr.click.auc": "CVR AUC (clicks)", "ctcvr.auc": "CTCVR AUC"}
-        figures = ", ".join(f"{name} {event[key]:.4f}" for key, name in names.items() if key in event)
-        console.print(f"epoch {event['epoch']}: valid {figures}{'  (best)' if event['best'] else ''}", soft_wrap=True)
