@@ -14,9 +14,11 @@ from rich.console import Console
 
 from distributed.reporting.metrics_file import RunLog
 from jobs.evolve.evolution import progress
-from jobs.run.progress import Lines, Tail, follow_training, is_live, show_training
+from jobs.run.progress import Lines, Tail, TrainingShown, follow_training, is_live, show_training
 
 VALID = {"best": True, "ctr.auc": 0.7}
+
+WATCHED = {"ctr.auc": "CTR AUC"}
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -35,7 +37,7 @@ def test_only_new_lines_of_a_resumed_run_are_shown(tmp_path: Path) -> None:
     first.close()
     printed, stopped = io.StringIO(), threading.Event()
     console = Console(file=printed, width=120)
-    thread = threading.Thread(target=show_training, args=(console, Tail(path), 3, stopped))
+    thread = threading.Thread(target=show_training, args=(TrainingShown(console, 3, WATCHED), Tail(path), stopped))
     second = RunLog(path, 50)  # replaces the file: step 100 was never saved
     second.write("start", 50, workers=2)
     thread.start()
@@ -98,7 +100,7 @@ def test_a_training_in_a_pipe_is_plain_lines_now_and_then(tmp_path: Path, monkey
     monkeypatch.setattr("jobs.run.progress.INTERVAL_S", 0.01)
 
     def train(console: Console) -> None:
-        with follow_training(console, tmp_path, 2):
+        with follow_training(console, tmp_path, 2, WATCHED):
             log = RunLog(tmp_path / "metrics.jsonl", 0)
             log.write("start", 0, workers=2)
             for step in range(100):
