@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from es.files import whole_file
+
 VERSION = 1
 CHUNK = 2**20  # floats per stream
 DIGEST_BYTES = 32
@@ -72,22 +74,21 @@ def table_directory(size: int) -> Path:
 
 
 def _generate(path: Path, seed: int, size: int) -> None:
-    temporary = path.with_suffix(".tmp")
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        # Asks for the space now: a full shared memory is an error here and not a SIGBUS at the first write.
-        os.posix_fallocate(descriptor, 0, 4 * size + DIGEST_BYTES)
-        with mmap.mmap(descriptor, 4 * size + DIGEST_BYTES) as mapped:
-            table = np.frombuffer(mapped, np.float32, count=size)
-            digest = fill_normals(table, seed)
-            del table
-            mapped[4 * size :] = digest
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(f"no room for a noise table of {4 * size >> 20} MiB in {path.parent}: {error}") from error
-    finally:
-        os.close(descriptor)
-    temporary.replace(path)
+    """Make the table in place, through a map of the file: written from memory it would need its size twice."""
+    with whole_file(path) as temporary:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            # Asks for the space now: a full shared memory is an error here and not a SIGBUS at the first write.
+            os.posix_fallocate(descriptor, 0, 4 * size + DIGEST_BYTES)
+            with mmap.mmap(descriptor, 4 * size + DIGEST_BYTES) as mapped:
+                table = np.frombuffer(mapped, np.float32, count=size)
+                digest = fill_normals(table, seed)
+                del table
+                mapped[4 * size :] = digest
+        except OSError as error:
+            raise ValueError(f"no room for a noise table of {4 * size >> 20} MiB in {path.parent}: {error}") from error
+        finally:
+            os.close(descriptor)
 
 
 def fill_normals(table: np.ndarray, seed: int, threads: int = _THREADS) -> bytes:
@@ -106,7 +107,7 @@ def fill_normals(table: np.ndarray, seed: int, threads: int = _THREADS) -> bytes
 
 def _remove_unused(directory: Path, keep: Path) -> None:
     """Remove what ended processes left: half-made files, and tables nobody holds (other than the one asked for)."""
-    for file in directory.glob("noise-*"):
+    for file in (*directory.glob("noise-*"), *directory.glob(".noise-*.tmp")):
         if file.suffix == ".tmp" or (file != keep and not _in_use(file)):
             file.unlink(missing_ok=True)
 
