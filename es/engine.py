@@ -23,7 +23,7 @@ from es.noise import Noise, open_noise
 from es.objectives.base import Objective, Observing
 from es.pool import Pool, open_pool
 from es.record import RunRecord
-from es.tasks import Choice, Evaluation, Stopped
+from es.tasks import Choice, Evaluation, Interrupted
 
 OBJECTIVE_PREFIX = "objective."
 
@@ -78,7 +78,7 @@ def run(
     `start_D` is theta before the first generation, in place of the objective's own.
 
     `on_generation` is called after each generation with its metrics (the keys are those of metrics.jsonl). `stopping`
-    is asked all the time: once it says True the last whole generation is saved and es.tasks.Stopped raised. Raises
+    is asked all the time: once it says True the last whole generation is saved and es.tasks.Interrupted raised. Raises
     ValueError for impossible settings or a checkpoint of another run, and the objective's own error once more than
     config.max_failures evaluations have failed. With workers, a Ray that this process is connected to is used, else a
     local one is started and stopped again.
@@ -93,7 +93,7 @@ def run(
             record = RunRecord(out, identity(objective, config, noise), config.pairs, config.checkpoint_every)
             counters = resume(record, algorithm, objective)
         resumed_at, history = algorithm.generation, list[dict[str, Any]]()
-        pool = open_pool(objective, config, noise, stopping, algorithm)
+        pool = open_pool(objective, config, noise, stopping)
         try:
             while algorithm.generation < config.generations:
                 metrics, returns_n2 = one_generation(algorithm, pool, objective, config, counters)
@@ -106,10 +106,10 @@ def run(
                 if on_generation:
                     on_generation(metrics)
             final = pool.evaluate(algorithm.ask(), 0, True, state_of(objective)).centre
-        except Stopped:
+        except Interrupted:
             if record and record.saved < algorithm.generation:
                 record.checkpoint(snapshot(algorithm, objective, counters))
-            raise Stopped(f"stopped after generation {algorithm.generation} of {config.generations}") from None
+            raise Interrupted(f"stopped after generation {algorithm.generation} of {config.generations}") from None
         finally:
             pool.close()
     finally:

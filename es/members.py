@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,6 @@ class Member:
     since: float
     started: bool = False
     head_since: float = 0.0
-    at: int = -1  # the generation whose theta it has, once all its calls are done; -1: none (a follower, es/wire.py)
     calls: dict[Any, "Call"] = field(default_factory=dict)
 
 
@@ -85,12 +84,15 @@ class Members:
         del call.member.calls[call.reference]
         call.member.head_since = time.monotonic()
 
-    def hand_out(self, waiting: deque[int], depth: int, submit: Callable[[Member, int], None]) -> None:
-        """Give waiting tasks to members, the least busy first, at most `depth` to each."""
+    def next_free(self, waiting: deque[int], depth: int) -> Iterator[tuple[Member, int]]:
+        """Take tasks off `waiting` and say which worker each is for: the least busy first, at most `depth` calls each.
+
+        The caller makes each call before it asks for the next, so that a worker's load is known.
+        """
         for load in range(depth):
             for member in self.all:
                 if waiting and member.started and len(member.calls) == load:
-                    submit(member, waiting.popleft())
+                    yield member, waiting.popleft()
 
     def end_overdue(self) -> None:
         """Kill members whose call has been executing for more than timeout_s: it then comes back as lost.

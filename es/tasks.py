@@ -19,8 +19,11 @@ SMALLEST_CALL_S = 0.02
 SMOOTHING = 0.5  # weight of the generation at hand in the measured seconds per pair
 
 
-class Stopped(Exception):
-    """The run was asked to stop; everything up to the generation at hand is saved."""
+class Interrupted(Exception):
+    """The caller asked the run to stop before its last generation; the generations that are whole are saved."""
+
+
+Stopped = Interrupted  # the name by which jobs/ imports it until it takes the new one
 
 
 @dataclass

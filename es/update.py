@@ -63,18 +63,6 @@ def _sums(formula: str, blocks: list[np.ndarray], borders: np.ndarray, weights: 
     return totals
 
 
-def add_up(a_Jm: np.ndarray, b_Jk: np.ndarray, out_mk: np.ndarray) -> None:
-    """sum_j a_j b_j' in float32, one j after the other, into out."""
-    step = max(1, TILES * 2048 // out_mk.shape[1])
-
-    def piece(start: int) -> None:
-        part = slice(start, start + step)
-        np.einsum("jm,jk->mk", a_Jm[:, part], b_Jk, out=out_mk[part])
-
-    work = len(a_Jm) * out_mk.size
-    spread(piece, range(0, len(out_mk), step), threads() if work >= WORTH_THREADS else 1)
-
-
 def spread(piece: Callable[[int], None], starts: Iterable[int], number: int) -> None:
     """Do all pieces, on as many threads."""
     if number == 1:
