@@ -3,8 +3,10 @@
 import dataclasses
 import itertools
 import json
+import runpy
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,23 +177,15 @@ def test_a_replay_says_what_it_lacks(tmp_path, name):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_tune_runs_trials_and_finds_the_better_one(ray_cluster, tmp_path):
-    from ray import tune
-
-    from es.tune import trainable
-
-    def make(trial):
-        return Sphere(5), ESConfig(pairs=16, generations=12, learning_rate=trial["rate"])
-
-    tuner = tune.Tuner(
-        trainable(make, every=5),
-        param_space={"rate": tune.grid_search([1e-4, 0.1])},
-        tune_config=tune.TuneConfig(metric="return.centre", mode="max"),
-        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
-    )
-    results = tuner.fit()
-    best = results.get_best_result()
-    assert best.config == {"rate": 0.1}
-    assert len(best.metrics_dataframe) == 3  # after 5, 10 and 12 generations
-    direct = run(*make({"rate": 0.1}))
+def test_the_recipe_for_tune_in_the_docs(ray_cluster, tmp_path, monkeypatch):
+    """Four trials of 12 generations; the best is the run that the engine makes with its settings."""
+    text = (Path(__file__).parent.parent / "docs/evolve.md").read_text()
+    (tmp_path / "rates.py").write_text(text.split("## Tune", 1)[1].split("```python", 1)[1].split("```")[0])
+    monkeypatch.chdir(tmp_path)
+    best = runpy.run_path("rates.py", run_name="__main__")["best"]
+    assert len(best.metrics_dataframe) == 12
+    direct = run(Sphere(5), ESConfig(pairs=16, generations=12, learning_rate=best.config["rate"]))
     assert best.metrics["return.centre"] == direct.history[-1]["return.centre"]
+    finals = [json.loads(path.read_text().splitlines()[-1]) for path in tmp_path.glob("tuned/*/trial_*/result.json")]
+    assert len(finals) == 4
+    assert best.metrics["return.centre"] == max(final["return.centre"] for final in finals)
