@@ -67,20 +67,20 @@ class ESConfig:
     epsilon: float = 1e-8
     """Of adam."""
     shaping: Literal["centred_ranks", "nes", "standardised", "raw"] | None = None
-    """What the algorithm is told in place of the returns. None: centred_ranks (openai_es, pgpe), nes (snes, xnes),
+    """What the algorithm is given in place of the returns. None: centred_ranks (openai_es, pgpe), nes (snes, xnes),
     raw (ars); cma ranks them itself."""
     evaluation_seeds: Literal["pair", "generation"] = "pair"
     """Which evaluations share a seed: the two members of a pair, or the whole generation."""
     centre_every: int = 1
-    """Evaluate the unperturbed theta every this many generations: the honest curve. 0: only at the end."""
+    """Evaluate the unperturbed theta every so many generations: the learning curve. 0: only at the end."""
     noise: Literal["auto", "table", "fresh"] = "auto"
-    """Slices of a shared table, or normals drawn anew; auto draws anew where a generation takes few of them."""
+    """Slices of a shared table, or freshly drawn normals; auto draws them where a generation takes few."""
     table_floats: int | None = None
     """Size of the table. None: 32 generations' worth, between 4M and 64M floats."""
     batch_pairs: int | None = None
     """Pairs the objective sees in one call, a power of two up to 64. None: as many as leave four calls a generation and
-    fit the cache, at most 64; one pair where the objective asks for that. The split is fixed (it does not follow the
-    number of workers), so an objective may depend on it to the last bit."""
+    fit the cache, at most 64; one pair where the objective asks for that. The split is the same for any number of
+    workers, so theta is too, even if the objective's last bits depend on the size of its batch."""
     workers: int | Literal["auto"] = 0
     """Ray actors at most; 0 evaluates in this process and starts nothing; "auto" measures which is faster."""
     min_workers: int | None = None
@@ -142,7 +142,7 @@ class ESConfig:
         self._check_algorithm()
 
     def _check_algorithm(self) -> None:
-        """Refuse what the algorithm would not heed."""
+        """Refuse settings that the algorithm would ignore."""
         name = self.algorithm
         if name not in ("pgpe", "snes", "xnes"):
             self._require("symmetric", self.symmetric, f"true: {name} has no other form")

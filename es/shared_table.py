@@ -1,8 +1,8 @@
 """One table of normals per node: generated there from the seed, mapped read-only by every process that uses it.
 
 A process that has the table open holds a shared lock (flock) on its file; the kernel drops it when the process ends,
-however it ends. So the last to close removes the file, and what a crash left behind is recognised (nobody holds it)
-and removed by whoever opens a table next. Opening and closing take turns under one lock file.
+however it ends. So the last process to close removes the file, and a file left by a crash, which nobody holds, is
+removed by the next process that opens a table. One lock file makes opening and closing take turns.
 
 The content is made in chunks, each from its own stream of the seed, so it does not depend on who makes it or with how
 many threads; a digest at the end of the file is the fingerprint by which nodes check that theirs are the same bytes.

@@ -1,6 +1,6 @@
-"""How a generation is cut into tasks and where it is run: decided from measured time, without a bit of theta in it.
+"""How a generation is cut into tasks and where it is run. Both follow measured time, and theta depends on neither.
 
-A generation is a fixed list of tasks (ranges of pairs); what an Evaluation holds does not depend on how it was cut.
+A task is a range of pairs. The returns of a pair do not depend on the task it is in, so any cut gives the same returns.
 """
 
 from dataclasses import dataclass
