@@ -6,7 +6,6 @@ decide theta, objective, noise), counters, and a digest of all that. No pickle.
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from es.files import write_whole
+
 FORMAT, VERSION = "counterpoint.es", 2
+RETIRED = ("rank", "matrices")  # settings of perturb low_rank, which was taken out: they decided nothing without it
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, identity: dict[str, Any], checkpoint: Checkpoint) -> None:
-    """Write to a temporary file, fsync, rename, fsync the directory. `identity`: JSON facts, which run it is."""
+    """Write all of it or nothing (es/files.py). `identity`: JSON facts that say which run it is."""
     tensors = {name: np.ascontiguousarray(value) for name, value in checkpoint.tensors.items()}
     header = {
         "format": FORMAT,
@@ -34,17 +36,7 @@ def save_checkpoint(path: Path, identity: dict[str, Any], checkpoint: Checkpoint
         "counters": checkpoint.counters,
     }
     header["digest"] = digest(tensors, header)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(save(tensors, {"counterpoint": json.dumps(header)}))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    write_whole(path, save(tensors, {"counterpoint": json.dumps(header)}))
 
 
 def load_checkpoint(path: Path, identity: dict[str, Any], like: dict[str, np.ndarray]) -> Checkpoint:
@@ -82,6 +74,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise ValueError(f"{path}: its content is not what was saved (digest differs)")
     if not isinstance(header.get("identity"), dict) or not isinstance(header.get("counters"), dict):
         raise ValueError(f"{path}: its header lacks 'identity' or 'counters'")
+    settings = header["identity"].get("settings")
+    for name in RETIRED if isinstance(settings, dict) else ():
+        settings.pop(name, None)  # else a run of an earlier version could not go on
     return header, tensors
 
 

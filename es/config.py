@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +15,6 @@ EXECUTION_SETTINGS = frozenset(
         "min_workers",
         "cpus_per_worker",
         "calls_per_worker",
-        "broadcast",
         "reissue_after_s",
         "timeout_s",
         "start_timeout_s",
@@ -43,14 +41,10 @@ class ESConfig:
     """The two of a pair are mirror images around theta; False, for pgpe, snes and xnes, perturbs them independently."""
     sigma: float = 0.1
     """Standard deviation of the perturbations (pgpe, snes, xnes, cma: the one they start from)."""
-    perturb: Literal["full", "subset", "low_rank"] = "full"
+    perturb: Literal["full", "subset"] = "full"
     """What a perturbation touches (es/perturbations.py): for very large theta, with openai_es and ars."""
     subset: float = 0.1
     """Share of the coordinates that a perturbation touches under perturb=subset."""
-    rank: int = 1
-    """Rank of the perturbations of matrices under perturb=low_rank."""
-    matrices: tuple[str, ...] = ()
-    """The matrices theta begins with, for low_rank: 64x17,64x64. None: theta as one matrix, nearly square."""
     learning_rate: float | None = None
     """Step size. None: 0.05 (openai_es, pgpe), 0.02 (ars), 1 (snes, xnes)."""
     sigma_learning_rate: float | None = None
@@ -73,20 +67,20 @@ class ESConfig:
     epsilon: float = 1e-8
     """Of adam."""
     shaping: Literal["centred_ranks", "nes", "standardised", "raw"] | None = None
-    """What the algorithm is told in place of the returns. None: centred_ranks (openai_es, pgpe), nes (snes, xnes),
+    """What the algorithm is given in place of the returns. None: centred_ranks (openai_es, pgpe), nes (snes, xnes),
     raw (ars); cma ranks them itself."""
     evaluation_seeds: Literal["pair", "generation"] = "pair"
     """Which evaluations share a seed: the two members of a pair, or the whole generation."""
     centre_every: int = 1
-    """Evaluate the unperturbed theta every this many generations: the honest curve. 0: only at the end."""
+    """Evaluate the unperturbed theta every so many generations: the learning curve. 0: only at the end."""
     noise: Literal["auto", "table", "fresh"] = "auto"
-    """Slices of a shared table, or normals drawn anew; auto draws anew where a generation takes few of them."""
+    """Slices of a shared table, or freshly drawn normals; auto draws them where a generation takes few."""
     table_floats: int | None = None
     """Size of the table. None: 32 generations' worth, between 4M and 64M floats."""
     batch_pairs: int | None = None
     """Pairs the objective sees in one call, a power of two up to 64. None: as many as leave four calls a generation and
-    fit the cache, at most 64; one pair where the objective asks for that. The split is fixed (it does not follow the
-    number of workers), so an objective may depend on it to the last bit."""
+    fit the cache, at most 64; one pair where the objective asks for that. The split is the same for any number of
+    workers, so theta is too, even if the objective's last bits depend on the size of its batch."""
     workers: int | Literal["auto"] = 0
     """Ray actors at most; 0 evaluates in this process and starts nothing; "auto" measures which is faster."""
     min_workers: int | None = None
@@ -95,9 +89,6 @@ class ESConfig:
     calls_per_worker: int | None = None
     """Tasks per worker and generation. None: one where evaluations are cheap, else up to 64, as measured; several are
     handed out, two deep, to whoever is free."""
-    broadcast: Literal["theta", "returns"] = "theta"
-    """What workers are sent: theta (once per node where it is large), or the returns of the last generation, 16 bytes a
-    pair, from which each makes the step itself: for a theta too large for the network. Bytes are in the metrics."""
     reissue_after_s: float = 30.0
     """A task unanswered for so long is given to an idle worker too; the first answer counts, both are equal."""
     timeout_s: float = 600.0
@@ -136,9 +127,6 @@ class ESConfig:
             value = getattr(self, name)
             self._require(name, value is None or (math.isfinite(value) and value > 0), "above 0")
         self._require("subset", 0 < self.subset <= 1, "above 0 and at most 1")
-        self._require("rank", _is_int(self.rank) and self.rank >= 1, "a whole number of at least 1")
-        shapes = all(re.fullmatch(r"[1-9]\d*x[1-9]\d*", shape) for shape in self.matrices)
-        self._require("matrices", shapes, "shapes such as 64x17")
         self._require("baseline_decay", 0 <= self.baseline_decay < 1, "in [0, 1)")
         self._require("momentum", 0 <= self.momentum < 1, "in [0, 1)")
         self._require(
@@ -154,7 +142,7 @@ class ESConfig:
         self._check_algorithm()
 
     def _check_algorithm(self) -> None:
-        """Refuse what the algorithm would not heed."""
+        """Refuse settings that the algorithm would ignore."""
         name = self.algorithm
         if name not in ("pgpe", "snes", "xnes"):
             self._require("symmetric", self.symmetric, f"true: {name} has no other form")
@@ -215,11 +203,10 @@ _SHAPINGS = {
 }
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "algorithm": ("openai_es", "pgpe", "snes", "xnes", "cma", "ars"),
-    "perturb": ("full", "subset", "low_rank"),
+    "perturb": ("full", "subset"),
     "optimizer": ("adam", "sgd", "clipup"),
     "shaping": (None, "centred_ranks", "nes", "standardised", "raw"),
     "evaluation_seeds": ("pair", "generation"),
-    "broadcast": ("theta", "returns"),
     "noise": ("auto", "table", "fresh"),
 }
 

@@ -1,4 +1,4 @@
-"""The engine: ask, have the pairs scored, tell, record; until the generations are done.
+"""The engine: in each generation ask the algorithm, have the pairs scored, tell it the returns, record.
 
     result = run(Sphere(dimension=100), ESConfig(pairs=64, generations=200, workers=2))
 
@@ -23,7 +23,7 @@ from es.noise import Noise, open_noise
 from es.objectives.base import Objective, Observing
 from es.pool import Pool, open_pool
 from es.record import RunRecord
-from es.tasks import Choice, Evaluation, Stopped
+from es.tasks import Choice, Evaluation, Interrupted
 
 OBJECTIVE_PREFIX = "objective."
 
@@ -78,10 +78,10 @@ def run(
     `start_D` is theta before the first generation, in place of the objective's own.
 
     `on_generation` is called after each generation with its metrics (the keys are those of metrics.jsonl). `stopping`
-    is asked all the time: once it says True the last whole generation is saved and es.tasks.Stopped raised. Raises
-    ValueError for impossible settings or a checkpoint of another run, and the objective's own error once more than
-    config.max_failures evaluations have failed. With workers, a Ray that this process is connected to is used, else a
-    local one is started and stopped again.
+    is called several times a second: once it returns True the last whole generation is saved and es.tasks.Interrupted
+    raised. Raises ValueError for impossible settings or a checkpoint of another run, and the objective's own error once
+    more than config.max_failures evaluations have failed. With workers, a Ray that this process is connected to is
+    used, else a local one is started and stopped again.
     """
     config = settle(config, objective)
     theta_D = initial_theta(objective) if start_D is None else np.array(start_D, np.float32)
@@ -93,23 +93,27 @@ def run(
             record = RunRecord(out, identity(objective, config, noise), config.pairs, config.checkpoint_every)
             counters = resume(record, algorithm, objective)
         resumed_at, history = algorithm.generation, list[dict[str, Any]]()
-        pool = open_pool(objective, config, noise, stopping, algorithm)
+        # Opened last: workers take seconds to start, and mistakes in the settings or the checkpoint are found above.
+        pool = open_pool(objective, config, noise, stopping)
         try:
             while algorithm.generation < config.generations:
                 metrics, returns_n2 = one_generation(algorithm, pool, objective, config, counters)
                 history.append(metrics)
                 if record:
+                    # Before the checkpoint: lines beyond the latest one are cut off at a resume, missing ones are lost.
                     record.generation(metrics, returns_n2)
                     last = algorithm.generation == config.generations
                     if last or record.checkpoint_is_due(algorithm.generation):
                         record.checkpoint(snapshot(algorithm, objective, counters))
                 if on_generation:
-                    on_generation(metrics)
+                    on_generation(metrics)  # last: whatever it raises, the generation is recorded
+            # No pairs, the centre alone: theta after the last step has not been evaluated in any generation.
             final = pool.evaluate(algorithm.ask(), 0, True, state_of(objective)).centre
-        except Stopped:
+        except Interrupted:
+            # The generation at hand is given up; its pairs are scored again, with the same returns, after a resume.
             if record and record.saved < algorithm.generation:
                 record.checkpoint(snapshot(algorithm, objective, counters))
-            raise Stopped(f"stopped after generation {algorithm.generation} of {config.generations}") from None
+            raise Interrupted(f"stopped after generation {algorithm.generation} of {config.generations}") from None
         finally:
             pool.close()
     finally:
@@ -144,10 +148,11 @@ def one_generation(
     proposal = algorithm.ask()
     centre = config.centre_every > 0 and proposal.generation % config.centre_every == 0
     evaluation = pool.evaluate(proposal, config.pairs, centre, state_of(objective))
-    check_failures(evaluation, proposal, config, counters)
+    check_failures(evaluation, proposal, config, counters)  # before the step, which a broken objective must not make
     step = algorithm.tell(evaluation.returns_n2)
     observed = dict[str, float]()
     if evaluation.statistics_n2S is not None:
+        # After the step: all pairs of a generation were scored under one state of the objective, whoever scored them.
         observed = objective.observe(evaluation.statistics_n2S)  # type: ignore[attr-defined]
     seconds = time.perf_counter() - began
     counters.evaluations += evaluation.returns_n2.size + centre
@@ -156,6 +161,7 @@ def one_generation(
     counters.seconds += seconds
     counters.steps += observed.get("steps", 0.0)
     metrics = generation_metrics(proposal, evaluation, step, seconds)
+    # With it, a replay can say in which generation theta first differed (es/replay.py).
     metrics["theta_crc32"] = zlib.crc32(np.ascontiguousarray(algorithm.theta_D).data)
     if "steps" in observed:
         observed["steps_per_s"] = observed["steps"] / seconds
@@ -163,6 +169,7 @@ def one_generation(
 
 
 def state_of(objective: Objective) -> dict[str, np.ndarray] | None:
+    """What an objective has learnt from its evaluations, None for one that learns nothing."""
     return objective.state() if observes(type(objective)) else None  # type: ignore[attr-defined]
 
 
@@ -173,6 +180,7 @@ def observes(kind: type) -> bool:
 
 
 def snapshot(algorithm: Algorithm, objective: Objective, counters: Counters) -> Checkpoint:
+    """Everything a resumed run continues from: the algorithm's state, the objective's, and the totals."""
     learned = {OBJECTIVE_PREFIX + name: value for name, value in (state_of(objective) or {}).items()}
     return Checkpoint(algorithm.state() | learned, vars(counters))
 
@@ -239,6 +247,7 @@ def generation_metrics(proposal: Proposal, evaluation: Evaluation, step: Step, s
 
 
 def initial_theta(objective: Objective) -> np.ndarray:
+    """The objective's own start, (D,) float32; ValueError if it is no vector of finite numbers."""
     theta_D = np.array(objective.initial(), np.float32)
     if theta_D.ndim != 1 or not len(theta_D) or not np.isfinite(theta_D).all():
         raise ValueError(f"{type(objective).__name__}.initial() must be a non-empty vector of finite numbers")
@@ -251,4 +260,5 @@ def identity(objective: Objective, config: ESConfig, noise: Noise) -> dict[str, 
 
 
 def finite(value: float | None) -> float | None:
+    """The value, None in place of NaN and infinities, which JSON does not have."""
     return value if value is not None and np.isfinite(value) else None

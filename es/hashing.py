@@ -1,4 +1,4 @@
-"""Well-mixed bits from an address, vectorised: the randomness that must not depend on who asks or in which order."""
+"""Random bits as a function of an address, vectorised: the same whoever asks for them, in whatever order."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The workers as the driver sees them: started, admitted, found dead, replaced, ended when they hang.
+"""The workers as the driver sees them: started, admitted to the run, replaced when they die, ended when they hang.
 
 As many actors are asked of Ray as the run may use (`workers`). Those the cluster has room for start; the others wait in
 Ray's queue, where an autoscaler sees them, and join the run when nodes do. A node that leaves takes its actors with it:
@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,6 @@ class Member:
     since: float
     started: bool = False
     head_since: float = 0.0
-    at: int = -1  # the generation whose theta it has, once all its calls are done; -1: none (a follower, es/wire.py)
     calls: dict[Any, "Call"] = field(default_factory=dict)
 
 
@@ -85,12 +84,15 @@ class Members:
         del call.member.calls[call.reference]
         call.member.head_since = time.monotonic()
 
-    def hand_out(self, waiting: deque[int], depth: int, submit: Callable[[Member, int], None]) -> None:
-        """Give waiting tasks to members, the least busy first, at most `depth` to each."""
+    def next_free(self, waiting: deque[int], depth: int) -> Iterator[tuple[Member, int]]:
+        """Take tasks off `waiting` and say which worker each is for: the least busy first, at most `depth` calls each.
+
+        The caller makes each call before it asks for the next, so that a worker's load is known.
+        """
         for load in range(depth):
             for member in self.all:
                 if waiting and member.started and len(member.calls) == load:
-                    submit(member, waiting.popleft())
+                    yield member, waiting.popleft()
 
     def end_overdue(self) -> None:
         """Kill members whose call has been executing for more than timeout_s: it then comes back as lost.
@@ -111,8 +113,9 @@ class Members:
                     f"the objective hangs: a task of generation {head.generation} was evaluated for more than "
                     f"{self.config.timeout_s:g} s (timeout_s) by {LONGEST_HANGS} workers, one after the other"
                 )
+            # Not replaced here: its calls come back as lost, on the same path as those of a worker that died by itself.
             ray.kill(member.actor)
-            member.head_since = now  # once is enough
+            member.head_since = now  # else it would count as overdue again until then
 
     # ---- coming and going
 
@@ -123,7 +126,7 @@ class Members:
         return Member(actor, ready, time.monotonic())
 
     def poll_newcomers(self, wait_s: float = 0.0) -> None:
-        """Admit those that have started; looks at most once a tick, unless told to wait."""
+        """Admit those that have started; looks at most once a tick, unless `wait_s` says to wait."""
         starting = {member.ready: member for member in self.all if not member.started}
         now = time.monotonic()
         if not starting or (not wait_s and now - self._polled < TICK_S):
@@ -148,7 +151,7 @@ class Members:
         member.started = True
 
     def replace(self, member: Member, error: Exception) -> list[Call]:
-        """Strike a dead member and start another; return the calls that died with it (none if it was struck before)."""
+        """Start a worker in place of a dead one; return the calls that died with it (none if already replaced)."""
         if member not in self.all:
             return []
         self.lost += 1
@@ -156,7 +159,7 @@ class Members:
             raise RuntimeError(
                 f"{self.lost} workers were lost in one generation (max_lost_workers); the last: {error}"
             ) from error
-        ray.kill(member.actor)  # it may only have been out of reach
+        ray.kill(member.actor)  # it may only have been out of reach: it must not go on computing, nor hold its CPUs
         self.all[self.all.index(member)] = self._start()
         return list(member.calls.values())
 

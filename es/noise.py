@@ -10,7 +10,7 @@ import numpy as np
 from es.config import ESConfig
 from es.hashing import hash64
 from es.noise_sources import FreshSource, Source, TableSource
-from es.perturbations import FullNoise, LowRankNoise, Noise, SubsetNoise, low_rank_floats
+from es.perturbations import FullNoise, Noise, SubsetNoise
 
 __all__ = ["Noise", "evaluation_seeds", "open_noise", "row_floats", "table_floats"]
 
@@ -24,8 +24,6 @@ def open_noise(config: ESConfig, dimension: int) -> Noise:
     source = open_source(config, row_floats(config, dimension))
     if config.perturb == "subset":
         return SubsetNoise(source, dimension, row_floats(config, dimension), config.seed)
-    if config.perturb == "low_rank":
-        return LowRankNoise(source, dimension, matrices_of(config, dimension), config.rank)
     return FullNoise(source, dimension)
 
 
@@ -40,21 +38,7 @@ def row_floats(config: ESConfig, dimension: int) -> int:
     """Normals behind one perturbation."""
     if config.perturb == "subset":
         return max(1, math.ceil(config.subset * dimension))
-    if config.perturb == "low_rank":
-        return low_rank_floats(dimension, matrices_of(config, dimension), config.rank)
     return dimension
-
-
-def matrices_of(config: ESConfig, dimension: int) -> tuple[tuple[int, int], ...]:
-    """The matrices of theta: as configured, or theta read as one that is nearly square, what is left over apart."""
-    if not config.matrices:
-        rows = math.isqrt(dimension)
-        return ((rows, dimension // rows),)
-    sides = (shape.split("x") for shape in config.matrices)
-    matrices = tuple((int(rows), int(columns)) for rows, columns in sides)
-    if sum(rows * columns for rows, columns in matrices) > dimension:
-        raise ValueError(f"matrices is {config.matrices}: theta has {dimension} parameters, fewer than they hold")
-    return matrices
 
 
 def table_floats(config: ESConfig, floats: int) -> int:

@@ -3,8 +3,8 @@
 A generation has N rows of m floats, cut into runs of R rows, a power of two; a run is R m consecutive floats. Two
 sources:
 
-    FreshSource   draws a run anew from (seed, generation, run): for a few thousand normals a generation. A run has at
-                  least 64 rows and about 8192 normals, which are drawn in the time that opening a stream takes
+    FreshSource   draws a run from the stream (seed, generation, run): for a few thousand normals a generation. A run
+                  has at least 64 rows and about 8192 normals, drawn in the time that opening a stream takes
     TableSource   slices a table of normals that all processes of a node share (es/shared_table.py). While N m is at
                   most half the table, all runs of a generation follow each other and no row overlaps another, from an
                   offset drawn for the generation; beyond, each run has an offset of its own (Salimans et al. 2017).
@@ -65,7 +65,7 @@ class FreshSource:
 
 
 class TableSource:
-    """Slices of the node's table. `least_run`: rows that must not be torn apart (the two of a pair)."""
+    """Slices of the node's table. `least_run`: rows that must lie in one run (the two of a pair)."""
 
     def __init__(self, seed: int, row_floats: int, generation_rows: int, size: int, least_run: int = 1) -> None:
         if 2 * least_run * row_floats > size:

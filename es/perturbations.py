@@ -1,11 +1,9 @@
-"""What a row of noise does to theta: every coordinate moves, or some of them, or matrices move by low-rank products.
+"""What a row of noise does to theta: every coordinate moves, or some of them.
 
-    full       eps = z                                                                  d normals a row
-    subset     eps = z sqrt(1/f) on a window of f d coordinates, 0 elsewhere            f d normals a row
-    low_rank   eps = A B' / sqrt(r) for each matrix of theta, A (m, r), B (k, r)        r (m + k) normals a matrix
-Each has E[eps] = 0 and E[eps eps'] = I, so every algorithm's formula stays as it is, and |sigma eps| keeps its length.
-The window starts at a coordinate drawn for the row and wraps around the end. Low rank: Sarkar et al. 2025
-(arXiv 2511.16652); what is left of theta beside its matrices is perturbed in full.
+    full       eps = z                                                          d normals a row
+    subset     eps = z sqrt(1/f) on a window of f d coordinates, 0 elsewhere    f d normals a row
+Both have E[eps] = 0 and E[eps eps'] = I, so every algorithm's formula stays as it is, and |sigma eps| keeps its length.
+The window starts at a coordinate drawn for the row and wraps around the end.
 
 The normals of a full run lie in tiles of 2048 columns: tile k holds columns [2048 k, 2048 (k + 1)) of all R rows, row
 after row; the columns left over follow. So the update, which adds up all rows, reads memory from front to back.
@@ -21,7 +19,7 @@ import numpy as np
 
 from es.hashing import hash64
 from es.noise_sources import Source
-from es.update import add_up, combine
+from es.update import combine
 
 TILE = 2048
 _WINDOW = 4  # what an address is for: see es/noise_sources.py
@@ -163,61 +161,3 @@ class SubsetNoise(Noise):
 
     def close(self) -> None:
         self.source.close()
-
-
-class LowRankNoise(Noise):
-    """Products of thin factors for matrices that follow each other in theta, row by row; the rest in full."""
-
-    def __init__(self, source: Source, dimension: int, matrices: tuple[tuple[int, int], ...], rank: int) -> None:
-        self.source, self.dimension, self.matrices, self.rank = source, dimension, matrices, rank
-        self.run_rows = source.run_rows
-        self.scale = np.float32(1 / math.sqrt(rank))
-        shapes = "-".join(f"{rows}x{columns}" for rows, columns in matrices)
-        self.fingerprint = f"{source.fingerprint}-rank-{rank}-{shapes}"
-
-    def _factors(self, generation: int, run: int) -> tuple[list[tuple[slice, np.ndarray, np.ndarray]], np.ndarray]:
-        """(where in theta, A (R, r, m), B (R, r, k)) of each matrix, and the normals of the rest, (R, rest)."""
-        flat = self.source.run(generation, run)
-        z_RM = flat.reshape(-1, low_rank_floats(self.dimension, self.matrices, self.rank))
-        factors, at, place = [], 0, 0
-        for rows, columns in self.matrices:
-            middle, end = at + self.rank * rows, at + self.rank * (rows + columns)
-            a_Rrm = z_RM[:, at:middle].reshape(-1, self.rank, rows)
-            b_Rrk = z_RM[:, middle:end].reshape(-1, self.rank, columns)
-            factors.append((slice(place, place + rows * columns), a_Rrm, b_Rrk))
-            at, place = end, place + rows * columns
-        return factors, z_RM[:, at:]
-
-    def write(self, generation: int, rows: range, sigma: np.ndarray | float, out_PD: np.ndarray) -> None:
-        run, first = divmod(rows.start, self.run_rows)
-        factors, rest_RE = self._factors(generation, run)
-        place = self.dimension - rest_RE.shape[1]
-        for out_D, index in zip(out_PD, range(first, first + rows.stop - rows.start, rows.step), strict=True):
-            for where, a_Rrm, b_Rrk in factors:
-                product = out_D[where].reshape(a_Rrm.shape[2], -1)
-                np.einsum("rm,rk->mk", a_Rrm[index] * self.scale, b_Rrk[index], out=product)
-            out_D[place:] = rest_RE[index]
-        out_PD *= np.asarray(sigma, np.float32)
-
-    def weighted_sum(self, generation: int, weights_N: np.ndarray) -> np.ndarray:
-        total_D = np.zeros(self.dimension)
-        weights_N = np.asarray(weights_N, np.float32)
-        for start in range(0, len(weights_N), self.run_rows):
-            weights_R = weights_N[start : start + self.run_rows]
-            factors, rest_RE = self._factors(generation, start // self.run_rows)
-            partial_D = np.empty(self.dimension, np.float32)
-            for where, a_Rrm, b_Rrk in factors:
-                weighted = (a_Rrm * (weights_R * self.scale)[:, None, None]).reshape(-1, a_Rrm.shape[2])
-                add_up(weighted, b_Rrk.reshape(len(weighted), -1), partial_D[where].reshape(a_Rrm.shape[2], -1))
-            np.einsum("r,re->e", weights_R, rest_RE, out=partial_D[self.dimension - rest_RE.shape[1] :])
-            total_D += partial_D
-        return total_D.astype(np.float32)
-
-    def close(self) -> None:
-        self.source.close()
-
-
-def low_rank_floats(dimension: int, matrices: tuple[tuple[int, int], ...], rank: int) -> int:
-    """Normals behind a row of low-rank noise."""
-    inside = sum(rows * columns for rows, columns in matrices)
-    return sum(rank * (rows + columns) for rows, columns in matrices) + dimension - inside

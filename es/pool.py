@@ -8,12 +8,12 @@ from typing import Protocol
 import numpy as np
 import ray
 
-from es.algorithms.base import Algorithm, Proposal
+from es.algorithms.base import Proposal
 from es.config import ESConfig
 from es.noise import Noise
 from es.objectives.base import Objective
 from es.ray_pool import RayPool, join_statistics
-from es.tasks import Choice, Evaluation, Pace, Stopped, choose, split
+from es.tasks import Choice, Evaluation, Interrupted, Pace, choose, split
 from es.worker import Evaluator, Task
 
 PATIENCE_S = 0.2  # of evaluation in this process between two looks at whether the run is to stop
@@ -29,7 +29,7 @@ class Pool(Protocol):
     ) -> Evaluation:
         """Score pairs [0, pairs) and, if asked, the centre. `state`: of an objective that observes.
 
-        Raises Stopped if the run is to stop before all is scored.
+        Raises Interrupted if the run is to stop before all is scored.
         """
 
     def close(self) -> None: ...
@@ -51,7 +51,7 @@ class LocalPool:
         result, replies = Evaluation(np.empty((pairs, 2)), None), {}
         for index, task in enumerate(tasks):
             if self.stopping():
-                raise Stopped
+                raise Interrupted
             rows_PD = proposal.rows(task.start, task.stop)
             reply = replies[index] = self.evaluator.evaluate(proposal, task, rows_PD)
             result.returns_n2[task.start : task.stop] = reply.returns_k2
@@ -78,10 +78,8 @@ class AutoPool:
         config: ESConfig,
         noise: Noise,
         stopping: Callable[[], bool],
-        algorithm: Algorithm,
     ) -> None:
         self.objective, self.config, self.noise, self.stopping = objective, config, noise, stopping
-        self.algorithm = algorithm
         self.local = LocalPool(objective, config, noise, stopping)
         self.pool: Pool = self.local
         self.choice: Choice | None = None
@@ -113,9 +111,7 @@ class AutoPool:
     def _choose(self, generation_s: float, generations: int) -> None:
         self.choice = choose(generation_s, generations, self._workers(), ray.is_initialized())
         if self.choice.workers:
-            self.pool = RayPool(
-                self.objective, self.config, self.noise, self.choice.workers, self.stopping, self.algorithm
-            )
+            self.pool = RayPool(self.objective, self.config, self.noise, self.choice.workers, self.stopping)
 
     def _workers(self) -> int:
         """One for each CPU: of the cluster this process is connected to, else those it may run on."""
@@ -129,12 +125,10 @@ class AutoPool:
         self.pool.close()
 
 
-def open_pool(
-    objective: Objective, config: ESConfig, noise: Noise, stopping: Callable[[], bool], algorithm: Algorithm
-) -> Pool:
-    """The pool that config.workers asks for. Workers that follow the driver's `algorithm` start from its state."""
+def open_pool(objective: Objective, config: ESConfig, noise: Noise, stopping: Callable[[], bool]) -> Pool:
+    """The pool that config.workers asks for."""
     if config.workers == "auto":
-        return AutoPool(objective, config, noise, stopping, algorithm)
+        return AutoPool(objective, config, noise, stopping)
     if config.workers:
-        return RayPool(objective, config, noise, config.workers, stopping, algorithm)
+        return RayPool(objective, config, noise, config.workers, stopping)
     return LocalPool(objective, config, noise, stopping)

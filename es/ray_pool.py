@@ -1,32 +1,64 @@
-"""A generation scored by Ray actors that may die, hang, come late or come new.
+"""A generation scored by Ray actors, any of which may die, hang, be slow, or join while the run is on.
 
-Each task's returns are a pure function of the proposal, so it does not matter who answers, how often, or when: the
-first answer is kept and put in its place by pair id.
+The returns of a task follow from the proposal alone, so it does not matter which worker answers, how often, or when:
+the first answer to each task is kept and put in its place by pair id.
+
+How a task is sent: `evaluate` prepares what all calls of the generation share (`share`), Members.next_free says which
+worker takes which task, `_send` makes the call. What comes back: `_arrivals`, `_collect`, `_combine`.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from es.algorithms.base import Algorithm, Proposal
+from es.algorithms.base import Proposal
 from es.config import ESConfig
 from es.members import TICK_S, Call, Member, Members, cause, start_ray_if_needed
 from es.noise import Noise
 from es.objectives.base import Objective
-from es.tasks import Choice, Evaluation, Pace, Stopped, split
-from es.wire import checksum, pack_proposal, unpack_reply
+from es.tasks import Choice, Evaluation, Interrupted, Pace, split
+from es.wire import pack_proposal, unpack_reply
 from es.worker import Reply, Task, batch_pairs
 
-INLINE_BYTES = 2**16  # a proposal up to this size travels inside the call; Ray would put larger ones into its store
+INLINE_BYTES = 2**16  # up to this size a proposal travels inside each call; Ray's store costs 2 ms, but once a node
 TASK_BYTES = 32  # generation, sigma and a range of pairs
-MOST_MISSED = 8  # generations whose returns are sent to a follower that was away; beyond, the whole state
 
 Arrival = tuple[Call, Reply | None]  # None: lost
+
+
+@dataclass
+class Shared:
+    """Something that every call of a generation carries: itself where it is small, else its place in Ray's store."""
+
+    content: Any
+    bytes_per_call: int
+
+
+@dataclass
+class Scoring:
+    """A generation on its way through the workers."""
+
+    proposal: Proposal
+    tasks: list[Task]
+    result: Evaluation
+    shared: Shared  # the proposal as it is sent
+    state: Shared  # what an observing objective knows; content None where it observes nothing
+    waiting: deque[int]  # tasks that no worker has: not handed out yet, or lost with their worker
+    replies: dict[int, Reply] = field(default_factory=dict)  # the first answer to each task
+
+    @property
+    def done(self) -> bool:
+        return len(self.replies) == len(self.tasks)
+
+    def wants(self, call: Call) -> bool:
+        """Is this call of this generation, and its task unanswered?"""
+        return call.generation == self.proposal.generation and call.task not in self.replies
 
 
 class RayPool:
@@ -35,16 +67,9 @@ class RayPool:
     choice: Choice | None = None
 
     def __init__(
-        self,
-        objective: Objective,
-        config: ESConfig,
-        noise: Noise,
-        workers: int,
-        stopping: Callable[[], bool],
-        algorithm: Algorithm,
+        self, objective: Objective, config: ESConfig, noise: Noise, workers: int, stopping: Callable[[], bool]
     ) -> None:
-        self.config, self.stopping, self.algorithm, self.pace = config, stopping, algorithm, Pace()
-        self.returns: dict[int, bytes] = {}  # of the last generations, for followers
+        self.config, self.stopping, self.pace = config, stopping, Pace()
         self.batch_pairs = batch_pairs(config, noise)
         self.started_ray = start_ray_if_needed(workers, config.cpus_per_worker)
         self.members = Members(objective, config, noise, workers)
@@ -59,35 +84,24 @@ class RayPool:
     ) -> Evaluation:
         members, began = self.members, time.monotonic()
         members.begin_generation()
-        tasks = self._tasks(pairs, centre)
-        depth = 1 if len(tasks) <= len(members.started) else 2
-        waiting, replies = deque(range(len(tasks))), dict[int, Reply]()
-        result = Evaluation(np.empty((pairs, 2)), None)
-        submit = self._submitter(proposal, state, tasks, result)
-        while len(replies) < len(tasks):
+        scoring = self._begin(proposal, self._tasks(pairs, centre), state, Evaluation(np.empty((pairs, 2)), None))
+        # Two deep, a worker has its next task when it ends one; with a task each, the second would only make it wait.
+        depth = 1 if len(scoring.tasks) <= len(members.started) else 2
+        while not scoring.done:
             if self.stopping():
-                raise Stopped
-            members.hand_out(waiting, depth, submit)
-            for call, reply in self._arrivals(proposal.generation, replies, bool(waiting)):
-                if call.generation != proposal.generation:
-                    continue  # the second answer to a task of an earlier generation
-                if reply is None:
-                    if call.task not in replies and not self._elsewhere(call):
-                        waiting.appendleft(call.task)
-                        result.lost_pairs += tasks[call.task].stop - tasks[call.task].start
-                elif call.task not in replies:
-                    replies[call.task] = reply
-                    result.bytes_in += payload(reply)
-            if not waiting:
-                result.reissued_pairs += self._reissue(tasks, replies, proposal.generation, submit)
+                raise Interrupted
+            for member, task in members.next_free(scoring.waiting, depth):
+                self._send(scoring, member, task)
+            for call, reply in self._arrivals(scoring):
+                self._take(scoring, call, reply)
+            if not scoring.waiting:  # while tasks wait, whoever is idle takes a new one, not a copy of a late one
+                self._reissue(scoring)
             members.end_overdue()
             members.poll_newcomers()
-        self._combine(result, tasks, replies, time.monotonic() - began)
-        if self.config.broadcast == "returns" and pairs:
-            check_followers(proposal, replies)
-            self.returns[proposal.generation] = result.returns_n2.tobytes()
-            self.returns.pop(proposal.generation - MOST_MISSED, None)
-        return result
+        self._combine(scoring, time.monotonic() - began)
+        return scoring.result
+
+    # ---- what is sent
 
     def _tasks(self, pairs: int, centre: bool) -> list[Task]:
         """One or more for each worker that is not still at a task of an earlier generation."""
@@ -95,71 +109,54 @@ class RayPool:
         calls = self.config.calls_per_worker or self.pace.calls(pairs, free)
         return split(pairs, centre, self.batch_pairs, free * calls)
 
-    def _submitter(
-        self, proposal: Proposal, state: dict[str, np.ndarray] | None, tasks: list[Task], result: Evaluation
-    ) -> Callable[[Member, int], None]:
-        """What sends a task to a member and counts the bytes: small things inside the call, large ones put once."""
-        known = Parcel(state, sum(value.nbytes for value in state.values()) if state else 0, result)
-        send = self._sends_returns if self.config.broadcast == "returns" else self._sends_theta
-        sender = send(proposal, tasks, known, result)
+    def _begin(
+        self, proposal: Proposal, tasks: list[Task], state: dict[str, np.ndarray] | None, result: Evaluation
+    ) -> Scoring:
+        """Prepare what all calls share. Packed, a small proposal costs Ray half of what the object would."""
+        content = pack_proposal(proposal) if proposal.nbytes <= INLINE_BYTES else proposal.shared()
+        shared = share(content, proposal.nbytes, result)
+        known = share(state, sum(value.nbytes for value in state.values()) if state else 0, result)
+        return Scoring(proposal, tasks, result, shared, known, waiting=deque(range(len(tasks))))
 
-        def submit(member: Member, task: int) -> None:
-            reference = sender(member, task)
-            self.members.submitted(Call(reference, member, task, proposal.generation, time.monotonic()))
-            result.bytes_out += TASK_BYTES
-
-        return submit
-
-    def _sends_theta(
-        self, proposal: Proposal, tasks: list[Task], known: "Parcel", result: Evaluation
-    ) -> Callable[[Member, int], Any]:
-        """Theta, or whatever the proposal shares, with every task."""
-        small = proposal.nbytes <= INLINE_BYTES
-        shared = Parcel(pack_proposal(proposal) if small else proposal.shared(), proposal.nbytes, result)
-
-        def send(member: Member, task: int) -> Any:
-            rows_PD = proposal.rows(tasks[task].start, tasks[task].stop)
-            result.bytes_out += 0 if rows_PD is None else rows_PD.nbytes
-            # An argument costs Ray 0.1 ms to send, None as well.
-            rest = () if rows_PD is None and known.empty else (rows_PD, known.load())
-            return member.actor.evaluate.remote(shared.load(), tuple(tasks[task]), *rest)
-
-        return send
-
-    def _sends_returns(
-        self, proposal: Proposal, tasks: list[Task], known: "Parcel", result: Evaluation
-    ) -> Callable[[Member, int], Any]:
-        """The returns of the generations that the member has not seen; the whole state to one too far behind."""
-        generation = proposal.generation
-        whole_state = self.algorithm.state()
-        whole = Parcel(whole_state, sum(value.nbytes for value in whole_state.values()), result)
-
-        def send(member: Member, task: int) -> Any:
-            missed = [self.returns.get(past) for past in range(member.at, generation)] if member.at >= 0 else [None]
-            behind = any(returns is None for returns in missed)
-            told = () if behind else tuple(missed)
-            result.bytes_out += sum(len(returns) for returns in told if returns is not None)
-            member.at = generation
-            start = whole.load() if behind else None
-            return member.actor.follow.remote(start, told, generation, tuple(tasks[task]), known.load())
-
-        return send
+    def _send(self, scoring: Scoring, member: Member, index: int) -> None:
+        """Call a worker for a task: the proposal, the task's borders, and the rows where candidates are explicit."""
+        task = scoring.tasks[index]
+        rows_PD = scoring.proposal.rows(task.start, task.stop)
+        # Each argument costs Ray 0.1 ms, None as well: those that are empty are left out.
+        rest = () if rows_PD is None and scoring.state.content is None else (rows_PD, scoring.state.content)
+        reference = member.actor.evaluate.remote(scoring.shared.content, tuple(task), *rest)
+        self.members.submitted(Call(reference, member, index, scoring.proposal.generation, time.monotonic()))
+        scoring.result.bytes_out += TASK_BYTES + scoring.shared.bytes_per_call + scoring.state.bytes_per_call
+        scoring.result.bytes_out += 0 if rows_PD is None else rows_PD.nbytes
 
     # ---- what comes back
 
-    def _arrivals(self, generation: int, replies: dict[int, Reply], more: bool) -> list[Arrival]:
-        """Wait for answers and deaths, at most a tick. `more`: tasks wait for whoever is free first."""
+    def _take(self, scoring: Scoring, call: Call, reply: Reply | None) -> None:
+        """Keep the first answer to each task; a task whose last worker was lost waits to be handed out again."""
+        if not scoring.wants(call):
+            return  # a second answer, or one to a task of an earlier generation
+        if reply is not None:
+            scoring.replies[call.task] = reply
+            scoring.result.bytes_in += payload(reply)
+        elif not self._elsewhere(call):
+            scoring.waiting.appendleft(call.task)
+            scoring.result.lost_pairs += scoring.tasks[call.task].stop - scoring.tasks[call.task].start
+
+    def _arrivals(self, scoring: Scoring) -> list[Arrival]:
+        """Wait for answers and deaths, at most a tick."""
         calls = {call.reference: call for call in self.members.calls()}
-        wanted = [call for call in calls.values() if call.generation == generation and call.task not in replies]
+        wanted = [call for call in calls.values() if scoring.wants(call)]
         if not calls:
             self.members.poll_newcomers(wait_s=TICK_S)
             return []
-        if wanted and len(wanted) == len(calls) == len({call.member for call in calls.values()}) and not more:
-            # Each member has one call and all are needed: one question serves them all.
+        one_each = len(wanted) == len(calls) == len({call.member for call in calls.values()})
+        if wanted and one_each and not scoring.waiting:
+            # Each worker has one call and all are needed: one question to Ray serves them all, which a cheap
+            # generation notices. While tasks wait, whoever is free first must get the next at once instead.
             try:
                 found = [unpack_reply(reply) for reply in ray.get([c.reference for c in wanted], timeout=TICK_S)]
             except (GetTimeoutError, RayError):
-                pass  # one by one below
+                pass  # one is late or dead: those that are there are taken one by one below
             else:
                 for call in wanted:
                     self.members.answered(call)
@@ -167,7 +164,7 @@ class RayPool:
             ready = ray.wait(list(calls), num_returns=len(calls), timeout=0)[0]
         else:
             ready = ray.wait([call.reference for call in wanted] or list(calls), timeout=TICK_S)[0]
-            # and whatever else is there, late answers that nobody waits for among it
+            # Late answers that nobody waits for are taken too: their workers are free again.
             ready = {*ready, *ray.wait(list(calls), num_returns=len(calls), timeout=0)[0]}
         arrivals: list[Arrival] = []
         for reference in ready:
@@ -175,6 +172,7 @@ class RayPool:
         return arrivals
 
     def _collect(self, call: Call) -> list[Arrival]:
+        """The answer to a call that is over; where its worker died, every call that was lost with it."""
         if call.member not in self.members.all:
             return []  # found dead through another of its calls
         try:
@@ -186,15 +184,16 @@ class RayPool:
         self.members.answered(call)
         return [(call, reply)]
 
-    def _combine(self, result: Evaluation, tasks: list[Task], replies: dict[int, Reply], wall_s: float) -> None:
-        """Put every answer in its place, in pair order."""
-        busy_s = sum(reply.seconds for reply in replies.values())
-        for index, task in enumerate(tasks):
-            reply = replies[index]
+    def _combine(self, scoring: Scoring, wall_s: float) -> None:
+        """Put every answer in its place, in pair order: sums made of them must not follow the order of arrival."""
+        result = scoring.result
+        busy_s = sum(reply.seconds for reply in scoring.replies.values())
+        for index, task in enumerate(scoring.tasks):
+            reply = scoring.replies[index]
             result.returns_n2[task.start : task.stop] = reply.returns_k2
             result.centre = reply.centre if task.centre else result.centre
             result.error = result.error or reply.error
-        result.statistics_n2S = join_statistics(tasks, replies)
+        result.statistics_n2S = join_statistics(scoring.tasks, scoring.replies)
         result.workers = len(self.members.started)
         result.idle_share = min(max(1 - busy_s / (max(result.workers, 1) * wall_s), 0.0), 1.0)
         if len(result.returns_n2):
@@ -203,30 +202,26 @@ class RayPool:
     # ---- the late and the lost
 
     def _elsewhere(self, lost: Call) -> bool:
-        """Is another member still at work on the same task?"""
+        """Is another worker still at the same task?"""
         calls = self.members.calls()
         return any(call.task == lost.task and call.generation == lost.generation for call in calls)
 
-    def _reissue(
-        self, tasks: list[Task], replies: dict[int, Reply], generation: int, submit: Callable[[Member, int], None]
-    ) -> int:
-        """Give the longest-unanswered tasks to idle members as well, once each; return the pairs given."""
+    def _reissue(self, scoring: Scoring) -> None:
+        """Give the tasks that have been unanswered for longest to idle workers as well, at most one copy of each."""
         idle = [member for member in self.members.started if not member.calls]
         if not idle:
-            return 0
+            return
         now = time.monotonic()
-        calls = self.members.calls()
-        open_calls = [call for call in calls if call.generation == generation and call.task not in replies]
+        open_calls = [call for call in self.members.calls() if scoring.wants(call)]
         copies = {call.task: sum(other.task == call.task for other in open_calls) for call in open_calls}
         late = [
             call
             for call in sorted(open_calls, key=lambda call: call.since)
             if now - call.since > self.config.reissue_after_s and copies[call.task] == 1
         ]
-        given = list(zip(idle, late, strict=False))
-        for member, call in given:
-            submit(member, call.task)
-        return sum(tasks[call.task].stop - tasks[call.task].start for _, call in given)
+        for member, call in zip(idle, late, strict=False):
+            self._send(scoring, member, call.task)
+            scoring.result.reissued_pairs += scoring.tasks[call.task].stop - scoring.tasks[call.task].start
 
     def close(self) -> None:
         """End the actors, and a Ray that was started here."""
@@ -235,28 +230,12 @@ class RayPool:
             ray.shutdown()
 
 
-class Parcel:
-    """Something every call of a generation carries: inside each call if it is small, else put into Ray's store once."""
-
-    def __init__(self, content: Any, nbytes: int, result: Evaluation) -> None:
-        self.content, self.nbytes, self.result = content, nbytes, result
-        self.empty, self._stored = content is None, False
-
-    def load(self) -> Any:
-        """What to pass to a call; its bytes are counted."""
-        if self.nbytes <= INLINE_BYTES:
-            self.result.bytes_out += self.nbytes
-        elif not self._stored:
-            self.content, self._stored = ray.put(self.content), True
-            self.result.bytes_out += self.nbytes
-        return self.content
-
-
-def check_followers(proposal: Proposal, replies: dict[int, Reply]) -> None:
-    """RuntimeError if a worker that makes the steps itself has come to another theta than the driver."""
-    for crc32 in {reply.theta_crc32 for reply in replies.values()} - {None}:
-        if crc32 != checksum(proposal.theta_D):
-            raise RuntimeError(f"a worker's own theta is not the driver's in generation {proposal.generation}")
+def share(content: Any, nbytes: int, result: Evaluation) -> Shared:
+    """Small things inside each call, large ones put into Ray's store, from which a node fetches them once."""
+    if nbytes <= INLINE_BYTES:
+        return Shared(content, nbytes)
+    result.bytes_out += nbytes
+    return Shared(ray.put(content), 0)
 
 
 def payload(reply: Reply) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from es.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from es.files import unwritable, write_whole
 
 METRICS_FILE, RETURNS_FILE, CHECKPOINT_FILE = "metrics.jsonl", "returns.f64", "checkpoint.safetensors"
 START_FILE = "start.f32"
@@ -38,10 +39,7 @@ class RunRecord:
 
     def start(self, theta_D: np.ndarray) -> None:
         """Keep theta as it was before the first generation: with it, seed and returns replay the run."""
-        temporary = self.out / f".{START_FILE}.{os.getpid()}.tmp"
-        with writing(self.out / START_FILE), removed_if_failed(temporary):
-            temporary.write_bytes(theta_D.astype("<f4").tobytes())
-            temporary.replace(self.out / START_FILE)
+        write_whole(self.out / START_FILE, theta_D.astype("<f4").tobytes())
 
     def resume(self, like: dict[str, np.ndarray]) -> Checkpoint | None:
         """The checkpoint to continue from, or None for a start from the beginning; what lies beyond it is cut off."""
@@ -55,12 +53,12 @@ class RunRecord:
         self.lost = size // (self.pairs * 16) - generations
         with writing(returns), returns.open("ab") as file:
             file.truncate(generations * self.pairs * 16)
-        with writing(self.out / METRICS_FILE):
-            self._cut_metrics(generations)
+        self._cut_metrics(generations)
         self.saved = generations if checkpoint else -1
         return checkpoint
 
     def _cut_metrics(self, generations: int) -> None:
+        """Keep the lines of the generations before the checkpoint's."""
         path = self.out / METRICS_FILE
         kept = []
         for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
@@ -69,11 +67,10 @@ class RunRecord:
                     kept.append(line)
             except (ValueError, AttributeError, TypeError, RecursionError):
                 continue  # a line that a crash cut short, or that is damaged
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        temporary.replace(path)
+        write_whole(path, "".join(line + "\n" for line in kept))
 
     def generation(self, metrics: dict[str, Any], returns_n2: np.ndarray) -> None:
+        """Append a generation. Not synced, which is slow: `checkpoint` makes what lies before it safe."""
         with writing(self.out / RETURNS_FILE), (self.out / RETURNS_FILE).open("ab") as file:
             file.write(np.ascontiguousarray(returns_n2, np.float64).tobytes())
         with writing(self.out / METRICS_FILE), (self.out / METRICS_FILE).open("a") as lines:
@@ -87,12 +84,10 @@ class RunRecord:
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Save, after what lies before it in the other files is safe on the disk too."""
         began = time.monotonic()
-        temporary = self.out / f".{CHECKPOINT_FILE}.{os.getpid()}.tmp"
-        with writing(self.out / CHECKPOINT_FILE), removed_if_failed(temporary):
-            for name in (RETURNS_FILE, METRICS_FILE):
-                with (self.out / name).open("ab") as file:
-                    os.fsync(file.fileno())
-            save_checkpoint(self.out / CHECKPOINT_FILE, self.identity, checkpoint)
+        for name in (RETURNS_FILE, METRICS_FILE):
+            with writing(self.out / name), (self.out / name).open("ab") as file:
+                os.fsync(file.fileno())
+        save_checkpoint(self.out / CHECKPOINT_FILE, self.identity, checkpoint)
         ended = time.monotonic()
         self.saved = int(checkpoint.tensors["generation"][0])
         self.next_checkpoint = ended + (ended - began) / CHECKPOINT_SHARE
@@ -104,19 +99,8 @@ class RunRecord:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A full or read-only disk is a ValueError of one line; what was saved before is whole."""
+    """A full or read-only disk is a ValueError of one line; the last checkpoint is whole whatever happens here."""
     try:
         yield
     except OSError as error:
-        raise ValueError(
-            f"{path}: cannot be written ({error.strerror or error}); what was saved before stands"
-        ) from error
-
-
-@contextmanager
-def removed_if_failed(temporary: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+        raise ValueError(unwritable(path, error)) from error

@@ -71,6 +71,7 @@ def replay_run(run: Path) -> Replay:
 
 
 def read_settings(run: Path, header: dict[str, Any]) -> ESConfig:
+    """The settings of a run, as its checkpoint has them; ValueError, one line, for one that is not known here."""
     settings = dict(header["identity"]["settings"])
     known = {field.name for field in dataclasses.fields(ESConfig)}
     if strangers := sorted(settings.keys() - known):
@@ -78,6 +79,8 @@ def read_settings(run: Path, header: dict[str, Any]) -> ESConfig:
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
     }
+    if values["perturb"] not in ("full", "subset"):
+        raise ValueError(f"{run / CHECKPOINT_FILE}: perturb is {values['perturb']!r}, which this version does not have")
     return ESConfig(**values)
 
 

@@ -1,8 +1,8 @@
 """One table of normals per node: generated there from the seed, mapped read-only by every process that uses it.
 
 A process that has the table open holds a shared lock (flock) on its file; the kernel drops it when the process ends,
-however it ends. So the last to close removes the file, and what a crash left behind is recognised (nobody holds it)
-and removed by whoever opens a table next. Opening and closing take turns under one lock file.
+however it ends. So the last process to close removes the file, and a file left by a crash, which nobody holds, is
+removed by the next process that opens a table. One lock file makes opening and closing take turns.
 
 The content is made in chunks, each from its own stream of the seed, so it does not depend on who makes it or with how
 many threads; a digest at the end of the file is the fingerprint by which nodes check that theirs are the same bytes.
@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+
+from es.files import whole_file
 
 VERSION = 1
 CHUNK = 2**20  # floats per stream
@@ -72,22 +74,21 @@ def table_directory(size: int) -> Path:
 
 
 def _generate(path: Path, seed: int, size: int) -> None:
-    temporary = path.with_suffix(".tmp")
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        # Asks for the space now: a full shared memory is an error here and not a SIGBUS at the first write.
-        os.posix_fallocate(descriptor, 0, 4 * size + DIGEST_BYTES)
-        with mmap.mmap(descriptor, 4 * size + DIGEST_BYTES) as mapped:
-            table = np.frombuffer(mapped, np.float32, count=size)
-            digest = fill_normals(table, seed)
-            del table
-            mapped[4 * size :] = digest
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(f"no room for a noise table of {4 * size >> 20} MiB in {path.parent}: {error}") from error
-    finally:
-        os.close(descriptor)
-    temporary.replace(path)
+    """Make the table in place, through a map of the file: written from memory it would need its size twice."""
+    with whole_file(path) as temporary:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            # Asks for the space now: a full shared memory is an error here and not a SIGBUS at the first write.
+            os.posix_fallocate(descriptor, 0, 4 * size + DIGEST_BYTES)
+            with mmap.mmap(descriptor, 4 * size + DIGEST_BYTES) as mapped:
+                table = np.frombuffer(mapped, np.float32, count=size)
+                digest = fill_normals(table, seed)
+                del table
+                mapped[4 * size :] = digest
+        except OSError as error:
+            raise ValueError(f"no room for a noise table of {4 * size >> 20} MiB in {path.parent}: {error}") from error
+        finally:
+            os.close(descriptor)
 
 
 def fill_normals(table: np.ndarray, seed: int, threads: int = _THREADS) -> bytes:
@@ -106,7 +107,7 @@ def fill_normals(table: np.ndarray, seed: int, threads: int = _THREADS) -> bytes
 
 def _remove_unused(directory: Path, keep: Path) -> None:
     """Remove what ended processes left: half-made files, and tables nobody holds (other than the one asked for)."""
-    for file in directory.glob("noise-*"):
+    for file in (*directory.glob("noise-*"), *directory.glob(".noise-*.tmp")):
         if file.suffix == ".tmp" or (file != keep and not _in_use(file)):
             file.unlink(missing_ok=True)
 

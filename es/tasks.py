@@ -1,6 +1,6 @@
-"""How a generation is cut into tasks and where it is run: decided from measured time, without a bit of theta in it.
+"""How a generation is cut into tasks and where it is run. Both follow measured time, and theta depends on neither.
 
-A generation is a fixed list of tasks (ranges of pairs); what an Evaluation holds does not depend on how it was cut.
+A task is a range of pairs. The returns of a pair do not depend on the task it is in, so any cut gives the same returns.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,11 @@ SMALLEST_CALL_S = 0.02
 SMOOTHING = 0.5  # weight of the generation at hand in the measured seconds per pair
 
 
-class Stopped(Exception):
-    """The run was asked to stop; everything up to the generation at hand is saved."""
+class Interrupted(Exception):
+    """The caller asked the run to stop before its last generation; the generations that are whole are saved."""
+
+
+Stopped = Interrupted  # the name by which jobs/ imports it until it takes the new one
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """The update sum_i w_i eps_i: one pass over the perturbations, from front to back, in a fixed order.
 
-Within a run one row after the other in float32, the runs' sums in float64, rounded once. Nothing of it depends on
-threads, on who evaluated what, or on the order of arrival: a thread takes whole columns. (BLAS would: the bits of its
-matrix-vector product follow the number of threads. einsum adds row after row.)
+Within a run one row after the other in float32, the runs' sums in float64, rounded once. A thread takes whole columns,
+so the bits do not depend on the number of threads, nor on who evaluated what or which answer came first. (BLAS is not
+used because the bits of its matrix-vector product change with its threads; einsum adds row after row.)
 
 R rows of a run, K tiles of C columns, E columns left over (es/perturbations.py).
 """
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-TILES = 8  # of a piece of work: what it accumulates stays in the cache
-MOST_THREADS = 8  # memory has no more bandwidth to give
+TILES = 8  # of a piece of work: its sums stay in the cache
+MOST_THREADS = 8  # beyond, memory bandwidth is used up
 WORTH_THREADS = 2**21  # floats read, below which waking a thread costs more than it saves
 
 
@@ -61,18 +61,6 @@ def _sums(formula: str, blocks: list[np.ndarray], borders: np.ndarray, weights: 
             np.einsum(formula, weights_N[rows], operand, out=partial)
             total += partial
     return totals
-
-
-def add_up(a_Jm: np.ndarray, b_Jk: np.ndarray, out_mk: np.ndarray) -> None:
-    """sum_j a_j b_j' in float32, one j after the other, into out."""
-    step = max(1, TILES * 2048 // out_mk.shape[1])
-
-    def piece(start: int) -> None:
-        part = slice(start, start + step)
-        np.einsum("jm,jk->mk", a_Jm[:, part], b_Jk, out=out_mk[part])
-
-    work = len(a_Jm) * out_mk.size
-    spread(piece, range(0, len(out_mk), step), threads() if work >= WORTH_THREADS else 1)
 
 
 def spread(piece: Callable[[int], None], starts: Iterable[int], number: int) -> None:

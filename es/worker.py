@@ -39,7 +39,6 @@ class Reply:
     error: Exception | None = None
     statistics_k2S: np.ndarray | None = None
     seconds: float = 0.0
-    theta_crc32: int | None = None  # of a follower's theta, now and then
 
 
 class Evaluator:

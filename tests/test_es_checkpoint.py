@@ -64,6 +64,17 @@ def test_foreign(path):
     refused(path, "not a whole checkpoint")
 
 
+def test_settings_that_were_taken_out_hold_nobody_up(path):
+    """A run of a version that had low-rank perturbations goes on; one that made them is refused by name."""
+    earlier = {"perturb": "full", "rank": 1, "matrices": []}
+    identity = {**IDENTITY, "settings": {**IDENTITY["settings"], "perturb": "full"}}
+    save_checkpoint(path, {**IDENTITY, "settings": IDENTITY["settings"] | earlier}, Checkpoint(TENSORS, {}))
+    np.testing.assert_array_equal(load_checkpoint(path, identity, TENSORS).tensors["theta"], TENSORS["theta"])
+    low_rank = {**IDENTITY, "settings": IDENTITY["settings"] | earlier | {"perturb": "low_rank"}}
+    save_checkpoint(path, low_rank, Checkpoint(TENSORS, {}))
+    refused(path, r"of another run: settings.perturb was 'low_rank', now 'full'", identity=identity)
+
+
 def test_newer(path):
     header = header_of(path) | {"version": 3}
     save_file(load_file(path), path, {"counterpoint": json.dumps(header)})
@@ -83,7 +94,7 @@ def test_another_run(path):
 
 def test_a_failed_write_keeps_the_old_one(path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ValueError, match=r"checkpoint.safetensors: cannot be written \(disk full\)$"):
         save_checkpoint(path, IDENTITY, Checkpoint({**TENSORS, "theta": np.zeros(4, "f4")}, {}))
     np.testing.assert_array_equal(load_checkpoint(path, IDENTITY, TENSORS).tensors["theta"], TENSORS["theta"])
 

@@ -109,6 +109,31 @@ def test_same_bits_after_sigkill(ray_cluster, expected, tmp_path):
     assert result.lost_pairs > 0
 
 
+@dataclasses.dataclass(frozen=True)
+class DiesAtTheFifth(Sphere):
+    """Its process is killed at the fifth call of all: in generation 2."""
+
+    marker: str = ""
+
+    def evaluate_batch(self, theta_PD, seeds_P):
+        with open(self.marker, "a") as file:
+            file.write(".")
+        if os.stat(self.marker).st_size == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().evaluate_batch(theta_PD, seeds_P)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("algorithm", ["openai_es", "pgpe"])
+def test_a_large_theta_reaches_the_worker_that_replaces_a_killed_one(ray_cluster, algorithm, tmp_path):
+    """40,000 parameters go through Ray's store (pgpe: and as many sigmas); a replacement fetches them from there."""
+    config = with_(algorithm=algorithm, pairs=20, generations=8, batch_pairs=16, centre_every=0)
+    there = dataclasses.replace(config, workers=2)
+    result = run(DiesAtTheFifth(40_000, marker=str(tmp_path / "calls")), there)
+    np.testing.assert_array_equal(result.theta, run(Sphere(40_000), config).theta)
+    assert result.lost_pairs > 0
+
+
 @pytest.mark.ray
 def test_a_straggler_is_not_waited_for(ray_cluster, expected, tmp_path):
     began = time.monotonic()

@@ -3,10 +3,10 @@
 import dataclasses
 import itertools
 import json
-import os
-import signal
+import runpy
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +16,10 @@ from es.algorithms.base import Proposal
 from es.config import ESConfig
 from es.engine import run
 from es.objectives.toy import Rosenbrock, Sphere
-from es.ray_pool import check_followers
 from es.record import RunRecord
 from es.replay import replay_run
-from es.tasks import CALL_S, ROUND_TRIP_S, Stopped, calls_per_worker, choose, split
-from es.wire import checksum, pack_proposal, pack_reply, unpack_proposal, unpack_reply
+from es.tasks import CALL_S, ROUND_TRIP_S, Interrupted, calls_per_worker, choose, split
+from es.wire import pack_proposal, pack_reply, unpack_proposal, unpack_reply
 from es.worker import Reply
 
 # Workers cannot import this file: its objectives travel whole.
@@ -109,7 +108,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_continues_to_the_same_bits(ray_cl
         return time.monotonic() > began + 1.2 and (tmp_path / "returns.f64").exists()
 
     config = dataclasses.replace(CONFIG, generations=500, checkpoint_every=10**6, workers=workers, batch_pairs=1)
-    with pytest.raises(Stopped, match=r"stopped after generation \d+ of 500"):
+    with pytest.raises(Interrupted, match=r"stopped after generation \d+ of 500"):
         run(Slow(4), config, tmp_path, stopping=late)
     found = replay_run(tmp_path)
     assert found.difference is None
@@ -117,46 +116,6 @@ def test_a_run_that_is_asked_to_stop_saves_and_continues_to_the_same_bits(ray_cl
     resumed = run(Slow(4), short, tmp_path)
     assert resumed.resumed_at == found.generations
     np.testing.assert_array_equal(resumed.theta, run(Sphere(4), short).theta)
-
-
-@dataclasses.dataclass(frozen=True)
-class DiesAtTheEighth(Sphere):
-    """Its process is killed at the eighth call of all: in generation 2."""
-
-    marker: str = ""
-
-    def describe(self):
-        return {"objective": "Sphere"}
-
-    def evaluate_batch(self, theta_PD, seeds_P):
-        with open(self.marker, "a") as file:
-            file.write(".")
-        if os.stat(self.marker).st_size == 8:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().evaluate_batch(theta_PD, seeds_P)
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("algorithm", ["openai_es", "pgpe", "snes"])
-def test_workers_that_are_sent_returns_make_the_steps_themselves(ray_cluster, algorithm, tmp_path):
-    """And one that comes in the place of a killed one is sent the state."""
-    config = dataclasses.replace(CONFIG, algorithm=algorithm, weight_decay=0.0, generations=25, batch_pairs=16)
-    there = dataclasses.replace(config, workers=2, broadcast="returns")
-    result = run(DiesAtTheEighth(40_000, marker=str(tmp_path / "calls")), there)
-    np.testing.assert_array_equal(result.theta, run(Sphere(40_000), config).theta)
-    assert result.lost_pairs > 0
-    first, second = result.history[:2]
-    assert first["bytes_out"] > 40_000 * 4  # the state, once
-    assert second["bytes_out"] == 2 * (32 + 20 * 16)  # two tasks, and 20 pairs' returns to each worker
-    assert second["bytes_in"] == 20 * 16
-
-
-def test_a_follower_that_is_elsewhere_is_found_out():
-    proposal = Proposal(3, np.ones(4, np.float32))
-    same, other = (Reply(np.zeros((1, 2)), theta_crc32=checksum(theta)) for theta in (np.ones(4, "f4"), np.zeros(4)))
-    check_followers(proposal, {0: same, 1: Reply(np.zeros((1, 2)))})
-    with pytest.raises(RuntimeError, match="own theta is not the driver's in generation 3"):
-        check_followers(proposal, {0: same, 1: other})
 
 
 @pytest.mark.parametrize("sigma", [0.25, np.linspace(0, 1, 5, dtype=np.float32), np.linspace(0, 1, 5)])
@@ -170,7 +129,7 @@ def test_what_is_packed_is_unpacked(sigma):
     reply = Reply(np.arange(6.0).reshape(3, 2), centre=2.5, seconds=0.5)
     back = unpack_reply(pack_reply(reply))
     np.testing.assert_array_equal(back.returns_k2, reply.returns_k2)
-    assert (back.centre, back.seconds, back.theta_crc32) == (2.5, 0.5, None)
+    assert (back.centre, back.seconds) == (2.5, 0.5)
     failed = Reply(np.zeros((1, 2)), error=ValueError("no"))
     assert unpack_reply(pack_reply(failed)) is failed
 
@@ -218,23 +177,15 @@ def test_a_replay_says_what_it_lacks(tmp_path, name):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_tune_runs_trials_and_finds_the_better_one(ray_cluster, tmp_path):
-    from ray import tune
-
-    from es.tune import trainable
-
-    def make(trial):
-        return Sphere(5), ESConfig(pairs=16, generations=12, learning_rate=trial["rate"])
-
-    tuner = tune.Tuner(
-        trainable(make, every=5),
-        param_space={"rate": tune.grid_search([1e-4, 0.1])},
-        tune_config=tune.TuneConfig(metric="return.centre", mode="max"),
-        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
-    )
-    results = tuner.fit()
-    best = results.get_best_result()
-    assert best.config == {"rate": 0.1}
-    assert len(best.metrics_dataframe) == 3  # after 5, 10 and 12 generations
-    direct = run(*make({"rate": 0.1}))
+def test_the_recipe_for_tune_in_the_docs(ray_cluster, tmp_path, monkeypatch):
+    """Four trials of 12 generations; the best is the run that the engine makes with its settings."""
+    text = (Path(__file__).parent.parent / "docs/evolve.md").read_text()
+    (tmp_path / "rates.py").write_text(text.split("## Tune", 1)[1].split("```python", 1)[1].split("```")[0])
+    monkeypatch.chdir(tmp_path)
+    best = runpy.run_path("rates.py", run_name="__main__")["best"]
+    assert len(best.metrics_dataframe) == 12
+    direct = run(Sphere(5), ESConfig(pairs=16, generations=12, learning_rate=best.config["rate"]))
     assert best.metrics["return.centre"] == direct.history[-1]["return.centre"]
+    finals = [json.loads(path.read_text().splitlines()[-1]) for path in tmp_path.glob("tuned/*/trial_*/result.json")]
+    assert len(finals) == 4
+    assert best.metrics["return.centre"] == max(final["return.centre"] for final in finals)

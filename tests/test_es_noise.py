@@ -13,7 +13,7 @@ import es.update
 from es.config import ESConfig
 from es.noise import evaluation_seeds, open_noise, table_floats
 from es.noise_sources import FreshSource, TableSource
-from es.perturbations import TILE, FullNoise, LowRankNoise, SubsetNoise, low_rank_floats
+from es.perturbations import TILE, FullNoise, SubsetNoise
 from es.shared_table import CHUNK, SharedTable, fill_normals
 
 SIZE = 2**16
@@ -79,9 +79,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent.parent, check=False)
     assert len(list(directory.glob("noise-*"))) == 1
-    (directory / "noise-v1-9-64.tmp").write_bytes(b"half made")
+    (directory / ".noise-v1-9-64.f32.77.tmp").write_bytes(b"half made")
     table = SharedTable(1, SIZE)
-    assert list(directory.glob("noise-*")) == [table.path]
+    assert set(directory.iterdir()) == {table.path, directory / "lock"}
     table.close()
 
 
@@ -207,23 +207,6 @@ def test_a_subset_is_a_window(directory, dimension, width):
     noise.close()
 
 
-def test_low_rank_is_a_product_of_factors(directory):
-    """Matrices (4, 5) and (3, 2) of rank 2, then 6 numbers in full: 2 (4 + 5) + 2 (3 + 2) + 6 = 34 normals a row."""
-    shapes, dimension = ((4, 5), (3, 2)), 32
-    assert low_rank_floats(dimension, shapes, 2) == 34
-    noise = LowRankNoise(TableSource(1, 34, 2000, 2**20), dimension, shapes, rank=2)
-    eps, z = all_rows(noise, 0, 2000), noise.source.run(0, 0).reshape(64, 34)
-    first, second = z[7, :8].reshape(2, 4), z[7, 8:18].reshape(2, 5)
-    np.testing.assert_allclose(eps[7, :20].reshape(4, 5), first.T @ second / np.sqrt(2), rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(eps[7, 26:], z[7, 28:])
-    assert all(np.linalg.matrix_rank(row[:20].reshape(4, 5), tol=1e-4) == 2 for row in eps[:50])
-    assert (np.abs(eps.mean(axis=0)) < 5 / np.sqrt(2000)).all()
-    covariance = eps.T.astype(np.float64) @ eps / 2000
-    assert np.abs(covariance - np.eye(dimension)).max() < 0.25
-    check_addresses_and_sum(noise, eps, generation=0)
-    noise.close()
-
-
 def check_addresses_and_sum(noise, eps, generation):
     """Any range gives the rows it names; the weighted sum is theirs."""
     for rows in (range(70, 100), range(3, 5), range(10, 30, 2), range(63, 64)):
@@ -235,28 +218,13 @@ def check_addresses_and_sum(noise, eps, generation):
     np.testing.assert_allclose(noise.weighted_sum(generation, weights), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_the_low_rank_sum_does_not_depend_on_threads_or_pieces(directory, monkeypatch):
-    noise = LowRankNoise(TableSource(1, 3 * 200 + 20, 100, 2**20), 10_020, ((100, 100),), rank=3)
-    weights = np.random.default_rng(0).standard_normal(100)
-    expected = noise.weighted_sum(0, weights)
-    monkeypatch.setattr(es.update, "WORTH_THREADS", 1)
-    for threads, tiles in ((1, 1), (2, 8), (3, 2)):
-        monkeypatch.setattr(es.update, "threads", lambda threads=threads: threads)
-        monkeypatch.setattr(es.update, "TILES", tiles)
-        np.testing.assert_array_equal(noise.weighted_sum(0, weights), expected)
-    noise.close()
-
-
 def test_perturbations_as_configured():
     assert isinstance(open_noise(ESConfig(pairs=4), 30), FullNoise)
     subset = open_noise(ESConfig(pairs=4, perturb="subset", subset=0.11), 30)
     assert isinstance(subset, SubsetNoise)
     assert subset.width == 4
-    square = open_noise(ESConfig(pairs=4, perturb="low_rank"), 30)
-    assert isinstance(square, LowRankNoise)
-    assert square.matrices == ((5, 6),)
-    prints = {open_noise(ESConfig(pairs=4, perturb=kind), 30).fingerprint for kind in ("full", "subset", "low_rank")}
-    assert len(prints) == 3
+    prints = {open_noise(ESConfig(pairs=4, perturb=kind), 30).fingerprint for kind in ("full", "subset")}
+    assert len(prints) == 2
 
 
 def test_evaluation_seeds():

@@ -145,7 +145,7 @@ def test_models_know_no_ranks() -> None:
 def test_ray_is_used_where_the_design_says() -> None:
     users = {path.relative_to(ROOT).as_posix() for room in ("distributed", "es") for path in files(room)
              if "ray" in imported(path)}  # fmt: skip
-    ours = {"es/actor.py", "es/members.py", "es/pool.py", "es/ray_pool.py", "es/tune.py"}
+    ours = {"es/actor.py", "es/members.py", "es/pool.py", "es/ray_pool.py"}
     train = {f"distributed/{name}.py" for name in ("training/launch", "training/ray_group", "reporting/ray_metrics")}
     assert users == train | ours
 

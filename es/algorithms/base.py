@@ -1,4 +1,4 @@
-"""What every algorithm is to the engine: it proposes candidates, is told their returns, and keeps all of its state.
+"""What every algorithm offers the engine: `ask` proposes candidates, `tell` takes their returns; it keeps all state.
 
 A generation is n pairs of candidates; the two of a pair are evaluated under one seed. D parameters.
 """
@@ -33,7 +33,7 @@ class Proposal:
         return replace(self, candidates_PD=None)
 
     def rows(self, start: int, stop: int) -> np.ndarray | None:
-        """The candidates that the pairs [start, stop) need besides; None where workers make them."""
+        """The explicit candidates of pairs [start, stop); None where workers make them from theta and the noise."""
         return None if self.candidates_PD is None else self.candidates_PD[2 * start : 2 * stop]
 
     @property
@@ -65,7 +65,7 @@ class Algorithm(Protocol):
         """Take the returns of every pair (not finite: failed) and make the step."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything the next step depends on besides config and noise; names and types never change, nor do shapes
+        """Everything the next step depends on apart from config and noise; names and types never change, nor do shapes
         (except that an array which starts with 0 rows may grow). Holds `theta` and `generation`."""
 
     def load(self, state: dict[str, np.ndarray]) -> None:

@@ -22,7 +22,7 @@ with warnings.catch_warnings():
 
 
 class CMAES:
-    """A cma.CMAEvolutionStrategy and all returns it was told, (generations, n, 2)."""
+    """A cma.CMAEvolutionStrategy and all returns it has been given, (generations, n, 2)."""
 
     def __init__(self, config: ESConfig, theta_D: np.ndarray, noise: Noise) -> None:
         self.config, self.noise = config, noise
@@ -31,7 +31,7 @@ class CMAES:
 
     def _restart(self) -> None:
         self.theta_D, self.generation, self._drawn = self.initial_D, 0, 0
-        self.told = np.empty((0, self.config.pairs, 2))
+        self.returns_gn2 = np.empty((0, self.config.pairs, 2))
         self._proposed: list[np.ndarray] = []
         options = {
             "popsize": 2 * self.config.pairs,
@@ -67,7 +67,7 @@ class CMAES:
         self.ask()
         before_D = self.theta_D
         self.strategy.tell(self._proposed, (-SHAPINGS[self.config.utilities](returns_n2)).ravel())
-        self.told, self._proposed = np.concatenate([self.told, returns_n2[None]]), []
+        self.returns_gn2, self._proposed = np.concatenate([self.returns_gn2, returns_n2[None]]), []
         self.theta_D = np.asarray(self.strategy.mean, np.float32)
         self.generation += 1
         sigma = norm(np.asarray(self.strategy.stds)) / np.sqrt(len(before_D))
@@ -75,7 +75,7 @@ class CMAES:
 
     def state(self) -> dict[str, np.ndarray]:
         generation = np.asarray([self.generation], np.int64)
-        return {"theta": self.theta_D, "generation": generation, "initial": self.initial_D, "told": self.told}
+        return {"theta": self.theta_D, "generation": generation, "initial": self.initial_D, "told": self.returns_gn2}
 
     def load(self, state: dict[str, np.ndarray]) -> None:
         self.initial_D = state["initial"]

@@ -1,4 +1,4 @@
-"""Algorithms by name. A new one is a file beside this one and a line here (and its name in es/config.py).
+"""Algorithms by name. A new one is a file in this folder and a line here (and its name in es/config.py).
 
 Each is built from the settings, the initial theta and the noise: `make_algorithm(config, theta_D, noise)`.
 """
