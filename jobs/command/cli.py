@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any
 
 import tyro
@@ -94,7 +94,7 @@ def options_of(kind: Any, prefix: str = "") -> list[str]:
     found = []
     for field in dataclasses.fields(kind):
         hint = typing.get_type_hints(kind, include_extras=True)[field.name]
-        flattened = field.name in FLATTENED
+        flattened = any(getattr(extra, "name", None) == "" for extra in typing.get_args(hint)[1:])
         inner = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
         name = prefix if flattened else f"{prefix}{field.name}".replace("_", "-")
         if dataclasses.is_dataclass(inner):
@@ -108,17 +108,20 @@ FLATTENED = ("config", "settings")
 """Fields of a command's arguments whose own fields are options of the command, without a prefix."""
 
 
-def with_settings(base: type, **defaults: Any) -> type:
-    """`base`, a dataclass of arguments, with these settings (dataclass instances) as defaults of its fields.
+def with_settings(base: type, prefixed: Collection[str] = (), **defaults: Any) -> type:
+    """`base`, a dataclass of arguments, with these settings as defaults of its fields: dataclass instances, or a
+    dataclass itself where some of its fields have no default and have to be given.
 
-    Fields named in FLATTENED give their own fields as options: --epochs, --optimizer.learning-rate; others are a
-    prefix: --es.sigma.
+    Fields named in FLATTENED, unless they are among `prefixed`, give their own fields as options: --epochs,
+    --optimizer.learning-rate; others are a prefix: --es.sigma.
     """
     typed: list[Any] = []
     for name, default in defaults.items():
-        kind = type(default)
-        hint = Annotated[kind, tyro.conf.arg(name="")] if name in FLATTENED else kind
-        typed.append((name, hint, dataclasses.field(default_factory=functools.partial(copy.copy, default))))
+        kind = default if isinstance(default, type) else type(default)
+        flattened = name in FLATTENED and name not in prefixed
+        hint = Annotated[kind, tyro.conf.arg(name="")] if flattened else kind
+        value = tyro.MISSING if isinstance(default, type) else default
+        typed.append((name, hint, dataclasses.field(default_factory=functools.partial(copy.copy, value))))
     return dataclasses.make_dataclass(base.__name__, typed, bases=(base,), namespace={"__doc__": base.__doc__})
 
 
