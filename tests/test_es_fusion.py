@@ -223,7 +223,7 @@ def test_comparison_is_of_the_test_half_and_says_its_verdict():
     same = compare(test, fusion, np.zeros(3, np.float32), single, "value", k, resamples=200, seed=0)
     assert same["fusion.value_at_3.gain_over_untuned"] == same["fusion.value_at_3.gain_over_untuned.high"] == 0
     assert not same["fusion.significant"]
-    assert "not significant" in same["fusion.message"]
+    assert "not significant" in same["message"]
 
 
 def test_tuning_finds_the_score_that_carries_the_reward():

@@ -8,7 +8,6 @@ import pytest
 
 from es.config import ESConfig
 from es.engine import run
-from es.objectives.registry import build
 from funnel.off_policy.estimators import (
     cross_fitted_rewards,
     effective_size,
@@ -154,7 +153,7 @@ def test_learning_finds_the_policy_that_pays(estimator):
     result = run(objective, ESConfig(generations=30, pairs=8, sigma=0.3, learning_rate=0.3))
     figures = compare_policies(objective, result.theta, test, resamples=200)
     assert figures["off_policy.significant"]
-    assert "significant" in figures["off_policy.message"]
+    assert "significant" in figures["message"]
     assert 0.5 < figures["off_policy.learnt"] < 0.65  # the best there is: 0.6
     assert figures["off_policy.logging"] == pytest.approx(test.reward_R.mean())
 
@@ -227,8 +226,4 @@ def test_mistakes_are_said():
         with pytest.raises(ValueError, match=message):
             LoggedActions(**{**vars(log), name: value})
     with pytest.raises(ValueError, match="clip is 0"):
-        build("off_policy", log, clip=0)
-    with pytest.raises(ValueError, match="takes a LoggedActions"):
-        build("off_policy")
-    with pytest.raises(ValueError, match="has no setting 'temprature'"):
-        build("off_policy", log, temprature=1)
+        OffPolicySettings(clip=0)

@@ -120,9 +120,12 @@ def with_settings(base: type, prefixed: Collection[str] = (), **defaults: Any) -
         kind = default if isinstance(default, type) else type(default)
         flattened = name in FLATTENED and name not in prefixed
         hint = Annotated[kind, tyro.conf.arg(name="")] if flattened else kind
-        value = tyro.MISSING if isinstance(default, type) else default
-        typed.append((name, hint, dataclasses.field(default_factory=functools.partial(copy.copy, value))))
-    return dataclasses.make_dataclass(base.__name__, typed, bases=(base,), namespace={"__doc__": base.__doc__})
+        if isinstance(default, type):
+            typed.append((name, hint))
+        else:
+            typed.append((name, hint, dataclasses.field(default_factory=functools.partial(copy.copy, default))))
+    about = {"__doc__": base.__doc__}
+    return dataclasses.make_dataclass(base.__name__, typed, bases=(base,), namespace=about, kw_only=True)
 
 
 def glance(words: Sequence[str], **defaults: str) -> dict[str, str]:

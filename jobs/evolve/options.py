@@ -44,7 +44,7 @@ class Arguments:
     resamples: int = 1000
     """Bootstrap resamples behind the intervals of what is judged."""
     config: ESConfig = field(default_factory=default_config)
-    settings: Any = None
+    settings: Any = field(default_factory=lambda: None)
     """The objective's own; None: its defaults."""
 
     def __post_init__(self) -> None:
