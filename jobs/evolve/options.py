@@ -9,7 +9,7 @@ from typing import Any
 from es.config import ESConfig
 from funnel.registry import DEFAULT_TUNABLE
 from funnel.settings import changed, fields, keys, read
-from jobs.command.cli import glance, parse, with_settings
+from jobs.command.cli import glance, parse, with_defaults, with_settings
 from jobs.command.preset import find_preset
 from jobs.evolve.find import find_objective
 from jobs.evolve.presets import PRESETS
@@ -79,14 +79,10 @@ def resuming(out: Path) -> type:
     config = read(ESConfig, {**kept["es"], "workers": kept["workers"]}, where)
     settings = read(kind.settings_type, kept["settings"], where)
 
-    @dataclass
-    class Resumed(Arguments):
-        out: Path | None = dataclasses.field(default_factory=lambda: out)
-        objective: str = kept["objective"]
-        start_from: Path | None = Path(kept["start_from"]) if "start_from" in kept else None
-        resamples: int = kept["resamples"]
-
-    return with_settings(Resumed, prefixed(kind.settings_type), config=config, settings=settings)
+    start = Path(kept["start_from"]) if "start_from" in kept else None
+    own = {"objective": kept["objective"], "start_from": start, "resamples": kept["resamples"]}
+    base = with_defaults(Arguments, out=out, **own)
+    return with_settings(base, prefixed(kind.settings_type), config=config, settings=settings)
 
 
 def kept_settings(record: dict[str, Any], where: str) -> dict[str, Any]:
@@ -102,10 +98,10 @@ def kept_settings(record: dict[str, Any], where: str) -> dict[str, Any]:
     return kept
 
 
-def prefixed(settings_type: type) -> tuple[str, ...]:
+def prefixed(settings_type: type) -> dict[str, str]:
     """The objective's settings have --settings. before their names if one of these is an option already."""
     taken = fields(ESConfig).keys() | fields(Arguments).keys()
-    return (PREFIX,) if taken & fields(settings_type).keys() else ()
+    return {"settings": PREFIX} if taken & fields(settings_type).keys() else {}
 
 
 def fill(settings_type: type, values: dict[str, Any], source: str, base: tuple[Any, Any] | None = None) -> Any:
