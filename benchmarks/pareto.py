@@ -14,7 +14,7 @@ import numpy as np
 
 from es import engine
 from es.config import ESConfig
-from funnel.fusion.evaluation import bootstrap_means
+from funnel.figures.resampling import bootstrap_ratios
 from funnel.fusion.forms import Fusion, ScoredLog
 from funnel.fusion.objective import Constraint, ScoreFusion
 from funnel.lists.request_blocks import Requests
@@ -104,7 +104,7 @@ def _means(per_PR: np.ndarray, test: ScoredLog, resamples: int, seed: int) -> tu
     user_R[test.request_C] = test.user_C
     sums_PU = np.stack([np.bincount(user_R, weights=row, minlength=test.users) for row in per_PR])
     counts_U = np.bincount(user_R, minlength=test.users).astype(np.float64)
-    means_PB = bootstrap_means(sums_PU, counts_U, resamples, seed)
+    means_PB = bootstrap_ratios(sums_PU, counts_U, resamples, seed)
     return per_PR.mean(axis=1), np.nanpercentile(means_PB, [2.5, 97.5], axis=1)
 
 

@@ -20,6 +20,7 @@ import tyro
 from benchmarks.bench import markdown, write_result
 from data.generate import generate_log
 from data.world import GeneratedLog
+from distributed.config import TrainConfig
 from jobs import tune
 
 FIGURES = {
@@ -72,7 +73,7 @@ def main(arguments: Arguments) -> None:
                     space=arguments.space,
                     metric=arguments.metric,
                     concurrent=arguments.concurrent,
-                    seed=seed,
+                    config=TrainConfig(seed=seed),
                 )
             )
             found.append(summary)

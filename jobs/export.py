@@ -34,7 +34,7 @@ from funnel.ranking.serving_file import (
     file_facts,
 )
 from jobs.command.cli import main
-from jobs.evolve.evolve_fusion import POLICY_FILE
+from jobs.evolve.conduct import POLICY_FILE
 from jobs.run.directory import RUN_FILE, git_commit, read_json, versions, write_json
 
 SERVING_FILE = "serving.json"

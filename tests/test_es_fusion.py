@@ -8,7 +8,8 @@ import pytest
 
 from es.config import ESConfig
 from es.engine import run
-from funnel.fusion.evaluation import best_single, bootstrap_means, compare, split_users
+from funnel.figures.resampling import bootstrap_ratios
+from funnel.fusion.evaluation import best_single, compare, split_users
 from funnel.fusion.objective import Fusion, ScoredLog, ScoreFusion
 from funnel.lists import request_blocks
 from funnel.lists.request_blocks import Requests, padded_length, ranks_within
@@ -194,10 +195,10 @@ def test_the_split_follows_the_user_and_not_the_file():
 
 def test_bootstrap_of_a_mean_has_its_standard_error():
     values = np.random.default_rng(0).standard_normal(400)
-    means = bootstrap_means(values[None], np.ones(400), 1000, seed=1)[0]
+    means = bootstrap_ratios(values[None], np.ones(400), 1000, seed=1)[0]
     assert means.std() == pytest.approx(values.std() / np.sqrt(400), rel=0.1)
     assert means.mean() == pytest.approx(values.mean(), abs=0.01)
-    np.testing.assert_array_equal(means[:10], bootstrap_means(values[None], np.ones(400), 10, seed=1)[0])
+    np.testing.assert_array_equal(means[:10], bootstrap_ratios(values[None], np.ones(400), 10, seed=1)[0])
 
 
 def test_comparison_is_of_the_test_half_and_says_its_verdict():
@@ -222,7 +223,7 @@ def test_comparison_is_of_the_test_half_and_says_its_verdict():
     same = compare(test, fusion, np.zeros(3, np.float32), single, "value", k, resamples=200, seed=0)
     assert same["fusion.value_at_3.gain_over_untuned"] == same["fusion.value_at_3.gain_over_untuned.high"] == 0
     assert not same["fusion.significant"]
-    assert "not significant" in same["fusion.message"]
+    assert "not significant" in same["message"]
 
 
 def test_tuning_finds_the_score_that_carries_the_reward():

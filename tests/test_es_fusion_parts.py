@@ -8,10 +8,9 @@ import pytest
 from benchmarks.pareto import on_front, penalty_objectives, sweep, weight_objectives
 from es.config import ESConfig
 from es.engine import run
-from es.objectives.registry import build
 from funnel.fusion.evaluation import best_single, compare, weighted_gauc
 from funnel.fusion.forms import Fusion, ScoredLog
-from funnel.fusion.objective import Constraint, FusionSettings, ScoreFusion
+from funnel.fusion.objective import Constraint, ScoreFusion
 from funnel.lists import request_blocks
 
 NAMES = ("pctr", "pcvr")
@@ -84,7 +83,7 @@ def test_features_pay_where_segments_differ():
     tune, test = (log.part(mask) for mask in (log.user_C % 4 < 2, log.user_C % 4 >= 2))
     reached = {}
     for by in ((), ("segment",)):
-        objective = build("score_fusion", tune, fusion="sum", k=3, by=by)
+        objective = ScoreFusion(tune, Fusion.fit("sum", tune, by), "value", 3)
         theta = run(objective, config).theta
         figures = compare(test, objective.fusion, theta, best_single(tune, "value", 3), "value", 3, 100, 0)
         reached[by] = figures["fusion.value_at_3.tuned"]
@@ -159,18 +158,17 @@ def test_a_sweep_trades_one_outcome_for_the_other():
 
 def test_mistakes_are_said():
     log = make_log(requests=20)
-    for settings, message in [
-        ({"by": ("age",)}, "no user feature 'age' .there is segment, rank."),
-        ({"constraints": (Constraint("sales"),)}, "no outcome 'sales' .there is reward, click."),
-        ({"constraints": (Constraint("click", tolerance=2),)}, "tolerance 2 must be in"),
-        ({"fusion": "mean"}, "fusion is 'mean': it must be one of product, sum, rank"),
-        ({"k": 0}, "k is 0"),
+    with pytest.raises(ValueError, match="no user feature 'age' .there is segment, rank."):
+        Fusion.fit("sum", log, ("age",))
+    fusion = Fusion.fit("sum", log)
+    for constraint, message in [
+        (Constraint("sales"), "no outcome 'sales' .there is reward, click."),
+        (Constraint("click", tolerance=2), "tolerance 2 must be in"),
     ]:
         with pytest.raises(ValueError, match=message):
-            build("score_fusion", log, **settings)
-    assert build("score_fusion", log, k=3).k == FusionSettings(k=3).k
+            ScoreFusion(log, fusion, "value", 3, (constraint,))
     nothing = dataclasses.replace(log, outcomes={"click": log.outcome("click") * 0})
     with pytest.raises(ValueError, match="has none of it to keep"):
-        build("score_fusion", nothing, k=3, constraints=(Constraint("click"),))
+        ScoreFusion(nothing, fusion, "value", 3, (Constraint("click"),))
     with pytest.raises(ValueError, match="'click' is 0 throughout"):
         weight_objectives(nothing, "reward", "click", Fusion.fit("sum", log), 3)

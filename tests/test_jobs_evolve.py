@@ -14,7 +14,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from funnel.fusion.scored_log import read_scored
+from funnel.fusion.tuning import FusionSettings
 from jobs.evolve import Arguments, run
+from jobs.evolve.options import fill
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,7 +52,9 @@ def scored(tmp_path):
 
 
 def arguments(scored, out, **changes):
-    return Arguments(scored, out, **{"workers": 0, "generations": 4, "pairs": 8, "k": 5, "resamples": 50, **changes})
+    values = {"scored": str(scored), "workers": 0, "generations": 4, "pairs": 8, "k": 5, **changes}
+    config, settings = fill(FusionSettings, values, "")
+    return Arguments(out=out, resamples=50, config=config, settings=settings)
 
 
 def test_a_run_leaves_what_it_promises(scored, tmp_path):
@@ -63,7 +67,7 @@ def test_a_run_leaves_what_it_promises(scored, tmp_path):
             assert low <= middle <= high
     assert summary["fusion.best_single_name"] in ("pctr", "pcvr", "pctcvr")
     assert isinstance(summary["fusion.significant"], bool)
-    assert summary["fusion.message"].endswith(".")
+    assert summary["message"].endswith(".")
     assert summary["fusion.test_users"] + summary["fusion.tune_users"] == 40
     assert summary["es.generations"] == 4
     assert summary["es.evaluations"] == 4 * (2 * 8 + 1)
@@ -73,7 +77,7 @@ def test_a_run_leaves_what_it_promises(scored, tmp_path):
     assert {"event", "return.centre", "return.std", "grad_norm", "bytes_out", "lost_pairs"} <= lines[0].keys()
     record = json.loads((out / "run.json").read_text())
     assert record["kind"] == "evolve"
-    assert record["config"]["fusion"] == "product"
+    assert (record["config"]["objective"], record["config"]["settings"]["fusion"]) == ("fusion", "product")
     assert {"rows": 1800, "users": 40, "requests": 120}.items() <= record["data"].items()
     policy = json.loads((out / "policy.json").read_text())
     assert policy["names"][0] == "exponent.pctr"
@@ -99,7 +103,7 @@ def test_a_finished_run_says_so_and_other_settings_are_refused(scored, tmp_path,
     capsys.readouterr()
     assert run(arguments(scored, out)) == summary
     assert "is finished already" in capsys.readouterr().out
-    for changes, key in (({"sigma": 0.2}, "es.sigma"), ({"fusion": "sum"}, "fusion"), ({"k": 3}, "k")):
+    for changes, key in (({"sigma": 0.2}, "es.sigma"), ({"fusion": "sum"}, "settings.fusion"), ({"k": 3}, "settings.k")):
         with pytest.raises(ValueError, match=f"another run: {key} was"):
             run(arguments(scored, out, **changes))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -227,9 +231,9 @@ def test_broken_and_absent_files(scored, tmp_path):
     [
         ({"workers": 10_000}, r"--workers 10000: this machine has \d+ CPUs"),
         ({"sigma": 0.0}, "sigma is 0.0: it must be above 0"),
-        ({"k": 0}, "--k is 0"),
+        ({"k": 0}, "k is 0"),
         ({"k": 15}, "no request with a click has more than 15 candidates"),
-        ({"conversion_weight": -1.0}, "--conversion-weight is -1.0"),
+        ({"conversion_weight": -1.0}, "conversion_weight is -1.0"),
     ],
 )
 def test_impossible_settings(scored, tmp_path, monkeypatch, changes, message):

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 from es.config import ESConfig
 from es.engine import run as engine_run
 from es.objectives.toy import Rosenbrock
-from jobs.command.settings import read_settings
-from jobs.evolve import run
-from jobs.evolve.evolution import Arguments
+from funnel.settings import changed
+from jobs.evolve import Arguments, run
+from jobs.evolve.options import arguments_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,8 +55,10 @@ def mine(tmp_path):
     return path
 
 
-def arguments(out, objective, *settings, **changes):
-    return Arguments(out=out, objective=objective, set=settings, **{"workers": 0, "generations": 5, **changes})
+def arguments(out, objective, *words, **changes):
+    options = {"workers": 0, "generations": 5, **changes}
+    more = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", value)]
+    return arguments_of("--out", out, "--objective", objective, *words, *more)
 
 
 def command(*words):
@@ -64,15 +66,16 @@ def command(*words):
 
 
 def test_an_objective_of_the_library_by_name(tmp_path):
-    summary = run(arguments(tmp_path / "run", "rosenbrock", "dimension=6", "start=0.5", engine=("optimizer=clipup",)))
+    summary = run(arguments(tmp_path / "run", "rosenbrock", "--dimension", 6, "--start", 0.5, "--optimizer", "clipup"))
     direct = engine_run(Rosenbrock(6, start=0.5), ESConfig(generations=5, optimizer="clipup"))
     assert summary["es.final_return"] == direct.final_return
     assert summary["es.dimension"] == 6
     np.testing.assert_array_equal(load_file(tmp_path / "run" / "checkpoint.safetensors")["theta"], direct.theta)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["kind"] == "evolve_objective"
-    assert record["config"]["settings"] == {"objective": "Rosenbrock", "dimension": 6, "start": 0.5}
-    assert run(arguments(tmp_path / "run", "rosenbrock", "dimension=6", "start=0.5", engine=("optimizer=clipup",)))
+    assert record["kind"] == "evolve"
+    assert record["config"]["objective"] == "rosenbrock"
+    assert record["config"]["settings"] == {"dimension": 6, "start": 0.5}
+    assert run(arguments(tmp_path / "run", "rosenbrock", "--dimension", 6, "--start", 0.5, "--optimizer", "clipup"))
 
 
 @pytest.mark.ray
@@ -80,44 +83,75 @@ def test_an_objective_of_the_library_by_name(tmp_path):
 def test_an_objective_of_ones_own_is_one_file(ray_cluster, mine, tmp_path, workers):
     """With workers it travels to them whole: they could not import it."""
     changes = {"generations": 80, "pairs": 16, "workers": workers, "learning_rate": 0.1}
-    summary = run(arguments(tmp_path / "run", f"{mine}:Valley", "width=3", **changes))
+    summary = run(arguments(tmp_path / "run", f"{mine}:Valley", "--width", 3, **changes))
     assert summary["es.final_return"] > -0.1  # started at -12
     assert list(tmp_path.glob("run/events.out.tfevents*"))
 
 
 @pytest.mark.parametrize(
-    ("objective", "settings", "changes", "message"),
+    ("objective", "words", "message"),
     [
-        ("sphere", ["dimention=3"], {}, "--set dimention=3: no setting 'dimention'; there are dimension, start"),
-        ("sphere", ["dimension=many"], {}, "--set dimension=many: want a whole number"),
-        ("sphere", ["dimension"], {}, "--set dimension: want key=value"),
-        ("spere", [], {}, "no objective 'spere': choose sphere, "),
-        ("nowhere.py:Mine", [], {}, "nowhere.py: no such file"),
-        ("off_policy", [], {}, "--set data=FILE is needed"),
-        ("sphere", [], {"scored": Path("x")}, "--scored is for score fusion"),
-        ("sphere", [], {"engine": ("sigma=1",)}, "--engine sigma=1: this setting has an option of its own, --sigma"),
-        ("sphere", [], {"engine": ("optimizer=best",)}, "--engine optimizer=best: want one of adam, sgd, clipup"),
-        ("score_fusion", ["k=3"], {"scored": Path("x")}, "--set is for the settings of --objective NAME"),
-        ("score_fusion", [], {}, "--scored FILE is needed"),
+        ("sphere", ["--dimention", 3], "unknown option '--dimention'; valid: --out, .*--dimension, --start"),
+        ("spere", [], "no objective 'spere': choose fusion, off_policy, sphere, "),
+        ("nowhere.py:Mine", [], "nowhere.py: no such file"),
+        ("es.objectives.toy:Nobody", [], "objective 'es.objectives.toy:Nobody': .* has no attribute 'Nobody'"),
+        ("es.objectives.toy:np", [], "np must be a tunable or a dataclass of settings"),
+        ("off_policy", [], "--data FILE is needed"),
+        ("fusion", [], "--scored FILE is needed"),
+        ("sphere", ["--scored", "x"], "unknown option '--scored'"),
+        ("sphere", ["--preset", "x"], r"--preset x: no such preset of jobs\.evolve; there are default, cautious"),
+        ("sphere", ["--resamples", 3], "--resamples is 3: it must be between 10 and 100000"),
     ],
 )
-def test_mistakes_are_named(tmp_path, objective, settings, changes, message):
+def test_mistakes_are_named(tmp_path, objective, words, message):
     with pytest.raises(ValueError, match=message) as caught:
-        run(arguments(tmp_path / "run", objective, *settings, **changes))
+        run(arguments(tmp_path / "run", objective, *words))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_setting_of_ones_own_objective_that_has_no_default_is_asked_for(mine, tmp_path):
-    with pytest.raises(ValueError, match=r"--set width=\.\.\. is needed"):
-        run(arguments(tmp_path / "run", f"{mine}:Valley"))
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], r"Missing from .*: --width INT \(required\)$"),
+        (["--width", "many"], "Error parsing --width: .*'many'"),
+        (["--width", 3, "--optimizer", "best"], "invalid choice 'best' for argument '--optimizer'"),
+    ],
+)
+def test_what_an_option_takes_is_said(mine, tmp_path, words, message):
+    """A setting without a default has to be given."""
+    with pytest.raises(ValueError, match=message):
+        arguments(tmp_path / "run", f"{mine}:Valley", *words)
 
 
 def test_settings_are_read_by_their_types():
-    given = ("betas=0.5,0.75", "table_floats=none", "workers=auto", "sigma=2", "optimizer=sgd")
-    values = read_settings(ESConfig, given, "--engine")
-    assert values == {"betas": (0.5, 0.75), "table_floats": None, "workers": "auto", "sigma": 2.0, "optimizer": "sgd"}
-    assert isinstance(values["sigma"], float)
+    given = {"betas": (0.5, 0.75), "table_floats": None, "workers": "auto", "sigma": 2, "optimizer": "sgd"}
+    config = changed(ESConfig(), given)
+    assert (config.betas, config.table_floats, config.workers, config.optimizer) == ((0.5, 0.75), None, "auto", "sgd")
+    assert isinstance(config.sigma, float)
+
+
+def test_names_that_the_engine_has_too_are_prefixed(tmp_path):
+    """A control task has a seed of its own."""
+    words = ("--settings.env", "CartPole-v1", "--settings.seed", 3, "--settings.hidden", 4, "--pairs", 2)
+    run(arguments(tmp_path / "run", "control", *words, generations=1))
+    config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
+    assert (config["es"]["seed"], config["settings"]["seed"], config["settings"]["hidden"]) == (0, 3, [4])
+
+
+def test_a_run_of_an_earlier_version_may_be_started_from_but_not_continued(tmp_path):
+    out = tmp_path / "run"
+    run(arguments(out, "sphere", "--dimension", 5))
+    record = json.loads((out / "run.json").read_text())
+    record |= {"kind": "evolve_objective", "config": {"objective": "sphere", "es": record["config"]["es"]}}
+    (out / "run.json").write_text(json.dumps(record))
+    for words in (("--resume", out), ("--objective", "sphere", "--dimension", 5, "--out", out)):
+        with pytest.raises(ValueError, match="was begun by an earlier version"):
+            run(arguments_of(*words))
+    assert run(Arguments(replay=out)) == {"generations": 5, "equal": True}
+    run(arguments(tmp_path / "next", "sphere", "--dimension", 5, "--start-from", out))
+    theta = load_file(out / "checkpoint.safetensors")["theta"]
+    assert np.fromfile(tmp_path / "next" / "start.f32", "<f4").tobytes() == theta.tobytes()
 
 
 @pytest.mark.slow
@@ -125,8 +159,8 @@ def test_settings_are_read_by_their_types():
 def test_a_signal_stops_without_loss_and_resume_goes_on(mine, tmp_path, number, code):
     """In the middle of a generation; `--resume` needs no other option, and the result is the undisturbed run's."""
     out = tmp_path / "run"
-    words = ("--objective", f"{mine}:Valley", "--set", "width=3", "seconds=0.002", "--generations", 60, "--pairs", 8)
-    more = ("--engine", "checkpoint_every=1000", "--workers", 0)
+    words = ("--objective", f"{mine}:Valley", "--width", 3, "--seconds", 0.002, "--generations", 60, "--pairs", 8)
+    more = ("--checkpoint-every", 1000, "--workers", 0)
     process = subprocess.Popen(
         command(*words, *more, "--out", out), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -143,14 +177,14 @@ def test_a_signal_stops_without_loss_and_resume_goes_on(mine, tmp_path, number, 
     summary = run(Arguments(resume=out))
     assert summary["es.generations"] == 60
     assert summary["es.evaluations"] == 60 * (2 * 8 + 1)
-    run(arguments(tmp_path / "straight", f"{mine}:Valley", "width=3", generations=60, pairs=8))
+    run(arguments(tmp_path / "straight", f"{mine}:Valley", "--width", 3, generations=60, pairs=8))
     here, there = (load_file(tmp_path / name / "checkpoint.safetensors")["theta"] for name in ("run", "straight"))
     np.testing.assert_array_equal(here, there)
 
 
 def test_a_replay_says_equal_or_exits_with_1(tmp_path, capsys):
     out = tmp_path / "run"
-    run(arguments(out, "sphere", "dimension=5"))
+    run(arguments(out, "sphere", "--dimension", 5))
     capsys.readouterr()
     assert run(Arguments(replay=out)) == {"generations": 5, "equal": True}
     assert "equal to the checkpoint in every bit" in capsys.readouterr().out

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from test_jobs_report import report
 
-from funnel.off_policy.tuning import learnable
-from jobs.evolve import run
-from jobs.evolve.evolution import Arguments
+from funnel.off_policy.tuning import FileSettings, OffPolicyTuning
+from funnel.settings import read
+from jobs.evolve import Arguments, run
+from jobs.evolve.options import fill
 
 MAILS = ["none", "sports", "fashion"]
 
@@ -33,27 +34,32 @@ def logged(rounds, seed=0):
     )
 
 
-ROLES = ("action=segment", "propensity=p", "reward=spend")
-SET = (*ROLES, "features=recency,town")
+ROLES = {"action": "segment", "propensity": "p", "reward": "spend"}
+SET = {**ROLES, "features": ["recency", "town"]}
 
 
-def arguments(out, path, *settings, **changes):
-    given = {"workers": 0, "generations": 40, "pairs": 16, "learning_rate": 0.2, "resamples": 100, **changes}
-    return Arguments(out=out, objective="off_policy", set=(f"data={path}", *SET, *settings), **given)
+def arguments(out, path, **settings):
+    engine = {"workers": 0, "generations": 40, "pairs": 16, "learning_rate": 0.2}
+    config, own = fill(FileSettings, {**engine, "data": str(path), **SET, **settings}, "")
+    return Arguments(out=out, objective="off_policy", resamples=100, config=config, settings=own)
+
+
+def opened(path, searching=False, **settings):
+    return OffPolicyTuning.open(read(FileSettings, {"data": str(path), **ROLES, **settings}), 3, searching)
 
 
 def test_a_policy_is_learnt_told_and_judged_on_rounds_held_out(tmp_path, capsys):
     path = tmp_path / "log.parquet"
     pq.write_table(logged(3000), path)
     out = tmp_path / "run"
-    summary = run(arguments(out, path, "estimator=dr"))
+    summary = run(arguments(out, path, estimator="dr"))
     assert summary["off_policy.significant"] is True
     # The best policy earns .5 * 1.5 (sports) + .5 * (.4 * 1.4 (fashion) + .6 * 1 (none)) = 1.33.
     assert 1.25 < summary["off_policy.learnt"] < 1.37
     assert summary["off_policy.best_constant_action"] in MAILS
     assert summary["off_policy.rounds"] == 1500
     assert "significant" in capsys.readouterr().out
-    assert "action" not in summary["off_policy.message"]  # but its name
+    assert "action" not in summary["message"]  # but its name
     policy = json.loads((out / "policy.json").read_text())
     assert policy["actions"] == sorted(MAILS)
     assert policy["features"] == ["1", "recency", "town=yes"]
@@ -66,7 +72,7 @@ def test_a_policy_is_learnt_told_and_judged_on_rounds_held_out(tmp_path, capsys)
     assert record["data"] == {"location": str(path), "rows": 3000}
     assert run(Arguments(resume=out))["off_policy.learnt"] == summary["off_policy.learnt"]
     page = report(tmp_path, out)
-    assert summary["off_policy.message"] in page.text
+    assert summary["message"] in page.text
     assert str(path) in page.text
 
 
@@ -74,17 +80,17 @@ def test_what_the_numbers_of_the_context_are(tmp_path):
     path = tmp_path / "log.parquet"
     table = logged(40).append_column("vip", pa.array([True, False] * 20)).append_column("size", pa.array([7] * 40))
     pq.write_table(table, path)
-    found = learnable((f"data={path}", *ROLES, "features=recency,town,vip,size"), seed=3)
+    found = opened(path, features=["recency", "town", "vip", "size"])
     assert found.features == ["1", "recency", "town=yes", "vip=True", "size"]
-    joined = np.concatenate([found.objective.log.context_FR, found.test.context_FR], axis=1)
+    joined = np.concatenate([found.objective.log.context_FR, found.held_out["test"].context_FR], axis=1)
     np.testing.assert_allclose(found.objective.log.context_FR[1].mean(), 0, atol=1e-6)
     np.testing.assert_allclose(found.objective.log.context_FR[1].std(), 1, rtol=1e-5)
     np.testing.assert_array_equal(joined[4], 0)  # constant: no information, and no division by 0
     assert joined[3].sum() == 20
-    chosen = learnable((f"data={path}", *ROLES, "features=recency"), seed=3)
+    chosen = opened(path, features=["recency"])
     assert chosen.features == ["1", "recency"]
-    constant = learnable((f"data={path}", "action=segment", "propensity=0.25", "reward=spend", "features=p"), seed=3)
-    assert set(constant.test.propensity_R) == {0.25}
+    constant = opened(path, propensity="0.25", features=["p"])
+    assert set(constant.held_out["test"].propensity_R) == {0.25}
     assert constant.features == ["1", "p"]  # then a column like any other
 
 
@@ -93,22 +99,22 @@ def test_what_the_numbers_of_the_context_are(tmp_path):
     [
         (
             {},
-            ("action=mail",),
-            r"has no column 'mail' \(--set action=\.\.\.\): it has segment, p, spend, recency, town$",
+            {"action": "mail"},
+            r"has no column 'mail' \(--action\): it has segment, p, spend, recency, town$",
         ),
-        ({}, ("features=spend",), "--set features: 'spend' is what is to be chosen or predicted"),
-        ({}, ("features=",), r"--set features=a,b is needed .* has segment, p, spend, recency, town$"),
-        ({}, ("features=age",), r"has no column 'age' \(--set features=\.\.\.\)"),
-        ({}, ("estimator=best",), "--set estimator=best: want one of ips, clipped, snips, dr"),
-        ({}, ("clip=0",), "clip is 0.0: it must be above 0"),
-        ({}, ("propensity=0",), r"log\.parquet: propensity of round 0 cannot be used \(40 rounds in all\)"),
-        ({"p": [0.5] * 7 + [1.5] * 33}, (), r"log\.parquet: propensity of round 7 cannot be used"),
-        ({"spend": [1.0, None] * 20}, (), r"column 'spend', row 1: empty \(20 such rows\)"),
-        ({"spend": [1.0] * 5 + [float("nan")] * 35}, (), "column 'spend', row 5: nan is not a finite number"),
-        ({"spend": ["much"] * 40}, (), "column 'spend' is string: numbers are wanted"),
-        ({"segment": ["none"] * 40}, (), "column 'segment' has 1 distinct values: 2 to 1000 actions are wanted"),
-        ({"segment": [0.5, 1.5] * 20}, (), "column 'segment' is double: whole numbers, text or yes/no are wanted"),
-        ({"recency": [f"place {i}" for i in range(60)]}, (), "column 'recency' has 60 distinct values: 2 to 50 values"),
+        ({}, {"features": ["spend"]}, "--features spend: 'spend' is what is to be chosen or predicted"),
+        ({}, {"features": []}, r"--features A B is needed .* has segment, p, spend, recency, town$"),
+        ({}, {"features": ["age"]}, r"has no column 'age' \(--features\)"),
+        ({}, {"estimator": "best"}, "estimator is 'best', which is not .*'ips', 'clipped', 'snips' or 'dr'"),
+        ({}, {"clip": 0}, "clip is 0.0: it must be above 0"),
+        ({}, {"propensity": "0"}, r"log\.parquet: propensity of round 0 cannot be used \(40 rounds in all\)"),
+        ({"p": [0.5] * 7 + [1.5] * 33}, {}, r"log\.parquet: propensity of round 7 cannot be used"),
+        ({"spend": [1.0, None] * 20}, {}, r"column 'spend', row 1: empty \(20 such rows\)"),
+        ({"spend": [1.0] * 5 + [float("nan")] * 35}, {}, "column 'spend', row 5: nan is not a finite number"),
+        ({"spend": ["much"] * 40}, {}, "column 'spend' is string: numbers are wanted"),
+        ({"segment": ["none"] * 40}, {}, "column 'segment' has 1 distinct values: 2 to 1000 actions are wanted"),
+        ({"segment": [0.5, 1.5] * 20}, {}, "column 'segment' is double: whole numbers, text or yes/no are wanted"),
+        ({"recency": [f"place {i}" for i in range(60)]}, {}, "column 'recency' has 60 distinct values: 2 to 50 values"),
     ],
 )
 def test_mistakes_are_named(tmp_path, change, settings, message):
@@ -119,14 +125,14 @@ def test_mistakes_are_named(tmp_path, change, settings, message):
         table = table.set_column(table.column_names.index(name), name, pa.array(values))
     pq.write_table(table, path)
     with pytest.raises(ValueError, match=message) as caught:
-        run(arguments(tmp_path / "run", path, *settings))
+        run(arguments(tmp_path / "run", path, **settings))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_file_that_is_none_and_one_too_short(tmp_path):
     path = tmp_path / "log.parquet"
-    with pytest.raises(ValueError, match=r"--set data=.*log\.parquet: no such file"):
+    with pytest.raises(ValueError, match=r"--data .*log\.parquet: no such file"):
         run(arguments(tmp_path / "run", path))
     path.write_text("not parquet")
     with pytest.raises(ValueError, match=r"log\.parquet: not readable as Parquet \(") as caught:
@@ -135,3 +141,21 @@ def test_a_file_that_is_none_and_one_too_short(tmp_path):
     pq.write_table(logged(9), path)
     with pytest.raises(ValueError, match="9 rounds, half of them to judge by: too few"):
         run(arguments(tmp_path / "run", path))
+
+
+def test_a_search_never_sees_the_test_rounds(tmp_path):
+    path = tmp_path / "log.parquet"
+    pq.write_table(logged(400), path)
+    plain, search = (opened(path, searching, features=["recency"]) for searching in (False, True))
+    np.testing.assert_array_equal(plain.held_out["test"].reward_R, search.held_out["test"].reward_R)
+    rounds = [len(log.reward_R) for log in (search.objective.log, *search.held_out.values())]
+    assert rounds == [100, 200, 100]
+    theta = np.zeros(len(search.objective.initial()), np.float32)
+    figures = search.measure(theta)
+    # The policy of theta 0 draws all three alike: self-normalised weights 1/(3 p).
+    log = search.held_out["valid"]
+    weight = 1 / log.propensity_R
+    assert figures["value"] == pytest.approx((weight * log.reward_R).sum() / weight.sum())
+    assert figures["effective_size"] == pytest.approx(weight.sum() ** 2 / (weight**2).sum())
+    with pytest.raises(ValueError, match="no figure 'auc' of off_policy: want one of value, effective_size"):
+        OffPolicyTuning.smaller_is_better("auc")

@@ -12,10 +12,10 @@ import pytest
 import ray
 from conftest import begin
 from ray.tune import Checkpoint
+from support import settings_of
 
 from benchmarks import tune as benchmark
 from data.log import open_log
-from distributed.config import TrainConfig
 from distributed.training import loop as train_loop
 from distributed.training.launch import prepare, run_training
 from es.config import ESConfig
@@ -23,26 +23,45 @@ from es.engine import run as run_engine
 from es.objectives.toy import Sphere
 from es.tune import milestones
 from jobs import evolve, report, train, tune
-from jobs.command.preset_file import asked_for, assignments, fill_train
-from jobs.command.settings import override
 from jobs.run.directory import read_json
 from jobs.tune.aim import FAILED, INFEASIBLE, front, read_aim
 from jobs.tune.files import Ledger, read_reports
+from jobs.tune.options import find_space, held
 
-TINY = (
-    "batch_size=256",
-    "stream.shuffle_rows=512",
-    "model.tower_hidden=4",
-    "model.backbone.experts=1",
-    "model.backbone.expert_hidden=8",
-    "model.embedding_width=2",
-)
-RATES = ("optimizer.learning_rate=0.1", "optimizer.embedding_learning_rate=0.1")
+TINY = {
+    "batch_size": 256,
+    "stream.shuffle_rows": 512,
+    "model.tower_hidden": [4],
+    "model.backbone.experts": 1,
+    "model.backbone.expert_hidden": [8],
+    "model.embedding_width": 2,
+}
+RATES = {"optimizer.learning_rate": 0.1, "optimizer.embedding_learning_rate": 0.1}
 
 
-def tiny(log: Path, out: Path, **given: Any) -> tune.Arguments:
-    own = {"set": (*TINY, "epochs=2"), "space": "rates", "samples": 3, "concurrent": 2, **given}
-    return tune.Arguments(out=out, data=str(log), **own)
+def tiny(log: Path, out: Path, values: dict[str, Any] | None = None, **given: Any) -> tune.Arguments:
+    """Arguments of a small search; `values`: settings of all trials beside TINY."""
+    own = {"space": "rates", "samples": 3, "concurrent": 2, **given}
+    config, settings = settings_of({**TINY, "epochs": 2, **(values or {})})
+    return tune.Arguments(out=out, data=str(log), config=config, settings=settings, **own)
+
+
+class Known:
+    """What an aim asks of a subject."""
+
+    goal = "ctcvr.log_loss"
+
+    def smaller_is_better(self, figure: str) -> bool:
+        if figure == "auc":
+            raise ValueError("want one of ctr.auc, ctr.log_loss")
+        return figure.endswith("log_loss")
+
+    def reported(self) -> list[str]:
+        return ["ctr.auc", "ctr.log_loss"]
+
+
+def aim_of(metric: str, limits: Any = (), pareto: Any = ()) -> Any:
+    return read_aim(Known(), metric, limits, pareto)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +73,7 @@ def found(ray_cluster: None, small_log: Path, tmp_path_factory: pytest.TempPathF
 
 
 def test_limits_come_before_the_figure() -> None:
-    aim = read_aim("train", "cvr.click.auc", ["ctr.auc>=0.6", "ctr.log_loss <= 0.5"], [])
+    aim = aim_of("cvr.click.auc", ["ctr.auc>=0.6", "ctr.log_loss <= 0.5"])
     good = {"cvr.click.auc": 0.51, "ctr.auc": 0.6, "ctr.log_loss": 0.5}
     better = good | {"cvr.click.auc": 0.7}
     near = better | {"ctr.auc": 0.59}
@@ -69,11 +88,9 @@ def test_limits_come_before_the_figure() -> None:
 
 
 def test_figures_are_turned_so_that_higher_is_better() -> None:
-    assert read_aim("train", "ctr.log_loss", [], []).scores({"ctr.log_loss": 0.3})["score"] == -0.3
-    pcoc = read_aim("train", "ctr.pcoc", [], [])
-    high, low, right = (pcoc.scores({"ctr.pcoc": value})["score"] for value in (1.25, 0.8, 1.0))
-    assert high == pytest.approx(low)
-    assert right == 0.0 > high
+    assert aim_of("ctr.log_loss").scores({"ctr.log_loss": 0.3})["score"] == -0.3
+    assert aim_of("ctr.auc").scores({"ctr.auc": 0.3})["score"] == 0.3
+    assert str(aim_of("", ["ctr.auc>=0.6"])) == "minimise ctcvr.log_loss subject to ctr.auc >= 0.6"
 
 
 def test_front_keeps_what_nothing_dominates() -> None:
@@ -85,25 +102,22 @@ def test_front_keeps_what_nothing_dominates() -> None:
     [
         ({"out": None}, "--out DIR is needed"),
         ({"data": ""}, "--data LOG is needed"),
-        ({"what": "evolve"}, "--scored FILE is needed with --what evolve"),
-        ({"metric": "auc"}, "--metric auc: no such validation figure of jobs.train; there are ctr.auc"),
+        ({"objective": "fusion"}, "--scored FILE is needed"),
+        ({"objective": "fusion", "problem": "listwise"}, "--problem and --objective: give one of the two"),
+        ({"metric": "auc"}, "--metric auc: .*want one of ctr.auc, ctr.log_loss"),
         ({"subject_to": ("ctr.auc>0.6",)}, "--subject-to ctr.auc>0.6: want FIGURE>=NUMBER"),
-        ({"subject_to": ("auc>=0.6",)}, "--subject-to auc: no such validation figure"),
+        ({"subject_to": ("auc>=0.6",)}, "--subject-to auc: no such validation figure; there are .*ctr.auc, .*cvr.click.pcoc"),
         ({"subject_to": ("ctr.auc>=much",)}, "--subject-to ctr.auc>=much: want FIGURE>=NUMBER"),
-        ({"pareto": ("ctr.auc",)}, "--pareto ctr.auc: want two different figures"),
+        ({"pareto": ("ctr.auc",), "scheduler": "none"}, "--pareto ctr.auc: want two different figures"),
         ({"pareto": ("ctr.auc", "cvr.click.auc")}, "--scheduler asha goes by one figure: --pareto needs"),
-        ({"pareto": ("a", "b"), "metric": "ctr.auc"}, "--metric and --pareto: give one of the two"),
-        ({"space": "x"}, "--space x: no such space of jobs.train; there are standard, loss, rates"),
+        ({"pareto": ("a", "b"), "metric": "ctr.auc", "scheduler": "none"}, "--metric and --pareto: give one of the two"),
+        ({"space": "x"}, "--space x: no such space of entire_space; there are standard, loss, rates"),
         ({"samples": 0}, "--samples must be at least 1"),
         ({"samples": 3, "scheduler": "pbt"}, r"--samples 3: a population \(--scheduler pbt\) needs 4 or more"),
-        ({"what": "evolve", "scored": Path("x"), "scheduler": "pbt"}, "--scheduler pbt is for --what train"),
+        ({"objective": "sphere", "scheduler": "pbt"}, "--scheduler pbt is for --problem"),
         ({"concurrent": 10_000}, "--concurrent 10000: this machine has"),
-        ({"set": ("epoch=1",)}, "--set: unknown key 'epoch'; valid keys: epochs"),
-        ({"set": ("seed=1",)}, "--set seed: this setting has an option of its own, --seed"),
-        (
-            {"space": "rates", "set": RATES},
-            "--space rates: --set leaves nothing of it to search",
-        ),
+        ({"space": "rates", "hold": tuple(RATES)}, "--space rates: the options that are given leave nothing of it"),
+        ({"space": "rates", "config": settings_of(RATES).config}, "--space rates: the options that are given leave"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(small_log: Path, tmp_path: Path, given: Any, message: str) -> None:
@@ -113,9 +127,24 @@ def test_mistakes_are_told_before_anything_starts(small_log: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+def test_an_option_that_is_given_is_not_searched(tmp_path: Path) -> None:
+    words = ("--data", "log", "--out", tmp_path, "--optimizer.learning-rate", 0.001, "--objective.lambda-c", 0.3)
+    arguments = tune.arguments_of(*words)
+    assert arguments.config.optimizer.learning_rate == 0.001  # its default
+    assert held(arguments) == {"optimizer.learning_rate", "objective.lambda_c"}
+    words = ("--objective", "fusion", "--out", tmp_path, "--tuning.scored", "x.parquet", "--tuning.k", 3, "--sigma", 0.1)
+    arguments = tune.arguments_of(*words, "--space", "forms")
+    assert held(arguments) == {"sigma", "k"}
+    assert set(find_space(arguments.kind, True, "forms")) == {
+        "fusion", "sigma", "pairs", "learning_rate", "weight_decay"
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"unknown option '--set'; valid: --out, --problem, .*--tuning\.scored"):
+        tune.arguments_of("--objective", "fusion", "--set", "k=3")
+
+
 def test_the_hook_ends_a_training(small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = override(TrainConfig(), [*TINY, "epochs=3", "patience=0"])
-    job, _ = prepare(tmp_path / "run", open_log(str(small_log)), config, time.time())
+    given = settings_of({**TINY, "epochs": 3, "patience": 0})
+    job = prepare(tmp_path / "run", open_log(str(small_log)), *given, time.time())
     seen: list[dict[str, Any]] = []
 
     def on_epoch(figures: dict[str, Any]) -> bool:
@@ -130,8 +159,7 @@ def test_the_hook_ends_a_training(small_log: Path, tmp_path: Path, monkeypatch: 
     assert {"ctr.auc", "ctcvr.log_loss", "step", "best"} <= seen[0].keys()
     # what one worker's hook says, all of them do
     monkeypatch.setattr(train_loop, "max_over_workers", lambda flag: flag + 1)
-    progress = train_loop.Progress()
-    assert train_loop.ended_by(lambda figures: True, {}, progress, train_loop.torch.device("cpu"))
+    assert train_loop.any_worker(False, train_loop.torch.device("cpu"))
 
 
 def test_pauses_change_no_bit(tmp_path: Path) -> None:
@@ -160,14 +188,14 @@ def test_a_search_finds_and_keeps(found: Path, small_log: Path, tmp_path: Path) 
     # a trial is what jobs.train makes of its settings, and of the validation part only
     best = runs[summary["best.trial"]]
     assert read_json(best / "summary.json")["part"] == "valid"
-    config = override(TrainConfig(), [*TINY, "epochs=2", *assignments(summary["best.settings"])])
-    job, _ = prepare(tmp_path / "run", open_log(str(small_log)), config, time.time())
+    given = settings_of({**TINY, "epochs": 2, **summary["best.settings"]})
+    job = prepare(tmp_path / "run", open_log(str(small_log)), *given, time.time())
     (tmp_path / "run").mkdir()
     figures = run_training(job, workers=0)
     if read_json(best / "trial.json")["state"] == "finished":
         assert summary["best.test.ctcvr.log_loss"] == pytest.approx(figures["ctcvr.log_loss"], rel=1e-6)
-    filled = fill_train(train.Arguments(data="x", out=found), *asked_for("train", found / "best.json", ""))
-    assert train.configure(filled) == dataclasses.replace(config, seed=filled.seed)
+    filled = train.arguments_of("--data", "x", "--out", "y", "--preset", str(found / "best.json"))
+    assert (filled.config, filled.settings) == given
 
 
 @pytest.mark.ray
@@ -177,7 +205,7 @@ def test_a_search_goes_on(found: Path, small_log: Path, capsys: pytest.CaptureFi
     kept = (found / "trials" / "0000" / "trial.json").stat().st_mtime_ns
     (found / "summary.json").unlink()
     (found / "trials" / "0002" / "trial.json").unlink()
-    after = tune.run(tune.Arguments(resume=found, concurrent=1))
+    after = tune.run(tune.arguments_of("--resume", found, "--concurrent", 1))
     assert "Continuing" in capsys.readouterr().out
     assert Ledger(found / "ledger.jsonl").settings == ledger
     assert (found / "trials" / "0000" / "trial.json").stat().st_mtime_ns == kept
@@ -211,7 +239,7 @@ def no_tune(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_trial_is_feasible(no_tune: None, small_log: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
-    given = {"samples": 2, "set": (*TINY, "epochs=1"), "subject_to": ("ctr.auc>=0.99",)}
+    given = {"samples": 2, "values": {"epochs": 1}, "subject_to": ("ctr.auc>=0.99",)}
     summary = tune.run(tiny(small_log, out, **given))
     assert summary["tune.feasible"] == 0
     assert "No trial of 2 is feasible" in summary["tune.message"]
@@ -222,7 +250,7 @@ def test_no_trial_is_feasible(no_tune: None, small_log: Path, tmp_path: Path) ->
 
 def test_a_front_of_two_figures(no_tune: None, small_log: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
-    given = {"scheduler": "none", "set": (*TINY, "epochs=1"), "pareto": ("ctr.auc", "cvr.click.auc")}
+    given = {"scheduler": "none", "values": {"epochs": 1}, "pareto": ("ctr.auc", "cvr.click.auc")}
     summary = tune.run(tiny(small_log, out, **given))
     front_presets = sorted(path.stem for path in (out / "front").iterdir())
     assert [f"{index:04d}" for index in sorted(summary["tune.front"])] == front_presets
@@ -232,9 +260,9 @@ def test_a_front_of_two_figures(no_tune: None, small_log: Path, tmp_path: Path) 
 
 
 def test_every_trial_fails(no_tune: None, small_log: Path, tmp_path: Path) -> None:
-    wild = (*TINY, "epochs=1", "optimizer.learning_rate=1e30")
+    wild = {"epochs": 1, "objective.lambda_ctr": 1e30}
     with pytest.raises(ValueError, match=r"all 2 trials failed; the first: the loss is nan at step"):
-        tune.run(tiny(small_log, tmp_path / "search", samples=2, set=wild))
+        tune.run(tiny(small_log, tmp_path / "search", wild, samples=2))
     assert (tmp_path / "search" / "trials.csv").read_text().count("failed") == 2
 
 
@@ -243,10 +271,10 @@ def test_a_training_at_its_end_is_taken_over_whole(
 ) -> None:
     """Trial 1 is handed the checkpoints of trial 0 after its last epoch: its settings have trained nothing."""
     from jobs.tune import trial as trials
+    from jobs.tune.training import Training
 
-    job, _ = prepare(tmp_path, open_log(str(small_log)), override(TrainConfig(), [*TINY, "epochs=2"]), time.time())
-    aim = read_aim("train", "ctcvr.log_loss", [], [])
-    trial = trials.trainable(trials.Plan("train", str(tmp_path), aim, job=job, checkpoints=True))
+    job = prepare(tmp_path, open_log(str(small_log)), *settings_of({**TINY, "epochs": 2}), time.time())
+    trial = trials.trainable(trials.Plan(str(tmp_path), aim_of("ctcvr.log_loss"), Training(job, checkpoints=True)))
     first, second = tmp_path / "0000", tmp_path / "0001"
     trial({trials.INDEX: 0, "optimizer.learning_rate": 0.01})
     monkeypatch.setattr(trials.tune, "get_checkpoint", lambda: Checkpoint(str(first / "checkpoints")))
@@ -260,7 +288,7 @@ def test_a_training_at_its_end_is_taken_over_whole(
 @pytest.mark.slow
 def test_a_population_hands_weights_on(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
-    summary = tune.run(tiny(small_log, out, samples=4, scheduler="pbt", set=(*TINY, "epochs=3")))
+    summary = tune.run(tiny(small_log, out, {"epochs": 3}, samples=4, scheduler="pbt"))
     assert summary["tune.finished"] == 4
     drawn = Ledger(out / "ledger.jsonl").settings
     now = [read_json(out / "trials" / f"{index:04d}" / "settings.json") for index in range(4)]
@@ -272,18 +300,19 @@ def test_a_population_hands_weights_on(ray_cluster: None, small_log: Path, tmp_p
 @pytest.mark.ray
 def test_a_search_of_an_evolution(ray_cluster: None, scored: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
-    arguments = tune.Arguments(
-        out=out, what="evolve", scored=scored, samples=3, concurrent=2, set=("generations=6", "k=2")
-    )
+    words = ("--objective", "fusion", "--tuning.scored", scored, "--tuning.k", 2, "--generations", 6, "--samples", 3)
+    arguments = tune.arguments_of("--out", out, *words, "--concurrent", 2)
     summary = tune.run(arguments)
     assert summary["tune.trials"] == 3
     assert summary["best.valid.value"] >= summary["default.valid.value"]
     assert "best.test.fusion.value_at_2.tuned" in summary
-    best = evolve.run(evolve.Arguments(scored=scored, out=tmp_path / "run", config=out / "best.json", workers=0))
+    best = evolve.run(
+        evolve.arguments_of("--scored", scored, "--out", tmp_path / "run", "--preset", out / "best.json", "--workers", 0)
+    )
     assert best["es.generations"] == 6
     run = read_json(tmp_path / "run" / "run.json")["config"]
     assert run["es"]["sigma"] == summary["best.settings"]["sigma"]
-    assert run["k"] == 2
+    assert run["settings"]["k"] == 2
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +347,9 @@ def test_the_driver_is_killed(
     out = tmp_path / "search"
     given = tiny(small_log, out, concurrent=1, scheduler="none")
     words = ["--data", small_log, "--out", out, "--samples", given.samples, "--space", given.space]
-    words += ["--concurrent", 1, "--scheduler", "none", "--set", *given.set]
+    words += ["--concurrent", 1, "--scheduler", "none", "--epochs", 2]
+    for key, value in TINY.items():
+        words += ["--" + key.replace("_", "-"), *(value if isinstance(value, list) else [value])]
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     process = begin("jobs.tune", *words, errors=tmp_path / "log", RAY_ADDRESS=os.environ["RAY_ADDRESS"])
     try:

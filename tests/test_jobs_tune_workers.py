@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from support import settings_of
 from test_jobs_tune import TINY, tiny
 
 from data.log import open_log
-from distributed.config import TrainConfig
 from distributed.training.launch import prepare, run_training
 from distributed.training.ray_group import free_room, note_room
 from jobs import tune
-from jobs.command.settings import override
 from jobs.run.directory import read_json, usable_cpus
 from jobs.tune import workers
 from jobs.tune.files import STOP_FILE, read_reports
@@ -32,8 +31,8 @@ CPUS = usable_cpus()
         ({"trial_workers": -2}, r"--trial-workers must be 0 .* or at least 2, got -2"),
         ({"trial_workers": 10_000}, "--trial-workers 10000: this machine has .* CPUs; ask for at most that many"),
         ({"trial_workers": 2, "scheduler": "pbt"}, "--trial-workers needs --scheduler asha or none: pbt interrupts"),
-        ({"trial_workers": 2, "what": "evolve", "scored": Path("x")}, "--trial-workers is for --what train"),
-        ({"trial_workers": 2, "set": ("stream.lanes=1",)}, "--trial-workers 2 needs --set stream.lanes=2 or more"),
+        ({"trial_workers": 2, "objective": "sphere", "space": "standard"}, "--trial-workers is for --problem"),
+        ({"trial_workers": 2, "config": settings_of({"stream.lanes": 1}).config}, "--trial-workers 2 needs --stream.lanes 2"),
         (
             {"trial_workers": 2, "concurrent": CPUS},
             f"--concurrent {CPUS} with --trial-workers 2: this machine has {CPUS} CPUs; --concurrent {CPUS // 2} fits",
@@ -96,7 +95,7 @@ def test_what_a_killed_start_still_holds_is_given_back(ray_cluster: None, tmp_pa
 @pytest.mark.ray
 def test_a_search_of_trials_with_two_workers(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
     before, cpus = groups(), ray.cluster_resources()["CPU"]
-    given = {"samples": 2, "concurrent": 1, "seed": 2, "trial_workers": 2}
+    given = {"samples": 2, "concurrent": 1, "values": {"seed": 2}, "trial_workers": 2}
     summary = tune.run(tiny(small_log, tmp_path / "search", **given))
     first, second = (tmp_path / "search" / "trials" / name for name in ("0000", "0001"))
     assert [read_json(run / "trial.json")["state"] for run in (first, second)] == ["finished", "stopped"]
@@ -110,8 +109,8 @@ def test_a_search_of_trials_with_two_workers(ray_cluster: None, small_log: Path,
     assert ray.available_resources()["CPU"] == cpus
 
     # a trial is what a plain training of its settings is
-    config = override(TrainConfig(), [*TINY, "epochs=2", "seed=2"])
-    job, _ = prepare(tmp_path / "run", open_log(str(small_log)), config, time.time())
+    config = settings_of({**TINY, "epochs": 2, "seed": 2})
+    job = prepare(tmp_path / "run", open_log(str(small_log)), *config, time.time())
     (tmp_path / "run").mkdir()
     plain = run_training(dataclasses.replace(job, parts={k: v for k, v in job.parts.items() if k != "test"}), workers=0)
     trial = read_json(first / "summary.json")

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from es.hashing import hash64
+from funnel.figures.resampling import bootstrap_ratios, percentiles
 from funnel.fusion.forms import Fusion, ScoredLog
 from funnel.fusion.objective import METRICS, Constraint
 from funnel.lists.request_blocks import Requests, Score, ranks_within
 
 SCORINGS = ("tuned", "untuned", "best_single")
-LEVEL = 0.95
 
 
 def split_users(user_keys_U: np.ndarray, seed: int, tune_share: float = 0.5) -> np.ndarray:
@@ -72,11 +72,11 @@ def compare(
     seed: int,
     constraints: tuple[Constraint, ...] = (),
 ) -> dict[str, Any]:
-    """Figures of the test half as `fusion.*` keys: each metric of each scoring, the gains, their intervals, a found.
+    """Figures of the test half as `fusion.*` keys: each metric of each scoring, the gains, their intervals, and "message".
 
     Of each constraint: `fusion.kept.OUTCOME`, value@k of the outcome as a share of the untuned policy's, its interval,
     and whether it is at or above 1 - tolerance. `fusion.gauc.*` is reported only: see `weighted_gauc`. `metric` is the
-    one tuned for: the found is about it. A gain is significant if the intervals of the gains over both baselines lie
+    one tuned for: the message is about it. A gain is significant if the intervals of the gains over both baselines lie
     above 0.
     """
     values_2D = fusion.policy.decode(np.stack([theta_D, np.zeros_like(theta_D)]))
@@ -108,7 +108,7 @@ def compare(
     lengths_R = np.bincount(test.request_C)
     return figures | {
         "fusion.significant": bool(low > 0),
-        "fusion.message": found(figures, key, metric, k, test.users),
+        "message": found(figures, key, metric, k, test.users),
         "fusion.test_users": test.users,
         "fusion.test_requests": fused.requests,
         "fusion.test_requests_with_reward": fused.rewarded,
@@ -124,12 +124,12 @@ def _figures(
     counts_U = np.bincount(user_R, weights=counted_R, minlength=users)
     assert counts_U.any(), "a log without any reward"
     means_S = sums_SU.sum(axis=1) / counts_U.sum()
-    means_SB = bootstrap_means(sums_SU, counts_U, resamples, seed)
+    means_SB = bootstrap_ratios(sums_SU, counts_U, resamples, seed)
     figures: dict[str, float] = {}
     for name, mean, means_B in zip(SCORINGS, means_S, means_SB, strict=True):
-        figures |= _interval(f"{key}.{name}", mean, means_B)
+        figures |= percentiles(f"{key}.{name}", mean, means_B)
     for index, name in enumerate(SCORINGS[1:], start=1):
-        figures |= _interval(f"{key}.gain_over_{name}", means_S[0] - means_S[index], means_SB[0] - means_SB[index])
+        figures |= percentiles(f"{key}.gain_over_{name}", means_S[0] - means_S[index], means_SB[0] - means_SB[index])
     return figures
 
 
@@ -142,8 +142,8 @@ def _kept(
     if not untuned_U.any():
         return {}
     share = float(tuned_U.sum() / untuned_U.sum())
-    shares_B = bootstrap_means(tuned_U[None], untuned_U, resamples, seed)[0]
-    return {**_interval(key, share, shares_B), f"{key}.met": share >= 1 - constraint.tolerance}
+    shares_B = bootstrap_ratios(tuned_U[None], untuned_U, resamples, seed)[0]
+    return {**percentiles(key, share, shares_B), f"{key}.met": share >= 1 - constraint.tolerance}
 
 
 def weighted_gauc(group_C: np.ndarray, positive_C: np.ndarray, score_C: np.ndarray) -> float | None:
@@ -161,25 +161,6 @@ def weighted_gauc(group_C: np.ndarray, positive_C: np.ndarray, score_C: np.ndarr
         return None
     auc_G = (sums_G - positives_G * (positives_G + 1) / 2)[both_G] / pairs_G[both_G]
     return float((auc_G * lengths_G[both_G]).sum() / lengths_G[both_G].sum())
-
-
-def bootstrap_means(sums_SU: np.ndarray, counts_U: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Ratio of sums to counts, (S, B), for users drawn with replacement; resample b is drawn from (seed, b)."""
-    users = len(counts_U)
-    means_SB = np.full((len(sums_SU), resamples), np.nan)
-    for b in range(resamples):
-        drawn = np.random.default_rng([seed, b]).integers(users, size=users)
-        times_U = np.bincount(drawn, minlength=users)
-        total = float((counts_U * times_U).sum())
-        if total > 0:
-            means_SB[:, b] = (sums_SU * times_U).sum(axis=1) / total
-    return means_SB
-
-
-def _interval(key: str, value: float, resampled_B: np.ndarray) -> dict[str, float]:
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.nanpercentile(resampled_B, [tail, 100 - tail])
-    return {key: float(value), f"{key}.low": float(low), f"{key}.high": float(high)}
 
 
 def found(figures: dict[str, Any], key: str, metric: str, k: int, users: int) -> str:

@@ -1,25 +1,25 @@
 """What a fusion tuned earlier is worth on a scored file it has never seen."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from funnel.fusion.evaluation import LEVEL, bootstrap_means
+from funnel.figures.resampling import bootstrap_ratios, percentiles
 from funnel.fusion.forms import Fusion
 from funnel.fusion.scored_log import read_scored
 from funnel.lists.request_blocks import Requests
-from jobs.run.directory import read_json
 
 
-def judge_policy(scored: Path, policy: Path, resamples: int, seed: int) -> dict[str, Any]:
+def judge_policy(scored: Path, policy: Path, resamples: int, seed: int) -> dict[str, float]:
     """value@k (or NDCG@k) of a policy.json and of the untuned policy it began from, and the gain with its interval.
 
     Keys value_at_K.tuned, .untuned, .gain, .gain.low, .gain.high: intervals over users. Raises ValueError for scores
     that the policy does not fuse.
     """
-    record = read_json(policy)
+    record = read_policy(policy)
     log = read_scored(scored, record["conversion_weight"], tuple(record["by"])).log
     if list(log.names) != record["scores"]:
         raise ValueError(
@@ -41,13 +41,22 @@ def judge_policy(scored: Path, policy: Path, resamples: int, seed: int) -> dict[
     if not counts_U.any():
         return {}
     means_2 = sums_2U.sum(axis=1) / counts_U.sum()
-    gains_B = np.subtract(*bootstrap_means(sums_2U, counts_U, resamples, seed))
-    low, high = np.nanpercentile(gains_B, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    gains_B = np.subtract(*bootstrap_ratios(sums_2U, counts_U, resamples, seed))
     key = f"{metric}_at_{k}"
-    return {
-        f"{key}.tuned": float(means_2[0]),
-        f"{key}.untuned": float(means_2[1]),
-        f"{key}.gain": float(means_2[0] - means_2[1]),
-        f"{key}.gain.low": float(low),
-        f"{key}.gain.high": float(high),
-    }
+    tuned, untuned = (float(mean) for mean in means_2)
+    gain = percentiles(f"{key}.gain", tuned - untuned, gains_B)
+    return {f"{key}.tuned": tuned, f"{key}.untuned": untuned, **gain}
+
+
+def read_policy(path: Path) -> dict[str, Any]:
+    """policy.json. Raises ValueError, naming the file, for one that is absent, broken or not of score fusion."""
+    try:
+        record = json.loads(path.read_text())
+        if not isinstance(record, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable as a policy ({error})") from None
+    needed = ("fusion", "scores", "before", "after", "constants", "by", "metric", "k", "conversion_weight")
+    if missing := [key for key in needed if key not in record]:
+        raise ValueError(f"{path}: key {missing[0]!r} is missing; is this a policy of score fusion?")
+    return record

@@ -11,11 +11,11 @@ so that a penalty of 10 takes 10% of F0 for each 1% beyond the tolerance. P poli
 import hashlib
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from funnel.fusion.forms import FUSIONS, Fusion, ScoredLog
+from funnel.fusion.forms import Fusion, ScoredLog
 from funnel.lists.request_blocks import Requests
 
 METRICS = ("value", "ndcg")
@@ -36,31 +36,6 @@ class Constraint:
                 f"constraint on {self.outcome!r}: tolerance {self.tolerance} must be in [0, 1), "
                 f"penalty {self.penalty} at least 0"
             )
-
-
-@dataclass
-class FusionSettings:
-    """Settings of the objective by name (`es.objectives.registry`)."""
-
-    fusion: Literal["product", "sum", "rank"] = "product"
-    """prod (p_i + b_i)^a_i, sum w_i p_i, or sum w_i / (rank_i + offset)."""
-    metric: Literal["value", "ndcg"] = "value"
-    """The reward among the first k of each request, or reward-NDCG@k."""
-    k: int = 10
-    by: tuple[str, ...] = ()
-    """User features that the weights depend on."""
-    constraints: tuple[Constraint, ...] = ()
-
-
-def score_fusion(settings: FusionSettings, log: ScoredLog) -> "ScoreFusion":
-    """The objective on a log (the part that is tuned on). ValueError for an unknown form, metric or column."""
-    for name, choices in (("fusion", FUSIONS), ("metric", METRICS)):
-        if getattr(settings, name) not in choices:
-            raise ValueError(f"{name} is {getattr(settings, name)!r}: it must be one of {', '.join(choices)}")
-    if settings.k < 1:
-        raise ValueError(f"k is {settings.k}: it must be at least 1")
-    fusion = Fusion.fit(settings.fusion, log, tuple(settings.by))
-    return ScoreFusion(log, fusion, settings.metric, settings.k, tuple(settings.constraints))
 
 
 class ScoreFusion:

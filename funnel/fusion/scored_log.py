@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from funnel.fusion.objective import ScoredLog
+from funnel.fusion.forms import ScoredLog
 
 SCORES = ("pctr", "pcvr", "pctcvr")
 LABELS = ("click", "conversion")
@@ -28,12 +28,20 @@ class Scored:
 def read_scored(path: Path, conversion_weight: float, by: tuple[str, ...] = (), option: str = "--scored") -> Scored:
     """Read the needed columns, `by` among them: numbers that describe the user.
 
+    Raises ValueError naming the file, the column and the row.
+    """
+    return scored_table(_read(path, by, option), path, conversion_weight, by)
+
+
+def scored_table(table: pa.Table, path: Path, conversion_weight: float, by: tuple[str, ...] = ()) -> Scored:
+    """The same of a table; `path` is what messages call it.
+
     reward = click + conversion_weight conversion (value), value being 1 where absent.
 
     A request is a (user, request) pair; without a request column a user's exposures are one request, without a user
-    column every request is a user of its own. Raises ValueError naming the file, the column and the row.
+    column every request is a user of its own.
     """
-    table = _read(path, by, option)
+    check_columns(table.column_names, path, by)
     if not table.num_rows:
         raise ValueError(f"{path}: holds no rows")
     scores = {name: _numbers(path, table, name) for name in SCORES}
@@ -74,6 +82,15 @@ def _read(path: Path, by: tuple[str, ...], option: str) -> pa.Table:
         names = pq.read_schema(path).names
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
+    check_columns(names, path, by)
+    wanted = [name for name in (*SCORES, *LABELS, VALUE, USER, REQUEST, *by) if name in names]
+    try:
+        return pq.read_table(path, columns=wanted, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: its data are corrupt ({error})") from error
+
+
+def check_columns(names: list[str], path: Path, by: tuple[str, ...]) -> None:
     if reserved := [name for name in by if name in (*SCORES, *LABELS, VALUE, USER, REQUEST)]:
         raise ValueError(f"--by {reserved[0]}: weights follow columns that describe the user, not this one")
     missing = [name for name in (*SCORES, *LABELS, *by) if name not in names]
@@ -83,11 +100,6 @@ def _read(path: Path, by: tuple[str, ...], option: str) -> pa.Table:
         raise ValueError(
             f"{path}: needs a column {USER!r} or {REQUEST!r}: it tells which exposures were shown together"
         )
-    wanted = [name for name in (*SCORES, *LABELS, VALUE, USER, REQUEST, *by) if name in names]
-    try:
-        return pq.read_table(path, columns=wanted, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: its data are corrupt ({error})") from error
 
 
 def _column(path: Path, table: pa.Table, name: str) -> pa.ChunkedArray:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from funnel.figures.resampling import bootstrap_ratios, percentiles
 from funnel.off_policy.objective import (
     LoggedActions,
     OffPolicy,
@@ -21,8 +22,6 @@ from funnel.off_policy.objective import (
 )
 from funnel.off_policy.objective import weights as importance_weights
 
-LEVEL = 0.95
-
 
 def compare_policies(
     objective: OffPolicy,
@@ -32,11 +31,11 @@ def compare_policies(
     seed: int = 0,
     judge: Literal["ips", "clipped", "snips", "dr"] | None = None,
 ) -> dict[str, Any]:
-    """Values on `test` of the learnt policy, the best constant and the logging policy, their gains, and a verdict.
+    """Values on `test` of the learnt policy, the best constant and the logging policy, their gains, and "message".
 
     `judge`: the estimator that judges, where it is not the one that was maximised.
     Keys: off_policy.{learnt,best_constant,logging}[.low|.high], off_policy.gain_over_{best_constant,logging}[...],
-    off_policy.best_constant_action, .effective_size (the learnt policy's), .significant, .message.
+    off_policy.best_constant_action, .effective_size (the learnt policy's), .significant; message.
     """
     settings, action = objective.settings, objective.constant
     settings = dataclasses.replace(settings, estimator=judge or settings.estimator)
@@ -54,42 +53,38 @@ def compare_policies(
     values_S = sums_SR.sum(axis=1) / np.maximum(totals_SR.sum(axis=1), 1e-300)
     figures: dict[str, Any] = {"off_policy.best_constant_action": action}
     for index, name in enumerate(parts):
-        figures |= _interval(f"off_policy.{name}", values_S[index], values_SB[index])
+        figures |= percentiles(f"off_policy.{name}", values_S[index], values_SB[index])
         if index:
             gain_B = values_SB[0] - values_SB[index]
-            figures |= _interval(f"off_policy.gain_over_{name}", values_S[0] - values_S[index], gain_B)
-    weight_R = importance_weights(learnt_AR, test)
+            figures |= percentiles(f"off_policy.gain_over_{name}", values_S[0] - values_S[index], gain_B)
     found = objective.value(probabilities(settings, theta_D, objective.log))
     low = min(figures[f"off_policy.gain_over_{name}.low"] for name in ("best_constant", "logging"))
     return figures | {
         "off_policy.on_tune": found.value,
-        "off_policy.effective_size": float(weight_R.sum() ** 2 / max((weight_R**2).sum(), 1e-300)),
+        "off_policy.effective_size": kish(importance_weights(learnt_AR, test)),
         "off_policy.rounds": len(test.action_R),
         "off_policy.significant": bool(low > 0),
-        "off_policy.message": verdict(figures, settings, low > 0),
+        "message": sentence(figures, settings, low > 0),
     }
 
 
-def bootstrap_ratios(sums_SR: np.ndarray, totals_SR: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Ratios of sums for rounds drawn with replacement, (S, B); resample b is drawn from (seed, b); NaN where 0/0."""
-    rounds = sums_SR.shape[1]
-    both_2SR = np.concatenate([sums_SR, totals_SR])
-    ratios_SB = np.empty((len(sums_SR), resamples))
-    for b in range(resamples):
-        drawn_R = np.random.default_rng([seed, b]).integers(rounds, size=rounds)
-        sums_2S = both_2SR @ np.bincount(drawn_R, minlength=rounds)
-        top, bottom = np.split(sums_2S, 2)
-        ratios_SB[:, b] = np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
-    return ratios_SB
+def policy_value(settings: OffPolicySettings, theta_D: np.ndarray, log: LoggedActions) -> float:
+    """The estimated value of one theta on a log."""
+    model_AR = log.model() if settings.estimator == "dr" else None
+    top_R, bottom_R = policy_parts(settings, probabilities(settings, theta_D, log), log, model_AR)
+    return float(top_R.sum() / max(bottom_R.sum(), 1e-300))
 
 
-def _interval(key: str, value: float, resampled_B: np.ndarray) -> dict[str, float]:
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.nanpercentile(resampled_B, [tail, 100 - tail])
-    return {key: float(value), f"{key}.low": float(low), f"{key}.high": float(high)}
+def effective_size(settings: OffPolicySettings, theta_D: np.ndarray, log: LoggedActions) -> float:
+    """How many rounds of the policy itself the log's weighted rounds are worth (Kish)."""
+    return kish(importance_weights(probabilities(settings, theta_D, log), log))
 
 
-def verdict(figures: dict[str, Any], settings: OffPolicySettings, significant: bool) -> str:
+def kish(weight_R: np.ndarray) -> float:
+    return float(weight_R.sum() ** 2 / max((weight_R**2).sum(), 1e-300))
+
+
+def sentence(figures: dict[str, Any], settings: OffPolicySettings, significant: bool) -> str:
     """One sentence: the gain over the stronger rival, its interval, and whether it is significant."""
     name = max(("best_constant", "logging"), key=lambda each: figures[f"off_policy.{each}"])
     rival = "the logging policy" if name == "logging" else f"always action {figures['off_policy.best_constant_action']}"

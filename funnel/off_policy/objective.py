@@ -78,12 +78,12 @@ class LoggedActions:
         )
 
 
-@dataclass
+@dataclass(frozen=True)
 class OffPolicySettings:
     policy: Literal["softmax", "greedy"] = "softmax"
     temperature: float = 1.0
     """Of softmax; scores are in its units."""
-    epsilon: float = 0.1
+    greedy_epsilon: float = 0.1
     """Of greedy: the share of rounds in which the action is drawn uniformly."""
     estimator: Literal["ips", "clipped", "snips", "dr"] = "snips"
     clip: float = 20.0
@@ -96,14 +96,13 @@ class OffPolicySettings:
     """What the bound is of: the policy's value, or its gain over the best constant action on the same rounds (a policy
     then leaves that action only where the log is sure enough)."""
 
-    def check(self) -> None:
-        """ValueError, one line, for a setting that cannot be."""
+    def __post_init__(self) -> None:
         for name, holds, what in (
             ("policy", self.policy in ("softmax", "greedy"), "softmax or greedy"),
             ("estimator", self.estimator in ESTIMATORS, "one of " + ", ".join(ESTIMATORS)),
             ("baseline", self.baseline in ("none", "best_constant"), "none or best_constant"),
             ("temperature", self.temperature > 0, "above 0"),
-            ("epsilon", 0 <= self.epsilon <= 1, "between 0 and 1"),
+            ("greedy_epsilon", 0 <= self.greedy_epsilon <= 1, "between 0 and 1"),
             ("clip", self.clip > 0, "above 0"),
             ("level", 0.5 <= self.level < 1, "between 0.5 and 1"),
             ("smallest_size", self.smallest_size >= 0, "at least 0"),
@@ -116,7 +115,6 @@ class OffPolicy:
     """The objective over a log (the part that is tuned on). Deterministic."""
 
     def __init__(self, settings: OffPolicySettings, log: LoggedActions) -> None:
-        settings.check()
         self.settings, self.log = settings, log
         self.model_AR = log.model() if settings.estimator == "dr" else None
         self.constant = int(np.argmax([self.value(constant(action, log)).value for action in range(log.actions)]))
@@ -173,8 +171,8 @@ def probabilities(settings: OffPolicySettings, theta_D: np.ndarray, log: LoggedA
     """pi(a | r) of one theta, (A, R)."""
     score_AR = scores(theta_D, log)
     if settings.policy == "greedy":
-        chosen_AR = np.full(score_AR.shape, settings.epsilon / log.actions)
-        chosen_AR[score_AR.argmax(axis=0), np.arange(score_AR.shape[1])] += 1 - settings.epsilon
+        chosen_AR = np.full(score_AR.shape, settings.greedy_epsilon / log.actions)
+        chosen_AR[score_AR.argmax(axis=0), np.arange(score_AR.shape[1])] += 1 - settings.greedy_epsilon
         return chosen_AR
     odds_AR = np.exp((score_AR - score_AR.max(axis=0)) / settings.temperature)
     return np.asarray(odds_AR / np.add.reduce(odds_AR, axis=0))

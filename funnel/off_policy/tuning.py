@@ -1,8 +1,8 @@
 """Which action for whom: a policy learnt from a Parquet file of logged actions, and judged on rounds held out.
 
-    python -m jobs.evolve --objective off_policy --set data=log.parquet features=age,town --out runs/policy
-    python -m jobs.evolve --objective off_policy --out runs/mails --set data=mails.parquet action=segment \\
-        propensity=0.333 reward=spend features=recency,history,channel estimator=dr baseline=best_constant
+    python -m jobs.evolve --objective off_policy --data log.parquet --features age town --out runs/policy
+    python -m jobs.evolve --objective off_policy --out runs/mails --data mails.parquet --action segment \\
+        --propensity 0.333 --reward spend --features recency history channel --estimator dr --baseline best_constant
 
 A row is a round: the action taken (numbers or text), the logging policy's probability of it, what came of it, and
 features of the context, which are named: what was not known when the action was taken must not be among them, and only
@@ -13,28 +13,35 @@ worth (off_policy.*: funnel/off_policy/evaluation.py).
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from funnel.off_policy.evaluation import compare_policies
+from funnel.off_policy.evaluation import compare_policies, effective_size, policy_value
 from funnel.off_policy.objective import LoggedActions, OffPolicy, OffPolicySettings
-from jobs.command.settings import read_settings
+from funnel.off_policy.results import results
+from funnel.panels import Panel, Record, Table
+from funnel.spaces import Presets, Spaces
+from funnel.tunable import HeldOut
 
 MOST_ACTIONS, MOST_VALUES = 1000, 50
 FEWEST_ROUNDS = 10
+AIMS = ("value", "effective_size")
+"""Figures of `measure`."""
+FIT, TEST, VALID = 0, 1, 2
 
 
-@dataclass
+@dataclass(frozen=True)
 class FileSettings(OffPolicySettings):
-    """What `--set` takes for off_policy: where the log is, and the settings of the objective."""
+    """Where the log is, and the settings of the objective."""
 
-    data: str = ""
+    data: Path | None = None
     """Parquet file of logged rounds."""
     action: str = "action"
     """Column of the action taken."""
@@ -45,84 +52,118 @@ class FileSettings(OffPolicySettings):
     """Columns of the context, known before the action was taken."""
 
 
-@dataclass(frozen=True)
-class Learnable:
-    """The objective on the rounds learnt from, those held out, and what the numbers of theta belong to."""
+class OffPolicyTuning:
+    """funnel/tunable.py: Tunable."""
 
-    objective: OffPolicy
-    test: LoggedActions
-    actions: list[Any]
-    features: list[str]
-    scales: list[tuple[float, float]]
-    path: Path
+    name: ClassVar[str] = "off_policy"
+    settings_type: ClassVar[type] = FileSettings
+    presets: ClassVar[Presets] = {}
+    spaces: ClassVar[Spaces] = {}
+    goal: ClassVar[str] = "value"
+
+    def __init__(self, settings: FileSettings, table: pa.Table, part_R: np.ndarray) -> None:
+        """`part_R`: of each round whether it is learnt from (FIT), held out (TEST) or tells trials apart (VALID)."""
+        assert settings.data is not None
+        self.settings, path = settings, settings.data
+        self.features, rows_FR, self.scales = context(table, settings, path, part_R == FIT)
+        self.actions, action_R = encode_actions(table[settings.action], f"{path}: column {settings.action!r}")
+        try:
+            log = LoggedActions(
+                context_FR=rows_FR,
+                action_R=action_R,
+                propensity_R=propensities(table, settings, path),
+                reward_R=numbers(table[settings.reward], f"{path}: column {settings.reward!r}"),
+                actions_EA=np.eye(len(self.actions), dtype=np.float32),
+            )
+        except ValueError as error:
+            raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
+        self.rounds = len(part_R)
+        own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(OffPolicySettings)}
+        self.objective = OffPolicy(OffPolicySettings(**own), log.part(part_R == FIT))
+        self.held_out = {"test": log.part(part_R == TEST)}
+        if (part_R == VALID).any():
+            self.held_out["valid"] = log.part(part_R == VALID)
+
+    @classmethod
+    def open(cls, settings: FileSettings, seed: int, searching: bool = False) -> Self:
+        if settings.data is None:
+            raise ValueError("--data FILE is needed for off_policy: the Parquet file of logged rounds")
+        table = read_table(settings.data, settings)
+        rounds = table.num_rows
+        if rounds < FEWEST_ROUNDS * (1 + searching):
+            raise ValueError(f"{settings.data}: {rounds} rounds, half of them to judge by: too few to learn from")
+        order_R, tuned = np.random.default_rng(seed).permutation(rounds), (rounds + 1) // 2
+        part_R = np.where(order_R < tuned, FIT, TEST)
+        if searching:
+            part_R[(order_R >= tuned // 2) & (order_R < tuned)] = VALID
+        return cls(settings, table, part_R)
 
     def facts(self) -> dict[str, Any]:
-        rows = len(self.test.action_R) + len(self.objective.log.action_R)
-        return {"data": {"location": str(self.path), "rows": rows}, "actions": self.actions, "features": self.features}
+        data = {"location": str(self.settings.data), "rows": self.rounds}
+        return {"data": data, "actions": self.actions, "features": self.features}
 
-    def judge(self, theta_D: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
-        """Figures for summary.json: the learnt policy against the best constant and the logging policy."""
-        figures = compare_policies(self.objective, theta_D, self.test, resamples, seed)
-        constant = figures["off_policy.best_constant_action"]
-        action = f"always {self.actions[constant]}"
-        named = re.sub(rf"always action {constant}\b", lambda match: action, figures["off_policy.message"])
-        return figures | {"off_policy.best_constant_action": self.actions[constant], "off_policy.message": named}
+    def describe(self) -> str:
+        return (
+            f"a {self.settings.policy} policy of {len(self.actions)} actions by {len(self.features) - 1} features for "
+            f"its value by {self.settings.estimator}: {len(self.objective.log.action_R):,} of {self.rounds:,} rounds "
+            "to learn from"
+        )
 
     def policy(self, theta_D: np.ndarray) -> dict[str, Any]:
-        """policy.json: score(action) = sum over features of weight * (value - mean)/scale; "1" is the intercept."""
+        """score(action) = sum over features of weight * (value - mean)/scale; "1" is the intercept."""
         weights_FA = theta_D.reshape(len(self.features), len(self.actions))
-        settings = self.objective.settings
+        settings = self.settings
         return {
             "policy": settings.policy,
             "temperature": settings.temperature,
-            "epsilon": settings.epsilon,
+            "epsilon": settings.greedy_epsilon,
             "actions": self.actions,
             "features": self.features,
             "moments": [{"mean": mean, "scale": scale} for mean, scale in self.scales],
             "weights": [[float(weight) for weight in row] for row in weights_FA],
         }
 
+    def measure(self, theta_D: np.ndarray) -> dict[str, float]:
+        """The policy's value by the settings' estimator, and how many rounds that rests on."""
+        valid = self.held_out["valid"]
+        value, size = policy_value(self.settings, theta_D, valid), effective_size(self.settings, theta_D, valid)
+        return {"value": value, "effective_size": size}
 
-def learnable(assignments: tuple[str, ...], seed: int) -> Learnable:
-    """Read and check `--set` and the file it names; ValueError, one line, for what cannot be."""
-    settings = FileSettings(**read_settings(FileSettings, assignments, "--set"))
-    settings.check()
-    if not settings.data:
-        raise ValueError("--set data=FILE is needed for --objective off_policy: the Parquet file of logged rounds")
-    path = Path(settings.data).expanduser().absolute()
-    table = read_table(path, settings)
-    rounds = table.num_rows
-    if rounds < FEWEST_ROUNDS:
-        raise ValueError(f"{path}: {rounds} rounds, half of them to judge by: too few to learn from")
-    tune_R = np.random.default_rng(seed).permutation(rounds) < (rounds + 1) // 2
-    names, rows_FR, scales = context(table, settings, path, tune_R)
-    actions, action_R = encode_actions(table[settings.action], f"{path}: column {settings.action!r}")
-    try:
-        log = LoggedActions(
-            context_FR=rows_FR,
-            action_R=action_R,
-            propensity_R=propensities(table, settings, path),
-            reward_R=numbers(table[settings.reward], f"{path}: column {settings.reward!r}"),
-            actions_EA=np.eye(len(actions), dtype=np.float32),
-        )
-    except ValueError as error:
-        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
-    plain = OffPolicySettings(
-        **{field.name: getattr(settings, field.name) for field in dataclasses.fields(OffPolicySettings)}
-    )
-    return Learnable(OffPolicy(plain, log.part(tune_R)), log.part(~tune_R), actions, names, scales, path)
+    @classmethod
+    def smaller_is_better(cls, figure: str) -> bool:
+        if figure not in AIMS:
+            raise ValueError(f"no figure {figure!r} of off_policy: want one of {', '.join(AIMS)}")
+        return False
+
+    def judge(self, theta_D: np.ndarray, resamples: int, seed: int, part: HeldOut = "test") -> dict[str, Any]:
+        """The learnt policy against the best constant and the logging policy."""
+        figures = compare_policies(self.objective, theta_D, self.held_out[part], resamples, seed)
+        constant = figures["off_policy.best_constant_action"]
+        action = f"always {self.actions[constant]}"
+        named = re.sub(rf"always action {constant}\b", lambda match: action, figures["message"])
+        return figures | {"off_policy.best_constant_action": self.actions[constant], "message": named}
+
+    @classmethod
+    def results(cls, summary: Mapping[str, Any]) -> Table | None:
+        return results(summary)
+
+    @classmethod
+    def panels(cls, record: Record) -> list[Panel]:
+        from funnel.off_policy.panels import panels
+
+        return panels(record)
 
 
 def read_table(path: Path, settings: FileSettings) -> pa.Table:
     if not path.is_file():
-        raise ValueError(f"--set data={path}: no such file")
+        raise ValueError(f"--data {path}: no such file")
     try:
         table = pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from None
     if not settings.features:
         raise ValueError(
-            "--set features=a,b is needed for --objective off_policy: the columns known before the action was taken; "
+            "--features A B is needed for off_policy: the columns known before the action was taken; "
             f"{path} has {', '.join(table.column_names)}"
         )
     given = {"action": settings.action, "reward": settings.reward}
@@ -131,11 +172,11 @@ def read_table(path: Path, settings: FileSettings) -> pa.Table:
     for name, column in (*given.items(), *(("features", each) for each in settings.features)):
         if column not in table.column_names:
             raise ValueError(
-                f"{path} has no column {column!r} (--set {name}=...): it has {', '.join(table.column_names)}"
+                f"{path} has no column {column!r} (--{name}): it has {', '.join(table.column_names)}"
             )
     for column in settings.features:
         if column in given.values():
-            raise ValueError(f"--set features: {column!r} is what is to be chosen or predicted, not a feature")
+            raise ValueError(f"--features {column}: {column!r} is what is to be chosen or predicted, not a feature")
     return table
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import tyro
@@ -94,11 +94,12 @@ def options_of(kind: Any, prefix: str = "") -> list[str]:
     found = []
     for field in dataclasses.fields(kind):
         hint = typing.get_type_hints(kind, include_extras=True)[field.name]
-        flattened = field.name in FLATTENED
+        called = [extra.name for extra in typing.get_args(hint)[1:] if getattr(extra, "name", None) is not None]
         inner = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
-        name = prefix if flattened else f"{prefix}{field.name}".replace("_", "-")
+        own = called[0] if called else field.name
+        name = f"{prefix}{own}".replace("_", "-")
         if dataclasses.is_dataclass(inner):
-            found += options_of(inner, name if flattened else f"{name}.")
+            found += options_of(inner, f"{name}." if own else prefix)
         else:
             found.append(f"--{name}")
     return found
@@ -108,18 +109,40 @@ FLATTENED = ("config", "settings")
 """Fields of a command's arguments whose own fields are options of the command, without a prefix."""
 
 
-def with_settings(base: type, **defaults: Any) -> type:
-    """`base`, a dataclass of arguments, with these settings (dataclass instances) as defaults of its fields.
+def with_settings(base: type, names: Mapping[str, str] | None = None, **defaults: Any) -> type:
+    """`base`, a dataclass of arguments, with these settings as defaults of its fields: dataclass instances, or a
+    dataclass itself where some of its fields have no default and have to be given.
 
     Fields named in FLATTENED give their own fields as options: --epochs, --optimizer.learning-rate; others are a
-    prefix: --es.sigma.
+    prefix: --es.sigma. `names` gives a field another prefix.
     """
     typed: list[Any] = []
     for name, default in defaults.items():
-        kind = type(default)
-        hint = Annotated[kind, tyro.conf.arg(name="")] if name in FLATTENED else kind
-        typed.append((name, hint, dataclasses.field(default_factory=functools.partial(copy.copy, default))))
-    return dataclasses.make_dataclass(base.__name__, typed, bases=(base,), namespace={"__doc__": base.__doc__})
+        kind = default if isinstance(default, type) else type(default)
+        prefix = (names or {}).get(name, "" if name in FLATTENED else name)
+        hint = Annotated[kind, tyro.conf.arg(name=prefix)]
+        if isinstance(default, type):
+            typed.append((name, hint))
+        else:
+            typed.append((name, hint, dataclasses.field(default_factory=functools.partial(copy.copy, default))))
+    return derived(base, typed)
+
+
+def with_defaults(base: type, **values: Any) -> type:
+    """`base`, a dataclass of arguments, with other defaults: of a run that goes on, say."""
+    hints = typing.get_type_hints(base, include_extras=True)
+    return derived(
+        base,
+        [
+            (name, hints[name], dataclasses.field(default_factory=functools.partial(copy.copy, value)))
+            for name, value in values.items()
+        ],
+    )
+
+
+def derived(base: type, fields: Sequence[Any]) -> type:
+    about = {"__doc__": base.__doc__}
+    return dataclasses.make_dataclass(base.__name__, fields, bases=(base,), namespace=about, kw_only=True)
 
 
 def glance(words: Sequence[str], **defaults: str) -> dict[str, str]:

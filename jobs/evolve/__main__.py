@@ -4,4 +4,4 @@ import jobs.evolve
 from jobs.command.cli import main
 
 if __name__ == "__main__":
-    main(jobs.evolve.run, jobs.evolve.Arguments, jobs.evolve.__doc__ or "", resumes=True)
+    main(jobs.evolve.run, jobs.evolve.options, jobs.evolve.__doc__ or "", resumes=True)

@@ -27,6 +27,8 @@ from funnel.settings import flat, plain
 from jobs.run.directory import RUN_FILE, read_json
 
 OPTION = "--start-from"
+EVOLUTIONS = ("evolve", "evolve_objective")
+"""What run.json calls a run of jobs.evolve; the latter of earlier versions."""
 
 
 def model_to_start_from(run: Path, job: TrainJob) -> tuple[str, dict[str, Any]]:
@@ -138,16 +140,16 @@ def begins_with(start: Start | None) -> dict[str, Any]:
     return {"started_from": start.facts} if start else {}
 
 
-def theta_to_start_from(run: Path, objective: Objective, kind: str, out: Path) -> Start | None:
+def theta_to_start_from(run: Path, objective: Objective, out: Path) -> Start | None:
     """The theta of another run, for an evolution in `out`; None where `out` has a checkpoint already.
 
-    Raises ValueError: no run of this kind, of another objective (the data may be others) or of another dimension.
+    Raises ValueError: no run of jobs.evolve, of another objective (the data may be others) or of another dimension.
     """
     if (out / CHECKPOINT_FILE).exists():
         return None
     run = run.expanduser().absolute()
-    if read_json(run / RUN_FILE).get("kind") != kind:
-        raise ValueError(f"{OPTION} {run}: is no run of jobs.evolve with this objective")
+    if read_json(run / RUN_FILE).get("kind") not in EVOLUTIONS:
+        raise ValueError(f"{OPTION} {run}: is no run of jobs.evolve")
     if not (run / CHECKPOINT_FILE).exists():
         raise ValueError(f"{OPTION} {run}: has no {CHECKPOINT_FILE} yet")
     header, tensors = read_checkpoint(run / CHECKPOINT_FILE)

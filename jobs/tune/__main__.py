@@ -4,4 +4,4 @@ import jobs.tune
 from jobs.command.cli import main
 
 if __name__ == "__main__":
-    main(jobs.tune.run, jobs.tune.Arguments, jobs.tune.__doc__ or "", resumes=True)
+    main(jobs.tune.run, jobs.tune.options, jobs.tune.__doc__ or "", resumes=True)

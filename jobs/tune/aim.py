@@ -7,18 +7,11 @@ with this order serves them all.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.command.presets import What
-
-TRAIN_METRICS = tuple(
-    f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr") for figure in ("auc", "log_loss", "pcoc")
-)
-EVOLVE_METRICS = ("value", "ndcg", "click", "conversion")
-METRICS: Mapping[What, tuple[str, ...]] = {"train": TRAIN_METRICS, "evolve": EVOLVE_METRICS}
-DEFAULT_METRIC: Mapping[What, str] = {"train": "ctcvr.log_loss", "evolve": "value"}
+from jobs.tune.subject import Subject
 
 INFEASIBLE = -1e6
 """Where the scores of trials that miss a limit begin; figures are far above it."""
@@ -50,6 +43,8 @@ class Aim:
     metrics: tuple[str, ...]
     """One, or two for a Pareto front."""
     limits: tuple[Limit, ...] = ()
+    smaller: frozenset[str] = frozenset()
+    """The figures of which smaller is better."""
 
     @property
     def keys(self) -> list[str]:
@@ -68,47 +63,43 @@ class Aim:
         missed = self.missed_by(figures)
         if missed:
             return dict.fromkeys(self.keys, max(INFEASIBLE - missed, FAILED))
-        return {key: goodness(metric, figures) for key, metric in zip(self.keys, self.metrics, strict=True)}
+        return {key: self.goodness(metric, figures) for key, metric in zip(self.keys, self.metrics, strict=True)}
+
+    def goodness(self, metric: str, figures: Mapping[str, Any]) -> float:
+        """The figure with its sign turned so that higher is better."""
+        value = figures.get(metric)
+        if value is None or not math.isfinite(value):
+            return FAILED
+        turned = -float(value) if metric in self.smaller else float(value)
+        return turned if turned > INFEASIBLE else FAILED
 
     def missed_by(self, figures: Mapping[str, Any]) -> float:
         return sum(limit.missed_by(figures) for limit in self.limits)
 
     def __str__(self) -> str:
-        goals = [f"{direction(metric)} {metric}" for metric in self.metrics]
+        goals = [f"{'minimise' if metric in self.smaller else 'maximise'} {metric}" for metric in self.metrics]
         limits = [str(limit) for limit in self.limits]
         return " and ".join(goals) + (f" subject to {', '.join(limits)}" if limits else "")
 
 
-def goodness(metric: str, figures: Mapping[str, Any]) -> float:
-    """The figure with its sign turned so that higher is better; a PCOC by its distance from 1 (of the logarithms)."""
-    value = figures.get(metric)
-    if value is None or not math.isfinite(value):
-        return FAILED
-    if metric.endswith(".pcoc"):
-        return -abs(math.log(value)) if value > 0 else FAILED
-    turned = -float(value) if metric.endswith("log_loss") else float(value)
-    return turned if turned > INFEASIBLE else FAILED
-
-
-def direction(metric: str) -> str:
-    if metric.endswith(".pcoc"):
-        return "bring to 1:"
-    return "minimise" if metric.endswith("log_loss") else "maximise"
-
-
-def read_aim(what: What, metric: str, subject_to: Sequence[str], pareto: Sequence[str]) -> Aim:
+def read_aim(subject: Subject, metric: str, subject_to: Sequence[str], pareto: Sequence[str]) -> Aim:
     """The command line's --metric, --subject-to, --pareto. ValueError, one line, for what is none."""
     if metric and pareto:
         raise ValueError("--metric and --pareto: give one of the two")
     if pareto and (len(pareto) != 2 or pareto[0] == pareto[1]):
-        raise ValueError(f"--pareto {' '.join(pareto)}: want two different figures, such as ctr.auc cvr.click.auc")
-    metrics = tuple(pareto) or (metric or DEFAULT_METRIC[what],)
+        raise ValueError(f"--pareto {' '.join(pareto)}: want two different figures")
+    option, metrics = "--pareto" if pareto else "--metric", tuple(pareto) or (metric or subject.goal,)
+    smaller = set()
     for name in metrics:
-        check_metric(what, name, "--pareto" if pareto else "--metric")
-    return Aim(metrics, tuple(read_limit(what, text) for text in subject_to))
+        try:
+            smaller |= {name} if subject.smaller_is_better(name) else set()
+        except ValueError as error:
+            raise ValueError(f"{option} {name}: {error}") from None
+    reported = subject.reported() if subject_to else ()
+    return Aim(metrics, tuple(read_limit(text, reported) for text in subject_to), frozenset(smaller))
 
 
-def read_limit(what: What, text: str) -> Limit:
+def read_limit(text: str, reported: Collection[str]) -> Limit:
     found = re.fullmatch(r"\s*([\w.]+)\s*(>=|<=)\s*(\S+)\s*", text)
     try:
         if found is None:
@@ -117,16 +108,10 @@ def read_limit(what: What, text: str) -> Limit:
         if not math.isfinite(limit.bound):
             raise ValueError
     except ValueError:
-        raise ValueError(f"--subject-to {text}: want FIGURE>=NUMBER or FIGURE<=NUMBER, ctr.auc>=0.6 say") from None
-    check_metric(what, limit.metric, "--subject-to")
+        raise ValueError(f"--subject-to {text}: want FIGURE>=NUMBER or FIGURE<=NUMBER") from None
+    if limit.metric not in reported:
+        raise ValueError(f"--subject-to {limit.metric}: no such validation figure; there are {', '.join(reported)}")
     return limit
-
-
-def check_metric(what: What, name: str, option: str) -> None:
-    if name not in METRICS[what]:
-        raise ValueError(
-            f"{option} {name}: no such validation figure of jobs.{what}; there are {', '.join(METRICS[what])}"
-        )
 
 
 def front(points: Sequence[tuple[float, ...]]) -> list[int]:

@@ -12,12 +12,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jobs.command.presets import Settings
+from jobs.tune.subject import Settings
 
 LEDGER_FILE, TRIALS = "ledger.jsonl", "trials"
 SETTINGS_FILE, REPORTS_FILE, TRIAL_FILE, STOP_FILE = "settings.json", "reports.jsonl", "trial.json", "stop"
 TOLD_FILE = "told.json"
-TIME = {"train": "epoch", "evolve": "generation"}
 
 
 def name_of(index: int) -> str:

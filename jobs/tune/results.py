@@ -1,18 +1,19 @@
 """What a search found, read from the trials' directories: rows, the best, the front, importance, a preset."""
 
 import csv
-import os
+import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.command.presets import Settings
-from jobs.command.settings import text_of
+from data.files import write_whole
+from funnel.settings import shown
 from jobs.run.directory import read_json
-from jobs.tune.aim import FAILED, Aim, front, goodness
+from jobs.tune.aim import FAILED, Aim, front
 from jobs.tune.files import SETTINGS_FILE, TRIAL_FILE, Ledger, name_of, read_reports
+from jobs.tune.subject import Settings
 
 ENOUGH = 8
 """Trials with a figure from which the importance of settings is estimated."""
@@ -90,9 +91,9 @@ def best_of(rows: Sequence[Row]) -> Row | None:
 def front_of(rows: Sequence[Row], aim: Aim) -> list[Row]:
     """The feasible trials that no other beats in both figures, by the first of them."""
     feasible = [row for row in rows if row.feasible]
-    points = [tuple(goodness(metric, row.figures) for metric in aim.metrics) for row in feasible]
+    points = [tuple(aim.goodness(metric, row.figures) for metric in aim.metrics) for row in feasible]
     found = [feasible[index] for index in front(points)]
-    return sorted(found, key=lambda row: goodness(aim.metrics[0], row.figures), reverse=True)
+    return sorted(found, key=lambda row: aim.goodness(aim.metrics[0], row.figures), reverse=True)
 
 
 def nearest(rows: Sequence[Row]) -> Row | None:
@@ -101,7 +102,7 @@ def nearest(rows: Sequence[Row]) -> Row | None:
     return min(ended, key=lambda row: row.missed) if ended else None
 
 
-def importance(rows: Sequence[Row], metric: str, distributions: dict[str, Any], seed: int) -> dict[str, float]:
+def importance(rows: Sequence[Row], aim: Aim, metric: str, distributions: dict[str, Any], seed: int) -> dict[str, float]:
     """Each setting's share of the variance of the figure over the space, by Optuna's fANOVA (Hutter et al. 2014).
 
     Empty where there are too few trials, or all are alike.
@@ -109,13 +110,13 @@ def importance(rows: Sequence[Row], metric: str, distributions: dict[str, Any], 
     import optuna
 
     known = [row for row in rows if row.ended and metric in row.figures]
-    values = {goodness(metric, row.figures) for row in known}
+    values = {aim.goodness(metric, row.figures) for row in known}
     if len(known) < ENOUGH or len(values) < 2:
         return {}
     study = optuna.create_study(direction="maximize")
     for row in known:
         params = {key: row.settings[key] for key in distributions}
-        value = goodness(metric, row.figures)
+        value = aim.goodness(metric, row.figures)
         study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=value))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
     try:
@@ -129,16 +130,15 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
     """trials.csv: number, state, epoch or generation, seconds, feasible, figures, settings."""
     figures = sorted({key for row in rows for key in row.figures})
     settings = list(dict.fromkeys(key for row in rows for key in row.settings))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", "state", "at", "seconds", "feasible", *figures, *settings, "error"])
-        for row in rows:
-            cells = [row.figures.get(key, "") for key in figures] + [text_of(row.settings[key]) for key in settings]
-            seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
-            facts = [name_of(row.index), row.state, row.moment or "", seconds, int(row.feasible)]
-            writer.writerow([*facts, *cells, row.error])
-    temporary.replace(path)
+    content = io.StringIO()
+    writer = csv.writer(content, lineterminator="\n")
+    writer.writerow(["trial", "state", "at", "seconds", "feasible", *figures, *settings, "error"])
+    for row in rows:
+        cells = [row.figures.get(key, "") for key in figures] + [shown(row.settings[key]) for key in settings]
+        seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+        facts = [name_of(row.index), row.state, row.moment or "", seconds, int(row.feasible)]
+        writer.writerow([*facts, *cells, row.error])
+    write_whole(path, content.getvalue())
 
 
 def settings_text(row: Row) -> str:

@@ -11,6 +11,7 @@ import random
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +23,10 @@ from ray.tune.search import BasicVariantGenerator, Searcher
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain, Float
 
-from jobs.command.presets import Settings, Space
 from jobs.run.directory import read_json
-from jobs.tune.files import SETTINGS_FILE, STOP_FILE, TIME, Ledger, name_of
+from funnel.spaces import Choice, LogUniform, Space, Uniform
+from jobs.tune.files import SETTINGS_FILE, STOP_FILE, Ledger, name_of
+from jobs.tune.subject import Settings
 from jobs.tune.trial import INDEX, Plan, index_of, trainable
 
 STATE = ".tune"
@@ -41,10 +43,24 @@ SchedulerName = Literal["asha", "pbt", "none"]
 SearchName = Literal["optuna", "random"]
 
 
+Domains = dict[str, Domain]
+
+
+def domains(space: Space) -> Domains:
+    """The space as Ray Tune has it."""
+    return {key: domain_of(domain) for key, domain in space.items()}
+
+
+def domain_of(domain: Choice | Uniform | LogUniform) -> Domain:
+    if isinstance(domain, Choice):
+        return tune.choice(list(domain.values))
+    return (tune.loguniform if isinstance(domain, LogUniform) else tune.uniform)(domain.low, domain.high)
+
+
 class Recorded(OptunaSearch):
     """Optuna's suggestions, numbered and kept in the ledger; those of an earlier start come first."""
 
-    def __init__(self, space: Space, points: Sequence[Settings], ledger: Ledger, **options: Any) -> None:
+    def __init__(self, space: Domains, points: Sequence[Settings], ledger: Ledger, **options: Any) -> None:
         super().__init__(space=space, points_to_evaluate=[dict(point) for point in points], **options)
         self.ledger, self.count = ledger, 0
 
@@ -81,7 +97,7 @@ class StopsInTheLoop(ASHAScheduler):
         return str(TrialScheduler.CONTINUE)
 
 
-def draw(space: Space, first: Settings, count: int, seed: int) -> list[Settings]:
+def draw(space: Domains, first: Settings, count: int, seed: int) -> list[Settings]:
     """`first`, then points of the space drawn independently."""
     generator = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
     points = [first]
@@ -94,35 +110,34 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def continuous(space: Space) -> Space:
+def continuous(space: Domains) -> Domains:
     """What a training can be told while it runs: the rates and weights of a space, no widths and no choices."""
     return {key: domain for key, domain in space.items() if isinstance(domain, Float)}
 
 
-def search(
-    plan: Plan,
-    space: Space,
-    default: Settings,
-    ledger: Ledger,
-    samples: int,
-    scheduler: SchedulerName,
-    algorithm: SearchName,
-    concurrent: int,
-    last: int,
-    seed: int,
-    callback: tune.Callback,
-) -> None:
-    """Run the trials; what they found is in their directories. `last` is the epoch or generation a trial ends at."""
+@dataclass(frozen=True)
+class How:
+    """The way of searching."""
+
+    samples: int
+    scheduler: SchedulerName
+    algorithm: SearchName
+    concurrent: int
+    seed: int
+
+
+def search(plan: Plan, space: Domains, default: Settings, ledger: Ledger, how: How, callback: tune.Callback) -> None:
+    """Run the trials; what they found is in their directories."""
     quiet()
     keys = plan.aim.keys
     single = len(keys) == 1
     metric, mode = (keys[0], "max") if single else (None, None)
     trials = Path(plan.trials)
     searcher: Searcher | BasicVariantGenerator
-    given: Space | None = None  # else the searcher knows it
-    if algorithm == "optuna" and scheduler != "pbt":
+    given: Domains | None = None  # else the searcher knows it
+    if how.algorithm == "optuna" and how.scheduler != "pbt":
         # After a stop the suggestions to come must not be those of the beginning again.
-        entropy = np.random.SeedSequence((seed, len(ledger.settings))).generate_state(1)
+        entropy = np.random.SeedSequence((how.seed, len(ledger.settings))).generate_state(1)
         sampler = optuna.samplers.TPESampler(seed=int(entropy[0]))
         points = ledger.settings or [default]
         target = {"metric": metric, "mode": mode} if single else {"metric": keys, "mode": ["max", "max"]}
@@ -130,7 +145,7 @@ def search(
         searcher = Recorded(distributions, points, ledger, sampler=sampler, **target)
     else:
         if not ledger.settings:
-            for point in draw(space, default, samples, seed):
+            for point in draw(space, default, how.samples, how.seed):
                 ledger.add(point)
         points = [current(trials, index, point) for index, point in enumerate(ledger.settings)]
         searcher = BasicVariantGenerator(points_to_evaluate=points)
@@ -138,15 +153,15 @@ def search(
     state = trials.parent / STATE
     shutil.rmtree(state, ignore_errors=True)
     tuner = tune.Tuner(
-        tune.with_resources(trainable(plan), WAITING if plan.workers else {"CPU": 1}),
+        tune.with_resources(trainable(plan), WAITING if plan.subject.workers else {"CPU": 1}),
         param_space=given,
         tune_config=tune.TuneConfig(
             metric=metric,
             mode=mode,
             search_alg=searcher,
-            scheduler=make_scheduler(scheduler, trials, TIME[plan.what], last, space, seed),
-            num_samples=samples,
-            max_concurrent_trials=concurrent,
+            scheduler=make_scheduler(how, trials, plan.subject.unit, plan.subject.last, space),
+            num_samples=how.samples,
+            max_concurrent_trials=how.concurrent,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -155,7 +170,7 @@ def search(
             verbose=0,
             callbacks=[callback],
             failure_config=tune.FailureConfig(max_failures=DEATHS),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS if plan.checkpoints else None),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS if plan.subject.checkpoints else None),
         ),
     )
     tuner.fit()
@@ -168,15 +183,13 @@ def current(trials: Path, index: int, settings: Settings) -> Settings:
     return read_json(path) if path.exists() else settings
 
 
-def make_scheduler(
-    name: SchedulerName, trials: Path, time_attr: str, last: int, space: Space, seed: int
-) -> TrialScheduler:
-    if name == "asha":
+def make_scheduler(how: How, trials: Path, time_attr: str, last: int, space: Domains) -> TrialScheduler:
+    if how.scheduler == "asha":
         grace = max(1, last // REDUCTION**2)
         return StopsInTheLoop(trials, time_attr=time_attr, max_t=last, grace_period=grace, reduction_factor=REDUCTION)
-    if name == "pbt":
-        random.seed(seed)  # what PopulationBasedTraining draws from
-        np.random.seed(seed)  # noqa: NPY002 (and the domains it resamples)
+    if how.scheduler == "pbt":
+        random.seed(how.seed)  # what PopulationBasedTraining draws from
+        np.random.seed(how.seed)  # noqa: NPY002 (and the domains it resamples)
         return PopulationBasedTraining(
             time_attr=time_attr,
             perturbation_interval=1,
@@ -186,7 +199,7 @@ def make_scheduler(
     return FIFOScheduler()
 
 
-def within(space: Space) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def within(space: Domains) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Perturbed settings put back into the space they were drawn from."""
     bounds = {key: (domain.lower, domain.upper) for key, domain in space.items()}
 
@@ -196,7 +209,7 @@ def within(space: Space) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return clamp
 
 
-def default_of(space: Space, defaults: Settings) -> Settings:
+def default_of(space: Domains, defaults: Settings) -> Settings:
     """The default of each key, as the space writes it; ValueError if the space does not hold it."""
     point = {}
     for key, domain in space.items():

@@ -16,9 +16,9 @@ from distributed.training.job import TrainJob
 from distributed.training.launch import run_training
 from distributed.training.recorder import CHECKPOINTS
 from jobs.cluster.connect import connect
-from jobs.command.presets import Settings
 from jobs.run.directory import read_json, write_json
 from jobs.tune.files import REPORTS_FILE, STOP_FILE, TOLD_FILE, whole_lines, write_report
+from jobs.tune.subject import Settings
 
 BEST_FILE, TRAINED_FILE = "figures.json", "trained.json"
 """What travels with a training's checkpoints: the figures of its best epoch; its last epoch and its settings."""
