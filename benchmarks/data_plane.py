@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,18 +29,21 @@ import torch
 import tyro
 
 from benchmarks.bench import markdown, write_result
-from data.encode import Encoder
+from benchmarks.settings import training
+from data.encode import Encoder, Rows
 from data.generate import generate_log
 from data.log import Log, open_log
 from data.schema import CategoricalField, Schema
 from data.world import GeneratedLog
 from distributed.config import TrainConfig
+from distributed.context import CPU, Context
 from distributed.input.shards import lane_slices
 from distributed.input.stream import TrainStream
 from distributed.training.job import TrainJob
-from distributed.training.launch import prepare
 from distributed.training.learner import Learner
 from funnel.batch import Batch
+from funnel.problem import Problem
+from funnel.rows import RowUnits
 
 ROWS_PER_GROUP = 65_536
 READ = "(a) Parquet read"
@@ -80,11 +82,11 @@ def main(arguments: Arguments) -> None:
             "wide, zstd": wide(Path(folder) / "zstd", arguments.rows, "zstd"),
             "wide, snappy": wide(Path(folder) / "snappy", arguments.rows, "snappy"),
         }
-        jobs = {}
+        jobs: dict[str, TrainJob] = {}
         for name, log in logs.items():
             rows, again = log.part("train").rows, decoded_again(log)
             sizes[name] = {"rows": rows, "bytes_per_row": bytes_per_row(log), "decoded_again": again}
-            jobs[name], _ = prepare(Path("/nowhere"), log, TrainConfig(), time.time())
+            jobs[name] = training(Path("/nowhere"), log, {})
         for repeat in range(arguments.repeats):
             for name, log in logs.items():
                 for what, found in measure(log, jobs[name], arguments.ray and repeat == 0).items():
@@ -96,13 +98,13 @@ def main(arguments: Arguments) -> None:
 
 def measure(log: Log, job: TrainJob, ray: bool) -> dict[str, float]:
     """Rows per CPU-second of everything, once."""
-    part, config = job.parts["train"], job.config
-    stream = TrainStream(log, part, config.stream, config.batch_size, 0, 0, 1)
+    part, config, problem = job.parts["train"], job.config, job.open_problem(CPU)
+    stream = TrainStream(problem, log, part, job.sizes["train"], config, Context())
     found = {
         READ: rate(lambda: (table.num_rows for table in log.read(part)), part.rows),
         "(b) TrainStream": rate(lambda: (len(batch) for batch in stream.epoch(0)), part.rows),
         **parts_of_stream(log),
-        "(c) training step": training(job, stream),
+        "(c) training step": steps(problem, config, stream),
     }
     if ray:
         found["Ray Data"] = ray_data(log, config.batch_size)
@@ -133,12 +135,12 @@ def parts_of_stream(log: Log, groups: int = 4) -> dict[str, float]:
     }
 
 
-def batches(rows: Any, lanes: int = 8, size: int = 128) -> Iterator[Batch]:
+def batches(rows: Rows, lanes: int = 8, size: int = 128) -> Iterator[Batch]:
     """Batches of `lanes` pieces each, as TrainStream puts them together."""
     step = lanes * size
     for begin in range(0, len(rows), step):
         cuts = range(begin, min(begin + step, len(rows)), size)
-        yield Batch.join([rows.take(slice(cut, min(cut + size, len(rows)))) for cut in cuts])
+        yield RowUnits.join([RowUnits(rows.take(slice(cut, min(cut + size, len(rows))))) for cut in cuts]).batch()
 
 
 def decoded_again(log: Log) -> float:
@@ -148,17 +150,17 @@ def decoded_again(log: Log) -> float:
     return sum(group_rows[piece.group] for lane in lanes for piece in lane) / sum(group_rows) - 1
 
 
-def training(job: TrainJob, stream: TrainStream) -> float:
+def steps(problem: Problem, config: TrainConfig, stream: TrainStream) -> float:
     """Rows per CPU-second of training steps on batches that lie ready."""
-    trainer = Learner(job, torch.device("cpu"), 0, stream.steps)
+    learner = Learner(problem, config, Context(), stream.steps)
     waiting = stream.epoch(0)
     ready = [next(waiting) for _ in range(STEPS + 5)]
     waiting.close()  # type: ignore[attr-defined]
     for step, batch in enumerate(ready[:5]):
-        trainer.step(batch, step)
+        learner.step(batch, step)
     before = time.process_time()
     for step, batch in enumerate(ready[5:]):
-        trainer.step(batch, step + 5)
+        learner.step(batch, step + 5)
     return sum(len(batch) for batch in ready[5:]) / (time.process_time() - before)
 
 
@@ -171,7 +173,7 @@ def ray_data(log: Log, batch_size: int) -> float:
 
     def encode(table: pa.Table) -> dict[str, np.ndarray]:
         rows = encoder.encode(table)
-        return {"ids": rows.ids_RK, "numeric": rows.numeric_RN, "click": rows.click_R, "conversion": rows.conversion_R}
+        return {"ids": rows.ids_RK, "numeric": rows.numeric_RN, **rows.labels}
 
     def read(name: str) -> int:
         dataset = ray.data.read_parquet([file.path for file in log.part(name).files])
@@ -227,8 +229,7 @@ def wide(directory: Path, rows: int, compression: str) -> Log:
             for name, (count, kind) in WIDE.items()
         ),
         numeric=tuple(f"number_{n}" for n in range(4)),
-        click="click",
-        conversion="conversion",
+        labels={"click": "click", "conversion": "conversion"},
     )
     for part, size in (("train", rows), ("valid", 20_000)):
         (directory / part).mkdir(parents=True)

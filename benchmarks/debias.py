@@ -22,51 +22,61 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 import tyro
 from scipy import stats
 
 from benchmarks.bench import markdown, write_result
+from benchmarks.settings import Settings, training
 from data.generate import generate_log
 from data.loaders.speed_dating import load_speed_dating
 from data.log import Log, Part, open_log
 from data.world import GeneratedLog
-from distributed.config import TrainConfig
+from distributed.context import CPU
 from distributed.finished_run import load_run
-from distributed.training.launch import prepare, run_training
-from distributed.training.validation import evaluate
+from distributed.training.job import TrainJob
+from distributed.training.launch import run_training
+from distributed.training.validation import count
+from funnel.network import BatchNetwork
 from funnel.ranking.calibration_fit import fit_calibration, gather
-from funnel.ranking.click_model import ClickModel
-from jobs.command.preset_file import assignments
-from jobs.command.presets import clicks
-from jobs.command.settings import override
+from funnel.ranking.presets import PRESETS, clicks
+from funnel.ranking.problem import PROPENSITIES, EntireSpace
+from jobs.calibrate import click_model_of
+from jobs.command.preset import find_preset
 from models.objectives.base import Labels, Objective
 from models.objectives.terms import binary_cross_entropy
 from models.registry import OBJECTIVES
 
 TWO_STAGES = "two stages"
-ALONE = ["objective.lambda_c=1", "objective.lambda_g=0"]  # without the CTCVR term
-METHODS: dict[str, list[str]] = {
-    "naive": ["objective.name=naive"],
-    "MTL-IMP": ["objective.name=mtl_imp"],
-    "ESMM": ["objective.name=esmm"],
-    "ESCM2-IPS": ["objective.name=escm2_ips"],
-    "ESCM2-IPS, lambda_c = 1": ["objective.name=escm2_ips", "objective.lambda_c=1"],
-    "ESCM2-DR": ["objective.name=escm2_dr"],
-    "ESCM2-DR, labels": ["objective.name=escm2_dr", "objective.imputation=label"],
-    "ESCM2-SNIPS": ["objective.name=escm2_snips"],
-    "ESCM2-SNIPS alone": [*ALONE, "objective.name=escm2_snips"],
-    "ESCM2-MRDR": ["objective.name=escm2_mrdr"],
-    "ESCM2-MRDR, labels": ["objective.name=escm2_mrdr", "objective.imputation=label"],
-    "two stages, IPS": [TWO_STAGES, "objective.name=escm2_ips", "objective.lambda_c=1"],
-    "two stages, IPS alone": [TWO_STAGES, *ALONE, "objective.name=escm2_ips"],
-    "two stages, SNIPS": [TWO_STAGES, "objective.name=escm2_snips", "objective.lambda_c=1"],
-    "two stages, SNIPS alone": [TWO_STAGES, *ALONE, "objective.name=escm2_snips"],
-    "two stages, DR": [TWO_STAGES, "objective.name=escm2_dr", "objective.lambda_c=1"],
-    "two stages, DR alone, labels": [TWO_STAGES, *ALONE, "objective.name=escm2_dr", "objective.imputation=label"],
-    "oracle": ["objective.name=oracle", "stop_metric=cvr.click.log_loss"],
+"""Beside a method's settings: a click model that is trained before gives the propensities."""
+
+
+def objective(name: str, **values: Any) -> dict[str, Any]:
+    """Settings of an objective by dotted key."""
+    return {"objective.name": name, **{f"objective.{key}": value for key, value in values.items()}}
+
+
+ALONE = {"lambda_c": 1, "lambda_g": 0}  # without the CTCVR term
+METHODS: dict[str, dict[str, Any]] = {
+    "naive": objective("naive"),
+    "MTL-IMP": objective("mtl_imp"),
+    "ESMM": objective("esmm"),
+    "ESCM2-IPS": objective("escm2_ips"),
+    "ESCM2-IPS, lambda_c = 1": objective("escm2_ips", lambda_c=1),
+    "ESCM2-DR": objective("escm2_dr"),
+    "ESCM2-DR, labels": objective("escm2_dr", imputation="label"),
+    "ESCM2-SNIPS": objective("escm2_snips"),
+    "ESCM2-SNIPS alone": objective("escm2_snips", **ALONE),
+    "ESCM2-MRDR": objective("escm2_mrdr"),
+    "ESCM2-MRDR, labels": objective("escm2_mrdr", imputation="label"),
+    "two stages, IPS": {TWO_STAGES: True, **objective("escm2_ips", lambda_c=1)},
+    "two stages, IPS alone": {TWO_STAGES: True, **objective("escm2_ips", **ALONE)},
+    "two stages, SNIPS": {TWO_STAGES: True, **objective("escm2_snips", lambda_c=1)},
+    "two stages, SNIPS alone": {TWO_STAGES: True, **objective("escm2_snips", **ALONE)},
+    "two stages, DR": {TWO_STAGES: True, **objective("escm2_dr", lambda_c=1)},
+    "two stages, DR alone, labels": {TWO_STAGES: True, **objective("escm2_dr", **ALONE, imputation="label")},
+    "oracle": {**objective("oracle"), "stop_metric": "cvr.click.log_loss"},
 }
-CLICKS, STOP_BY_CLICKS = "clicks", "stop_metric=ctr.log_loss"
+CLICKS = "clicks"
 """Run of the click model, beside the log."""
 
 
@@ -95,8 +105,8 @@ class Arguments:
     """Folds by wave; every fold is the test part once."""
     methods: tuple[str, ...] = tuple(METHODS)
     """naive and oracle among them."""
-    set: tuple[str, ...] = ()
-    """Settings for all methods."""
+    preset: str = ""
+    """Settings of all methods: a preset of jobs.train or a JSON file, as there."""
     reuse: Path | None = None
     """A result file (.json) of the same settings: what it holds is taken from it, the rest is run."""
 
@@ -107,8 +117,15 @@ MEANS = PREDICTED, TRUTH = "cvr.entire.mean_prediction", "cvr.entire.mean_label"
 KEPT = (*SPACES.values(), *ENTIRE.values(), *MEANS, *(f"platt.{key}" for key in ENTIRE.values()),
         "propensity.effective_share", "train.best_step")  # fmt: skip
 """What the result file holds of a run."""
-SPEED_DATING = ("batch_size=128", "epochs=20", "patience=4", "model.backbone.expert_hidden=32,16",
-                "model.tower_hidden=16", "model.backbone.dropout=0.3", "model.embedding_width=4")  # fmt: skip
+SPEED_DATING: dict[str, Any] = {
+    "batch_size": 128,
+    "epochs": 20,
+    "patience": 4,
+    "model.backbone.expert_hidden": (32, 16),
+    "model.tower_hidden": (16,),
+    "model.backbone.dropout": 0.3,
+    "model.embedding_width": 4,
+}
 
 
 def main(arguments: Arguments) -> None:
@@ -129,7 +146,7 @@ def main(arguments: Arguments) -> None:
                 run = Path(folder) / "run"
                 shutil.rmtree(run, ignore_errors=True)
                 run.mkdir()
-                result = train_one(run, log, Path(folder), [*shared(arguments), *settings, f"seed={seed}"])
+                result = train_one(run, log, Path(folder), {**shared(arguments), **settings, "seed": seed})
                 figures[name].append({"log": label, **{key: result[key] for key in KEPT if key in result}})
                 numbers = " ".join(f"{key} {result[source]:.4f}" for key, source in ENTIRE.items())
                 print(f"[{time.time() - began:5.0f} s] {label} {name}: {numbers}", flush=True)
@@ -138,8 +155,14 @@ def main(arguments: Arguments) -> None:
     write_result(name, {"runs": figures, "seconds": time.time() - began}, tables)
 
 
-def shared(arguments: Arguments) -> list[str]:
-    return [*(SPEED_DATING if arguments.source == "speed_dating" else ()), *arguments.set]
+def shared(arguments: Arguments) -> dict[str, Any]:
+    return {**(SPEED_DATING if arguments.source == "speed_dating" else {}), **named_settings(arguments.preset)}
+
+
+def named_settings(preset: str) -> dict[str, Any]:
+    """Settings by dotted key of a preset of the ranker, or of a JSON file."""
+    settings, _ = find_preset(preset, PRESETS, "train")
+    return settings
 
 
 def logs(arguments: Arguments, folder: Path) -> Any:
@@ -155,55 +178,65 @@ def logs(arguments: Arguments, folder: Path) -> Any:
             yield f"seed {seed} fold {fold}", seed, open_log(folder / "log")
 
 
-def train_one(run: Path, log: Log, folder: Path, settings: list[str]) -> dict[str, float]:
+def train_one(run: Path, log: Log, folder: Path, settings: Settings) -> dict[str, float]:
     """Figures on the test part; under "platt." those after a Platt map of pCVR for all exposures, fitted on the clicks
-    of the validation part with weights 1/q. Settings that ask for the objective "oracle" are trained on the oracle's
-    log; "random" stands for naive training on as many clicks as the log has, made by a coin. With "two stages" a click
-    model that is trained once for a log weighs the clicks."""
-    by_coin, two_stages = "objective.name=random" in settings, TWO_STAGES in settings
-    settings = [entry.replace("objective.name=random", "objective.name=naive") for entry in settings]
-    settings = [entry for entry in settings if entry != TWO_STAGES]
-    config = override(TrainConfig(), settings)
-    job, _ = prepare(run, log, config, time.time())
-    if by_coin or config.objective.name == "oracle":
-        directory = folder / ("random" if by_coin else "oracle")
+    of the validation part with weights 1/q. The objective "oracle" is trained on the oracle's log; "random" stands for
+    naive training on as many clicks as the log has, made by a coin. With TWO_STAGES a click model that is trained once
+    for a log weighs the clicks."""
+    name = settings["objective.name"]
+    own = {key: value for key, value in settings.items() if key != TWO_STAGES}
+    if name == "random":
+        own["objective.name"] = "naive"
+    given = {}
+    if TWO_STAGES in settings:
+        kept = {key: value for key, value in own.items() if not key.startswith("objective.")}
+        given[PROPENSITIES] = str(click_model(folder / CLICKS, log, kept))
+    job = training(run, log, own, given)
+    if name in ("random", "oracle"):
+        directory = folder / name
         if not directory.exists():
-            write_oracle_log(log, directory, job.click_rate if by_coin else None)
-        oracle = open_log(directory)
-        parts = {name: oracle.part(name) for name in ("train", "valid")}
-        potential = log.truth("train").potential_R.mean()
-        test = {"test": relocate(job.parts["test"], log.root, str(directory))}
-        job = dataclasses.replace(
-            job, location=str(directory), parts={**parts, **test}, conversion_rate=float(potential)
-        )
-    if two_stages:
-        kept = [entry for entry in settings if not entry.startswith("objective.")]
-        job = dataclasses.replace(job, propensities=str(click_model(folder / CLICKS, log, kept)))
+            write_oracle_log(log, directory, job.facts["click_rate"] if name == "random" else None)
+        job = moved(job, log, open_log(directory))
     figures = run_training(job, workers=0)
-    if config.objective.name != "oracle":
-        after = recalibrated(run, open_log(job.location), job.propensities)
+    if name != "oracle":
+        after = recalibrated(run, open_log(job.location), given.get(PROPENSITIES))
         figures |= {f"platt.{key}": value for key, value in after.items()}
     return {key: value for key, value in figures.items() if isinstance(value, int | float)}
 
 
-def click_model(run: Path, log: Log, settings: list[str]) -> Path:
-    """The run of the click model on this log, by the preset `clicks`; `settings` win over it."""
+def moved(job: TrainJob, log: Log, oracle: Log) -> TrainJob:
+    """The job on the oracle's train and valid; the test part stays the log's own. A check of labels would refuse them:
+    conversions come without clicks there."""
+    parts = {name: oracle.part(name) for name in ("train", "valid")}
+    parts["test"] = relocate(job.parts["test"], log.root, oracle.root)
+    problem = job.open_problem(CPU)
+    sizes = {name: problem.sizes(oracle, part) for name, part in parts.items()}
+    facts = {**job.facts, "conversion_rate": float(log.truth("train").potential_R.mean())}
+    return dataclasses.replace(job, location=oracle.location, parts=parts, sizes=sizes, facts=facts)
+
+
+def click_model(run: Path, log: Log, settings: Settings) -> Path:
+    """The run of the click model on this log, by the preset `clicks`; `settings` win over it, but for the figure that
+    chooses the epoch."""
     if not run.exists():
         run.mkdir()
-        config = override(TrainConfig(), [*assignments(clicks()), *settings, STOP_BY_CLICKS])
-        job, _ = prepare(run, log, config, time.time())
-        run_training(job, workers=0)
+        by_clicks = clicks()
+        chosen = {"stop_metric": by_clicks["stop_metric"]}
+        run_training(training(run, log, {**by_clicks, **settings, **chosen}), workers=0)
     return run
 
 
-def recalibrated(run: Path, log: Log, propensities: str = "") -> dict[str, Any]:
+def recalibrated(run: Path, log: Log, propensities: str | None) -> dict[str, Any]:
     """Figures of entire-space CVR on the test part after the map of jobs.calibrate --space entire."""
-    trained, device = load_run(run), torch.device("cpu")
-    click_model = ClickModel(Path(propensities), device) if propensities else None
-    evidence = gather(trained.model, log, log.part("valid"), device, click_model)
-    calibration = fit_calibration(evidence, "platt", "entire", trained.clip)
-    after = evaluate(trained.model, log, log.part("test"), trained.clip, device, truth=True, calibration=calibration)
-    return {key: value for key, value in after.figures().items() if key.startswith("cvr.entire.")}
+    trained = load_run(run)
+    problem, network, part = trained.problem, trained.network, log.part("test")
+    assert isinstance(problem, EntireSpace)
+    assert isinstance(network, BatchNetwork)
+    given = click_model_of(Path(propensities), CPU) if propensities else None
+    evidence = gather(network, log, log.part("valid"), CPU, given)
+    calibration = fit_calibration(evidence, "platt", "entire", problem.clip)
+    counts = count(problem, network, log, part, problem.counts(log, part, True, calibration))
+    return {key: value for key, value in counts.figures().items() if key.startswith("cvr.entire.")}
 
 
 def write_oracle_log(log: Log, directory: Path, click_rate: float | None = None) -> None:
@@ -220,11 +253,11 @@ def write_oracle_log(log: Log, directory: Path, click_rate: float | None = None)
             potential = truth.potential_R[truth.lookup(table.column(log.schema.exposure).to_numpy())]
             if click_rate is not None:
                 click = (coin.random(len(potential)) < click_rate).astype(np.int8)
-                table = replaced(table, log.schema.click, click)
+                table = replaced(table, log.schema.labels["click"], click)
                 potential = potential * click
-            table = replaced(table, log.schema.conversion, potential)
+            table = replaced(table, log.schema.labels["conversion"], potential)
             if name == "valid" and click_rate is None:
-                table = replaced(table, log.schema.click, np.ones(len(potential), np.int8))
+                table = replaced(table, log.schema.labels["click"], np.ones(len(potential), np.int8))
             (directory / name).mkdir(exist_ok=True)
             pq.write_table(table, directory / name / Path(file.path).name, row_group_size=max(file.row_groups))
     for name in ("test", "truth"):

@@ -26,7 +26,8 @@ import tyro
 
 from benchmarks.bench import markdown, write_result
 from benchmarks.debias import METHODS as BASIC
-from benchmarks.debias import train_one
+from benchmarks.debias import named_settings, objective, train_one
+from benchmarks.settings import Settings, options
 from data.generate import generate_log
 from data.log import open_log
 from data.world import GeneratedLog
@@ -44,17 +45,17 @@ FIGURES = LOSS, PCOC, AUC = "cvr.entire.log_loss", "cvr.entire.pcoc", "cvr.entir
 PLATT, COIN = "platt.", "random clicks"
 METHODS = {
     **{name: BASIC[name] for name in ("naive", "MTL-IMP", "ESMM")},
-    "IPS, clip auto": ["objective.name=escm2_ips", "objective.lambda_c=1"],
-    "IPS, clip 0.01": ["objective.name=escm2_ips", "objective.lambda_c=1", "objective.clip=0.01"],
-    "IPS, clip 0.1": ["objective.name=escm2_ips", "objective.lambda_c=1", "objective.clip=0.1"],
-    "IPS, lambda_c 0.1": ["objective.name=escm2_ips"],
-    "SNIPS": ["objective.name=escm2_snips", "objective.lambda_c=1"],
-    "DR": ["objective.name=escm2_dr"],
-    "DR, lambda_c 1": ["objective.name=escm2_dr", "objective.lambda_c=1"],
-    "MRDR": ["objective.name=escm2_mrdr"],
+    "IPS, clip auto": objective("escm2_ips", lambda_c=1),
+    "IPS, clip 0.01": objective("escm2_ips", lambda_c=1, clip=0.01),
+    "IPS, clip 0.1": objective("escm2_ips", lambda_c=1, clip=0.1),
+    "IPS, lambda_c 0.1": objective("escm2_ips"),
+    "SNIPS": objective("escm2_snips", lambda_c=1),
+    "DR": objective("escm2_dr"),
+    "DR, lambda_c 1": objective("escm2_dr", lambda_c=1),
+    "MRDR": objective("escm2_mrdr"),
     **{name: setting for name, setting in BASIC.items() if name.startswith("two stages")},
-    COIN: ["objective.name=random", "stop_metric=cvr.click.log_loss"],
-    "oracle": ["objective.name=oracle", "stop_metric=cvr.click.log_loss"],
+    COIN: {**objective("random"), "stop_metric": "cvr.click.log_loss"},
+    "oracle": BASIC["oracle"],
 }
 
 
@@ -67,8 +68,8 @@ class Arguments:
     points: list[str] = field(default_factory=lambda: list(POINTS))
     """base, or a knob of the base world set anew: confounding=0."""
     methods: list[str] = field(default_factory=lambda: list(METHODS))
-    set: list[str] = field(default_factory=list)
-    """Settings of all methods, the references included, as --set of jobs.train takes them."""
+    preset: str = ""
+    """Settings of all methods, the references included: a preset of jobs.train or a JSON file, as there."""
     processes: int = len(os.sched_getaffinity(0))
     name: str = "debias-sweep"
     kept: Path | None = None
@@ -85,24 +86,24 @@ def world_of(point: str) -> dict[str, float]:
     return {**BASE, knob: float(value)}
 
 
-def one_log(point: str, seed: int, rows: int, methods: list[str], shared: list[str]) -> list[dict[str, Any]]:
+def one_log(point: str, seed: int, rows: int, methods: list[str], shared: Settings) -> list[dict[str, Any]]:
     """All methods on one log; `shared`: settings of all of them."""
     found = list[dict[str, Any]]()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         generate_log(GeneratedLog(rows=rows, seed=seed, users=2000, items=1000, **world_of(point)), folder / "log")  # type: ignore[arg-type]
         log = open_log(folder / "log")
-        for method in methods:
+        for name in methods:
             run = folder / f"run-{len(found)}"
             run.mkdir()
-            figures = train_one(run, log, folder, [*shared, *METHODS[method], f"seed={seed}"])
+            figures = train_one(run, log, folder, {**shared, **METHODS[name], "seed": seed})
             kept = {key: figures[key] for key in (*FIGURES, "ctr.auc", "propensity.effective_share")}
             after = {f"platt.{key}": figures.get(f"platt.{key}", figures[key]) for key in FIGURES}
-            found.append({"point": point, "seed": seed, "method": method, **kept, **after})
+            found.append({"point": point, "seed": seed, "method": name, **kept, **after})
     return found
 
 
-def one_log_of(case: tuple[str, int, int, list[str], list[str]]) -> list[dict[str, Any]]:
+def one_log_of(case: tuple[str, int, int, list[str], Settings]) -> list[dict[str, Any]]:
     return one_log(*case)
 
 
@@ -111,17 +112,18 @@ def main(arguments: Arguments) -> None:
         world_of(point)
     if unknown := set(arguments.methods) - set(METHODS):
         raise SystemExit(f"--methods {' '.join(unknown)}: choose of {', '.join(METHODS)}")
+    shared = named_settings(arguments.preset)
     os.environ["OMP_NUM_THREADS"] = "1"
     runs = list[dict[str, Any]]()
     if arguments.kept is not None and arguments.kept.exists():
         runs = [run for line in arguments.kept.read_text().splitlines() for run in json.loads(line)]
     done = {(run["point"], run["seed"], run["method"]) for run in runs}
-    work = list[tuple[str, int, int, list[str], list[str]]]()
+    work = list[tuple[str, int, int, list[str], Settings]]()
     for seed in range(arguments.seeds):
         for point in arguments.points:
             missing = [method for method in arguments.methods if (point, seed, method) not in done]
             if missing:
-                work.append((point, seed, arguments.rows, missing, arguments.set))
+                work.append((point, seed, arguments.rows, missing, shared))
     began = time.time()
     with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
         for found in pool.imap_unordered(one_log_of, work):
@@ -155,11 +157,12 @@ def closed(
 
 def describe(runs: list[dict[str, Any]], arguments: Arguments) -> str:
     """By point: the loss gap closed, with its standard error over seeds, and the mean PCOC."""
+    shared = " ".join(options(named_settings(arguments.preset))) or "the defaults"
     text = (
         f"{arguments.rows:,} exposures, {arguments.seeds} seeds; base world: "
         f"{', '.join(f'{knob} {value:g}' for knob, value in BASE.items())}; settings of all: "
-        f"{' '.join(arguments.set) or 'the defaults'}. Share of the naive-oracle gap closed in "
-        "entire-space log-loss, mean ± standard error over seeds; in brackets the mean entire-space PCOC.\n\n"
+        f"{shared}. Share of the naive-oracle gap closed in entire-space log-loss, mean ± standard error over seeds; "
+        "in brackets the mean entire-space PCOC.\n\n"
     )
     gap = ["the gap itself"]
     for point in arguments.points:

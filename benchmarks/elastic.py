@@ -25,32 +25,32 @@ from torch import Tensor
 
 from benchmarks.bench import markdown, write_result
 from benchmarks.faults import TRAIN_WORKER, TUNED, Machines, events, last_step, processes
+from benchmarks.settings import training
 from data.generate import generate_log
 from data.log import open_log
 from data.world import GeneratedLog
 from distributed.checkpoint.read import read_checkpoint
 from distributed.checkpoint.store import CheckpointStore
-from distributed.config import TrainConfig
+from distributed.context import CPU, Context
 from distributed.input.stream import TrainStream
-from distributed.training.launch import prepare, run_training
+from distributed.training.launch import run_training
 from distributed.training.recorder import CHECKPOINTS
 from jobs.cluster.connect import RECOVERY
-from jobs.command.settings import override
 from models.objectives.base import Labels
 from models.objectives.naive import Naive
 
 FOLDER, WEIGHT = "COUNTERPOINT_ROWS", "row"
-SETTINGS = (
-    "objective.name=benchmarks/elastic.py:Recording",
-    "batch_size=100",
-    "epochs=4",
-    "checkpoint_steps=10",
-    "log_steps=2",
-    "patience=0",
-    "stream.lanes=4",
-    "model.embedding_width=4",
-    "model.tower_hidden=8",
-)
+SETTINGS = {
+    "objective.name": "benchmarks/elastic.py:Recording",
+    "batch_size": 100,
+    "epochs": 4,
+    "checkpoint_steps": 10,
+    "log_steps": 2,
+    "patience": 0,
+    "stream.lanes": 4,
+    "model.embedding_width": 4,
+    "model.tower_hidden": (8,),
+}
 
 
 class Recording(Naive):
@@ -130,23 +130,22 @@ def measure(folder: Path) -> dict[str, Any]:
     for path in (rows, folder / "rows-alone", run, alone):
         path.mkdir(parents=True)
     log = open_log(numbered_log(folder))
-    config = override(TrainConfig(), list(SETTINGS))
     os.environ[FOLDER] = str(folder / "rows-alone")
-    run_training(prepare(alone, log, config, time.time())[0], workers=0)
+    run_training(training(alone, log, SETTINGS), workers=0)
     os.environ[FOLDER] = str(rows)  # the nodes hand it down
     machines = Machines(2, TUNED)
-    job = prepare(run, log, config, time.time())[0]
+    job = training(run, log, SETTINGS)
     figures = run_training(job, workers=2, min_workers=1, signalled=ComeAndGo(run, machines, rows))
     machines.close()
 
     starts = [event for event in events(run) if event["event"] == "start"]
     made = rows_by_step(rows, [start["time"] for start in starts])
-    stream = TrainStream(log, job.parts["train"], config.stream, config.batch_size, config.seed, 0, 1)
+    stream = TrainStream(job.open_problem(CPU), log, job.parts["train"], job.sizes["train"], job.config, Context())
     expected = {}
-    for epoch in range(config.epochs):
+    for epoch in range(job.config.epochs):
         for step, batch in enumerate(stream.epoch(epoch)):
-            assert batch.labels.weight_B is not None
-            expected[epoch * stream.steps + step] = sorted(batch.labels.weight_B.long().tolist())
+            assert batch.weight_B is not None
+            expected[epoch * stream.steps + step] = sorted(batch.weight_B.long().tolist())
     every = sorted(number for step in range(stream.steps) for number in made[step])
     one, two = tensors(alone), tensors(run)
     furthest = max(float(((one[name] - two[name]).abs() / (2e-5 + 2e-3 * one[name].abs())).max()) for name in one)

@@ -26,17 +26,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.bench import markdown, write_result
+from benchmarks.settings import training
 from data.fields import POOLINGS, WEIGHED, Many
 from data.generate import generate_log
 from data.log import open_log
 from data.schema import Schema
 from data.world import GeneratedLog
-from distributed.config import TrainConfig
+from distributed.context import CPU, Context
 from distributed.input.stream import TrainStream
 from distributed.tables.placement import embedding_tables
 from distributed.training.optimizers import build_row_optimizer
 from funnel.batch import Batch
-from funnel.network import build_model
+from funnel.ranking.problem import EntireSpace, EntireSpaceSettings
 from models.backbones.base import BackboneConfig
 from models.embedding import FieldOptions
 from models.entire_space import EntireSpaceModel, ModelConfig
@@ -59,24 +60,28 @@ class Training:
 
     def __init__(self, model: EntireSpaceModel, rate: float) -> None:
         self.model, self.optimizer = model, torch.optim.Adam(model.parameters(), rate)
-        self.tables = [(table, build_row_optimizer("adagrad", table.weight, 0.05)) for table in embedding_tables(model)]
+        self.tables = [
+            (table, build_row_optimizer("adagrad", table.weight, 0.05)) for table in embedding_tables(model).values()
+        ]
 
     def step(self, ids_BK: Tensor, numeric_BN: Tensor, bags: list[BagTensors], click_B: Tensor) -> None:
         self.optimizer.zero_grad()
-        functional.binary_cross_entropy_with_logits(self.model(ids_BK, numeric_BN, bags)["ctr"], click_B).backward()
+        click_logit_B = self.model.logits(ids_BK, numeric_BN, bags)["ctr"]
+        functional.binary_cross_entropy_with_logits(click_logit_B, click_B).backward()
         self.optimizer.step()
         for table, rows in self.tables:
             assert table.touched is not None
             rows.step(table.weight, table.touched.ids_U, table.touched.gradient())
 
 
-def cost(schema: Schema, batches: list[Batch]) -> float:
+def cost(schema: Schema, facts: dict[str, Any], batches: list[Batch]) -> float:
     """CPU-milliseconds of the fastest step; the batches keep their lists only if the schema has any."""
-    training, best = Training(build_model(TrainConfig(), schema, ("ctr", "cvr")), 1e-3), float("inf")
+    network = EntireSpace(EntireSpaceSettings(), schema, facts).network()
+    training, best = Training(network, 1e-3), float("inf")
     for batch in batches:
         start = time.process_time()
         bags = list(batch.bags) if schema.many else []
-        training.step(batch.ids_BK, batch.numeric_BN, bags, batch.labels.click_B)
+        training.step(batch.ids_BK, batch.numeric_BN, bags, batch.labels["click"])
         best = min(best, time.process_time() - start)
     return 1000 * best
 
@@ -86,16 +91,17 @@ def costs(steps: int) -> tuple[dict[str, float], float]:
     with tempfile.TemporaryDirectory() as folder:
         generate_log(GeneratedLog(rows=100_000, history=50), Path(folder) / "log")
         log = open_log(Path(folder) / "log")
-        config = dataclasses.replace(TrainConfig(), batch_size=4096)
-        stream = TrainStream(log, log.part("train"), config.stream, 4096, 0, rank=0, world_size=1)
+        job = training(Path("/nowhere"), log, {"batch_size": 4096})
+        sizes = job.sizes["train"]
+        stream = TrainStream(job.open_problem(CPU), log, job.parts["train"], sizes, job.config, Context())
         batches = [batch for batch, _ in zip(stream.epoch(0), range(steps), strict=False)]
-    found = {"no list": cost(dataclasses.replace(log.schema, categorical=log.schema.single), batches)}
+    found = {"no list": cost(dataclasses.replace(log.schema, categorical=log.schema.single), job.facts, batches)}
     (history,) = log.schema.many
     for pooling in POOLINGS:
         many = Many(pooling, 50, "item_id" if pooling in WEIGHED else None)
         pooled = dataclasses.replace(history, many=many)
         fields = tuple(pooled if field is history else field for field in log.schema.categorical)
-        found[pooling] = cost(dataclasses.replace(log.schema, categorical=fields), batches)
+        found[pooling] = cost(dataclasses.replace(log.schema, categorical=fields), job.facts, batches)
     return found, statistics.mean(len(batch.bags[0].ids_S) / len(batch) for batch in batches)
 
 
@@ -121,7 +127,7 @@ def sight(pooling: str, items: int, groups: int, seed: int) -> float:
             training.step(*inputs(rows), label_R[rows])
     model.eval()
     with torch.no_grad():
-        return float(roc_auc_score(label_R[ROWS:], model(*inputs(slice(ROWS, None)))["ctr"]))
+        return float(roc_auc_score(label_R[ROWS:], model.logits(*inputs(slice(ROWS, None)))["ctr"]))
 
 
 def main(arguments: Arguments) -> None:

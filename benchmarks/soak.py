@@ -26,6 +26,7 @@ from scipy import stats
 
 from benchmarks.bench import RESULTS, markdown, write_result
 from benchmarks.faults import ACTOR, TRAIN_WORKER, Trouble, descendants, events, processes, send, title
+from benchmarks.settings import options
 from benchmarks.survive import SETTINGS, SlowSphere, job_for
 from data.generate import generate_log
 from data.world import GeneratedLog
@@ -261,7 +262,7 @@ def main() -> None:
         f"\n{watch.cycle} cycles in {watch.samples[-1].seconds / 60:.0f} minutes: {told['kills']} kills, "
         f"{told['lost_steps']} steps made again, {told['lost_pairs']} pairs given to another worker. "
         f"/dev/shm {min(shm):.0f} to {max(shm):.0f} MiB, {shm[-1]:.0f} at the end. "
-        f"Load average {min(loads):.1f} to {max(loads):.1f}. Settings of the training: {' '.join(SETTINGS)}.\n"
+        f"Load average {min(loads):.1f} to {max(loads):.1f}. Options of the training: {' '.join(options(SETTINGS))}.\n"
     )
     path = write_result("soak", {"processes": figures, "told": dict(told), "loads": loads, "shm_mib": watch.shm},
                         markdown(header, rows) + words)  # fmt: skip

@@ -29,24 +29,30 @@ import tyro
 from benchmarks import bench
 from benchmarks.bench import markdown
 from benchmarks.faults import ACTOR, TRAIN_WORKER, TUNED, Machines, Trouble, events, last_step, processes, send
+from benchmarks.settings import options, training
 from data.generate import generate_log
 from data.log import open_log
 from data.world import GeneratedLog
 from distributed.checkpoint.read import read_checkpoint
 from distributed.checkpoint.store import CheckpointStore
-from distributed.config import TrainConfig
+from distributed.context import Context
 from distributed.training.job import TrainJob
-from distributed.training.launch import prepare, run_training
+from distributed.training.launch import run_training
 from distributed.training.loop import train
 from distributed.training.recorder import CHECKPOINTS
 from es import engine
 from es.config import ESConfig
 from es.objectives.toy import Sphere
 from jobs.cluster.connect import RECOVERY
-from jobs.command.settings import override
 
-SETTINGS = ("batch_size=200", "checkpoint_steps=10", "log_steps=5", "patience=0", "stream.lanes=4")
-EPOCHS = 4
+SETTINGS = {
+    "epochs": 4,
+    "batch_size": 200,
+    "checkpoint_steps": 10,
+    "log_steps": 5,
+    "patience": 0,
+    "stream.lanes": 4,
+}
 HANG_S = 10.0
 KINDS = ("actor", "actor_node", "worker", "hang", "node", "driver")
 
@@ -98,8 +104,7 @@ class SlowSphere(Sphere):
 
 def job_for(run: Path, log: Path) -> TrainJob:
     run.mkdir(parents=True)
-    config = override(TrainConfig(), [*SETTINGS, f"epochs={EPOCHS}"])
-    return prepare(run, open_log(log), config, time.time())[0]
+    return training(run, open_log(log), SETTINGS)
 
 
 def tensors(run: Path) -> dict[str, torch.Tensor]:
@@ -117,7 +122,7 @@ def same(run: Path, other: Path) -> bool:
 def plain_worker(rank: int, rendezvous: str, job: TrainJob) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    train(job, rank, 2, torch.device("cpu"))
+    train(job, Context(rank, 2))
     dist.destroy_process_group()
 
 
@@ -177,7 +182,7 @@ def drivers(arguments: Arguments, log: Path, unbroken: Path) -> Outcome:
     while outcome.strikes < arguments.rounds and time.time() < until:
         run, struck = arguments.folder / f"driver-{outcome.runs}", 0
         command = [sys.executable, "-m", "jobs.train", "--data", str(log), "--out", str(run), "--workers", "2"]
-        command += ["--epochs", str(EPOCHS), "--set", *SETTINGS]
+        command += options(SETTINGS)
         wanted = min(arguments.per_run, arguments.rounds - outcome.strikes)
         while True:
             first = last_step(run)

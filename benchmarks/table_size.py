@@ -30,14 +30,18 @@ from data.schema import CategoricalField, Schema
 from distributed.checkpoint.read import Progress
 from distributed.checkpoint.store import CheckpointStore
 from distributed.config import OptimizerConfig, TrainConfig
+from distributed.context import CPU, Context
 from distributed.tables.collectives import sent
 from distributed.training.job import TrainJob
 from distributed.training.learner import Learner
-from distributed.training.loop import identify
 from funnel.batch import Batch
+from funnel.ranking.problem import EntireSpaceSettings
+from funnel.registry import DEFAULT_PROBLEM
 from models.entire_space import ModelConfig
-from models.objectives.base import Labels, ObjectiveConfig
+from models.objectives.base import ObjectiveConfig
 
+LABELS = {"click": "click", "conversion": "conversion"}
+CLICK_RATE, CONVERSION_RATE = 0.2, 0.3
 STEEPNESS = 4.0
 """An id is rows * u^STEEPNESS: half of all draws fall into the first sixteenth of a field's rows."""
 
@@ -146,13 +150,13 @@ def worker(rank: int, workers: int, folder: str, arguments: Arguments, queue: An
     before = peak()
     job = make_job(folder, arguments)
     clock = time.perf_counter()
-    trainer = Learner(job, torch.device("cpu"), rank, steps=arguments.steps + 5)
+    learner = Learner(job.open_problem(CPU), job.config, Context(rank, workers), steps=arguments.steps + 5)
     report = Report(0, time.perf_counter() - clock, [], [], [], 0.0, 0.0, {})
     for step, batch in enumerate(batches(rank, workers, arguments)):
         dist.barrier()
         sent.clear()
         clock = time.perf_counter()
-        terms = trainer.step(batch, step)
+        terms = learner.step(batch, step)
         seconds = time.perf_counter() - clock
         if step >= 5:
             report.step_s.append(seconds)
@@ -164,7 +168,7 @@ def worker(rank: int, workers: int, folder: str, arguments: Arguments, queue: An
     report.memory = peak() - before
     if arguments.checkpoint != "none":
         store = CheckpointStore(Path(folder) / "checkpoints", rank, workers, arguments.checkpoint == "background")
-        report.checkpoint = measure_checkpoint(trainer, job, store)
+        report.checkpoint = measure_checkpoint(learner, job, store)
         report.checkpoint["memory"] = peak() - before
     queue.put(report)
     dist.barrier()
@@ -191,10 +195,10 @@ def batches(rank: int, workers: int, arguments: Arguments) -> Iterator[Batch]:
     for _ in range(arguments.steps + 5):
         place_BK = torch.rand(arguments.batch, arguments.fields, generator=generator, dtype=torch.float64)
         ids_BK = (place_BK**STEEPNESS * size).long() + offset_K
-        click_B = (torch.rand(arguments.batch, generator=generator) < 0.2).float()
-        conversion_B = click_B * (torch.rand(arguments.batch, generator=generator) < 0.3).float()
+        click_B = (torch.rand(arguments.batch, generator=generator) < CLICK_RATE).float()
+        conversion_B = click_B * (torch.rand(arguments.batch, generator=generator) < CONVERSION_RATE).float()
         own = slice(arguments.batch * rank // workers, arguments.batch * (rank + 1) // workers)
-        labels = Labels(click_B[own], conversion_B[own])
+        labels = {"click": click_B[own], "conversion": conversion_B[own]}
         yield Batch(ids_BK[own].contiguous(), torch.empty(len(click_B[own]), 0), labels)
 
 
@@ -202,24 +206,26 @@ def make_job(folder: str, arguments: Arguments) -> TrainJob:
     """A job of ids alone; a range field has two rows beside its values."""
     size = arguments.rows // arguments.fields
     fields = tuple(CategoricalField(f"id{k}", "range", size=size - 2) for k in range(arguments.fields))
-    schema = Schema(name="synthetic", categorical=fields, numeric=(), click="click", conversion="conversion")
+    schema = Schema(name="synthetic", categorical=fields, numeric=(), labels=LABELS)
     config = TrainConfig(
         batch_size=arguments.batch,
         tables=arguments.tables,
-        model=ModelConfig(embedding_width=arguments.width),
-        objective=ObjectiveConfig(name="esmm"),
         optimizer=OptimizerConfig(embedding=arguments.optimizer, schedule="constant"),
     )
-    return TrainJob(folder, folder, config, schema, {}, 0.2, 0.3, (), (), time.time())
+    settings = EntireSpaceSettings(ModelConfig(embedding_width=arguments.width), ObjectiveConfig(name="esmm"))
+    rates = {"click_rate": CLICK_RATE, "conversion_rate": CONVERSION_RATE}
+    facts = {"tasks": ["ctr", "cvr"], **rates, "numeric_mean": [], "numeric_std": []}
+    return TrainJob(folder, folder, DEFAULT_PROBLEM, config, settings, schema, {}, {}, facts, time.time())
 
 
-def measure_checkpoint(trainer: Learner, job: TrainJob, store: CheckpointStore) -> dict[str, float]:
+def measure_checkpoint(learner: Learner, job: TrainJob, store: CheckpointStore) -> dict[str, float]:
     """Write, read back; check that the rows are those that were written."""
-    weight = trainer.tables[0].weight
+    (table,) = learner.tables.values()
+    weight = table.weight
     sample = weight[::9973].clone()
     store.begin()
     clock = time.perf_counter()
-    path = store.save(trainer.state(), Progress(step=1, best_step=1), identify(job, trainer.objective.tasks))
+    path = store.save(learner.state(), Progress(step=1, best_step=1), job.identity())
     stall = time.perf_counter() - clock
     store.wait()
     dist.barrier()
@@ -227,7 +233,7 @@ def measure_checkpoint(trainer: Learner, job: TrainJob, store: CheckpointStore) 
     size = sum(file.stat().st_size for file in path.iterdir())
     weight.zero_()
     clock = time.perf_counter()
-    trainer.restore(path)
+    learner.restore(path)
     dist.barrier()
     read = time.perf_counter() - clock
     assert torch.equal(weight[::9973], sample)

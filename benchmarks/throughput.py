@@ -22,6 +22,7 @@ from typing import Literal
 import tyro
 
 from benchmarks.bench import markdown, write_result
+from benchmarks.settings import Settings, options
 from benchmarks.train_peers import BATCH, write_log
 from data.generate import generate_log
 from data.world import GeneratedLog
@@ -52,10 +53,10 @@ def main(arguments: Arguments) -> None:
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        settings = []
+        settings: Settings = {}
         if arguments.case == "wide":
             write_log(log, arguments.rows, 87_000)
-            settings = [f"batch_size={BATCH}"]
+            settings = {"batch_size": BATCH}
         else:
             generate_log(GeneratedLog(rows=arguments.rows), log)
         for repeat in range(arguments.repeats):
@@ -86,10 +87,10 @@ def main(arguments: Arguments) -> None:
 
 
 def start(
-    log: Path, out: Path, workers: int, threads: int, settings: list[str], tables: str = "replicated"
+    log: Path, out: Path, workers: int, threads: int, settings: Settings, tables: str = "replicated"
 ) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "jobs.train", "--data", str(log), "--out", str(out), "--tables", tables]
-    command += ["--workers", str(workers), "--epochs", "1", *(["--set", *settings] if settings else [])]
+    command += ["--workers", str(workers), "--epochs", "1", *options(settings)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 

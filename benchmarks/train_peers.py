@@ -27,6 +27,7 @@ import torch
 import tyro
 
 from benchmarks.bench import markdown, write_result
+from benchmarks.settings import options
 from benchmarks.train_peer import synthetic
 from data.schema import CategoricalField, Schema
 from data.write import PartWriter, new_log
@@ -86,20 +87,20 @@ def main(arguments: Arguments) -> None:
 def write_log(path: Path, rows: int, values: int) -> None:
     names = [f"f{k:02}" for k in range(FIELDS)]
     fields = tuple(CategoricalField(name, "hash", values) for name in names)
-    schema = Schema(name=f"{FIELDS} fields of {values:,}", categorical=fields, numeric=(), click="click",
-                    conversion="conversion")  # fmt: skip
+    labels = {"click": "click", "conversion": "conversion"}
+    schema = Schema(name=f"{FIELDS} fields of {values:,}", categorical=fields, numeric=(), labels=labels)
     with new_log(path, schema) as directory:
         for seed, (part, number) in enumerate({"train": rows, "valid": 8192}.items()):
-            ids, labels = synthetic(number, FIELDS, values, seed)
+            ids, outcomes = synthetic(number, FIELDS, values, seed)
             columns = {name: pa.array(ids[:, k]) for k, name in enumerate(names)}
-            columns |= {name: pa.array(labels[:, k].astype(np.int8)) for k, name in enumerate(("click", "conversion"))}
+            columns |= {name: pa.array(outcomes[:, k].astype(np.int8)) for k, name in enumerate(labels)}
             with PartWriter(directory, part, schema) as writer:
                 writer.write(pa.table(columns))
 
 
 def ours(log: Path, out: Path, precision: str, threads: int) -> dict[str, float]:
     command = [sys.executable, "-m", "jobs.train", "--data", str(log), "--out", str(out), "--workers", "0"]
-    command += ["--epochs", "1", "--set", f"batch_size={BATCH}", f"precision={precision}"]
+    command += ["--epochs", "1", *options({"batch_size": BATCH, "precision": precision})]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

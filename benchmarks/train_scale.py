@@ -25,7 +25,8 @@ from benchmarks import table_size
 from benchmarks.bench import RESULTS, markdown, write_result
 from benchmarks.cost_growth import BASE
 from benchmarks.table_bytes import bytes_of_rows, bytes_per_step, bytes_to_all
-from funnel.network import build_model
+from distributed.context import CPU
+from models.rows import EVERY_ROW
 
 MESSAGES = {"replicated": 3, "sharded": 6}  # collectives a step with one table: loop.py, tables/placement.py
 
@@ -90,9 +91,8 @@ class Costs:
         for tables in MESSAGES:
             extra = middle("workers", f"2 {tables}", "ms") / 1e3 - self.seconds(half)
             self.handing[tables] = extra / middle("workers", f"2 {tables}", "distinct")
-        job = table_size.make_job("", BASE)
-        model = build_model(job.config, job.schema, ("ctr", "cvr"))
-        self.dense = sum(parameter.numel() for parameter in model.parameters())
+        network = table_size.make_job("", BASE).open_problem(CPU).network(EVERY_ROW, seed=0)
+        self.dense = sum(parameter.numel() for parameter in network.parameters())
 
     def seconds(self, batch: float) -> float:
         return float(np.interp(batch, self.batches, self.seconds_at))
