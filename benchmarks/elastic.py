@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import shutil
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import tyro
 from torch import Tensor
 
 from benchmarks.bench import markdown, write_result
@@ -161,17 +161,25 @@ def measure(folder: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+@dataclasses.dataclass
+class Arguments:
+    folder: Path = Path("/tmp/counterpoint-elastic")
+    """Emptied first."""
+    record: bool = True
+    """Write a dated file into benchmarks/results; a line of JSON is printed in any case."""
+
+
+def main(arguments: Arguments) -> None:
+    """Measure, write the table."""
     os.environ |= {**RECOVERY, "RAY_AUTH_MODE": "disabled", "RAY_TRAIN_METRICS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     os.environ |= {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "/tmp/counterpoint-elastic")
-    shutil.rmtree(folder, ignore_errors=True)
-    figures = measure(folder)
-    if len(sys.argv) == 1:
+    shutil.rmtree(arguments.folder, ignore_errors=True)
+    figures = measure(arguments.folder)
+    if arguments.record:
         rows = [[name.replace("_", " "), json.dumps(value)] for name, value in figures.items()]
         write_result("elastic", {**figures, "load": os.getloadavg()[0]}, markdown(["", "2 workers, 1, 2 again"], rows))
     print(json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Arguments, description=__doc__))

@@ -27,7 +27,7 @@ def script(name: str, *words: str) -> str:
 @pytest.mark.slow
 def test_a_training_changes_its_size_and_uses_every_row_once(tmp_path: Path) -> None:
     """Two workers, one after its node is killed, two when another node has joined."""
-    told = json.loads(script("elastic", str(tmp_path / "elastic")).splitlines()[-1])
+    told = json.loads(script("elastic", "--folder", str(tmp_path / "elastic"), "--no-record").splitlines()[-1])
     assert told["workers"] == [2, 1, 2]
     assert told["lost_steps"][2] == 0  # what joined cost no step
     assert told["each_once"]
