@@ -5,7 +5,7 @@
 Two workers on two nodes of one CPU; the node of one is killed, one worker goes on; a node joins, two go on. Each worker
 writes down the rows of every step it makes (their ids are the log's row weights, which the loss then leaves alone). Of
 every step the last making counts; its rows must be those of one undisturbed process, whose weights must be the same to
-tolerance. With a folder as its argument it only prints a line of JSON.
+tolerance.
 """
 
 import dataclasses
