@@ -20,7 +20,7 @@ from typing import Any, Literal
 import tyro
 
 from benchmarks.bench import markdown, write_result
-from benchmarks.debias import SPEED_DATING
+from benchmarks.evaluation.debias import SPEED_DATING
 from benchmarks.settings import options
 
 FUSIONS = ("product", "sum", "rank")

@@ -13,7 +13,7 @@ import ray
 from conftest import begin
 from ray.tune import Checkpoint
 
-from benchmarks import tune as benchmark
+from benchmarks.evaluation import tune as benchmark
 from data.log import open_log
 from distributed.config import TrainConfig
 from distributed.training import loop as train_loop

@@ -1,4 +1,4 @@
-"""Nodes that go and come on a real cluster, and strikes at random moments: the scripts of benchmarks/, in small."""
+"""Nodes that go and come on a real cluster, and strikes at random moments: benchmarks/faults/ in small."""
 
 import json
 import os
@@ -16,7 +16,7 @@ LONG = pytest.mark.skipif(
 
 def script(name: str, *words: str) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", f"benchmarks.{name}", *words]
+    command = [sys.executable, "-m", f"benchmarks.faults.{name}", *words]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
