@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jobs.command.cli import command
 from jobs.run.directory import git_commit, hardware, versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -18,7 +19,7 @@ def write_result(name: str, figures: dict[str, Any], tables: str) -> Path:
     stem = RESULTS / f"{time.strftime('%Y-%m-%d')}-{name}"
     about: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
-        "command": "python -m benchmarks." + Path(sys.argv[0]).stem + " " + " ".join(sys.argv[1:]),
+        "command": " ".join([command(), *sys.argv[1:]]),
         "git": git_commit(),
         "hardware": hardware(),
         "versions": versions(),

@@ -20,7 +20,8 @@ from typing import Any, Literal
 import tyro
 
 from benchmarks.bench import markdown, write_result
-from benchmarks.debias import SPEED_DATING
+from benchmarks.evaluation.debias import SPEED_DATING
+from benchmarks.settings import options
 
 FUSIONS = ("product", "sum", "rank")
 
@@ -60,12 +61,11 @@ def prepare(arguments: Arguments, seed: int, folder: Path) -> Path:
     log, trained, scored = folder / "log", folder / "train", folder / "scored.parquet"
     if arguments.source == "generated":
         job("make_data", "--rows", arguments.rows, "--seed", seed, "--out", log)
-        settings = ["--epochs", 2]
+        settings = options({"epochs": 2})
     else:
         job("make_data", "--source", "speed_dating", "--input", arguments.input, "--seed", seed, "--out", log,
             "--folds", 3)  # fmt: skip
-        named = [setting for setting in SPEED_DATING if not setting.startswith("epochs=")]
-        settings = ["--epochs", 20, "--set", *named]
+        settings = options(SPEED_DATING)
     job("train", "--data", log, "--out", trained, "--workers", 0, "--seed", seed, *settings)
     job("score", "--run", trained, "--data", log, "--out", scored)
     return scored

@@ -9,7 +9,7 @@ import numpy as np
 
 from es.worker import Task
 
-CALL_S = 0.001  # of the driver, for one call of an actor and its answer (benchmarks/es_engine.py measures it)
+CALL_S = 0.001  # of the driver, for one call of an actor and its answer (benchmarks/es/engine.py measures it)
 ROUND_TRIP_S = 0.0025  # of Ray, for one call to each of two actors and both answers (measured there too)
 RAY_START_S = 8.0  # to start a local Ray and its workers
 ACTORS_START_S = 2.0  # to start workers on a Ray that is up

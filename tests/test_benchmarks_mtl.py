@@ -7,8 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.mtl import ADULT, SYNTHETIC, Arguments, adult_problem, differences, spread, squared, synthetic_problem
-from benchmarks.mtl_training import MultiTask, Problem, fit
+from benchmarks.evaluation.mtl import (
+    ADULT,
+    SYNTHETIC,
+    Arguments,
+    adult_problem,
+    differences,
+    spread,
+    squared,
+    synthetic_problem,
+)
+from benchmarks.evaluation.mtl_training import MultiTask, Problem, fit
 from models.backbones.base import BackboneConfig
 
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from conftest import gang
 from support import CPU, Killed, config, events, final_tensors, job_of, learner_of, stream_of, train_here
 
-from benchmarks.table_bytes import bytes_per_step, bytes_to_all
+from benchmarks.training.table_bytes import bytes_per_step, bytes_to_all
 from data.log import open_log
 from distributed.checkpoint.read import MODEL_DIRECTORY, read_checkpoint
 from distributed.checkpoint.store import CheckpointStore

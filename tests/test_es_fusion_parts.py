@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from benchmarks.pareto import on_front, penalty_objectives, sweep, weight_objectives
+from benchmarks.es.trade_offs import on_front, penalty_objectives, sweep, weight_objectives
 from es.config import ESConfig
 from es.engine import run
 from funnel.fusion.evaluation import best_single, compare, weighted_gauc

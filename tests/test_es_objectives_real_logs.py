@@ -5,8 +5,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.kuairec_predictors import NAMES, predict, shrunk_means
-from benchmarks.logged_actions import MAILS, hillstrom, open_bandit
+from benchmarks.es.kuairec_predictors import NAMES, predict, shrunk_means
+from benchmarks.es.logged_actions import MAILS, hillstrom, open_bandit
 from es.config import ESConfig
 from es.engine import run
 from funnel.off_policy.evaluation import compare_policies

@@ -15,7 +15,7 @@ import pytest
 from conftest import forking
 from safetensors.numpy import load_file
 
-from benchmarks.pipeline_kills import SMALL, differences, results
+from benchmarks.faults.pipeline_kills import SMALL, differences, results
 from data.generate import generate_days
 from data.world import GeneratedLog
 from jobs import pipeline, train
@@ -178,7 +178,7 @@ def silent(given: Arguments) -> None:
 
 @pytest.mark.slow
 def test_the_same_bits_whatever_was_killed(small_log: Path, tmp_path: Path) -> None:
-    """Five kills on the way of one run; benchmarks/pipeline_kills.py has twenty at random moments."""
+    """Five kills on the way of one run; benchmarks/faults/pipeline_kills.py has twenty at random moments."""
     context = forking()
     given = options(small_log, tmp_path / "run", epochs=2, generations=60, round_generations=40)
     pipeline.run(given)

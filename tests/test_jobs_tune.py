@@ -14,7 +14,7 @@ from conftest import begin
 from ray.tune import Checkpoint
 from support import settings_of
 
-from benchmarks import tune as benchmark
+from benchmarks.evaluation import tune as benchmark
 from data.log import open_log
 from distributed.training import loop as train_loop
 from distributed.training.launch import prepare, run_training

@@ -1,4 +1,4 @@
-"""Nodes that go and come on a real cluster, and strikes at random moments: the scripts of benchmarks/, in small."""
+"""Nodes that go and come on a real cluster, and strikes at random moments: benchmarks/faults/ in small."""
 
 import json
 import os
@@ -16,7 +16,7 @@ LONG = pytest.mark.skipif(
 
 def script(name: str, *words: str) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", f"benchmarks.{name}", *words]
+    command = [sys.executable, "-m", f"benchmarks.faults.{name}", *words]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -27,7 +27,7 @@ def script(name: str, *words: str) -> str:
 @pytest.mark.slow
 def test_a_training_changes_its_size_and_uses_every_row_once(tmp_path: Path) -> None:
     """Two workers, one after its node is killed, two when another node has joined."""
-    told = json.loads(script("elastic", str(tmp_path / "elastic")).splitlines()[-1])
+    told = json.loads(script("elastic", "--folder", str(tmp_path / "elastic"), "--no-record").splitlines()[-1])
     assert told["workers"] == [2, 1, 2]
     assert told["lost_steps"][2] == 0  # what joined cost no step
     assert told["each_once"]
