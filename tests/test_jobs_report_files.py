@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from jobs.report.figures import bins
+from jobs.report.intervals import half_width
+from jobs.report.words import compact, duration, number, percent
 from test_jobs_report import report, train_run, write
 
 from jobs.report import Args, run
-from jobs.report.figures import bins
-from jobs.report.intervals import half_width
 from jobs.report.page import MARKER
 from jobs.report.runs import distinct_names, load_run
 from jobs.report.svg import spread
-from jobs.report.words import compact, duration, number, percent
 
 ROOT = Path(__file__).resolve().parent.parent
 
