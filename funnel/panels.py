@@ -29,7 +29,7 @@ class Record:
     summary: Mapping[str, Any] = field(default_factory=dict)
     """summary.json: the figures at the end."""
     files: Mapping[str, Any] = field(default_factory=dict)
-    """Other files by name without suffix, such as evaluation and policy: of .json an object, of .jsonl and .csv a list."""
+    """Other files by name without suffix, evaluation and policy say: of .json an object, of .jsonl and .csv a list."""
     name: str = ""
     """How people call the run: its directory's name."""
     directory: Path = Path()
@@ -139,6 +139,8 @@ class Series:
     """x of a point that is ringed: the step whose weights were kept."""
     look: str = "line"
     """line, points (nothing between them), grey (what others are compared with) or faint (one of many behind)."""
+    tint: int | None = None
+    """Its colour: the place of a run among those of the page; None: by its place in the curve."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Panels of one or more runs, run beside run where they show the same thing, in the sections of a page.
 
-A section comes as early as the run that has it names it; the results of every run thus stand before the details of any.
+The first section of every run, its results, comes before the details of any.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Named = tuple[int, str, Panel]
 
 def sections(runs: Sequence[tuple[str, Sequence[Panel]]]) -> dict[str, list[Shown]]:
     """{title: panels} of (name, panels) of every run. Headlines and glossaries are left out."""
-    places: dict[str, tuple[int, int]] = {}
+    places: dict[str, tuple[bool, int, int]] = {}
     alike: dict[tuple[object, ...], list[Named]] = {}
     for index, (name, panels) in enumerate(runs):
         own: dict[str, int] = {}
@@ -24,12 +24,17 @@ def sections(runs: Sequence[tuple[str, Sequence[Panel]]]) -> dict[str, list[Show
             if isinstance(panel, Glossary) or (isinstance(panel, Sentence) and panel.headline):
                 continue
             at = own.setdefault(panel.section, len(own))
-            places[panel.section] = min(places.get(panel.section, (at, index)), (at, index))
+            place = (at > 0, index, at)
+            places[panel.section] = min(places.get(panel.section, place), place)
             alike.setdefault(key_of(panel), []).append((index, name, panel))
     order = sorted(places, key=lambda section: (section == RUNS, places[section]))
     found: dict[str, list[Shown]] = {section: [] for section in order}
+    who: dict[str, set[int]] = {}
     for members in alike.values():
-        found[members[0][2].section] += joined(members, several=len(runs) > 1)
+        who.setdefault(members[0][2].section, set()).update(index for index, _, _ in members)
+    for members in alike.values():
+        section = members[0][2].section
+        found[section] += joined(members, beside=len(who[section]) > 1)
     return {section: panels for section, panels in found.items() if panels}
 
 
@@ -41,33 +46,42 @@ def key_of(panel: Panel) -> tuple[object, ...]:
     return panel.section, type(panel), panel.title, panel.columns if isinstance(panel, Table) else ()
 
 
-def joined(members: Sequence[Named], several: bool) -> list[Shown]:
-    """One panel of those that are alike; where that would be too much for one, each with its run's name."""
-    index, name, first = members[0]
+def joined(members: Sequence[Named], beside: bool) -> list[Shown]:
+    """One panel of those that are alike; where that would be too much for one, each with its run's name. `beside`:
+    other runs have panels in the same section, so that a panel of one run must say whose it is."""
+    first = members[0][2]
     if isinstance(first, Sentence):
         return [first]
     if isinstance(first, Table):
-        return [table(members)]
-    if len(members) == 1:
-        return [first]  # type: ignore[list-item]
-    panels = [panel for _, _, panel in members]
-    names = [each for _, each, _ in members]
-    if isinstance(first, Curve):
-        lines = [panel.series for panel in panels if isinstance(panel, Curve)]
-        if not first.bars and all(len(each) == 1 for each in lines):
-            return [
-                replace(first, series=tuple(replace(each[0], name=n) for n, each in zip(names, lines, strict=True)))
-            ]
-    if isinstance(first, Intervals):
-        found = [panel for panel in panels if isinstance(panel, Intervals)]
-        if all(len({row.group for row in panel.rows}) == 1 for panel in found):
-            rows = [replace(row, group=n) for n, panel in zip(names, found, strict=True) for row in panel.rows]
-            return [replace(first, rows=tuple(rows))]
+        _, name, _ = members[0]
+        says_whose = len(members) > 1 or not beside or all(row[0] == name for row in first.rows)
+        return [table(members) if says_whose else table([(*members[0][:2], retitled(first, name))])]
+    found: list[tuple[int, str, Curve | Intervals | Calibration]] = [
+        (index, name, panel) for index, name, panel in members if isinstance(panel, Curve | Intervals | Calibration)
+    ]
+    if len(found) == 1 and not beside:
+        return [found[0][2]]
+    curves = [(index, name, panel.series[0]) for index, name, panel in found
+              if isinstance(panel, Curve) and len(panel.series) == 1 and not panel.bars]  # fmt: skip
+    if isinstance(first, Curve) and len(curves) == len(found):
+        return [replace(first, series=tuple(replace(line, name=name, tint=index) for index, name, line in curves))]
+    rows = [replace(row, group=name) for _, name, panel in found if isinstance(panel, Intervals) and one_group(panel)
+            for row in panel.rows]  # fmt: skip
+    if isinstance(first, Intervals) and all(isinstance(panel, Intervals) and one_group(panel) for *_, panel in found):
+        return [replace(first, rows=tuple(rows))]
     if isinstance(first, Calibration):
-        curves = [(n, panel) for n, panel in zip(names, panels, strict=True) if isinstance(panel, Calibration)]
-        groups = {f"{n} {key}".rstrip(): bins for n, panel in curves for key, bins in panel.groups.items()}
-        return [replace(first, groups=groups)]
-    return [replace(panel, title=f"{panel.title}: {n}") for n, panel in zip(names, panels, strict=True)]  # type: ignore
+        bins = {f"{name} {curve}".rstrip(): groups for _, name, panel in found if isinstance(panel, Calibration)
+                for curve, groups in panel.groups.items()}  # fmt: skip
+        return [replace(first, groups=bins)]
+    return [replace(panel, title=f"{panel.title}: {name}") for _, name, panel in found]
+
+
+def retitled(panel: Table, name: str) -> Table:
+    return replace(panel, title=f"{panel.title}: {name}" if panel.title else name)
+
+
+def one_group(panel: Intervals) -> bool:
+    return len({row.group for row in panel.rows}) == 1
 
 
 def table(members: Sequence[Named]) -> Grid:

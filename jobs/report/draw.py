@@ -57,7 +57,7 @@ def line(axes: Axes, series: Series, index: int, panel: Curve) -> None:
     if series.look == "faint":
         axes.plot(x, y, color=MUTED, linewidth=0.7, alpha=0.45)
         return
-    tint = MUTED if series.look == "grey" else colour(index)
+    tint = MUTED if series.look == "grey" else colour(index if series.tint is None else series.tint)
     label = shorten(series.name) if series.name else None
     if series.low is not None and series.high is not None:
         places = thin(len(x))
@@ -71,8 +71,9 @@ def line(axes: Axes, series: Series, index: int, panel: Curve) -> None:
         places = thin(len(x))
         x, y = np.asarray(x)[places].tolist(), np.asarray(y)[places].tolist()
     marked = "o" if series.look == "points" or len(x) < 12 else None
-    style = "" if series.look == "points" else "-"
-    axes.plot(x, y, style, color=tint, marker=marked, markersize=4 if style == "" else 3, label=label)
+    points = series.look == "points"
+    style = "none" if points else "-"
+    axes.plot(x, y, linestyle=style, color=tint, marker=marked, markersize=5 if points else 3, label=label)
     if series.mark in x:
         spot = y[x.index(series.mark)]
         axes.plot([series.mark], [spot], "o", markersize=6.5, mfc=PAPER, mec=tint, mew=1.6)
@@ -146,7 +147,7 @@ def values_beside(axes: Axes, rows: Sequence[Interval], labels: Sequence[str], r
     for y, label in enumerate(labels):
         values = [plus + compact(row.value) for row in rows if row.label == label for plus in [sign(row, reference)]]
         if len(values) <= 2:
-            text = " → ".join(values)
+            text = (" → " if rows[-1].group == "after" else " · ").join(values)
             axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center", color=MUTED)
 
 
@@ -209,7 +210,7 @@ def logarithmic(axis: Axis, scale: object) -> None:
     ratio = high / low if low > 0 else math.inf
     steps = (1.0, 2.0, 5.0) if ratio < 30 else (1.0, 3.0) if ratio < 300 else (1.0,)
     axis.set_minor_locator(NullLocator())
-    axis.set_major_locator(LogLocator(subs=steps, numticks=6))
+    axis.set_major_locator(LogLocator(subs=steps, numticks=6) if ratio > 5 else MaxNLocator(4))
     axis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
 
 

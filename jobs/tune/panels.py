@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from funnel.numbers import counted, duration, number, percent
+from funnel.numbers import counted, duration, number
 from funnel.panels import Cell, Curve, Figure, Interval, Intervals, Panel, Record, Sentence, Series, Table
 
 SECTION = "Searching settings"
@@ -160,11 +160,12 @@ def history(record: Record, trials: Sequence[Trial], metric: str) -> list[Panel]
 def learning(record: Record, trials: Sequence[Trial], metric: str) -> list[Panel]:
     """What each trial would have ended with, by epoch or generation; the best and the default stand out."""
     best = chosen(record)
-    faint, strong = [], []
+    faint: list[Series] = []
+    strong: list[Series] = []
     for one in trials:
         x, y = course(record, one, metric)
         if one.name in best and x:
-            strong.append(Series("best" if len(best) == 1 else one.name, x, y))
+            strong.insert(0, Series("best" if len(best) == 1 else one.name, x, y))
         elif int(one.name) == 0 and x:
             strong.append(Series("default", x, y))
         elif x:
@@ -207,7 +208,7 @@ def importance(record: Record, metric: str) -> list[Panel]:
     shares: Mapping[str, float] = record.summary.get(f"importance.{metric}") or {}
     names = short_names(shares)
     ordered = sorted(shares.items(), key=lambda item: -item[1])
-    rows = tuple(Interval(f"{names[key].replace('_', ' ')} ({percent(share)})", share) for key, share in ordered)
+    rows = tuple(Interval(names[key].replace("_", " "), share) for key, share in ordered)
     note = "Importance: fANOVA over the trials, a rough guide where they are few."
     title = f"What mattered for {metric}"
     return [Intervals(title, "share of the variance", rows, 0.0, note, SECTION)] if rows else []
