@@ -95,7 +95,8 @@ def wrong(record: Record, section: str) -> Curve | None:
     for key, name in WRONG.items():
         x, y = record.course("generation", "generation", key)
         if any(y):
-            lines.append(Series(f"{name}: {compact(sum(y))}", x, y))
+            when = counted(sum(value > 0 for value in y), "generation")
+            lines.append(Series(f"{name}: {compact(sum(y))} in {when}", x, y))
     note = "A lost pair went down with its worker, one issued again was waited for too long; both are evaluated "
     note += "elsewhere and change nothing in the result. A failed evaluation ranks worst."
     title = "Lost, issued again, failed"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from funnel.numbers import DASH, number
+from funnel.numbers import DASH, count, number
 
 NOT_REPORTED = "not reported by the run"
 RUNS = "What ran"
@@ -98,7 +98,9 @@ class Figure:
 
     @property
     def text(self) -> str:
-        return DASH if self.value is None else number(self.value, self.digits, self.signed)
+        if self.value is None:
+            return DASH
+        return number(self.value, self.digits, self.signed) if self.digits else count(self.value)
 
     @property
     def small(self) -> str:

@@ -49,7 +49,7 @@ def curve(panel: Curve, name: str) -> str:
     ends = "; ".join(f"{each.name or 'it'} goes from {compact(each.y[0])} to {compact(each.y[-1])}"
                      for each in panel.series if each.look != "faint" and len(each.y))  # fmt: skip
     scale = "logarithmic" if panel.log_y else "linear"
-    return to_svg(figure, name, f"{panel.title} by {panel.x_label}, {scale} axis: {ends}.")
+    return to_svg(figure, name, f"{panel.title}, {scale} axis: {ends}.")
 
 
 def line(axes: Axes, series: Series, index: int, panel: Curve) -> None:
@@ -58,7 +58,7 @@ def line(axes: Axes, series: Series, index: int, panel: Curve) -> None:
         axes.plot(x, y, color=MUTED, linewidth=0.7, alpha=0.45)
         return
     tint = MUTED if series.look == "grey" else colour(index if series.tint is None else series.tint)
-    label = shorten(series.name) if series.name else None
+    label = shorten(series.name, 34) if series.name else None
     if series.low is not None and series.high is not None:
         places = thin(len(x))
         low, high = np.asarray(series.low)[places], np.asarray(series.high)[places]
