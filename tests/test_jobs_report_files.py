@@ -4,19 +4,19 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import binomtest
 from test_jobs_report import report, train_run, write
 
+from funnel.figures.sampling_error import half_width, wilson
+from funnel.numbers import compact, duration, number, percent
 from jobs.report import Args, run
-from jobs.report.figures import bins
-from jobs.report.intervals import half_width
+from jobs.report.bins import merged_bins
 from jobs.report.page import MARKER
 from jobs.report.runs import distinct_names, load_run
-from jobs.report.svg import spread
-from jobs.report.words import compact, duration, number, percent
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -85,8 +85,8 @@ def test_steps_logged_again_after_a_restart_count_once(tmp_path):
         for step in (1160, 1170):
             file.write(json.dumps({"event": "step", "step": step, "loss": 9.0}) + "\n")
     loaded = load_run(path)
-    assert loaded.series("step", "step", "loss")[0] == list(range(10, 1180, 10))
-    assert loaded.series("step", "step", "loss")[1][-2:] == [9.0, 9.0]
+    assert loaded.record.course("step", "step", "loss")[0] == list(range(10, 1180, 10))
+    assert loaded.record.course("step", "step", "loss")[1][-2:] == [9.0, 9.0]
     assert loaded.notes == (
         "The run was continued from a checkpoint once; steps logged twice are shown as logged last.",
     )
@@ -103,14 +103,6 @@ def test_half_widths_are_the_published_formulas():
     assert half_width("log_loss", a, 200, 50) is None
 
 
-def test_labels_are_moved_apart_and_no_further():
-    assert spread([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
-    assert spread([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
-    assert spread([0.99, 1.0, 1.0], 0.1) == pytest.approx([0.8, 0.9, 1.0])
-    assert spread([1.29, 1.295, 1.297], 0.1) == pytest.approx([0.8, 0.9, 1.0])  # beyond the axes: a block at their end
-    assert spread([0.5, 0.5, 0.62], 0.1) == pytest.approx([0.44, 0.54, 0.64])
-
-
 def test_numbers_read_well():
     assert [compact(value) for value in (0.01, 99.9, 0.83124, 12.345, 5310.4, 3, 0, 2e-6, -0.5, None)] == [
         "0.01", "99.9", "0.8312", "12.35", "5,310", "3", "0", "2.00e−06", "−0.5", "–",
@@ -123,14 +115,20 @@ def test_numbers_read_well():
     assert distinct_names([Path("/a/x"), Path("/b/x")]) == ["a/x", "b/x"]
 
 
-def test_calibration_bins_are_merged_until_they_hold_ten_positives(tmp_path):
+def test_calibration_bins_are_merged_until_they_hold_ten_positives():
     def bins_of(*rows: tuple[float, float, int]) -> list[list[float]]:
         named = [dict(zip(("mean_prediction", "mean_label", "count"), row, strict=True)) for row in rows]
-        return bins(replace(whole, evaluation={"calibration": {"ctr": named}}), "ctr").tolist()
+        return merged_bins(named)[:, :3].tolist()
 
-    whole = load_run(train_run(tmp_path / "train"))
     assert bins_of((0.1, 0.1, 100), (0.3, 0.3, 100)) == [[0.1, 0.1, 100], [0.3, 0.3, 100]]
     assert bins_of((0.1, 0.0, 100), (0.3, 0.1, 300)) == [pytest.approx([0.25, 0.075, 400])]
     assert bins_of((0.1, 0.1, 100), (0.3, 0.02, 100)) == [pytest.approx([0.2, 0.06, 200])]
     assert bins_of((0.1, 0.0, 100)) == [[0.1, 0.0, 100]]
     assert bins_of() == []
+
+
+def test_the_interval_of_a_bin_is_scipys_wilson_interval():
+    for positives, rows in ((0, 50), (10, 100), (37, 40)):
+        low, high = wilson(np.array([positives / rows]), np.array([float(rows)]), z=1.959963984540054)
+        ours = binomtest(positives, rows).proportion_ci(0.95, method="wilson")
+        assert (low[0], high[0]) == pytest.approx((ours.low, ours.high), abs=1e-12)

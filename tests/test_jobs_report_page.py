@@ -24,12 +24,12 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Page:
 def test_the_figures_are_in_the_tables_as_formatted(both):
     assert both.row("CVR, entire space") == ["0.7312 ±0.0102", "0.1921", "1.062 ±0.037", "100,000", "3,120 3.12%"]
     assert both.row("CTR, all exposures")[:3] == ["0.7415 ±0.0089", "0.1601", "1.003 ±0.031"]
-    assert both.row("tuned fusion") == ["0.7624", "0.7423 to 0.7826", "0.5443", "0.5242 to 0.5645"]
-    assert both.row("tuned − best single")[:2] == ["+0.0312 +4.27%", "+0.0121 to +0.0503"]
+    assert both.row("tuned fusion") == ["0.7624 0.7423 to 0.7826", "0.5443 0.5242 to 0.5645"]
+    assert both.row("tuned − best single")[0] == "+0.0312 +4.27%, +0.0121 to +0.0503"
     assert both.row("train", 0) == ["4,000", "2,312 57.8% of clicks", "99.9", "0.01", "2.13%"]
     assert both.row("train", 1) == ["escm2_ips", "mmoe", "2", "3", "1,170", "41,234", "7.3 s", "61.5 s"]
     assert both.row("train", 2) == ["800,000", "32,000", "1,600", "4.00%", "5.00%", "0.200%"]
-    assert both.row("evolve") == ["product", "2", "6", "60", "3,840", "812.3", "1", "0", "4.7 s"]
+    assert both.row("evolve") == ["product", "–", "–", "2", "6", "60", "3,840", "812.3", "1 / 1 / 0", "4.7 s"]
 
 
 def test_what_ran_can_be_repeated(both):
@@ -49,17 +49,21 @@ def test_nothing_outside_the_file_is_referred_to(both, compared):
 
 
 def test_every_figure_is_there_and_told(both, compared):
-    fusion = ["Gain in value@10 on held-out users", "Gain in NDCG@10 on held-out users"]
-    fusion += ["Return per generation", "Fusion parameters, before and after"]
+    fusion = ["Gain in value@10 on 2,500 held-out users", "Gain in NDCG@10 on 2,500 held-out users"]
+    fusion += ["Fusion parameters, before and after", "Return per generation", "Lost, issued again, failed"]
     spaces = ["CTR, all exposures", "CVR, click space", "CVR, entire space", "CTCVR, all exposures"]
     curves = ["Total loss", "CTR term", "CVR term", "CTCVR term", "CTR: AUC", "CVR, click space: AUC"]
     curves += ["CVR, entire space: AUC", "CTCVR: AUC", "CTR: log-loss", "CVR, click space: log-loss"]
     assert both.panels == [*fusion, *spaces, "Weights of clicked exposures", *curves]
-    assert compared.panels == [*spaces, *OBJECTIVES, *curves[:4], "Imputation term", *curves[4:]]
+    weights = [f"Weights of clicked exposures: {name}" for name in OBJECTIVES]
+    assert sorted(compared.panels) == sorted([*spaces, *weights, *curves, "Imputation term"])
     assert len(both.figures) == len(both.panels)
     assert all(len(alt) > 40 for alt in both.figures)
-    assert "vs best single +0.0312, 95% +0.0121 to +0.0503" in both.figures[0]
-    assert "pcvr exponent from 1 to 1.72" in both.figures[3]
+    assert "over best single 0.0312, 95% 0.0121 to 0.0503" in both.figures[0]
+    assert "pcvr exponent before 1; pcvr exponent after 1.72" in both.figures[2]
+    assert "naive goes from 0.682 to 0.7406; esmm goes from" in next(
+        alt for alt in compared.figures if alt.startswith("CTR: AUC")
+    )
 
 
 def test_several_runs_are_compared_and_the_best_is_marked(compared):
@@ -67,10 +71,8 @@ def test_several_runs_are_compared_and_the_best_is_marked(compared):
     assert compared.row("escm2_dr", 2)[2] == "0.951 (best) ±0.033"
     # CTR differs in AUC only, click-space CVR in AUC and log-loss, CTCVR in nothing.
     assert len(compared.best) == 1 + 2 + 3
-    assert (
-        "the CVR of escm2_dr is nearest to unbiased, PCOC 0.951 ± 0.033 (the others: 1.062 to 1.418)" in compared.text
-    )
-    assert "and escm2_ips has the highest AUC, 0.7312 ± 0.0102." in compared.text
+    assert "escm2_dr on mmoe was trained on 800,000 exposures" in compared.text
+    assert "PCOC 0.951 ± 0.033 (predictions 4.90% too low on average)" in compared.text
 
 
 def test_runs_judged_on_different_rows_are_not_ranked(tmp_path):
@@ -79,7 +81,7 @@ def test_runs_judged_on_different_rows_are_not_ranked(tmp_path):
     write(runs[0] / "summary.json", {**summary, "cvr.entire.count": 90_000})
     page = report(tmp_path, *runs)
     assert "(best)" not in page.row("escm2_ips", 2)[0]
-    assert "they were judged on different rows, so their figures cannot be compared." in page.text
+    assert page.row("escm2_ips", 0)[0].endswith("(best) ±0.0089")  # the same rows there
 
 
 def test_what_is_absent_is_a_dash_with_its_reason(tmp_path):
@@ -100,18 +102,23 @@ def test_a_run_without_evaluation_and_curves_still_reports(tmp_path):
     assert "metrics.jsonl is absent, so there are no curves." in page.text
 
 
-def test_a_gain_that_is_not_significant_is_called_so(tmp_path):
+def test_a_gain_that_is_not_significant_is_an_open_dot(tmp_path):
     page = report(tmp_path, evolve_run(tmp_path / "evolve", gain=0.004, low=-0.011, k=5))
-    assert "value@5 by +0.0040" in page.text
-    assert "not significant, the interval includes zero." in page.text
     assert "The gain is not significant." in page.text
-    worse = report(tmp_path, evolve_run(tmp_path / "worse", gain=-0.03, low=-0.04))
-    assert "a significant loss." in worse.text
+    assert page.row("tuned − best single")[0] == "+0.0040 +0.547%, −0.0110 to +0.0190"
+    sure = report(tmp_path, evolve_run(tmp_path / "sure", k=5))
+    assert (open_dots(page), open_dots(sure)) == (1, 0)  # over the best single score; over the untuned it is sure
+
+
+def open_dots(page: Page) -> int:
+    picture = page.source.split("<h4>Gain in value@5")[1].split("</svg>")[0]
+    return picture.count("fill: var(--paper)")
 
 
 def test_values_of_a_run_are_escaped(tmp_path):
     path = train_run(tmp_path / "a<b>&$x$", config={"note": "<b>bold</b>", "url": "a&b"})
     page = report(tmp_path, path, train_run(tmp_path / "other"))
-    assert "<b>" not in page.source
+    assert "<b>bold" not in page.source
+    assert "a<b>" not in page.source
     assert '"note": "<b>bold</b>"' in page.text
     assert "a<b>&$x$" in page.text

@@ -25,4 +25,4 @@ def cell(value: Cell) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.5g}"
-    return f"{value:,}" if isinstance(value, int) else value
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tyro
 
-from jobs.report.page import check_target, render, write_whole
+from jobs.report.page import check_target, write
 from jobs.report.runs import load_runs
 
 
@@ -30,6 +30,6 @@ def run(args: Args) -> Path:
     """Write the report and return its absolute path; ValueError if a run or the target is not what it should be."""
     out = args.out.resolve()
     check_target(out)
-    write_whole(out, render(load_runs(args.runs)))
+    write(out, load_runs(args.runs))
     print(out)
     return out

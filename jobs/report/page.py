@@ -1,70 +1,48 @@
-"""The page: everything the template shows, gathered from the runs, and the file written whole or not at all."""
+"""The page: the panels of all runs in their sections, how to repeat them, and the file written whole or not at all."""
 
 import json
-import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
-from jobs.report import tables, words
-from jobs.report.evaluate_page import before_after, evaluate_headline, judgement_of
-from jobs.report.figures import Panel, calibration_panels, loss_panels, validation_panels, weight_panels
-from jobs.report.fusion_figures import gain_panel, generation_panel, parameter_panel
-from jobs.report.objective_figures import climb_panels, course_panels
-from jobs.report.pipeline_page import line_of, pipeline_headline
-from jobs.report.runs import Run
-from jobs.report.tune_page import hunt_of, tune_headline
+from data.files import write_whole
+from funnel.numbers import count
+from funnel.panels import RUNS, Calibration, Curve, Glossary, Intervals, Panel, Record, Sentence
+from jobs.report import draw
+from jobs.report.compare import Shown, sections
+from jobs.report.runs import Run, panels_of
+from jobs.report.tables import Grid
 
 MARKER = '<meta name="generator" content="counterpoint.report">'
 HERE = Path(__file__).resolve().parent
-WITHOUT_DATA = ("evolve_objective", "pipeline")
-"""Kinds whose runs need not say what they read."""
 
 
 @dataclass(frozen=True)
-class Data:
-    """A log that train runs share, or an evolve run's scored file."""
-
-    runs: str
-    location: str
-    table: tables.Table | None
-    facts: str = ""
+class Picture:
+    title: str
+    svg: Markup
 
 
 @dataclass(frozen=True)
-class Fusion:
-    """What is shown of one evolve run."""
+class Figure:
+    """Pictures in a row of the page's grid, `columns` of them side by side, and what is to be said of all."""
 
-    run: Run
-    k: int
-    table: tables.Table
-    message: str
-    significance: str
-    climb: list[Panel]
-    parameters_note: str
-    gains: list[Panel]
-
-
-@dataclass(frozen=True)
-class Search:
-    """What is shown of one run of an objective by name."""
-
-    run: Run
-    facts: str
-    climb: list[Panel]
-    course: list[Panel]
+    pictures: tuple[Picture, ...]
+    columns: int
+    caption: str
 
 
 def render(runs: Sequence[Run]) -> str:
     """The report as one HTML document that refers to nothing outside itself."""
-    train = [run for run in runs if run.kind == "train"]
-    evolve = [run for run in runs if run.kind == "evolve"]
-    objective = [run for run in runs if run.kind == "evolve_objective"]
+    records = [run.record for run in runs]
+    panels = [(record.name, panels_of(record)) for record in records]
+    body = {title: blocks(shown, f"s{place}") for place, (title, shown) in enumerate(sections(panels).items())}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -72,133 +50,92 @@ def render(runs: Sequence[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    headlines = [words.train_headline(train)] if train else []
-    headlines += [words.fusion_headline(run, cutoff(run)) for run in evolve]
-    headlines += [evaluate_headline(run) for run in runs if run.kind == "evaluate"]
-    headlines += [words.objective_headline(run) for run in objective]
-    headlines += [tune_headline(run) for run in runs if run.kind == "tune"]
-    headlines += [pipeline_headline(run) for run in runs if run.kind == "pipeline"]
     return environment.get_template("template.html.j2").render(
-        marker=MARKER,
-        style=(HERE / "style.css").read_text(),
-        title=" · ".join(run.name for run in runs),
+        marker=Markup(MARKER),
+        style=Markup((HERE / "style.css").read_text()),
+        title=" · ".join(record.name for record in records),
         written=time.strftime("%Y-%m-%d %H:%M"),
-        headlines=headlines,
-        runs=runs,
-        train=train,
-        evolve=evolve,
-        train_table=tables.train_table(train) if train else None,
-        evolve_table=tables.evolve_table(evolve) if evolve else None,
-        objective_table=tables.objective_table(objective) if objective else None,
-        data=data_of([run for run in runs if run.record.get("data") or run.kind not in WITHOUT_DATA]),
-        metrics=tables.metric_table(train) if train else None,
-        losses=loss_panels(train),
-        validation=validation_panels(train),
-        calibration=calibration_panels(with_calibrated(train)),
-        calibration_part=", ".join(
-            sorted({str(run.evaluation["part"]) for run in train if run.evaluation.get("part")})
-        ),
-        propensity=tables.propensity_table(train) if train else None,
-        weights=weight_panels(train),
-        absent=absent_reasons(train),
-        fusions=[fusion_of(run, f"fusion-{index}") for index, run in enumerate(evolve)],
-        calibrated=before_after(train, "", "calibrated."),
-        judged=judgement_of([run for run in runs if run.kind == "evaluate"]),
-        searches=[search_of(run, f"objective-{index}") for index, run in enumerate(objective)],
-        hunts=[hunt_of(run, f"search-{index}") for index, run in enumerate(runs) if run.kind == "tune"],
-        lines=[line_of(run, f"pipeline-{index}") for index, run in enumerate(runs) if run.kind == "pipeline"],
+        headlines=[(name, headline(shown)) for name, shown in panels],
+        sections={title: shown for title, shown in body.items() if title != RUNS},
+        costs=body.get(RUNS, []),
+        data=data_of(records),
         cards=[card(run) for run in runs],
-        glossary=words.GLOSSARY,
+        glossary=glossary([panel for _, shown in panels for panel in shown]),
     )
 
 
-def with_calibrated(train: Sequence[Run]) -> Sequence[Run]:
-    """A lone calibrated run twice: as trained, and as calibrated."""
-    if len(train) != 1 or not train[0].evaluation.get("calibrated"):
-        return train
-    return [
-        replace(train[0], name="raw"),
-        replace(train[0], name="calibrated", evaluation=train[0].evaluation["calibrated"]),
-    ]
+def headline(panels: Sequence[Panel]) -> str:
+    return " ".join(panel.text for panel in panels if isinstance(panel, Sentence) and panel.headline)
 
 
-def fusion_of(run: Run, name: str) -> Fusion:
-    k = cutoff(run)
-    climb = [generation_panel(run, f"{name}-climb")]
-    parameters, note = parameter_panel(run, f"{name}-parameters")
-    gains = [
-        gain_panel([run], f"value_at_{k}", f"value@{k}", f"{name}-value"),
-        gain_panel([run], f"ndcg_at_{k}", f"NDCG@{k}", f"{name}-ndcg"),
-    ]
-    return Fusion(
-        run=run,
-        k=k,
-        table=tables.fusion_table(run, k),
-        message=str(run.summary.get("fusion.message") or ""),
-        significance=tables.significance(run, k),
-        climb=[panel for panel in (*climb, parameters) if panel],
-        parameters_note=note,
-        gains=[panel for panel in gains if panel],
-    )
+def glossary(panels: Sequence[Panel]) -> dict[str, str]:
+    return {word: text for panel in panels if isinstance(panel, Glossary) for word, text in panel.terms}
 
 
-def search_of(run: Run, name: str) -> Search:
-    return Search(run, words.objective_facts(run), climb_panels(run, name), course_panels(run, name))
-
-
-def cutoff(run: Run) -> int:
-    """The k of value@k: from policy.json, else from the keys of the summary."""
-    k = run.policy.get("k")
-    if isinstance(k, int):
-        return k
-    found = [re.match(r"fusion\.value_at_(\d+)\.", key) for key in run.summary]
-    return next((int(match.group(1)) for match in found if match), 10)
-
-
-def data_of(runs: Sequence[Run]) -> list[Data]:
-    """Each log once, with the runs that read it."""
-    shared: dict[str, list[Run]] = {}
-    for run in runs:
-        shared.setdefault(json.dumps([run.kind, run.record.get("data")], sort_keys=True), []).append(run)
-    found = []
-    for group in shared.values():
-        data: dict[str, Any] = group[0].record.get("data") or {}
-        location = str(data.get("location") or data.get("scored") or "not reported by the run")
-        if data.get("name") and data["name"] not in location:
-            location = f"{data['name']}: {location}"
-        sizes = [
-            f"{key} {words.count(data[key])}" for key in ("rows", "users", "requests") if isinstance(data.get(key), int)
-        ]
-        table = tables.data_table(group[0])
-        found.append(Data(", ".join(run.name for run in group), location, table, "; ".join(sizes)))
+def blocks(panels: Sequence[Shown], name: str) -> list[Grid | Sentence | Figure]:
+    """Tables and sentences as they are; pictures of one size that follow each other in one figure."""
+    found: list[Grid | Sentence | Figure] = []
+    for place, panel in enumerate(panels):
+        if isinstance(panel, Grid | Sentence):
+            found.append(panel)
+            continue
+        picture = Picture(panel.title, Markup(drawn(panel, f"{name}-{place}")))
+        if not picture.svg:
+            continue
+        columns, last = columns_of(panel), found[-1] if found else None
+        # Large pictures fill a row together, whatever they show; small ones only with their like.
+        if isinstance(last, Figure) and last.columns == columns and (columns == 2 or panel.note in ("", last.caption)):
+            more = "" if panel.note in last.caption else f" {panel.note}"
+            found[-1] = Figure((*last.pictures, picture), columns, last.caption + more)
+        else:
+            found.append(Figure((picture,), columns, panel.note))
     return found
 
 
-def absent_reasons(train: Sequence[Run]) -> list[str]:
-    """Why a figure of a train run is not there, in a sentence each."""
-    reasons = []
-    for run in train:
-        if not run.evaluation:
-            reasons.append(
-                f"{run.name}: evaluation.json is absent, so there is no calibration and no weight histogram."
-            )
-        elif not (run.evaluation.get("propensity") or {}).get("weight_histogram"):
-            reasons.append(f"{run.name}: no weight histogram ({run.why_absent('propensity.weight_histogram')}).")
-    return reasons
+def drawn(panel: Curve | Intervals | Calibration, name: str) -> str:
+    if isinstance(panel, Curve):
+        return draw.curve(panel, name)
+    return draw.intervals(panel, name) if isinstance(panel, Intervals) else draw.calibration(panel, name)
+
+
+def columns_of(panel: Curve | Intervals | Calibration) -> int:
+    """How many of its size stand side by side."""
+    if isinstance(panel, Curve):
+        return 2 if len(panel.series) > 1 else 3
+    if isinstance(panel, Intervals):
+        return 4 if panel.small else 2
+    return 2 if len(panel.groups) > 1 else 4
+
+
+def data_of(records: Sequence[Record]) -> list[tuple[str, str, str]]:
+    """(location, sizes, runs that read it) of each log once."""
+    shared: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        data: dict[str, Any] = record.run.get("data") or {}
+        location = str(data.get("location") or data.get("scored") or "")
+        if not location:
+            continue
+        if data.get("name") and data["name"] not in location:
+            location = f"{data['name']}: {location}"
+        sizes = [f"{key} {count(data[key])}" for key in ("rows", "users", "requests") if isinstance(data.get(key), int)]
+        shared.setdefault((location, "; ".join(sizes)), []).append(record.name)
+    return [(*key, ", ".join(names)) for key, names in shared.items()]
 
 
 def card(run: Run) -> dict[str, Any]:
     """The facts of a run that are read when something must be repeated."""
-    record = run.record
+    record = run.record.run
     commit, dirty = str(record.get("git") or "").partition("+")[::2]
     hardware: dict[str, Any] = record.get("hardware") or {}
-    known = {"cores": "{} cores", "memory_gib": "{} GiB"}
-    hard = [known.get(key, f"{key} {{}}" if key != "cpu" else "{}").format(value) for key, value in hardware.items()]
+    known = {"cores": "{} cores", "memory_gib": "{} GiB", "cpu": "{}"}
+    hard = [known.get(key, f"{key} {{}}").format(value) for key, value in hardware.items()]
     versions = [f"{name} {version}" for name, version in (record.get("versions") or {}).items()]
     return {
-        "run": run,
+        "name": run.record.name,
+        "kind": record.get("kind"),
+        "notes": run.notes,
         "facts": [
-            ("Directory", str(run.path)),
+            ("Directory", str(run.record.directory)),
             ("Command", record.get("command") or "not recorded"),
             ("Commit", f"{commit} with uncommitted changes" if dirty else commit or "not recorded"),
             ("Started", started(record.get("started"))),
@@ -224,14 +161,6 @@ def check_target(out: Path) -> None:
         raise ValueError(f"--out {out} exists and is not a report of ours: choose another name")
 
 
-def write_whole(out: Path, text: str) -> None:
+def write(out: Path, runs: Sequence[Run]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(out, render(runs))

@@ -1,13 +1,17 @@
-"""Reading run directories: everything the report shows is in a `Run`, and nothing else is read."""
+"""Reading run directories: everything that a page shows is in a `Record`, and nothing else is read."""
 
+import csv
+import importlib
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.run.directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, flatten, read_json
+from funnel.course import evolution, evolution_cost, evolution_headline, training, training_cost
+from funnel.panels import Cell, Panel, Record, Sentence, Table, finite
+from funnel.registry import DEFAULT_PROBLEM, DEFAULT_TUNABLE, TUNABLES, find_problem, find_tunable
+from jobs.run.directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_json
 
 KINDS = {  # and who writes them
     "train": "jobs.train",
@@ -17,58 +21,73 @@ KINDS = {  # and who writes them
     "tune": "jobs.tune",
     "pipeline": "jobs.pipeline",
 }
-EVALUATION_FILE, POLICY_FILE = "evaluation.json", "policy.json"
-NOT_REPORTED = "not reported by the run"
+PLACES = {"tune": "jobs.tune.panels", "pipeline": "jobs.pipeline.panels"}
+"""Kinds that are commands of their own rather than a system, and who shows them."""
+NO_METRICS = ("evaluate", *PLACES)
+READ_ELSEWHERE = (RUN_FILE, SUMMARY_FILE, METRICS_FILE)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run. `name` is the directory's name, lengthened by its parents where two runs share it."""
+    """A finished run, and what is to be said of its files."""
 
-    path: Path
-    name: str
-    kind: str
-    record: dict[str, Any]
-    summary: dict[str, Any]
-    events: dict[str, list[dict[str, Any]]]
-    evaluation: dict[str, Any]
-    policy: dict[str, Any]
+    record: Record
     notes: tuple[str, ...] = ()
 
-    def number(self, key: str) -> float | None:
-        """The finite number under a key of summary.json, or None."""
-        return finite(self.summary.get(key))
 
-    def why_absent(self, key: str) -> str:
-        """The run's own reason for leaving a key of summary.json out (given for the key or for what it belongs to)."""
-        reasons = self.summary.get("absent") or {}
-        parts = key.split(".")
-        for length in range(len(parts), 0, -1):
-            reason = reasons.get(".".join(parts[:length]))
-            if reason:
-                return str(reason)
-        return NOT_REPORTED
-
-    def setting(self, name: str) -> str | None:
-        """A setting's value wherever the nested config keeps it: `name`, `x.name`, `name.name` or `name.kind`."""
-        flat = flatten(self.record.get("config") or {})
-        for wanted in (name, f"{name}.name", f"{name}.kind"):
-            for key, value in flat.items():
-                if (key == wanted or key.endswith("." + wanted)) and isinstance(value, str | int | float):
-                    return str(value)
-        return None
-
-    def series(self, event: str, x: str, y: str) -> tuple[list[float], list[float]]:
-        """(x, y) of an event's records that hold both as finite numbers."""
-        pairs = [(finite(record.get(x)), finite(record.get(y))) for record in self.events.get(event, [])]
-        kept = [(a, b) for a, b in pairs if a is not None and b is not None]
-        return [a for a, _ in kept], [b for _, b in kept]
+def panels_of(record: Record) -> list[Panel]:
+    """What the run's system shows of it. What no system knows: its curves and its figures."""
+    kind = str(record.run.get("kind"))
+    if kind in PLACES:
+        found: list[Panel] = importlib.import_module(PLACES[kind]).panels(record)
+        return found
+    evolved = kind in ("evolve", "evolve_objective")
+    try:
+        system = find_tunable(tunable_of(record)) if evolved else find_problem(problem_of(record))
+        shown: list[Panel] = system.panels(record)
+    except (ValueError, AttributeError):  # a plain objective, or a module of somebody's that is not here
+        shown = beside(tunable_of(record), record) if evolved else plain_training(record)
+    return shown
 
 
-def finite(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+def beside(name: str, record: Record) -> list[Panel]:
+    """The panels in the folder of a tunable whose class is not there yet."""
+    folder = TUNABLES.get(name, "").partition(":")[0].rpartition(".")[0]
+    if not folder:
+        return plain_evolution(record)
+    found: list[Panel] = importlib.import_module(f"{folder}.panels").panels(record)
+    return found
+
+
+def problem_of(record: Record) -> str:
+    return str(record.run.get("problem") or DEFAULT_PROBLEM)
+
+
+def tunable_of(record: Record) -> str:
+    """Earlier versions wrote the kind "evolve" for the default, and any other objective's name into the config."""
+    config: Mapping[str, Any] = record.run.get("config") or {}
+    default = DEFAULT_TUNABLE if record.run.get("kind") == "evolve" else ""
+    return str(record.run.get("objective") or config.get("objective") or default)
+
+
+def plain_training(record: Record) -> list[Panel]:
+    text = f"{record.name} was trained for {record.number('train.steps') or 0:,.0f} steps."
+    return [Sentence(text, headline=True), figures(record), *training(record), training_cost(record, {})]
+
+
+def plain_evolution(record: Record) -> list[Panel]:
+    """Of an objective that is no tunable: it has a return and nothing held out."""
+    name = (tunable_of(record) or record.name).rsplit("/", 1)[-1]
+    what = f"{name} {task}" if (task := record.setting("env")) else name
+    section = "Maximising an objective"
+    return [evolution_headline(record, what), *evolution(record, section), evolution_cost(record, what)]
+
+
+def figures(record: Record) -> Table:
+    """Every number of the summary but what a run costs."""
+    known = [key for key in record.summary if record.number(key) is not None and not key.startswith(("train.", "es."))]
+    rows: list[tuple[Cell, ...]] = [(key, record.number(key)) for key in known]
+    return Table("", ("Figure", "Value"), tuple(rows), section="Figures")
 
 
 def load_runs(paths: Sequence[Path]) -> list[Run]:
@@ -81,8 +100,8 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
             raise ValueError(f"{path} is given twice")
         seen.add(path.resolve())
     runs = [load_run(path) for path in paths]
-    names = distinct_names([run.path for run in runs])
-    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
+    names = distinct_names([run.record.directory for run in runs])
+    return [replace(run, record=replace(run.record, name=name)) for run, name in zip(runs, names, strict=True)]
 
 
 def load_run(path: Path) -> Run:
@@ -91,8 +110,8 @@ def load_run(path: Path) -> Run:
         raise ValueError(f"{path}: no such run directory")
     if not (path / RUN_FILE).exists():
         raise ValueError(f"{path}: not a run directory (it holds no {RUN_FILE}); name what --out of jobs.train was")
-    record = read_json(path / RUN_FILE)
-    kind = record.get("kind")
+    run = read_json(path / RUN_FILE)
+    kind = run.get("kind")
     if kind not in KINDS:
         raise ValueError(
             f"{path}: a {kind!r} run; a report takes runs of jobs.train, jobs.evaluate and jobs.evolve, "
@@ -103,32 +122,34 @@ def load_run(path: Path) -> Run:
             f"{path}: the run is not finished (it holds no {SUMMARY_FILE}); "
             f"repeat its {KINDS[kind]} command to finish it"
         )
-    events, notes = read_metrics(path / METRICS_FILE) if kind not in ("evaluate", "tune", "pipeline") else ({}, ())
-    return Run(
-        path=path,
-        name=path.name,
-        kind=kind,
-        record=record,
-        summary=read_json(path / SUMMARY_FILE),
-        events=events,
-        evaluation=read_if_there(path / EVALUATION_FILE),
-        policy=read_if_there(path / POLICY_FILE),
-        notes=notes,
-    )
+    events, notes = read_metrics(path / METRICS_FILE) if kind not in NO_METRICS else ([], ())
+    record = Record(run, events, read_json(path / SUMMARY_FILE), read_files(path), path.name, path)
+    return Run(record, notes)
 
 
-def read_if_there(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+def read_files(path: Path) -> dict[str, Any]:
+    """{name: content} of the other files beside run.json: an object of a .json, a list of a .jsonl or .csv."""
+    found: dict[str, Any] = {}
+    for file in sorted(path.iterdir()):
+        if file.name in READ_ELSEWHERE or file.name.startswith("."):
+            continue
+        if file.suffix == ".json":
+            found[file.stem] = read_json(file)
+        elif file.suffix == ".csv":
+            found[file.stem] = list(csv.DictReader(file.read_text().splitlines()))
+        elif file.suffix == ".jsonl":
+            found[file.stem] = [json.loads(line) for line in file.read_text().splitlines(True) if line.endswith("\n")]
+    return found
 
 
-def read_metrics(path: Path) -> tuple[dict[str, list[dict[str, Any]]], tuple[str, ...]]:
-    """({event: records in the order of their step}, notes).
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """(records in the order of their step, notes).
 
     A run that was stopped and continued logs some steps twice: the later record is the one that counts. A half-written
     last line (a crash while logging) is left out and noted; a broken line before it is a ValueError.
     """
     if not path.exists():
-        return {}, (f"{path.name} is absent, so there are no curves.",)
+        return [], (f"{path.name} is absent, so there are no curves.",)
     lines = path.read_text(errors="replace").rstrip("\n").split("\n")
     by_event: dict[str, dict[float, dict[str, Any]]] = {}
     notes: list[str] = []
@@ -154,7 +175,7 @@ def read_metrics(path: Path) -> tuple[dict[str, list[dict[str, Any]]], tuple[str
     if restarts:
         times = "once" if restarts == 1 else f"{restarts} times"
         notes.append(f"The run was continued from a checkpoint {times}; steps logged twice are shown as logged last.")
-    return {event: [records[at] for at in sorted(records)] for event, records in by_event.items()}, tuple(notes)
+    return [records[at] for records in by_event.values() for at in sorted(records)], tuple(notes)
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -164,9 +185,3 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise AssertionError("paths are distinct")
-
-
-def comparable(runs: Sequence[Run], key: str) -> bool:
-    """Whether the runs that report on a task and space were judged on as many rows with as many positives."""
-    samples = {(run.number(f"{key}.count"), run.number(f"{key}.positives")) for run in runs}
-    return len(samples - {(None, None)}) < 2

@@ -1,0 +1,66 @@
+"""What a page shows of a policy learnt from logged actions: its value on held-out rounds, its gains, its weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from funnel.course import WORDS, evolution, evolution_cost
+from funnel.numbers import compact, count
+from funnel.panels import Glossary, Intervals, Panel, Record, Sentence, Table
+
+SECTION = "Policy from logged actions"
+POLICIES = {"learnt": "learnt policy", "best_constant": "best constant action", "logging": "logging policy"}
+MOST_FEATURES = 30
+TERMS = (
+    ("Round", "One row of the log: a context, the action taken, its probability under the logging policy, the reward."),
+    (
+        "Effective rounds",
+        "(Σw)² / Σw² over held-out rounds, w = probability of the logged action under the learnt policy over its "
+        "propensity: how many equally weighted rounds carry the same information.",
+    ),
+    *WORDS,
+)
+
+
+def panels(record: Record) -> list[Panel]:
+    """Of a finished evolution of a policy."""
+    message = str(
+        record.summary.get("off_policy.message") or "A policy was learnt; nothing was held out to judge it by"
+    )
+    values = [record.interval(f"off_policy.{key}", name) for key, name in POLICIES.items()]
+    gains = [
+        record.interval(f"off_policy.gain_over_{key}", f"over the {name}")
+        for key, name in POLICIES.items()
+        if key != "learnt"
+    ]
+    note = "Estimated on rounds that were held out, with 95% bootstrap intervals. An open dot is no evidence of a gain."
+    shown: list[Panel] = [Sentence(message.rstrip(".") + ".", headline=True), figures(record)]
+    for title, label, rows, line in (
+        ("Value of the policies", "reward a round", values, None),
+        ("Gain of the learnt policy", "gain in reward a round", gains, 0.0),
+    ):
+        known = tuple(row for row in rows if row)
+        if known:
+            shown.append(Intervals(title, label, known, line, note, SECTION))
+    cost = evolution_cost(record, record.setting("objective") or "policy")
+    return [*shown, *weights(record), *evolution(record, SECTION), cost, Glossary(TERMS)]
+
+
+def figures(record: Record) -> Table:
+    rows = [(name, record.cell(f"off_policy.{key}")) for key, name in POLICIES.items()]
+    effective = f"{count(record.number('off_policy.effective_size'))} of {count(record.number('off_policy.rounds'))}"
+    note = f"Best constant action: {record.summary.get('off_policy.best_constant_action', '?')}. Effective rounds of "
+    note += f"the learnt policy: {effective} held out."
+    return Table("", ("Policy", "Reward a round"), tuple(rows), note, SECTION)
+
+
+def weights(record: Record) -> list[Panel]:
+    """Weight of every feature for every action, as policy.json has them."""
+    policy: Mapping[str, Any] = record.files.get("policy") or {}
+    actions, features, table = (policy.get(key) or [] for key in ("actions", "features", "weights"))
+    if not table or len(table) != len(features) or not 2 <= len(actions) <= 8:
+        return []
+    rows = [(str(name), *map(compact, row)) for name, row in list(zip(features, table, strict=True))[:MOST_FEATURES]]
+    note = 'An action\'s score is the sum of weight times standardised feature; "1" is the intercept.'
+    if len(features) > MOST_FEATURES:
+        note += f" The first {MOST_FEATURES} of {len(features)} features."
+    return [Table("Weights of the policy", ("Feature", *map(str, actions)), tuple(rows), note, SECTION)]

@@ -1,0 +1,108 @@
+"""What a page shows of a run of jobs.evaluate: figures with their intervals, slices, bias experiments."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from funnel.numbers import count, number, percent
+from funnel.panels import Cell, Interval, Intervals, Panel, Record, Sentence, Table, interval
+from funnel.ranking.panel_parts import SPACES, calibration, propensity
+
+EVALUATED = {
+    "auc": ("AUC", 4),
+    "gauc": ("GAUC", 4),
+    "ks": ("KS", 4),
+    "log_loss": ("Log-loss", 4),
+    "pcoc": ("PCOC", 3),
+    "ece": ("ECE", 4),
+}
+
+
+def evaluated(record: Record) -> list[Panel]:
+    return [
+        Sentence(evaluation_headline(record), headline=True),
+        evaluation(record),
+        *calibration(record, evaluation_section(record), before="raw.", after=""),
+        *slices(record),
+        *experiments(record),
+        *propensity(record, "Propensity health of the evaluated part"),
+    ]
+
+
+def evaluation_headline(record: Record) -> str:
+    """How far the CVR is from right where it is used."""
+    run = Path(str((record.run.get("config") or {}).get("evaluate", {}).get("run") or record.name)).name
+    entire = record.number("cvr.entire.pcoc") is not None
+    space, place = ("cvr.entire", "over all exposures") if entire else ("cvr.click", "on clicks")
+    cell = record.cell(f"{space}.pcoc", 3)
+    if cell.value is None:
+        return f"{run}: the CVR {place} cannot be judged ({cell.why})."
+    text = f"{run}: on {count(record.number('rows'))} exposures its CVR {place} has PCOC {cell.text}"
+    if cell.low is None or cell.high is None:
+        return f"{text}, with no interval known."
+    text += f" [{number(cell.low, 3)}, {number(cell.high, 3)}], "
+    way = "too high" if cell.value > 1 else "too low"
+    return text + ("not significantly off." if cell.low <= 1 <= cell.high else f"{percent(abs(cell.value - 1))} {way}.")
+
+
+def evaluation_section(record: Record) -> str:
+    return f"Evaluation: {record.summary.get('part')} part"
+
+
+def evaluation(record: Record) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for key, name in SPACES.items():
+        cells = (record.cell(f"{key}.{metric}", digits) for metric, (_, digits) in EVALUATED.items())
+        rows.append((name, *cells, count(record.number(f"{key}.count"))))
+    units = record.summary.get("bootstrap.units")
+    note = f"Small: 95% bootstrap interval over {units}. GAUC: each user's own AUC, weighted by exposures, over users "
+    note += "who have both labels. KS and ECE have no interval, as resampling moves them upwards. Runs evaluated on "
+    note += "the same rows differ less between each other than their intervals suggest."
+    columns = ("Task, space", *(title for title, _ in EVALUATED.values()), "Rows")
+    return Table("", columns, tuple(rows), note, evaluation_section(record))
+
+
+def slices(record: Record) -> list[Panel]:
+    """CTR and CVR, AUC and PCOC, of every slice of a column."""
+    found: list[Panel] = []
+    note = "A dot is the figure of a slice, the bar its 95% bootstrap interval; the line: the whole part for AUC, 1 "
+    note += "for PCOC. Open: the interval holds the line."
+    for entry in (record.files.get("evaluation") or {}).get("slices") or []:
+        known: Sequence[Mapping[str, Any]] = entry["slices"]
+        entire = any("cvr.entire.pcoc" in one["figures"] for one in known)
+        cvr = "cvr.entire" if entire else "cvr.click"
+        for key, title in (("ctr", "CTR"), (cvr, f"CVR, {'entire space' if entire else 'clicks'}")):
+            for figure in ("auc", "pcoc"):
+                rows = present(interval(one["figures"], f"{key}.{figure}", one["label"]) for one in known)
+                line = 1.0 if figure == "pcoc" else record.number(f"{key}.{figure}")
+                if rows:
+                    name = f"{title}: {figure.upper()}"
+                    found.append(Intervals(name, "", rows, line, note, f"By {entry['column']}", small=True))
+    return found
+
+
+def experiments(record: Record) -> list[Panel]:
+    """IEB (mean pCVR beside the truth) and PIP (risk ratio of a click)."""
+    places = {"": "all exposures", "clicked.": "clicked", "unclicked.": "not clicked"}
+    means = present(
+        record.interval(f"ieb.{key}{mean}", place, group)
+        for key, place in places.items()
+        for mean, group in (("mean_prediction", "mean pCVR"), ("mean_truth", "mean truth"))
+    )
+    ratios = present((record.interval("pip.risk_ratio", "pCVR"), record.interval("pip.true_risk_ratio", "truth")))
+    note = "IEB: where pCVR stands right of the truth, conversion is over-estimated."
+    if record.number("ieb.bias") is None:
+        note += f" True means are absent where nobody clicked: {record.reason('ieb.bias')}."
+    equal = "PIP: clicked and unclicked exposures of equal predicted click probability are compared; at 1 their pCVR "
+    equal += "is the same, right of it the clicked have more."
+    section = "Does pCVR hold where nobody clicked?"
+    found: list[Panel] = []
+    if means:
+        found.append(Intervals("IEB: mean pCVR and mean truth", "", means, None, note, section))
+    if ratios:
+        found.append(Intervals("PIP: risk ratio of a click, matched on q", "", ratios, 1.0, equal, section))
+    return found
+
+
+def present(found: Iterable[Interval | None]) -> tuple[Interval, ...]:
+    return tuple(one for one in found if one is not None)

@@ -1,0 +1,120 @@
+"""Panels of one or more runs, run beside run where they show the same thing, in the sections of a page.
+
+The first section of every run, its results, comes before the details of any.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from funnel.panels import RUNS, Calibration, Cell, Curve, Figure, Glossary, Intervals, Panel, Sentence, Table
+from jobs.report.tables import Grid, Group
+
+Shown = Grid | Curve | Intervals | Calibration | Sentence
+Named = tuple[int, str, Panel]
+"""Place of the run on the page, its name, and what it shows."""
+
+
+def sections(runs: Sequence[tuple[str, Sequence[Panel]]]) -> dict[str, list[Shown]]:
+    """{title: panels} of (name, panels) of every run. Headlines and glossaries are left out."""
+    places: dict[str, tuple[bool, int, int]] = {}
+    alike: dict[tuple[object, ...], list[Named]] = {}
+    for index, (name, panels) in enumerate(runs):
+        own: dict[str, int] = {}
+        for panel in panels:
+            if isinstance(panel, Glossary) or (isinstance(panel, Sentence) and panel.headline):
+                continue
+            at = own.setdefault(panel.section, len(own))
+            place = (at > 0, index, at)
+            places[panel.section] = min(places.get(panel.section, place), place)
+            alike.setdefault(key_of(panel), []).append((index, name, panel))
+    order = sorted(places, key=lambda section: (section == RUNS, places[section]))
+    found: dict[str, list[Shown]] = {section: [] for section in order}
+    who: dict[str, set[int]] = {}
+    for members in alike.values():
+        who.setdefault(members[0][2].section, set()).update(index for index, _, _ in members)
+    for members in alike.values():
+        section = members[0][2].section
+        found[section] += joined(members, beside=len(who[section]) > 1)
+    return {section: panels for section, panels in found.items() if panels}
+
+
+def key_of(panel: Panel) -> tuple[object, ...]:
+    """What panels have in common that are shown as one."""
+    if isinstance(panel, Sentence):
+        return panel.section, Sentence, panel.text
+    assert not isinstance(panel, Glossary)
+    return panel.section, type(panel), panel.title, panel.columns if isinstance(panel, Table) else ()
+
+
+def joined(members: Sequence[Named], beside: bool) -> list[Shown]:
+    """One panel of those that are alike; where that would be too much for one, each with its run's name. `beside`:
+    other runs have panels in the same section, so that a panel of one run must say whose it is."""
+    first = members[0][2]
+    if isinstance(first, Sentence):
+        return [first]
+    if isinstance(first, Table):
+        _, name, _ = members[0]
+        says_whose = len(members) > 1 or not beside or all(row[0] == name for row in first.rows)
+        return [table(members) if says_whose else table([(*members[0][:2], retitled(first, name))])]
+    found: list[tuple[int, str, Curve | Intervals | Calibration]] = [
+        (index, name, panel) for index, name, panel in members if isinstance(panel, Curve | Intervals | Calibration)
+    ]
+    if len(found) == 1 and not beside:
+        return [found[0][2]]
+    curves = [(index, name, panel.series[0]) for index, name, panel in found
+              if isinstance(panel, Curve) and len(panel.series) == 1 and not panel.bars]  # fmt: skip
+    if isinstance(first, Curve) and len(curves) == len(found):
+        return [replace(first, series=tuple(replace(line, name=name, tint=index) for index, name, line in curves))]
+    rows = [replace(row, group=name) for _, name, panel in found if isinstance(panel, Intervals) and one_group(panel)
+            for row in panel.rows]  # fmt: skip
+    if isinstance(first, Intervals) and all(isinstance(panel, Intervals) and one_group(panel) for *_, panel in found):
+        return [replace(first, rows=tuple(rows))]
+    if isinstance(first, Calibration):
+        bins = {f"{name} {curve}".rstrip(): groups for _, name, panel in found if isinstance(panel, Calibration)
+                for curve, groups in panel.groups.items()}  # fmt: skip
+        return [replace(first, groups=bins)]
+    return [replace(panel, title=f"{panel.title}: {name}") for _, name, panel in found]
+
+
+def retitled(panel: Table, name: str) -> Table:
+    return replace(panel, title=f"{panel.title}: {name}" if panel.title else name)
+
+
+def one_group(panel: Intervals) -> bool:
+    return len({row.group for row in panel.rows}) == 1
+
+
+def table(members: Sequence[Named]) -> Grid:
+    """Rows of one run as they are. Of several: a group for each row's name, and in it a row a run; what all runs share,
+    and rows that name a run, stand by themselves."""
+    tables = [(index, name, panel) for index, name, panel in members if isinstance(panel, Table)]
+    first = tables[0][2]
+    if len(tables) == 1 or all(panel.rows == first.rows for _, _, panel in tables):
+        return Grid.of(first, [Group("", [list(row) for row in first.rows])])
+    groups: dict[str, Group] = {}
+    for index, name, panel in tables:
+        for head, *cells in panel.rows:
+            title = "" if head == name else str(head)
+            group = groups.setdefault(title, Group(title, []))
+            group.rows.append([name, *cells])
+            group.series.append(index)
+    for group in groups.values():
+        mark_best(group, [first.columns.index(column) for column in first.alike])
+    return Grid.of(replace(first, columns=("Run", *first.columns[1:])), list(groups.values()))
+
+
+def mark_best(group: Group, alike: Sequence[int]) -> None:
+    """Mark the best of each column, if the runs were judged on the same rows."""
+    if len({tuple(str(row[column]) for column in alike) for row in group.rows if not empty(row)}) > 1:
+        return
+    for column in range(1, len(group.rows[0])):
+        known = [(cell.badness, place) for place, row in enumerate(group.rows)
+                 if isinstance(cell := row[column], Figure) and cell.badness is not None]  # fmt: skip
+        texts = {place: group.rows[place][column].text for _, place in known}  # type: ignore[union-attr]
+        if len(set(texts.values())) > 1:
+            best = texts[min(known)[1]]
+            group.best |= {(place, column) for place, text in texts.items() if text == best}
+
+
+def empty(row: Sequence[Cell]) -> bool:
+    return all(isinstance(cell, Figure) and cell.value is None for cell in row[1:2])
