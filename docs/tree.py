@@ -33,7 +33,7 @@ def page() -> str:
         shown: tuple[str, ...] = (room,)
         for path in inside:
             folders = tuple(path.split("/")[:-1])
-            if "results" in folders or path.endswith("__init__.py") and not (ROOT / path).read_text():
+            if "results" in folders or (path.endswith("__init__.py") and not (ROOT / path).read_text()):
                 continue
             for depth in range(1, len(folders)):
                 if folders[: depth + 1] != shown[: depth + 1]:

@@ -8,6 +8,7 @@ import pytest
 
 from es.config import ESConfig
 from es.engine import run
+from funnel.figures.resampling import bootstrap_ratios
 from funnel.off_policy.estimators import (
     cross_fitted_rewards,
     effective_size,
@@ -17,7 +18,6 @@ from funnel.off_policy.estimators import (
     ratio_parts,
     ridge_rewards,
 )
-from funnel.figures.resampling import bootstrap_ratios
 from funnel.off_policy.evaluation import compare_policies
 from funnel.off_policy.objective import LoggedActions, OffPolicy, OffPolicySettings, constant, probabilities, scores
 

@@ -103,7 +103,11 @@ def test_a_finished_run_says_so_and_other_settings_are_refused(scored, tmp_path,
     capsys.readouterr()
     assert run(arguments(scored, out)) == summary
     assert "is finished already" in capsys.readouterr().out
-    for changes, key in (({"sigma": 0.2}, "es.sigma"), ({"fusion": "sum"}, "settings.fusion"), ({"k": 3}, "settings.k")):
+    for changes, key in (
+        ({"sigma": 0.2}, "es.sigma"),
+        ({"fusion": "sum"}, "settings.fusion"),
+        ({"k": 3}, "settings.k"),
+    ):
         with pytest.raises(ValueError, match=f"another run: {key} was"):
             run(arguments(scored, out, **changes))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

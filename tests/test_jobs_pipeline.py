@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import forking
+from jobs.evolve.evolution import Arguments as EvolveArguments
 from safetensors.numpy import load_file
 
 from benchmarks.faults.pipeline_kills import SMALL, differences, results
@@ -20,7 +21,6 @@ from data.generate import generate_days
 from data.world import GeneratedLog
 from jobs import pipeline, train
 from jobs.evolve import run as evolve
-from jobs.evolve.evolution import Arguments as EvolveArguments
 from jobs.pipeline import Arguments
 from jobs.run.standing import standing
 from jobs.run.start_from import model_to_start_from

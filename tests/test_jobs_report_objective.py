@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from jobs.evolve.evolution import Arguments
 from test_jobs_report import Page, evolve_run, record, report, train_run, write
 
 from jobs.evolve import run as evolve
-from jobs.evolve.evolution import Arguments
 
 GENERATIONS = 50
 

@@ -106,11 +106,17 @@ def test_front_keeps_what_nothing_dominates() -> None:
         ({"objective": "fusion", "problem": "listwise"}, "--problem and --objective: give one of the two"),
         ({"metric": "auc"}, "--metric auc: .*want one of ctr.auc, ctr.log_loss"),
         ({"subject_to": ("ctr.auc>0.6",)}, "--subject-to ctr.auc>0.6: want FIGURE>=NUMBER"),
-        ({"subject_to": ("auc>=0.6",)}, "--subject-to auc: no such validation figure; there are .*ctr.auc, .*cvr.click.pcoc"),
+        (
+            {"subject_to": ("auc>=0.6",)},
+            "--subject-to auc: no such validation figure; there are .*ctr.auc, .*cvr.click.pcoc",
+        ),
         ({"subject_to": ("ctr.auc>=much",)}, "--subject-to ctr.auc>=much: want FIGURE>=NUMBER"),
         ({"pareto": ("ctr.auc",), "scheduler": "none"}, "--pareto ctr.auc: want two different figures"),
         ({"pareto": ("ctr.auc", "cvr.click.auc")}, "--scheduler asha goes by one figure: --pareto needs"),
-        ({"pareto": ("a", "b"), "metric": "ctr.auc", "scheduler": "none"}, "--metric and --pareto: give one of the two"),
+        (
+            {"pareto": ("a", "b"), "metric": "ctr.auc", "scheduler": "none"},
+            "--metric and --pareto: give one of the two",
+        ),
         ({"space": "x"}, "--space x: no such space of entire_space; there are standard, loss, rates"),
         ({"samples": 0}, "--samples must be at least 1"),
         ({"samples": 3, "scheduler": "pbt"}, r"--samples 3: a population \(--scheduler pbt\) needs 4 or more"),
@@ -132,7 +138,18 @@ def test_an_option_that_is_given_is_not_searched(tmp_path: Path) -> None:
     arguments = tune.arguments_of(*words)
     assert arguments.config.optimizer.learning_rate == 0.001  # its default
     assert held(arguments) == {"optimizer.learning_rate", "objective.lambda_c"}
-    words = ("--objective", "fusion", "--out", tmp_path, "--tuning.scored", "x.parquet", "--tuning.k", 3, "--sigma", 0.1)
+    words = (
+        "--objective",
+        "fusion",
+        "--out",
+        tmp_path,
+        "--tuning.scored",
+        "x.parquet",
+        "--tuning.k",
+        3,
+        "--sigma",
+        0.1,
+    )
     arguments = tune.arguments_of(*words, "--space", "forms")
     assert held(arguments) == {"sigma", "k"}
     assert set(find_space(arguments.kind, True, "forms")) == {
@@ -307,7 +324,9 @@ def test_a_search_of_an_evolution(ray_cluster: None, scored: Path, tmp_path: Pat
     assert summary["best.valid.value"] >= summary["default.valid.value"]
     assert "best.test.fusion.value_at_2.tuned" in summary
     best = evolve.run(
-        evolve.arguments_of("--scored", scored, "--out", tmp_path / "run", "--preset", out / "best.json", "--workers", 0)
+        evolve.arguments_of(
+            "--scored", scored, "--out", tmp_path / "run", "--preset", out / "best.json", "--workers", 0
+        )
     )
     assert best["es.generations"] == 6
     run = read_json(tmp_path / "run" / "run.json")["config"]

@@ -32,7 +32,10 @@ CPUS = usable_cpus()
         ({"trial_workers": 10_000}, "--trial-workers 10000: this machine has .* CPUs; ask for at most that many"),
         ({"trial_workers": 2, "scheduler": "pbt"}, "--trial-workers needs --scheduler asha or none: pbt interrupts"),
         ({"trial_workers": 2, "objective": "sphere", "space": "standard"}, "--trial-workers is for --problem"),
-        ({"trial_workers": 2, "config": settings_of({"stream.lanes": 1}).config}, "--trial-workers 2 needs --stream.lanes 2"),
+        (
+            {"trial_workers": 2, "config": settings_of({"stream.lanes": 1}).config},
+            "--trial-workers 2 needs --stream.lanes 2",
+        ),
         (
             {"trial_workers": 2, "concurrent": CPUS},
             f"--concurrent {CPUS} with --trial-workers 2: this machine has {CPUS} CPUs; --concurrent {CPUS // 2} fits",

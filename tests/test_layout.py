@@ -18,17 +18,18 @@ ALLOWED = {
     "models": {"torch"},
     "data": {"numpy", "pyarrow", "fsspec"},
     "es": {"numpy", "ray", "safetensors", "filelock", "gymnasium", "cma"},
-    "funnel": {"models", "data", "es", "torch", "numpy", "pyarrow", "scipy", "sklearn", "pydantic"},
+    "funnel": {"models", "data", "es", "torch", "numpy", "pyarrow", "scipy", "sklearn", "pydantic"}
+    | {"onnx", "onnxscript", "onnxruntime"},
     "distributed": {"funnel", "models", "data", "torch", "numpy", "ray", "safetensors", "tensorboardX"},
 }
 # What a room may import of another: modules, or rooms inside them. Without an entry, all of it.
 PARTS = {
-    ("funnel", "es"): ("es.objectives.base", "es.policies"),
+    ("funnel", "es"): ("es.objectives.base", "es.policies", "es.hashing"),
     ("distributed", "funnel"): ("funnel.problem", "funnel.registry", "funnel.settings"),
     ("distributed", "models"): ("models.embedding", "models.rows"),
 }
 SHARED = ("problem", "tunable", "panels", "registry", "settings", "spaces", "batch", "rows", "network",
-          "lists", "figures", "off_policy")  # fmt: skip
+          "lists", "figures", "off_policy", "progress", "numbers")  # fmt: skip
 """What any system of funnel/ may import of it; of other systems nothing."""
 EXCEPTIONS = {("ranking", "fusion")}  # an exported ranker holds the fusion of its scores
 LONGEST = 350

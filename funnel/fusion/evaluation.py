@@ -72,7 +72,8 @@ def compare(
     seed: int,
     constraints: tuple[Constraint, ...] = (),
 ) -> dict[str, Any]:
-    """Figures of the test half as `fusion.*` keys: each metric of each scoring, the gains, their intervals, and "message".
+    """Figures of the test half as `fusion.*` keys: each metric of each scoring, the gains, their
+    intervals, and "message".
 
     Of each constraint: `fusion.kept.OUTCOME`, value@k of the outcome as a share of the untuned policy's, its interval,
     and whether it is at or above 1 - tolerance. `fusion.gauc.*` is reported only: see `weighted_gauc`. `metric` is the

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from funnel.course import WORDS, climb, evolution, evolution_cost
+from funnel.progress import WORDS, climb, evolution, evolution_cost
 from funnel.numbers import MINUS, counted, percent
 from funnel.panels import Cell, Glossary, Interval, Intervals, Panel, Record, Sentence, Table
 

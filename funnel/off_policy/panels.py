@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from funnel.course import WORDS, evolution, evolution_cost
+from funnel.progress import WORDS, evolution, evolution_cost
 from funnel.numbers import compact, count
 from funnel.panels import Glossary, Intervals, Panel, Record, Sentence, Table
 

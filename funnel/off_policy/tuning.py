@@ -171,9 +171,7 @@ def read_table(path: Path, settings: FileSettings) -> pa.Table:
         given["propensity"] = settings.propensity
     for name, column in (*given.items(), *(("features", each) for each in settings.features)):
         if column not in table.column_names:
-            raise ValueError(
-                f"{path} has no column {column!r} (--{name}): it has {', '.join(table.column_names)}"
-            )
+            raise ValueError(f"{path} has no column {column!r} (--{name}): it has {', '.join(table.column_names)}")
     for column in settings.features:
         if column in given.values():
             raise ValueError(f"--features {column}: {column!r} is what is to be chosen or predicted, not a feature")

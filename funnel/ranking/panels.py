@@ -6,7 +6,7 @@ Tasks: ctr over all exposures, cvr over clicks or over all exposures (which need
 from collections.abc import Mapping
 from typing import Any
 
-from funnel.course import training, training_cost
+from funnel.progress import training, training_cost
 from funnel.figures.sampling_error import half_width
 from funnel.numbers import count, counted, number, percent
 from funnel.panels import RUNS, Cell, Figure, Glossary, Panel, Record, Sentence, Table, finite

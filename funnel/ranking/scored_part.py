@@ -79,8 +79,8 @@ def score_part(
     slicings: list[Slicing],
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> ScoredPart:
-    """Score a part once: raw logits, labels, the truth where the log has it, slice numbers. `on_rows` is called with the
-    rows that are scored so far."""
+    """Score a part once: raw logits, labels, the truth where the log has it, slice numbers. `on_rows` is called with
+    the rows that are scored so far."""
     schema = log.schema
     truth = log.truth(part) if log.has_truth(part) else None
     buckets = max(1, -(-part.rows // BUCKET_ROWS))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from funnel.course import evolution, evolution_cost, evolution_headline, training, training_cost
+from funnel.progress import evolution, evolution_cost, evolution_headline, training, training_cost
 from funnel.panels import Cell, Panel, Record, Sentence, Table, finite
 from funnel.registry import DEFAULT_PROBLEM, DEFAULT_TUNABLE, TUNABLES, find_problem, find_tunable
 from jobs.run.directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_json

@@ -102,7 +102,9 @@ def nearest(rows: Sequence[Row]) -> Row | None:
     return min(ended, key=lambda row: row.missed) if ended else None
 
 
-def importance(rows: Sequence[Row], aim: Aim, metric: str, distributions: dict[str, Any], seed: int) -> dict[str, float]:
+def importance(
+    rows: Sequence[Row], aim: Aim, metric: str, distributions: dict[str, Any], seed: int
+) -> dict[str, float]:
     """Each setting's share of the variance of the figure over the space, by Optuna's fANOVA (Hutter et al. 2014).
 
     Empty where there are too few trials, or all are alike.

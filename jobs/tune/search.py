@@ -23,8 +23,8 @@ from ray.tune.search import BasicVariantGenerator, Searcher
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain, Float
 
-from jobs.run.directory import read_json
 from funnel.spaces import Choice, LogUniform, Space, Uniform
+from jobs.run.directory import read_json
 from jobs.tune.files import SETTINGS_FILE, STOP_FILE, Ledger, name_of
 from jobs.tune.subject import Settings
 from jobs.tune.trial import INDEX, Plan, index_of, trainable

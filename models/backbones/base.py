@@ -1,4 +1,4 @@
-"""What a backbone is, and the settings of all of them (each reads those it has use for). Shapes: B rows, I in, H out."""
+"""What a backbone is, and the settings of all of them (each reads those it uses). Shapes: B rows, I in, H out."""
 
 from dataclasses import dataclass
 
