@@ -18,7 +18,7 @@ from data.schema import Schema
 from data.write import new_log
 from jobs import train
 
-SCHEMA = Schema("toy", (), ("price",), "click", "conversion")
+SCHEMA = Schema("toy", (), ("price",), {"click": "click", "conversion": "conversion"})
 FIGURES = ("ctr.auc", "ctr.log_loss", "cvr.click.log_loss", "cvr.entire.log_loss", "ctcvr.auc", "train.steps")
 
 

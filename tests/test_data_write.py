@@ -10,7 +10,7 @@ from data.log import open_log
 from data.schema import Schema
 from data.write import PartFacts, PartWriter, new_log
 
-SCHEMA = Schema("toy", (), ("x",), "click", "conversion")
+SCHEMA = Schema("toy", (), ("x",), {"click": "click", "conversion": "conversion"})
 
 
 def table(rows: int) -> pa.Table:

@@ -40,7 +40,7 @@ def log(table: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> tuple[Log,
     root: Path = tmp_path_factory.mktemp("slices")
     (root / "test").mkdir()
     pq.write_table(table, root / "test" / "part-00000.parquet", row_group_size=170)
-    schema = Schema("slices", (), ("price",), "click", "conversion")
+    schema = Schema("slices", (), ("price",), {"click": "click", "conversion": "conversion"})
     schema.save(root / "schema.json")
     opened = open_log(root)
     return opened, opened.part("test")

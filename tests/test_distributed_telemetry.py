@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from distributed.config import TrainConfig
 from distributed.reporting.ray_metrics import METRICS, GenerationTelemetry, Telemetry
 from distributed.reporting.step_clock import PARTS, StepClock
 from distributed.reporting.tensorboard import Events
 from distributed.tables.collectives import communicating
 from jobs import evolve, train
-from jobs.evolve.evolution import Arguments as EvolveArguments
+from jobs.evolve.options import arguments_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,7 +48,7 @@ def test_every_metric_is_documented():
 
 def test_the_clock_splits_a_step():
     clock = StepClock()
-    clock.begin(anew=True)
+    clock.begin(afresh=True)
     time.sleep(0.02)
     clock.arrived()
     time.sleep(0.01)
@@ -60,13 +61,13 @@ def test_the_clock_splits_a_step():
     assert parts["communication"] >= 0.03
     assert parts["compute"] >= 0.01
     assert parts["compute"] < seconds - 0.05 + 1e-3
-    time.sleep(0.01)  # what happens before begin() is compute of the next step, with anew=True it is nobody's
+    time.sleep(0.01)  # what happens before begin() is compute of the next step, with afresh=True it is nobody's
     clock.begin()
     clock.arrived()
     clock.stepped()
     assert clock.take()["compute"] >= 0.01
     time.sleep(0.3)  # longer than a busy machine keeps us waiting
-    clock.begin(anew=True)
+    clock.begin(afresh=True)
     clock.arrived()
     assert clock.stepped() < 0.3
     assert tuple(clock.take()) == PARTS
@@ -131,9 +132,10 @@ def scrape(run_name, wanted):
 def test_prometheus_finds_what_runs_send(ray_cluster, small_log, tmp_path, monkeypatch):
     """From the endpoint of the node's agent, which Prometheus reads."""
     monkeypatch.setenv("COUNTERPOINT_RUN_ID", "train-seen-0123")
-    train.run(train.Arguments(data=str(small_log), out=tmp_path / "seen_train", workers=0, epochs=1))
-    settings = ("dimension=4",)
-    evolve.run(EvolveArguments(objective="sphere", set=settings, out=tmp_path / "seen_es", workers=0, generations=5))
+    train.run(
+        train.Arguments(data=str(small_log), out=tmp_path / "seen_train", workers=0, config=TrainConfig(epochs=1))
+    )
+    evolve.run(arguments_of("--objective", "sphere", "--out", tmp_path / "seen_es", "--workers", 0, "--generations", 5))
     metrics = {"counter": "_total", "gauge": "", "histogram": "_bucket"}
     names = {f"ray_{name}{metrics[metric.kind]}" for name, metric in METRICS.items()}
     never = {"lost_pairs", "reissued_pairs", "failed_evaluations", "bytes"}  # nothing to count in this process
@@ -152,7 +154,9 @@ def test_prometheus_finds_what_runs_send(ray_cluster, small_log, tmp_path, monke
 
 def test_a_training_says_where_its_time_goes(small_log, tmp_path):
     """Without Ray: in metrics.jsonl, in the summary and in TensorBoard's events."""
-    summary = train.run(train.Arguments(data=str(small_log), out=tmp_path / "run", workers=0, epochs=1))
+    summary = train.run(
+        train.Arguments(data=str(small_log), out=tmp_path / "run", workers=0, config=TrainConfig(epochs=1))
+    )
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["event"] == "step"]
     assert steps
@@ -177,8 +181,8 @@ def mlflow_store(tmp_path, monkeypatch):
 
 def test_mlflow_has_what_the_run_has(small_log, tmp_path, mlflow_store, capsys):
     out = tmp_path / "run"
-    summary = train.run(train.Arguments(data=str(small_log), out=out, workers=0, epochs=1))
-    evolve.run(EvolveArguments(objective="sphere", out=tmp_path / "es", workers=0, generations=3))
+    summary = train.run(train.Arguments(data=str(small_log), out=out, workers=0, config=TrainConfig(epochs=1)))
+    evolve.run(arguments_of("--objective", "sphere", "--out", tmp_path / "es", "--workers", 0, "--generations", 3))
     experiment = mlflow_store.get_experiment_by_name("ours")
     runs = {run.info.run_name: run for run in mlflow_store.search_runs([experiment.experiment_id])}
     assert set(runs) == {"run", "es"}
@@ -196,7 +200,7 @@ def test_mlflow_has_what_the_run_has(small_log, tmp_path, mlflow_store, capsys):
     assert "return.mean" in runs["es"].data.metrics
     assert "MLflow" not in capsys.readouterr().err
     (out / "summary.json").unlink()  # a run that goes on keeps its MLflow run
-    train.run(train.Arguments(data=str(small_log), out=out, workers=0, epochs=1))
+    train.run(train.Arguments(data=str(small_log), out=out, workers=0, config=TrainConfig(epochs=1)))
     assert len(mlflow_store.search_runs([experiment.experiment_id])) == 2
 
 
@@ -204,7 +208,9 @@ def test_a_tracking_server_that_is_not_there_loses_no_run(tmp_path, monkeypatch,
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    summary = evolve.run(EvolveArguments(objective="sphere", out=tmp_path / "es", workers=0, generations=3))
+    summary = evolve.run(
+        arguments_of("--objective", "sphere", "--out", tmp_path / "es", "--workers", 0, "--generations", 3)
+    )
     assert summary["es.generations"] == 3
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("MLflow: ")]
     assert line.endswith("es is not tracked further")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from funnel.fusion.scored_log import read_scored
-from funnel.off_policy.tuning import learnable
+from funnel.off_policy.tuning import FileSettings, OffPolicyTuning
 
 TEXT = st.sampled_from(["", "a", "b", "ü"])
 KINDS = {
@@ -98,13 +98,16 @@ def test_strange_scored_files(path, drawn, agree):
 ROUNDS = {"action": ID | {pa.bool_(): st.booleans()}, "propensity": {pa.float64(): st.floats(0.125, 1)},
           "reward": {pa.float64(): st.floats(-9, 9), pa.int8(): st.integers(0, 3), pa.bool_(): st.booleans()},
           "age": {pa.int64(): st.integers(0, 99), pa.float32(): st.floats(-9, 9, width=32)}, "town": ID}  # fmt: skip
-SETTINGS = ("data={}", "features=age,town", "smallest_size=1")
+
+
+def learnt(path):
+    return OffPolicyTuning.open(FileSettings(data=path, features=("age", "town"), smallest_size=1), seed=0)
 
 
 def compare_rounds(found, table):
     """Actions, propensities and rewards of both halves together, as they stand in the file."""
     rows = table.to_pylist()
-    halves = (found.objective.log, found.test)
+    halves = (found.objective.log, found.held_out["test"])
     taken = sorted(
         (str(found.actions[a]), float(p), float(r))
         for half in halves
@@ -121,7 +124,7 @@ def compare_rounds(found, table):
 def test_strange_logs_of_actions(path, drawn):
     table, _ = drawn
     pq.write_table(table, path)
-    found = attempt(lambda: learnable(tuple(part.format(path) for part in SETTINGS), seed=0))
+    found = attempt(lambda: learnt(path))
     if found is not REFUSED:
         compare_rounds(found, table)
 
@@ -143,7 +146,7 @@ def test_damaged_files(path, data):
             raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(raw)
     scored = attempt(lambda: read_scored(path, 10.0, ("age",)))
-    found = attempt(lambda: learnable(tuple(part.format(path) for part in SETTINGS), seed=0))
+    found = attempt(lambda: learnt(path))
     whole = pa.table(columns)
     if scored is not REFUSED:  # pages have checksums: what is read at all is what was written
         compare_scored(scored, whole)

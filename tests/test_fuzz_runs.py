@@ -25,63 +25,66 @@ from es.engine import run
 from es.objectives.toy import Sphere
 from es.replay import replay_run
 from funnel.ranking.calibration import Calibration, Calibrator
+from funnel.ranking.presets import PRESETS
+from funnel.ranking.problem import EntireSpaceSettings
+from funnel.settings import changed, flat, keys, plain
 from funnel.settings import read as read_settings
-from jobs.command.preset_file import fill_evolve, fill_train, read_preset
-from jobs.command.settings import leaf_keys, override
-from jobs.evolve.evolution import Arguments as EvolveArguments
-from jobs.evolve.evolution import configure
-from jobs.run.directory import flatten, inspect_run
-from jobs.train import Arguments as TrainArguments
-from jobs.train import configure as configure_train
+from jobs.command.preset import apply, find_preset
+from jobs.run.directory import inspect_run
 from models.rows import EVERY_ROW, Share
 
-KEYS = leaf_keys(TrainConfig)
-TEXTS = st.one_of(
-    st.sampled_from(["", "1", "-1", "0", "1e9", "nan", "inf", "true", "none", "1,2", "(8,)", "64,32", "adam", "ctr.auc",
-                     "escm2_dr", "mmoe", "0x10", "1_000", "١", "bfloat16", "9" * 30, "9" * 5000]),
-    st.text(max_size=6), st.integers().map(str), st.floats().map(str),
+VALUES = st.one_of(
+    st.sampled_from(["", "1", "-1", "nan", "true", "1,2", "64,32", "adam", "ctr.auc", "escm2_dr", "mmoe", "bfloat16"]),
+    st.sampled_from([None, True, False, math.nan, math.inf, -math.inf, 1e9, 10**30, [], [8, 4], ["8"], {}, {"a": 1}]),
+    st.text(max_size=6), st.integers(), st.integers(0, 99), st.floats(),
 )  # fmt: skip
 
 
-def meant(text, value):
-    """Whether the setting's value is what the text says, by its own reading of it."""
-    if isinstance(value, bool) or value is None:
-        return text.lower() == str(value).lower()
-    if isinstance(value, int):
-        return int(text) == value
-    if isinstance(value, float):
-        return float(text) == value
+def same(given, value):
+    """Whether a setting of the dataclass is the plain value that was given for it."""
     if isinstance(value, tuple):
-        parts = [part.strip() for part in text.strip("()[]").split(",") if part.strip()]
-        return len(parts) == len(value) and all(map(meant, parts, value))
-    return text == value
+        parts = given if isinstance(given, list) else [float(part) for part in given.split(",") if part.strip()]
+        return len(parts) == len(value) and all(map(same, parts, value))
+    return type(given) in (int, float) if isinstance(value, float) and given == value else given == value
 
 
-@fuzz(150)
-@given(st.lists(st.tuples(st.sampled_from([*KEYS, "optimizer", "rate", ""]), TEXTS), max_size=3))
-def test_settings_of_a_training(assignments):
-    config = attempt(lambda: override(TrainConfig(), [f"{key}={text}" for key, text in assignments]))
-    if config is REFUSED:
-        return
-    flat, default = flatten(dataclasses.asdict(config)), flatten(dataclasses.asdict(TrainConfig()))
-    last = {key.strip(): text.strip() for key, text in assignments}
-    for key, value in flat.items():
-        assert meant(last[key], value) if key in last else value == default[key], key
-    for value in flat.values():
+def check_taken(config, defaults, given):
+    found, before = flat(plain(config)), flat(plain(defaults))
+    for key, value in found.items():
+        if key in given:
+            assert same(given[key], tuple(value) if isinstance(value, list) else value), key
+        else:
+            assert value == before[key], key
         assert not (isinstance(value, float) and math.isnan(value)), "a setting is not a number"
 
 
-ENGINE = [field.name for field in dataclasses.fields(ESConfig)]
+@fuzz(150)
+@given(st.dictionaries(st.sampled_from([*keys(TrainConfig), "optimizer", "rate", ""]), VALUES, max_size=3))
+def test_settings_of_a_training(given):
+    config = attempt(lambda: changed(TrainConfig(), given))
+    if config is not REFUSED:
+        check_taken(config, TrainConfig(), given)
+
+
+@fuzz(150)
+@given(st.dictionaries(st.sampled_from([*keys(EntireSpaceSettings), "model", "rate"]), VALUES, max_size=3))
+def test_settings_of_a_problem(given):
+    settings = attempt(lambda: changed(EntireSpaceSettings(), given))
+    if settings is not REFUSED:
+        check_taken(settings, EntireSpaceSettings(), given)
 
 
 @fuzz(100)
-@given(st.lists(st.tuples(st.sampled_from([*ENGINE, "nothing"]), TEXTS), max_size=3))
-def test_settings_of_the_engine(assignments):
-    arguments = EvolveArguments(engine=tuple(f"{key}={text}" for key, text in assignments), workers=0)
-    config = attempt(lambda: configure(arguments))
+@given(st.dictionaries(st.sampled_from([*keys(ESConfig), "nothing"]), VALUES, max_size=3))
+def test_settings_of_the_engine(given):
+    def checked():
+        config = changed(ESConfig(), given)
+        config.check()
+        return config
+
+    config = attempt(checked)
     if config is not REFUSED:
-        for key, text in {key: text.strip() for key, text in assignments}.items():
-            assert meant(text, getattr(config, key)), key
+        check_taken(config, ESConfig(), given)
 
 
 @fuzz(100)
@@ -119,25 +122,24 @@ def test_preset_files(tmp_path_factory, value, train, data):
 
     def fill():
         if train:
-            arguments = TrainArguments(data="log", out=path)
-            return configure_train(fill_train(arguments, read_preset(path, "train"), str(path)))
-        return configure(fill_evolve(EvolveArguments(workers=0), read_preset(path, "evolve"), str(path)))
+            return apply(*find_preset(str(path), PRESETS, "train"), TrainConfig(), EntireSpaceSettings())
+        return apply(*find_preset(str(path), {}, "evolve"), ESConfig())
 
-    config = attempt(fill)
-    if config is not REFUSED and train:
-        settings = flatten(value.get("settings", value))
-        flat = json.loads(json.dumps(flatten(dataclasses.asdict(config))))
+    configs = attempt(fill)
+    if configs is not REFUSED and train:
+        settings = flat(value.get("settings", value))
+        found = flat(plain(configs[0])) | flat(plain(configs[1]))
         for key, setting in settings.items():
             if key not in ("preset", "about"):
-                assert flat[key] == setting or meant(str(setting), flat[key]), key
+                assert found[key] == setting or same(setting, found[key]), key
 
 
 @pytest.mark.parametrize("name", [["a", "b"], True, None, 3])
 def test_found_other_values_taken_for_text(tmp_path, name):
     path = tmp_path / "preset.json"
     path.write_text(json.dumps({"preset": "train", "settings": {"objective.name": name}}))
-    with pytest.raises(ValueError, match=r"objective.name = .* is not what this setting takes"):
-        fill_train(TrainArguments(data="log", out=path), read_preset(path, "train"), str(path))
+    with pytest.raises(ValueError, match=r"objective.name is .* which is not what this setting takes"):
+        apply(*find_preset(str(path), PRESETS, "train"), TrainConfig(), EntireSpaceSettings())
 
 
 # ---- checkpoints of a training ----

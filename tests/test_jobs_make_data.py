@@ -30,7 +30,13 @@ def test_the_command_makes_a_log_and_prints_what_is_in_it(tmp_path: Path) -> Non
     log = open_log(tmp_path / "log")
     facts = check_labels(log, log.part("train"))
     assert facts.rows == 4800
-    for cell in ("4,800", str(facts.clicks), f"{facts.clicks / facts.rows:.4f}", "E[r|all]", "E[r|click]"):
+    for cell in (
+        "4,800",
+        str(facts.positives["click"]),
+        f"{facts.positives['click'] / facts.rows:.4f}",
+        "E[r|all]",
+        "E[r|click]",
+    ):
         assert cell in printed
 
 

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from distributed.reporting.metrics_file import RunLog
-from jobs.evolve.evolution import progress
+from jobs.evolve.conduct import progress
 from jobs.run.progress import Lines, Tail, TrainingShown, follow_training, is_live, show_training
 
 VALID = {"best": True, "ctr.auc": 0.7}

@@ -138,12 +138,19 @@ def evolve(
         connect(min(at_least, config.min_workers or at_least) if names_cluster() else at_least)
     telemetry = GenerationTelemetry(out)
     events = Events(out, EVENTS_EVERY_S, NO_CURVE)
-    with present(out), stop_signals() as received, progress(console, config.generations) as show, closing(events):
+    with (
+        present(out) as process,
+        stop_signals() as received,
+        progress(console, config.generations) as show,
+        closing(events),
+    ):
 
         def on_generation(metrics: dict[str, Any]) -> None:
             show(metrics)
             events.add(metrics["generation"], metrics)
             telemetry.add(metrics)
+            figures = {"return of theta": metrics["return.centre"], "return of the population": metrics["return.mean"]}
+            process.update("generations", metrics["generation"] + 1, config.generations, figures)
 
         try:
             theta_D = start.theta_D if start else None
