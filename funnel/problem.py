@@ -106,6 +106,9 @@ class Problem(Protocol):
     """Figures that people follow after each validation, and what they are called."""
     units: ClassVar[str]
     """What is shuffled and dealt out: "rows" or "requests"."""
+    tools: ClassVar[Mapping[str, str]]
+    """What jobs.score, calibrate, evaluate and export can do with a finished run, {name of the command: module with the
+    functions of funnel/tools.py}; a command whose name is not among them refuses the run."""
 
     @classmethod
     def prepare(cls, settings: Any, log: Log, parts: Mapping[str, Part], roles: Collection[str] = ()) -> dict[str, Any]:

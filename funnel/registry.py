@@ -14,6 +14,8 @@ TUNABLES: Mapping[str, str] = {
     "off_policy": "funnel.off_policy.tuning:OffPolicyTuning",
 }
 """What jobs.evolve --objective NAME tunes, beside the plain objectives of es/objectives/registry.py."""
+SERVED: Mapping[str, str] = {"fusion": "funnel.fusion.serving"}
+"""Policies that jobs.export --policy can put into a graph: a module by tunable (funnel/tools.py: Serving)."""
 DEFAULT_PROBLEM, DEFAULT_TUNABLE = "entire_space", "fusion"
 
 
@@ -25,6 +27,21 @@ def find_problem(name: str) -> Any:
 def find_tunable(name: str) -> Any:
     """The tunable of that name, or the class that "package.module:Class" names. Raises ValueError for what is none."""
     return find(name, TUNABLES, "objective")
+
+
+def find_serving(name: str) -> Any:
+    """The module that serves policies of the tunable of that name. Raises ValueError if they cannot be served."""
+    if name not in SERVED:
+        raise ValueError(f"a policy of {name} cannot be exported; those of {', '.join(SERVED)} can")
+    return importlib.import_module(SERVED[name])
+
+
+def tool(problem: Any, name: str) -> Any:
+    """The module by which the problem (or its class) lets itself be scored, calibrated, evaluated or exported, one of
+    the protocols in funnel/tools.py. Raises ValueError if it has none of that name."""
+    if name not in problem.tools:
+        raise ValueError(f"problem {problem.name} has nothing to {name}")
+    return importlib.import_module(problem.tools[name])
 
 
 def find(name: str, known: Mapping[str, str], what: str) -> Any:

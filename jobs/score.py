@@ -1,10 +1,10 @@
-"""Score a part of a log with a trained run: pCTR, pCVR and pCTCVR of every exposure, as Parquet.
+"""Score a part of a log with a trained run: what its model says of every row, as Parquet.
 
     python -m jobs.score --run runs/ips --data runs/log --out runs/scored.parquet
     python -m jobs.score --run runs/ips --data runs/log --part valid --out runs/valid.parquet
 
-The file also holds the labels and the user, request and exposure ids that jobs.evolve groups by. Rows stream through:
-memory does not grow with the log.
+The file also holds the labels and the ids that jobs.evolve groups by. Rows stream through: memory does not grow with
+the log.
 """
 
 import json
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import torch
 from rich.console import Console
 from rich.progress import track
 
 from data.log import open_log
-from distributed.finished_run import load_run
-from funnel.ranking.scoring import for_scoring, score
+from funnel.registry import tool
+from funnel.tools import Scoring
 from jobs.command.cli import main
+from jobs.command.finished import device, open_run
 from jobs.run.directory import storing
 from jobs.run.progress import Lines, is_live
 
@@ -48,23 +48,20 @@ def run(arguments: Arguments) -> Path:
     out = arguments.out.expanduser().absolute()
     if out.exists():
         raise ValueError(f"--out {out} exists already: choose another name")
-    trained = load_run(arguments.run.expanduser().absolute())
-    calibration = None if arguments.raw else trained.problem.calibration(trained.directory)
-    log = for_scoring(open_log(arguments.data), trained.schema)
-    part = log.part(arguments.part)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    about = {"version": 1, "run": str(arguments.run), "data": arguments.data, "part": part.name}
-    about["calibration"] = calibration.about.get("method", "none") if calibration else "none"
+    finished = open_run(arguments.run.expanduser().absolute())
+    scoring: Scoring = tool(finished.problem, "score")
+    scores = scoring.score_part(finished, open_log(arguments.data), arguments.part, device(), arguments.raw)
+    part, calibration = scores.part, scores.about["calibration"]
+    about = {"version": 1, "run": str(arguments.run), "data": arguments.data, "part": part.name, **scores.about}
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     console = Console()
     groups = sum(1 for _ in part.row_groups())
     writer = None
-    with storing(out, temporary), discarding(temporary), Lines(console) as told:
+    with storing(out, temporary), discarding(temporary), Lines(console) as lines:
         out.parent.mkdir(parents=True, exist_ok=True)
-        tables = score(trained.network.to(device), log, part, device, calibration)
-        shown = track(tables, "scoring", total=groups, console=console, disable=not is_live(console))
+        shown = track(scores.tables, "scoring", total=groups, console=console, disable=not is_live(console))
         for number, table in enumerate(shown, start=1):
-            told.tell(f"scored {number} of {groups} row groups")
+            lines.tell(f"scored {number} of {groups} row groups")
             if writer is None:
                 described = table.schema.with_metadata({METADATA_KEY: json.dumps(about).encode()})
                 writer = pq.ParquetWriter(temporary, described, write_page_checksum=True)
@@ -74,8 +71,8 @@ def run(arguments: Arguments) -> Path:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(out)
-    how = f", calibrated ({about['calibration']})" if calibration else ""
-    console.print(f"scored {part.rows:,} exposures{how}: {out}")
+    how = f", calibrated ({calibration})" if calibration != "none" else ""
+    console.print(f"scored {part.rows:,} rows{how}: {out}")
     return out
 
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -68,8 +68,9 @@ class Arguments:
     place of the run's own CTR tower."""
     snapshots: bool = False
     """Keep the model of every epoch that is the best so far; jobs.score --run OUT/snapshots/step-N scores with one."""
-    calibrate: Literal["none", "platt", "isotonic"] = "none"
-    """Calibrate the trained model on the validation part; jobs.calibrate does so later, with more choices."""
+    calibrate: str = "none"
+    """Calibrate the trained model on the validation part by this --method of jobs.calibrate (platt or isotonic for the
+    ranker), which does so later too, with more choices."""
     config: TrainConfig = field(default_factory=TrainConfig)
     settings: Any = None
     """The problem's own; None: its defaults."""
@@ -110,6 +111,8 @@ def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) ->
         console.print(f"{out} is finished already:")
         print_table(console, kind.results(summary))
         return summary
+    if arguments.calibrate != "none":
+        calibrate.settings_of(kind, method=arguments.calibrate)
     at_least = check_workers(arguments)
     log = open_log(arguments.data)
     job = prepare(out, log, config, problem_settings, started, arguments.problem, {r: str(p) for r, p in given.items()})
@@ -187,7 +190,8 @@ def calibrated(arguments: Arguments, out: Path, summary: dict[str, Any]) -> dict
     """The summary with the calibrated figures, if --calibrate asks for a calibration that the run does not have."""
     if arguments.calibrate in ("none", summary.get("calibration.method")):
         return summary
-    return calibrate.run(calibrate.Arguments(run=out, method=arguments.calibrate))
+    settings = calibrate.settings_of(find_problem(arguments.problem), method=arguments.calibrate)
+    return calibrate.run(calibrate.Arguments(run=out, settings=settings))
 
 
 def announce(console: Console, arguments: Arguments, job: TrainJob, state: RunState) -> None:

@@ -57,6 +57,7 @@ class ListWise:
     units: ClassVar[str] = "requests"
     roles: ClassVar[Mapping[str, str]] = {}
     watched: ClassVar[Mapping[str, str]] = WATCHED
+    tools: ClassVar[Mapping[str, str]] = {}
     goal: str = "list.auc"
 
     @classmethod

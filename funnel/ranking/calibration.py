@@ -13,13 +13,14 @@ their AUC stay; at probabilities 0 and 1 (logits of -inf and inf) it gives 0 and
 import itertools
 import json
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from data.files import write_whole
 
 CALIBRATION = "calibration.json"
 FORMAT, VERSION = "counterpoint.calibration", 1
@@ -110,9 +111,7 @@ class Calibration:
 
     def save(self, directory: Path) -> None:
         """Write DIRECTORY/calibration.json whole or not at all."""
-        temporary = directory / f".{CALIBRATION}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-        os.replace(temporary, directory / CALIBRATION)
+        write_whole(directory / CALIBRATION, json.dumps(self.to_dict(), indent=1) + "\n")
 
     @classmethod
     def load(cls, directory: Path) -> "Calibration | None":

@@ -32,7 +32,7 @@ MOST_KNOTS = 32
 
 
 @dataclass
-class Evidence:
+class FitData:
     """What a fit needs of a part: counts of CTR logits by label, and the clicked rows."""
 
     ctr: BinaryMetrics = field(default_factory=BinaryMetrics)
@@ -59,19 +59,19 @@ class Evidence:
 
 def gather(
     network: BatchNetwork, log: Log, part: Part, device: torch.device, click_model: ClickModel | None = None
-) -> Evidence:
+) -> FitData:
     """Score a part once and keep what a fit needs: 12 bytes a click, and counts."""
-    encoder, evidence = Encoder(log.schema), Evidence()
+    encoder, data = Encoder(log.schema), FitData()
     for table in ordered_tables(log, part, log.schema.columns):
         rows = encoder.encode(table)
         given_R = predict(click_model.network, rows, device)["ctr"] if click_model else None
         click_R, conversion_R = (torch.tensor(rows.labels[name]) for name in ("click", "conversion"))
-        evidence.add(predict(network, rows, device), click_R, conversion_R, given_R)
-    return evidence
+        data.add(predict(network, rows, device), click_R, conversion_R, given_R)
+    return data
 
 
 def fit_calibration(
-    evidence: Evidence, method: str, space: str = "click", clip: float = 0.0, negative_rate: float = 1.0
+    data: FitData, method: str, space: str = "click", clip: float = 0.0, negative_rate: float = 1.0
 ) -> Calibration:
     """Fit CTR and CVR. `negative_rate` is the share of the unclicked exposures that the log kept, in all its parts.
 
@@ -83,15 +83,15 @@ def fit_calibration(
         raise ValueError(f"unknown space {space!r} for the calibration of CVR; known: {', '.join(SPACES)}")
     if not 0 < negative_rate <= 1:
         raise ValueError(f"the rate of negative sampling must be in (0, 1], got {negative_rate}")
-    rows_R3 = np.concatenate(evidence.clicked).astype(np.float64)
+    rows_R3 = np.concatenate(data.clicked).astype(np.float64)
     about = {"method": method, "space": space, "negative_rate": negative_rate, "clip": clip,
-             "rows": evidence.ctr.count, "clicks": len(rows_R3), "conversions": int(rows_R3[:, 2].sum())}  # fmt: skip
-    ctr = fit_clicks(evidence.ctr, method).scaled(negative_rate)
+             "rows": data.ctr.count, "clicks": len(rows_R3), "conversions": int(rows_R3[:, 2].sum())}  # fmt: skip
+    ctr = fit_clicks(data.ctr, method).scaled(negative_rate)
     tasks = {"ctr": ctr}
     if method != "none":
         weight_R = np.ones(len(rows_R3))
         if space == "entire":
-            weighing = fit_clicks(evidence.given, method).scaled(negative_rate) if evidence.given else ctr
+            weighing = fit_clicks(data.given, method).scaled(negative_rate) if data.given else ctr
             weight_R = inverse_calibrated(weighing, rows_R3[:, 0], clip)
         tasks["cvr"] = fit("cvr", method, rows_R3[:, 1], rows_R3[:, 2], weight_R, np.ones(len(rows_R3)))
     return Calibration(tasks, about)

@@ -18,7 +18,7 @@ from funnel.figures.grouped_auc import GroupedAuc
 from funnel.figures.slices import activity_edges, activity_labels
 from funnel.ranking.bias_experiments import Bias, Matching
 from funnel.ranking.calibration import Calibration
-from funnel.ranking.counts import NO_TRUTH
+from funnel.ranking.counts import NO_TRUTH, space_figures
 from funnel.ranking.propensity_health import PropensityHealth
 from funnel.ranking.scored_part import CLICK, CONVERSION, POTENTIAL, ScoredPart
 from models.objectives.terms import product_logit
@@ -128,10 +128,7 @@ def figures_of(scored: Scored) -> Figures:
     """The figures of the whole part."""
     result = Figures()
     counted = scored.by_slice(whole, 1)[0]
-    for space, metrics in counted.items():
-        figures, absent = metrics.figures()
-        result.figures |= {f"{space}.{name}": value for name, value in figures.items()}
-        result.absent |= {f"{space}.{name}": reason for name, reason in absent.items()}
+    result.figures, result.absent = space_figures(counted)
     if not scored.part.has_truth:
         result.absent["cvr.entire"] = NO_TRUTH
         result.absent |= {f"cvr.entire.{name}": NO_TRUTH for name in FIGURES}
@@ -139,8 +136,7 @@ def figures_of(scored: Scored) -> Figures:
     result.curves["calibration"] = {space: metrics.calibration() for space, metrics in counted.items()}
     if scored.calibration is not None:
         raw = scored.by_slice(whole, 1, raw=True)[0]
-        for space, metrics in raw.items():
-            result.figures |= {f"raw.{space}.{name}": value for name, value in metrics.figures()[0].items()}
+        result.figures |= {f"raw.{name}": value for name, value in space_figures(raw)[0].items()}
         result.curves["raw"] = {space: metrics.calibration() for space, metrics in raw.items()}
     add_propensity(scored, result)
     add_user_figures(scored, result)
@@ -259,11 +255,6 @@ def sliced(scored: Scored, labels: tuple[str, ...], codes: Codes) -> list[dict[s
     for label, spaces, low_high in zip(labels, counted, bounds, strict=True):
         if not spaces["ctr"].count:
             continue
-        figures: dict[str, Any] = {}
-        absent: dict[str, str] = {}
-        for space, metrics in spaces.items():
-            values, reasons = metrics.figures()
-            figures |= {f"{space}.{name}": value for name, value in values.items()}
-            absent |= {f"{space}.{name}": reason for name, reason in reasons.items()}
+        figures, absent = space_figures(spaces)
         found.append({"label": label, "rows": spaces["ctr"].count, "figures": figures | low_high, "absent": absent})
     return found

@@ -13,7 +13,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,48 +22,14 @@ from data.schema import Schema
 from funnel.network import BatchNetwork
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.export_pooling import exported_pooling
+from funnel.tools import Served
 from models.objectives.terms import log_product
 from models.pooling import BagTensors
 
 SCORES = ("pctr", "pcvr", "pctcvr")
 FUSED, VALUE = "fused", "value"
-EXPORTED_FUSIONS = ("product", "sum")
 EXAMPLE_ROWS = 5  # not 1, which a trace would take for a constant
 ONE_FILE_BYTES = 1 << 30  # an ONNX file itself ends at 2 GiB
-
-
-@dataclass(frozen=True)
-class FusionWeights:
-    """A tuned fusion of M scores, each with its own numbers.
-
-    product   fused = sum_i weight_i log(p_i + shift_i)    the logarithm of prod_i (p_i + bias_i)^exponent_i
-    sum       fused = sum_i weight_i p_i / scale_i
-    The product stays a logarithm: the order is the same, and no power of small probabilities underflows.
-    """
-
-    kind: str
-    scores: tuple[str, ...]
-    weight: tuple[float, ...]
-    shift: tuple[float, ...]
-    scale: tuple[float, ...]
-
-
-class Fuse(nn.Module):
-    """(B, M) scores -> fused_B, as FusionWeights says; float32 like funnel/fusion/forms.py."""
-
-    weight: Tensor
-    shift: Tensor
-    scale: Tensor
-
-    def __init__(self, fusion: FusionWeights) -> None:
-        super().__init__()
-        self.logarithm = fusion.kind == "product"
-        for name in ("weight", "shift", "scale"):
-            self.register_buffer(name, torch.tensor(getattr(fusion, name), dtype=torch.float32))
-
-    def forward(self, scores_BM: Tensor) -> Tensor:
-        terms_BM = (scores_BM + self.shift) / self.scale
-        return ((terms_BM.log() if self.logarithm else terms_BM) * self.weight).sum(1)
 
 
 class Ranker(nn.Module):
@@ -78,18 +43,18 @@ class Ranker(nn.Module):
         model: BatchNetwork,
         schema: Schema,
         calibration: Calibration | None = None,
-        fusion: FusionWeights | None = None,
+        policy: Served | None = None,
     ) -> None:
         super().__init__()
         self.model, self.calibration = model, calibration
         self.fields, self.numerics = len(schema.single), len(schema.numeric)
         self.many = tuple(field.name for field in schema.many)
-        self.fuse = Fuse(fusion) if fusion else None
-        self.fused_scores = fusion.scores if fusion else ()
+        self.fuse = policy.module() if policy else None
+        self.fused_scores = policy.scores if policy else ()
         plain = {"ids": bool(self.fields), "numeric": bool(self.numerics), VALUE: VALUE in self.fused_scores}
         bags = [name for field in self.many for name in bag_inputs(field)]
         self.inputs = (*(name for name, wanted in plain.items() if wanted), *bags)
-        self.outputs = SCORES + (FUSED,) * bool(fusion)
+        self.outputs = SCORES + (FUSED,) * (policy is not None)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(self.inputs, inputs, strict=True))

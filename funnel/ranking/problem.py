@@ -61,6 +61,12 @@ class EntireSpace:
     }
     goal: str = "ctcvr.log_loss"
     watched: ClassVar[Mapping[str, str]] = WATCHED
+    tools: ClassVar[Mapping[str, str]] = {
+        "score": "funnel.ranking.scoring",
+        "calibrate": "funnel.ranking.calibrating",
+        "evaluate": "funnel.ranking.evaluating",
+        "export": "funnel.ranking.exporting",
+    }
     presets: ClassVar[Presets] = PRESETS
     spaces: ClassVar[Spaces] = SPACES
 
@@ -121,6 +127,10 @@ class EntireSpace:
         settings = self.settings
         rate = self.facts["click_rate"]
         return f"{settings.objective.name} on {settings.model.backbone.name} (click rate {rate:.2%})"
+
+    def choices(self) -> dict[str, str]:
+        """What of the model other programs may want to know: {"objective": ., "backbone": .}"""
+        return {"objective": self.settings.objective.name, "backbone": self.settings.model.backbone.name}
 
     def sizes(self, log: Log, part: Part) -> tuple[int, ...]:
         return tuple(file.row_groups[index] for file, index in part.row_groups())

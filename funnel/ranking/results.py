@@ -11,6 +11,12 @@ SPACES = {
     "ctcvr": ("CTCVR", "exposures"),
     "cvr.entire": ("CVR", "exposures (truth)"),
 }
+LONG_NAMES = {
+    "ctr": "CTR, exposures",
+    "cvr.click": "CVR, clicks",
+    "cvr.entire": "CVR, exposures (truth)",
+    "ctcvr": "CTCVR, exposures",
+}
 WATCHED = {"ctr.auc": "CTR AUC", "cvr.click.auc": "CVR AUC (clicks)", "ctcvr.auc": "CTCVR AUC"}
 """Figures shown after each validation, and what they are called."""
 

@@ -80,19 +80,19 @@ def score_part(
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> ScoredPart:
     """Score a part once: raw logits, labels, the truth where the log has it, slice numbers. `on_rows` is called with
-    the rows that are scored so far."""
+    the number of rows so far."""
     schema = log.schema
     truth = log.truth(part) if log.has_truth(part) else None
     buckets = max(1, -(-part.rows // BUCKET_ROWS))
-    judged = ScoredPart(folder, buckets, schema.user is not None, truth is not None, slicings)
+    scored = ScoredPart(folder, buckets, schema.user is not None, truth is not None, slicings)
     wanted = [*schema.columns, schema.user, schema.exposure if truth else None, *(s.column for s in slicings)]
     columns = list(dict.fromkeys(name for name in wanted if name))
     encoder = Encoder(schema)
     for table in ordered_tables(log, part, columns):
         encoded = encoder.encode(table)
         logits = predict(network, encoded, device)
-        rows = np.empty(table.num_rows, judged.dtype)
-        rows["user"] = user_keys(table, schema.user) if schema.user else judged.rows // max(BUCKET_ROWS, 1)
+        rows = np.empty(table.num_rows, scored.dtype)
+        rows["user"] = user_keys(table, schema.user) if schema.user else scored.rows // max(BUCKET_ROWS, 1)
         rows["ctr"], rows["cvr"] = logits["ctr"].numpy(), logits["cvr"].numpy()
         labels_R = CLICK * (encoded.labels["click"] > 0.5) + CONVERSION * (encoded.labels["conversion"] > 0.5)
         if truth is not None:
@@ -101,9 +101,9 @@ def score_part(
         rows["labels"] = labels_R
         for index, slicing in enumerate(slicings):
             rows[f"by{index}"] = slicing.codes(table)
-        judged.add(rows)
-        on_rows(judged.rows)
-    return judged
+        scored.add(rows)
+        on_rows(scored.rows)
+    return scored
 
 
 def user_keys(table: pa.Table, name: str) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""A trained model applied to a log: probabilities of every exposure, row group by row group."""
+"""A trained model applied to a log: probabilities of every exposure, one row group after the other.
+
+funnel/tools.py: Scoring.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -12,8 +15,10 @@ from data.log import Log, Part
 from data.reading import ordered_tables
 from data.schema import Schema
 from funnel.network import BatchNetwork
+from funnel.problem import Given
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.counts import predict
+from funnel.tools import Scores
 from models.objectives.terms import log_product
 
 SCORES = ("pctr", "pcvr", "pctcvr")
@@ -32,6 +37,16 @@ def for_scoring(log: Log, trained: Schema, truth: bool = False) -> Log:
         truth=own.truth if truth else None,
     )
     return dataclasses.replace(log, schema=schema)
+
+
+def score_part(run: Given, log: Log, part: str, device: torch.device, raw: bool) -> Scores:
+    """pctr, pcvr and pctcvr of a part beside labels and keys, calibrated unless `raw`."""
+    calibration = None if raw else Calibration.load(run.directory)
+    method = calibration.about.get("method", "none") if calibration else "none"
+    log = for_scoring(log, run.problem.schema)
+    rows, network = log.part(part), run.network.to(device)
+    assert isinstance(network, BatchNetwork)
+    return Scores(rows, score(network, log, rows, device, calibration), {"calibration": method})
 
 
 def score(

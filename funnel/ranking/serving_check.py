@@ -6,7 +6,6 @@ R rows, M scores.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +13,9 @@ import torch
 
 from data.encode import Encoder, Rows
 from data.log import Log, Part, PartFile
-from es.policies import Policy
-from funnel.fusion.forms import Fusion, ScoredLog
 from funnel.ranking.export import FUSED, SCORES, VALUE, Ranker, bag_inputs
 from funnel.ranking.scoring import score
+from funnel.tools import Served
 
 BATCHES = (1, 2, 1000)  # then whatever is left in pieces of the last
 
@@ -42,7 +40,7 @@ class RealRows:
         return [np.ascontiguousarray(arrays[name]) for name in ranker.inputs]
 
 
-def real_rows(ranker: Ranker, policy: dict[str, Any] | None, log: Log, part_name: str, rows: int) -> RealRows:
+def real_rows(ranker: Ranker, policy: Served | None, log: Log, part_name: str, rows: int) -> RealRows:
     """The first rows of the part, scored as jobs.score does."""
     part = first_groups(log.part(part_name), rows)
     table = pa.concat_tables(log.read(part, log.schema.all_columns)).slice(0, rows)
@@ -50,7 +48,7 @@ def real_rows(ranker: Ranker, policy: dict[str, Any] | None, log: Log, part_name
     scored = pa.concat_tables(scores).slice(0, rows)
     expected = {name: scored.column(name).to_numpy() for name in SCORES}
     if policy is not None:
-        expected[FUSED] = fused(policy, scored)
+        expected[FUSED] = policy.expected(scored)
     value_R = scored.column(VALUE).to_numpy() if VALUE in ranker.inputs else None
     return RealRows(table, Encoder(log.schema).encode(table), expected, value_R)
 
@@ -67,17 +65,6 @@ def first_groups(part: Part, rows: int) -> Part:
                 break
         files.append(PartFile(file.path, file.row_groups[:kept]))
     return Part(part.name, tuple(files))
-
-
-def fused(policy: dict[str, Any], scored: pa.Table) -> np.ndarray:
-    """The fused score as the ES engine computes it, float32_R."""
-    names = tuple(policy["scores"])
-    none_R = np.zeros(scored.num_rows, np.int64)
-    scores_MR = np.stack([scored.column(name).to_numpy() for name in names]).astype(np.float32)
-    log = ScoredLog(names, scores_MR, none_R.astype(np.float32), none_R, none_R)
-    fusion = Fusion(policy["fusion"], names, tuple(policy.get("constants", ())), Policy(()))
-    features_M11R = fusion.features(log)[:, None, None, :]
-    return np.asarray(fusion.score(np.asarray([policy["after"]], np.float64))(features_M11R)[0, 0])
 
 
 Graph = Callable[[list[np.ndarray]], list[np.ndarray]]

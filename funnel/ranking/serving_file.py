@@ -4,9 +4,7 @@ Which column goes where, how a value becomes an id (with vectors to test an impl
 rows from raw values to probabilities. Numbers beyond 2^53 are strings, as not every JSON reader keeps them.
 """
 
-import hashlib
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,7 @@ from data.encode import Encoder, Rows
 from data.hashing import P, hash_array
 from data.schema import CategoricalField, Schema
 from funnel.ranking.export import FUSED, VALUE, bag_inputs
-
-FORMAT, VERSION = "counterpoint.serving", 1
+from funnel.tools import Served
 
 HASHES = {
     "arithmetic": "unsigned 64-bit, modulo 2^64; >> is a logical shift; mod is the unsigned remainder",
@@ -105,28 +102,12 @@ def encodings() -> dict[str, Any]:
     }
 
 
-def describe_outputs(policy: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The graph's outputs in order; `policy` is the policy.json whose fusion is the last of them."""
-    described: list[dict[str, Any]] = [
-        {"name": name, "dtype": "float32", "shape": ["batch"], "is": text} for name, text in OUTPUTS.items()
-    ]
+def describe_outputs(policy: Served | None) -> list[dict[str, Any]]:
+    """The graph's outputs in order; that of a policy is the last of them."""
+    described: list[dict[str, Any]] = [{"name": name, "is": text} for name, text in OUTPUTS.items()]
     if policy is not None:
-        formula = {
-            "product": "sum_i exponent_i * log(p_i + bias_i): the logarithm of prod_i (p_i + bias_i)^exponent_i",
-            "sum": "sum_i weight_i * p_i / constant_i",
-        }[policy["fusion"]]
-        described.append(
-            {
-                "name": FUSED,
-                "dtype": "float32",
-                "shape": ["batch"],
-                "is": f"{formula}; order a request's candidates by it, highest first",
-                "scores": policy["scores"],
-                "parameters": dict(zip(policy["names"], policy["after"], strict=True)),
-                "constants": policy.get("constants", []),
-            }
-        )
-    return described
+        described.append({"name": FUSED, **policy.describe()})
+    return [{"name": one.pop("name"), "dtype": "float32", "shape": ["batch"], **one} for one in described]
 
 
 def example_rows(
@@ -163,8 +144,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, int) and abs(value) > 2**53:
         return str(value)
     return value
-
-
-def file_facts(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -8,7 +8,8 @@ from funnel.panels import Cell, Table
 
 
 def print_table(console: Console, table: Table) -> None:
-    drawn = RichTable(title=table.title, title_style="", box=box.HEAVY_HEAD)
+    several = any(isinstance(value, str) and "\n" in value for row in table.rows for value in row)
+    drawn = RichTable(title=table.title, title_style="", box=box.HEAVY_HEAD, show_lines=several)
     for index, column in enumerate(table.columns):
         numbers = all(isinstance(row[index], int | float | None) for row in table.rows)
         drawn.add_column(column, justify="right" if numbers else "left")

@@ -1,0 +1,71 @@
+"""Calibrating a finished run on its validation part (funnel/tools.py: Calibrating); calibration_fit.py has the fits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from data.log import Log
+from funnel.network import BatchNetwork
+from funnel.panels import Cell, Table
+from funnel.problem import Given
+from funnel.ranking.calibration import CALIBRATION
+from funnel.ranking.calibration_fit import fit_calibration, gather
+from funnel.ranking.click_model import ClickModel
+from funnel.ranking.results import LONG_NAMES, rounded
+from funnel.ranking.scoring import for_scoring
+from funnel.tools import Calibrated, Count, GivenTo
+
+PROPENSITIES = "propensities"
+FIGURES = (("log_loss", "log-loss", 5), ("pcoc", "PCOC", 3), ("ece", "ECE", 5))
+
+
+@dataclass(frozen=True)
+class Settings:
+    method: Literal["platt", "isotonic", "none"] = "platt"
+    """platt: two numbers a task; isotonic: any increasing curve, which wants some hundred conversions or more."""
+    space: Literal["entire", "click"] = "click"
+    """What pCVR shall be right for: click (clicked exposures, and so pCTCVR; clicks weigh 1) or entire (every exposure;
+    clicks weigh 1/propensity, which costs variance). docs/math.md says why it cannot be both."""
+    negative_rate: float = 1.0
+    """Share of the unclicked exposures that the log kept, if it was sampled: pCTR is corrected to the full traffic."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.negative_rate <= 1:
+            raise ValueError(f"the rate of negative sampling must be in (0, 1], got {self.negative_rate}")
+
+
+def calibrate(run: Given, given: GivenTo, log: Log, settings: Settings, count: Count) -> Calibrated:
+    """Fit on "valid", count on "test" (or "valid" where there is none), write or remove the run's calibration.json.
+
+    For the entire space the click model that the training was given, if it was, gives the weights.
+    """
+    problem, network = run.problem, run.network
+    assert isinstance(network, BatchNetwork)
+    device = next(network.parameters()).device
+    log = for_scoring(log, problem.schema, truth=True)
+    counted = log.part("test" if "test" in log.part_names() else "valid")
+    other = given(PROPENSITIES) if settings.space == "entire" else None
+    samples = gather(network, log, log.part("valid"), device, ClickModel(other) if other else None)
+    found = fit_calibration(samples, settings.method, settings.space, problem.clip, settings.negative_rate)
+    if settings.method == "none" and settings.negative_rate == 1:
+        (run.directory / CALIBRATION).unlink(missing_ok=True)
+        return Calibrated()
+    counts = count(problem, network, log, counted, problem.counts(log, counted, truth=True, calibration=found))
+    found.save(run.directory)
+    figures = {f"calibrated.{name}": value for name, value in counts.figures().items() if name != "absent"}
+    return Calibrated(figures | {f"calibration.{name}": value for name, value in found.about.items()}, counts.curves())
+
+
+def results(summary: Mapping[str, Any], part: str) -> Table:
+    """Log-loss, PCOC and ECE before and after."""
+    method, space = summary["calibration.method"], summary["calibration.space"]
+    title = f"{part} part, calibrated on valid ({method}, CVR for {'all exposures' if space == 'entire' else 'clicks'})"
+    columns, rows = ["task"], list[tuple[Cell, ...]]()
+    for _, name, _ in FIGURES:
+        columns += [name, "after"]
+    for key, name in LONG_NAMES.items():
+        cells = [rounded(summary.get(f"{prefix}{key}.{figure}"), digits)
+                 for figure, _, digits in FIGURES for prefix in ("", "calibrated.")]  # fmt: skip
+        if any(cell is not None for cell in cells):
+            rows.append((name, *cells))
+    return Table(title, tuple(columns), tuple(rows))

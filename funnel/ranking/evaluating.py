@@ -1,0 +1,102 @@
+"""Every figure of a finished run on any log that has its features and labels (funnel/tools.py: Evaluating).
+
+One pass of the model, whose scores are kept (scored_part.py), then passes over what it said (evaluation.py).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.labels import check_labels
+from data.log import Log, Part
+from funnel.figures.slices import ACTIVITY, Slicing, plan_slices
+from funnel.network import BatchNetwork
+from funnel.panels import Table
+from funnel.problem import Given
+from funnel.ranking.calibration import Calibration
+from funnel.ranking.evaluation import Scored, activity_figures, figures_of, slice_figures
+from funnel.ranking.evaluation_tables import figures_table, slices_table
+from funnel.ranking.problem import counted
+from funnel.ranking.scored_part import score_part
+from funnel.ranking.scoring import for_scoring
+from funnel.tools import Say
+
+
+@dataclass
+class Slices:
+    """The figures of the slices of one column, for evaluation.json."""
+
+    column: str
+    slices: list[dict[str, Any]] = field(default_factory=list)
+
+
+def identity(run: Given, raw: bool) -> dict[str, Any]:
+    """{"model": objective and backbone, "calibration": its maps, or None}"""
+    calibration = None if raw else Calibration.load(run.directory)
+    return {"model": run.problem.choices(), "calibration": calibration.to_dict() if calibration else None}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run, a part of a log, and what is asked of it, checked."""
+
+    given: Given
+    calibration: Calibration | None
+    log: Log
+    part: Part
+    counts: Mapping[str, int]
+    by: Sequence[str]
+    slicings: list[Slicing]
+    replicates: int
+    seed: int
+
+    def run(self, folder: Path, device: torch.device, say: Say) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(figures, curves); see funnel/tools.py."""
+        part, network = self.part, self.given.network.to(device)
+        assert isinstance(network, BatchNetwork)
+
+        def on_rows(rows: int) -> None:
+            say(f"scored {rows:,} of {part.rows:,} rows")
+
+        kept = score_part(network, self.log, part, device, folder, self.slicings, on_rows)
+        scored = Scored(kept, self.calibration, self.given.problem.clip, self.replicates, self.seed)
+        say(f"figures of {part.rows:,} rows and their intervals")
+        result, sliced = figures_of(scored), list[Slices]()
+        numbers = {slicing.column: index for index, slicing in enumerate(self.slicings)}
+        for name in self.by:
+            say(f"the same by {name}")
+            found = activity_figures(scored) if name == ACTIVITY else slice_figures(scored, numbers[name])
+            sliced.append(Slices(name, found))
+        method = self.calibration.about.get("method") if self.calibration else None
+        figures = {**result.figures, **flat(sliced), "calibration.method": method or "none", "absent": result.absent}
+        return figures, {**result.curves, "slices": [asdict(entry) for entry in sliced]}
+
+
+def prepare(run: Given, log: Log, part: str, by: Sequence[str], raw: bool, replicates: int, seed: int) -> Evaluation:
+    """Raises ValueError: no such part, wrong labels, a column to slice by that is not there or cannot be."""
+    log = for_scoring(log, run.problem.schema, truth=True)
+    rows = log.part(part)
+    counts = counted(check_labels(log, rows))
+    if ACTIVITY in by and log.schema.user is None:
+        raise ValueError(f"--by {ACTIVITY}: the log's schema names no user")
+    slicings = plan_slices(log, rows, [name for name in by if name != ACTIVITY])
+    calibration = None if raw else Calibration.load(run.directory)
+    return Evaluation(run, calibration, log, rows, counts, by, slicings, replicates, seed)
+
+
+def flat(sliced: Sequence[Slices]) -> dict[str, float]:
+    """{"by.COLUMN.LABEL.ctr.auc": ...}"""
+    return {
+        f"by.{entry.column}.{one['label']}.{name}": value
+        for entry in sliced
+        for one in entry.slices
+        for name, value in one["figures"].items()
+    }
+
+
+def results(summary: Mapping[str, Any], curves: Mapping[str, Any]) -> list[Table]:
+    """The figures with their intervals, then each slicing."""
+    return [figures_table(summary), *(slices_table(entry["column"], entry["slices"]) for entry in curves["slices"])]

@@ -1,0 +1,73 @@
+"""An evaluation of the ranker as tables for the console: figures with their intervals, and a table for each slicing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from funnel.panels import Cell, Table
+from funnel.ranking.results import LONG_NAMES
+
+FIGURES = (("auc", "AUC", ".4f"), ("gauc", "GAUC", ".4f"), ("ks", "KS", ".4f"), ("log_loss", "log-loss", ".5f"),
+           ("pcoc", "PCOC", ".3f"), ("ece", "ECE", ".5f"))  # fmt: skip
+
+
+def figures_table(summary: Mapping[str, Any]) -> Table:
+    """A row for each task and space; propensities, experiments and what is absent stand below."""
+    title = f"{summary['part']} part, 95% intervals over {summary['bootstrap.units']}"
+    if summary["calibration.method"] != "none":
+        title += f", calibrated ({summary['calibration.method']})"
+    rows: list[tuple[Cell, ...]] = [
+        (name, summary[f"{space}.count"], *(cell(summary, f"{space}.{key}", form) for key, _, form in FIGURES))
+        for space, name in LONG_NAMES.items()
+        if f"{space}.count" in summary
+    ]
+    columns = ("task, space", "rows", *(name for _, name, _ in FIGURES))
+    return Table(title, columns, tuple(rows), "\n".join(remarks(summary)))
+
+
+def remarks(summary: Mapping[str, Any]) -> list[str]:
+    """A line about each of propensities, IEB and PIP, and one for each reason why figures are absent."""
+    lines = []
+    if "propensity.effective_share" in summary:
+        lines.append(
+            f"propensities: effective sample size {summary['propensity.effective_sample_size']:,.0f} "
+            f"({summary['propensity.effective_share']:.0%} of clicks), largest weight "
+            f"{summary['propensity.largest_weight']:.1f}, {summary['propensity.share_clipped']:.1%} clipped"
+        )
+    truth = f", true mean {line(summary, 'ieb.mean_truth', '.4f')}" if "ieb.mean_truth" in summary else ""
+    lines.append(f"IEB: mean pCVR over all exposures {line(summary, 'ieb.mean_prediction', '.4f')}{truth}")
+    if "pip.risk_ratio" in summary:
+        true = f"; true {line(summary, 'pip.true_risk_ratio', '.3f')}" if "pip.true_risk_ratio" in summary else ""
+        lines.append(f"PIP: risk ratio of click on pCVR, matched on q, {line(summary, 'pip.risk_ratio', '.3f')}{true}")
+    reasons: dict[str, list[str]] = {}
+    for key, reason in summary["absent"].items():
+        reasons.setdefault(reason, []).append(key)
+    return [*lines, *(f"absent: {', '.join(sorted(keys))} ({reason})" for reason, keys in reasons.items())]
+
+
+def slices_table(column: str, slices: Sequence[Mapping[str, Any]]) -> Table:
+    """CTR and CVR of each slice; CVR over all exposures where the log has the truth."""
+    entire = any("cvr.entire.auc" in one["figures"] for one in slices)
+    cvr = "cvr.entire" if entire else "cvr.click"
+    keys = (("ctr.auc", ".4f"), ("ctr.pcoc", ".3f"), (f"{cvr}.auc", ".4f"), (f"{cvr}.pcoc", ".3f"))
+    rows: list[tuple[Cell, ...]] = [
+        (str(one["label"]), int(one["rows"]), *(line(one["figures"], key, form) for key, form in keys))
+        for one in slices
+    ]
+    note = f"CVR over {'all exposures (truth)' if entire else 'clicks'}"
+    columns = (column, "rows", "CTR AUC", "CTR PCOC", "CVR AUC", "CVR PCOC")
+    return Table(f"by {column}", columns, tuple(rows), note)
+
+
+def cell(summary: Mapping[str, Any], key: str, form: str) -> str:
+    """The figure, and its interval in a line of its own below."""
+    if key not in summary:
+        return "-"
+    low, high = summary.get(f"{key}.low"), summary.get(f"{key}.high")
+    value = format(summary[key], form)
+    return value if low is None or high is None else f"{value}\n{format(low, form)} {format(high, form)}"
+
+
+def line(summary: Mapping[str, Any], key: str, form: str) -> str:
+    """The figure and its interval in one line."""
+    value, *bounds = cell(summary, key, form).split("\n")
+    return f"{value} [{', '.join(bounds[0].split())}]" if bounds else value

@@ -1,0 +1,62 @@
+"""The ranker as files for serving (funnel/tools.py: Exporting): exported, read back, compared, described."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.log import Log
+from funnel.problem import Given
+from funnel.ranking.calibration import Calibration
+from funnel.ranking.export import SCORES, VALUE, Ranker, export_program, save_onnx
+from funnel.ranking.scoring import for_scoring
+from funnel.ranking.serving_check import compare, load, real_rows, refuse
+from funnel.ranking.serving_file import describe_inputs, describe_outputs, encodings, example_rows
+from funnel.tools import Served
+
+NAMES = {"pt2": "ranker.pt2", "onnx": "ranker.onnx"}
+
+
+def export(
+    run: Given,
+    log: Log,
+    part: str,
+    rows: int,
+    policy: Served | None,
+    formats: Sequence[str],
+    tolerance: float,
+    directory: Path,
+) -> dict[str, Any]:
+    """Write the files into the directory and return what serving.json says of them.
+
+    Raises ValueError: a score that the policy takes and the ranker does not have, no such part, a file that differs
+    from the model by more than the tolerance on the part's first rows.
+    """
+    schema, calibration = run.problem.schema, Calibration.load(run.directory)
+    log = for_scoring(log, schema)
+    known = SCORES + (VALUE,) * (log.schema.value is not None)
+    strange = [name for name in (policy.scores if policy else ()) if name not in known]
+    if strange:
+        raise ValueError(f"the policy fuses {strange[0]!r}; the exported ranker has {', '.join(known)}")
+    ranker = Ranker(run.network, schema, calibration, policy)  # type: ignore[arg-type]
+    real = real_rows(ranker, policy, log, part, rows)
+    program = export_program(ranker)
+    differences: dict[str, dict[str, float]] = {}
+    for kind in formats:
+        path = directory / NAMES[kind]
+        if kind == "pt2":
+            torch.export.save(program, path)
+        else:
+            save_onnx(ranker, program, path)
+        differences[kind] = compare(load(kind, path), ranker, real)
+        refuse(differences[kind], path.name, tolerance, len(real.table))
+    return {
+        "model": {"log": schema.name, **run.problem.choices()},
+        "inputs": describe_inputs(log.schema, ranker.inputs),
+        "outputs": describe_outputs(policy),
+        "calibration": calibration.to_dict() if calibration else None,
+        "encodings": encodings(),
+        "check": {"part": part, "rows": len(real.table), "tolerance": tolerance, "largest_difference": differences},
+        "example": example_rows(schema, real.table, real.encoded, real.value_R, real.expected),
+    }

@@ -1,0 +1,55 @@
+"""A finished training run as other commands use it: checked, loaded, and what its problem lets them do with it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distributed.checkpoint.read import MODEL_DIRECTORY, RECORD, read_record
+from distributed.finished_run import load_run
+from funnel.problem import Given
+from funnel.registry import DEFAULT_PROBLEM, find_problem
+from funnel.tools import GivenTo
+from jobs.command.cli import glance
+from jobs.run.directory import RUN_FILE, SUMMARY_FILE, read_json
+
+
+def device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def read_finished(path: Path) -> dict[str, Any]:
+    """run.json of a finished training run. Raises ValueError: no such run, another kind, not finished."""
+    if not path.is_dir():
+        raise ValueError(f"--run {path}: no such run directory")
+    record = read_json(path / RUN_FILE)
+    if record.get("kind") != "train":
+        raise ValueError(f"--run {path}: a {record.get('kind')} run; only a training run has a model")
+    if not (path / SUMMARY_FILE).exists():
+        raise ValueError(f"--run {path}: not finished (no {SUMMARY_FILE}); repeat its jobs.train command to finish it")
+    return record
+
+
+def open_run(path: Path) -> Given:
+    """The problem and the trained network of a run, on a GPU if there is one."""
+    found = load_run(path)
+    return Given(found.problem, found.network.to(device()), found.directory)
+
+
+def given_to(record: dict[str, Any]) -> GivenTo:
+    """Opens the run that a training was given in a role, by its run.json."""
+
+    def given(role: str) -> Given | None:
+        run = (record.get("config") or {}).get(role)
+        return open_run(Path(str(run))) if run else None
+
+    return given
+
+
+def problem_of(words: Sequence[str]) -> Any:
+    """Class of the problem of the run that the words name with --run; of the default one where there is no such run,
+    which is for the command itself to say."""
+    path = Path(glance(words, run="")["run"]).expanduser() / MODEL_DIRECTORY / RECORD
+    return find_problem(read_record(path).get("problem", DEFAULT_PROBLEM) if path.exists() else DEFAULT_PROBLEM)
