@@ -3,7 +3,7 @@
 import csv
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,19 +43,19 @@ def panels_of(record: Record) -> list[Panel]:
         return found
     evolved = kind in ("evolve", "evolve_objective")
     try:
-        system = find_tunable(tunable_of(record)) if evolved else find_problem(problem_of(record))
-        shown: list[Panel] = system.panels(record)
-    except (ValueError, AttributeError):  # a plain objective, or a module of somebody's that is not here
-        shown = beside(tunable_of(record), record) if evolved else plain_training(record)
+        show = (find_tunable(tunable_of(record)) if evolved else find_problem(problem_of(record))).panels
+    except (ValueError, AttributeError):  # a plain objective, or somebody's module that is not here
+        show = beside(tunable_of(record)) if evolved else plain_training
+    shown: list[Panel] = show(record)
     return shown
 
 
-def beside(name: str, record: Record) -> list[Panel]:
+def beside(name: str) -> Callable[[Record], list[Panel]]:
     """The panels in the folder of a tunable whose class is not there yet."""
     folder = TUNABLES.get(name, "").partition(":")[0].rpartition(".")[0]
     if not folder:
-        return plain_evolution(record)
-    found: list[Panel] = importlib.import_module(f"{folder}.panels").panels(record)
+        return plain_evolution
+    found: Callable[[Record], list[Panel]] = importlib.import_module(f"{folder}.panels").panels
     return found
 
 
