@@ -70,9 +70,9 @@ def test_slices_hold_all_rows_and_stand_in_the_summary(judged: Path) -> None:
 
 def test_the_report_shows_it(judged: Path, finished: Path, small_log: Path, tmp_path: Path) -> None:
     page = Page((judged / "report.html").read_text())
-    assert "Judged: test part" in page.text
+    assert "Evaluation: test part" in page.text
     assert "By channel" in page.text
-    assert "IEB: mean pCVR (dot) and mean truth (ring)" in page.panels
+    assert "IEB: mean pCVR and mean truth" in page.panels
     assert len(set(page.ids)) == len(page.ids)
     raw = tmp_path / "raw"
     evaluate.run(given(finished, small_log, raw, raw=True))

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from jobs.evolve.evolution import Arguments
 from test_jobs_report import Page, evolve_run, record, report, train_run, write
 
 from jobs.evolve import run as evolve
+from jobs.evolve.options import arguments_of
 
 GENERATIONS = 50
 
@@ -104,10 +104,8 @@ def test_beside_runs_of_other_kinds(tmp_path):
 def test_a_real_run(tmp_path):
     """What jobs.evolve writes is what the report reads."""
     out = tmp_path / "valley"
-    evolve(
-        Arguments(out=out, objective="rosenbrock", set=("dimension=4",), workers=0, generations=40, pairs=8,
-                  engine=("algorithm=xnes",))
-    )  # fmt: skip
+    words = ("--objective", "rosenbrock", "--dimension", 4, "--workers", 0, "--generations", 40, "--pairs", 8)
+    evolve(arguments_of("--out", out, *words, "--algorithm", "xnes"))
     page = report(tmp_path, out)
     assert "The return of rosenbrock (4 parameters) rose from −3 to −" in page.text
     assert page.row("valley")[1] == "xnes"

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from funnel.progress import WORDS, climb, evolution, evolution_cost
 from funnel.numbers import MINUS, counted, percent
 from funnel.panels import Cell, Glossary, Interval, Intervals, Panel, Record, Sentence, Table
+from funnel.progress import WORDS, climb, evolution, evolution_cost
 
 SECTION = "Score fusion"
 MOST_PARAMETERS = 24
@@ -52,7 +52,7 @@ def cutoff(record: Record) -> int:
 
 def headline(record: Record, k: int) -> str:
     """What the comparison on held-out users says."""
-    if message := record.summary.get("fusion.message"):
+    if message := record.summary.get("message") or record.summary.get("fusion.message"):  # of earlier versions
         return str(message).rstrip(".") + "."
     key = f"fusion.value_at_{k}.gain_over_untuned"
     return f"Fusion was tuned; its gain in value@{k} is absent ({record.reason(key)})."

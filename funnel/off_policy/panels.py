@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from funnel.progress import WORDS, evolution, evolution_cost
 from funnel.numbers import compact, count
 from funnel.panels import Glossary, Intervals, Panel, Record, Sentence, Table
+from funnel.progress import WORDS, evolution, evolution_cost
 
 SECTION = "Policy from logged actions"
 POLICIES = {"learnt": "learnt policy", "best_constant": "best constant action", "logging": "logging policy"}
@@ -23,9 +23,8 @@ TERMS = (
 
 def panels(record: Record) -> list[Panel]:
     """Of a finished evolution of a policy."""
-    message = str(
-        record.summary.get("off_policy.message") or "A policy was learnt; nothing was held out to judge it by"
-    )
+    found = record.summary.get("message") or record.summary.get("off_policy.message")  # the latter: of earlier versions
+    message = str(found or "A policy was learnt; nothing was held out to judge it by")
     values = [record.interval(f"off_policy.{key}", name) for key, name in POLICIES.items()]
     gains = [
         record.interval(f"off_policy.gain_over_{key}", f"over the {name}")

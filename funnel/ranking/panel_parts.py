@@ -16,7 +16,8 @@ CALIBRATED = {"log_loss": ("Log-loss", 5), "pcoc": ("PCOC", 3), "ece": ("ECE", 5
 PROPENSITY = ("clicks", "effective_sample_size", "largest_weight", "clip", "share_clipped")
 CALIBRATION_NOTE = (
     "Mean label over mean prediction in bins of equal count, neighbours merged until each holds ten positives. On the "
-    "dashed line predictions are right; below it they are too high. Bars: 95% intervals of the label."
+    "dashed line predictions are right; below it they are too high. Bars, of two curves at "
+    "most: 95% intervals of the label."
 )
 
 

@@ -6,10 +6,10 @@ Tasks: ctr over all exposures, cvr over clicks or over all exposures (which need
 from collections.abc import Mapping
 from typing import Any
 
-from funnel.progress import training, training_cost
 from funnel.figures.sampling_error import half_width
 from funnel.numbers import count, counted, number, percent
 from funnel.panels import RUNS, Cell, Figure, Glossary, Panel, Record, Sentence, Table, finite
+from funnel.progress import training, training_cost
 from funnel.ranking.evaluation_panels import evaluated
 from funnel.ranking.glossary import TERMS
 from funnel.ranking.panel_parts import SPACES, calibration, propensity

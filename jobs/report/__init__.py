@@ -4,8 +4,8 @@
     python -m jobs.report runs/train runs/evolve --out report.html
     python -m jobs.report runs/naive runs/esmm runs/escm2_ips runs/escm2_dr --out objectives.html
 
-Several train runs are compared side by side; a run of any other objective (jobs.evolve --objective NAME) shows its
-curves. What a run did not measure is shown as absent, with the reason. The file needs no network, is written whole or
+What is shown is what the run's system names (funnel/NAME/panels.py); runs that show the same thing stand beside each
+other. What a run did not measure is shown as absent, with the reason. The file needs no network, is written whole or
 not at all, and replaces an earlier report but nothing else.
 """
 
@@ -21,7 +21,7 @@ from jobs.report.runs import load_runs
 @dataclass
 class Args:
     runs: tyro.conf.Positional[list[Path]]
-    """Run directories written by jobs.train, jobs.evaluate, jobs.evolve or jobs.tune, in the order to show them."""
+    """Finished run directories, in the order to show them."""
     out: Path
     """The HTML file to write."""
 

@@ -73,7 +73,16 @@ def line(axes: Axes, series: Series, index: int, panel: Curve) -> None:
     marked = "o" if series.look == "points" or len(x) < 12 else None
     points = series.look == "points"
     style = "none" if points else "-"
-    axes.plot(x, y, linestyle=style, color=tint, marker=marked, markersize=5 if points else 3, label=label)
+    axes.plot(
+        x,
+        y,
+        linestyle=style,
+        color=tint,
+        marker=marked,
+        markersize=5 if points else 3,
+        label=label,
+        zorder=4 - index / 100,
+    )  # the first lies on top
     if series.mark in x:
         spot = y[x.index(series.mark)]
         axes.plot([series.mark], [spot], "o", markersize=6.5, mfc=PAPER, mec=tint, mew=1.6)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from funnel.progress import evolution, evolution_cost, evolution_headline, training, training_cost
 from funnel.panels import Cell, Panel, Record, Sentence, Table, finite
-from funnel.registry import DEFAULT_PROBLEM, DEFAULT_TUNABLE, TUNABLES, find_problem, find_tunable
+from funnel.progress import evolution, evolution_cost, evolution_headline, training, training_cost
+from funnel.registry import DEFAULT_PROBLEM, DEFAULT_TUNABLE, find_problem, find_tunable
 from jobs.run.directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_json
 
 KINDS = {  # and who writes them
@@ -43,20 +43,11 @@ def panels_of(record: Record) -> list[Panel]:
         return found
     evolved = kind in ("evolve", "evolve_objective")
     try:
-        system = find_tunable(tunable_of(record)) if evolved else find_problem(problem_of(record))
-        shown: list[Panel] = system.panels(record)
-    except (ValueError, AttributeError):  # a plain objective, or a module of somebody's that is not here
-        shown = beside(tunable_of(record), record) if evolved else plain_training(record)
+        show = (find_tunable(tunable_of(record)) if evolved else find_problem(problem_of(record))).panels
+    except (ValueError, AttributeError):  # a plain objective, or somebody's module that is not here
+        show = plain_evolution if evolved else plain_training
+    shown: list[Panel] = show(record)
     return shown
-
-
-def beside(name: str, record: Record) -> list[Panel]:
-    """The panels in the folder of a tunable whose class is not there yet."""
-    folder = TUNABLES.get(name, "").partition(":")[0].rpartition(".")[0]
-    if not folder:
-        return plain_evolution(record)
-    found: list[Panel] = importlib.import_module(f"{folder}.panels").panels(record)
-    return found
 
 
 def problem_of(record: Record) -> str:
