@@ -242,8 +242,8 @@ def no_tune(monkeypatch: pytest.MonkeyPatch) -> None:
     from jobs.tune import search as searching
     from jobs.tune import trial as trials
 
-    def search(plan: Any, space: Any, default: Any, ledger: Ledger, samples: int, *rest: Any) -> None:
-        for index, point in enumerate(searching.draw(space, default, samples, seed=0)):
+    def search(plan: Any, space: Any, default: Any, ledger: Ledger, how: searching.How, *rest: Any) -> None:
+        for index, point in enumerate(searching.draw(space, default, how.samples, seed=0)):
             ledger.add(point)
             trials.trainable(plan)({trials.INDEX: index, **point})
 
@@ -277,7 +277,7 @@ def test_a_front_of_two_figures(no_tune: None, small_log: Path, tmp_path: Path) 
 
 
 def test_every_trial_fails(no_tune: None, small_log: Path, tmp_path: Path) -> None:
-    wild = {"epochs": 1, "objective.lambda_ctr": 1e30}
+    wild = {"epochs": 1, "optimizer.learning_rate": 1e30}
     with pytest.raises(ValueError, match=r"all 2 trials failed; the first: the loss is nan at step"):
         tune.run(tiny(small_log, tmp_path / "search", wild, samples=2))
     assert (tmp_path / "search" / "trials.csv").read_text().count("failed") == 2

@@ -118,9 +118,9 @@ def with_settings(base: type, names: Mapping[str, str] | None = None, **defaults
     """
     typed: list[Any] = []
     for name, default in defaults.items():
-        kind = default if isinstance(default, type) else type(default)
+        kind: Any = default if isinstance(default, type) else type(default)
         prefix = (names or {}).get(name, "" if name in FLATTENED else name)
-        hint = Annotated[kind, tyro.conf.arg(name=prefix)]
+        hint: Any = Annotated[kind, tyro.conf.arg(name=prefix)]
         if isinstance(default, type):
             typed.append((name, hint))
         else:

@@ -35,8 +35,8 @@ EVENTS_EVERY_S = 1.0
 NO_CURVE = {"event", "generation", "theta_crc32"}
 
 
-def conduct(arguments: Arguments, console: Console, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-    """Tune to the end and return summary.json as a dict. `stopping`: as for `evolve`.
+def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
+    """Tune to the end and return summary.json as a dict.
 
     Raises ValueError in one line for what cannot be tuned, before anything is written.
     """
@@ -65,7 +65,7 @@ def conduct(arguments: Arguments, console: Console, stopping: Callable[[], bool]
     verb = "Continuing" if state is RunState.RESUME else "Tuning"
     console.print(f"{verb} {tunable.describe()}, in {places(config.workers)}", soft_wrap=True)
     with tracked(out):
-        result = evolve(tunable.objective, config, out, console, begin, stopping)
+        result = evolve(tunable.objective, config, out, console, begin)
         summary = finish(tunable, result, config, out, arguments.resamples)
     show(console, kind, summary, out)
     return summary
@@ -119,17 +119,9 @@ def places(workers: int | str) -> str:
 
 
 def evolve(
-    objective: Objective,
-    config: ESConfig,
-    out: Path,
-    console: Console,
-    start: Start | None = None,
-    stopping: Callable[[], bool] = lambda: False,
+    objective: Objective, config: ESConfig, out: Path, console: Console, start: Start | None = None
 ) -> engine.ESResult:
-    """Run the engine. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130.
-
-    In a thread, where no signal comes, `stopping` is asked instead, and es.tasks.Stopped raised.
-    """
+    """Run the engine. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130."""
     if start is not None:
         start.load(objective)
     if config.workers and (config.workers != "auto" or names_cluster()):
@@ -154,12 +146,8 @@ def evolve(
 
         try:
             theta_D = start.theta_D if start else None
-            result = engine.run(
-                objective, config, out, on_generation, lambda: bool(received) or stopping(), start_D=theta_D
-            )
+            result = engine.run(objective, config, out, on_generation, lambda: bool(received), start_D=theta_D)
         except Stopped as stopped:
-            if not received:
-                raise
             leave(stopped, received[0])
         finally:
             telemetry.send()

@@ -77,8 +77,7 @@ def resuming(out: Path) -> type:
     kept = kept_settings(record, f"--resume {out}")
     kind, where = find_objective(kept["objective"]), f"{out / RUN_FILE}: config"
     config = read(ESConfig, {**kept["es"], "workers": kept["workers"]}, where)
-    settings = read(kind.settings_type, kept["settings"], where)
-
+    settings: Any = read(kind.settings_type, kept["settings"], where)
     start = Path(kept["start_from"]) if "start_from" in kept else None
     own = {"objective": kept["objective"], "start_from": start, "resamples": kept["resamples"]}
     base = with_defaults(Arguments, out=out, **own)
@@ -110,6 +109,8 @@ def fill(settings_type: type, values: dict[str, Any], source: str, base: tuple[A
     Keys are the names of the options. Where the objective's settings have fields without a default and none is given,
     the dataclass itself stands for them. Raises ValueError, naming the source, for a key that neither has.
     """
+    config: Any
+    settings: Any
     config, settings = base or (default_config(), None)
     engine: dict[str, Any] = {}
     own: dict[str, Any] = {}

@@ -41,7 +41,7 @@ def whole_days(where: Path) -> list[str]:
 def cut_day(log: Log, day: str, share: float, seed: int, out: Path) -> dict[str, int]:
     """Write a day as a log of two parts in `out`: valid has about this share of the users, other ones every day.
 
-    Whole users (else whole requests, else rows) go to one side, by a hash of (user, day, seed): what the fusion is
+    Whole users (else whole requests, else rows) go to one side, by a hash of (user, day, seed): what the policy is
     tuned on was not trained on that day, by users that the model knows from other days. Returns rows by part. Raises
     ValueError if a side has no rows.
     """

@@ -8,41 +8,37 @@ from typing import Any
 from rich.console import Console
 
 import jobs.report
+from funnel.settings import plain as settings_plain
 from jobs.cluster.connect import check_cpus
 from jobs.pipeline import Arguments
-from jobs.pipeline.base import EVALUATION, FUSION, PARTS, TRAIN, base
-from jobs.pipeline.plan import EXECUTION, Plan, check_options, check_tunable, opened
-from jobs.pipeline.process import alone, clean, quiet, stops, threads
+from jobs.pipeline.base import EVALUATION, PARTS, TRAIN, TUNED, base
+from jobs.pipeline.plan import EXECUTION, MAY_CHANGE, SETTINGS, Plan, check_log, check_options, opened
+from jobs.pipeline.process import alone, clean, quiet, stops
 from jobs.pipeline.record import PIPELINE_FILE, Record
 from jobs.pipeline.show import REPORT, show
 from jobs.pipeline.watch import Current, Watch, has_days
 from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
 from jobs.run.process import present
-from jobs.run.two_stages import check_propensities
 
 KIND = "pipeline"
 
 
 def conduct(options: Arguments) -> dict[str, Any]:
     """Do what is not done; returns summary.json as a dict."""
-    config = check_options(options)
+    check_options(options)
     out = options.out.expanduser().absolute()
-    given = {key: value for key, value in dataclasses.asdict(options).items() if key not in EXECUTION}
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
-    settings = {"pipeline": plain, "train": dataclasses.asdict(config)}
-    state = inspect_run(out, KIND, settings)
+    settings = recorded(options)
+    state = inspect_run(out, KIND, settings, MAY_CHANGE)
     console = Console(file=sys.stdout)
     plan = Plan(options, out)
     if options.data is not None:
         log = opened(options.data, PARTS)
         if not (out / TRAIN / SUMMARY_FILE).exists():
-            if options.propensities:
-                check_propensities(options.propensities, log.schema, config, out / TRAIN)
             check_cpus(options.workers)
-            check_tunable(plan, log, "valid", "test")
+            check_log(plan, log)
     if state is RunState.NEW:
         start_run(out, KIND, settings, {})
-    with alone(out), stops(), present(out), threads(options.workers), quiet(out):
+    with alone(out), stops(), present(out), quiet(out):
         clean(out)
         record = Record(out, console)
         summary = read_json(out / SUMMARY_FILE) if has_days(record) and (out / SUMMARY_FILE).exists() else {}
@@ -63,6 +59,21 @@ def conduct(options: Arguments) -> dict[str, Any]:
     return summary
 
 
+def recorded(options: Arguments) -> dict[str, Any]:
+    """run.json's config: what decides the result, and what a pipeline that goes on is compared by."""
+    plan = Plan(options, options.out)
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Arguments)}
+    own = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()
+           if key not in (*EXECUTION, *SETTINGS)}  # fmt: skip
+    problem = plan.problem.settings_type() if options.settings is None else options.settings
+    return {
+        "pipeline": own,
+        "train": {**settings_plain(options.config), **settings_plain(problem)},
+        "es": settings_plain(plan.es),
+        "tuning": settings_plain(plan.tuning),
+    }
+
+
 def finish(out: Path, summary: dict[str, Any]) -> None:
     """Summary and report, if anything was done since they were written."""
     done = (out / PIPELINE_FILE).stat().st_mtime_ns if (out / PIPELINE_FILE).exists() else 0
@@ -73,5 +84,5 @@ def finish(out: Path, summary: dict[str, Any]) -> None:
 
 def report(out: Path) -> None:
     """OUT/report.html from the runs that the stages left."""
-    runs = [out / name for name in (TRAIN, EVALUATION, FUSION) if (out / name / SUMMARY_FILE).exists()]
+    runs = [out / name for name in (TRAIN, EVALUATION, TUNED) if (out / name / SUMMARY_FILE).exists()]
     jobs.report.run(jobs.report.Args(runs=[*runs, out], out=out / REPORT))

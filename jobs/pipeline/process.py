@@ -9,11 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
-
-from jobs.cluster.connect import names_cluster
-from jobs.run.directory import usable_cpus
 
 LOCK, OUTPUT = ".lock", "output.log"
 STOPPED = 143
@@ -31,18 +27,6 @@ def alone(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def threads(workers: int) -> Iterator[None]:
-    """Leave the workers their CPUs: what this process computes beside them takes the others, at least one."""
-    before = torch.get_num_threads()
-    if workers and not names_cluster():
-        torch.set_num_threads(max(1, usable_cpus() - workers))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -7,12 +7,11 @@
      "files": {"/data/log/train/part-00000.parquet": [size, mtime_ns, "sha256:..."]}}
 
 A stage is done and valid if its inputs are what they were and every output has its checksum. `made` counts how often a
-stage was made anew; it is part of what later stages take in, so these are made anew too.
+stage was done; it is part of what later stages take in, so these are done again too.
 """
 
 import hashlib
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -39,16 +38,14 @@ class Stage:
     inputs: dict[str, str]
     """What it depends on -> fingerprint."""
     owns: tuple[Path, ...]
-    """Files and directories that are its own: removed before it is made anew."""
+    """Files and directories that are its own: removed before it is done again."""
     outputs: Callable[[], Iterable[Path]]
     """The files it is judged by, once it is done."""
     work: Callable[[], dict[str, Any]]
-    title: str = ""
-    """What the line begins with; the name unless given."""
 
 
 class Record:
-    """The stages of a pipeline in `out`. Used by two threads at once: one trains, the other follows with scores."""
+    """The stages of a pipeline in `out`."""
 
     def __init__(self, out: Path, console: Console) -> None:
         self.out, self.console, self.path = out, console, out / PIPELINE_FILE
@@ -56,7 +53,6 @@ class Record:
         self.files: dict[str, list[Any]] = {}
         self.days: dict[str, dict[str, Any]] = {}
         """Of the continuing mode: the figures of each day that is done."""
-        self.lock = threading.RLock()
         if self.path.exists():
             content = read_json(self.path)
             if content.get("format") != FORMAT or not isinstance(content.get("version"), int):
@@ -80,54 +76,45 @@ class Record:
             inside(self.out, path)
 
     def save(self) -> None:
-        with self.lock:
-            content = {"format": FORMAT, "version": VERSION, "stages": self.stages, "days": self.days}
-            write_json(self.path, {**content, "files": self.files})
+        content = {"format": FORMAT, "version": VERSION, "stages": self.stages, "days": self.days}
+        write_json(self.path, {**content, "files": self.files})
 
     def do(self, stage: Stage) -> dict[str, Any]:
         """Have a stage done, unless it is done and valid. Returns its facts."""
-        with self.lock:
-            entry = self.stages.get(stage.name)
-            why = self.invalid(stage.name, stage.inputs)
-        title = stage.title or stage.name
+        entry = self.stages.get(stage.name)
+        why = self.invalid(stage.name, stage.inputs)
         if why is None and entry is not None:
-            self.say(f"{title}: done already, inputs and outputs checked")
+            self.say(f"{stage.name}: done already, inputs and outputs checked")
             return dict(entry["facts"])
         goes_on = entry is not None and entry["state"] == RUNNING and entry["inputs"] == stage.inputs
         made = 1
         if entry is not None and not goes_on:
-            self.say(f"{title}: {why}; it is made anew, and what follows from it", "yellow")
+            self.say(f"{stage.name}: {why}; it is done again, and what follows from it", "yellow")
             made = entry["made"] + 1
         if not goes_on:
             self.remove(stage.owns)
-        with self.lock:
-            before = entry["seconds"] if goes_on and entry is not None else 0.0
-            now = {
-                "state": RUNNING,
-                "made": made,
-                "seconds": before,
-                "inputs": dict(stage.inputs),
-                "outputs": {},
-                "facts": {},
-            }
-            if goes_on and entry is not None:
-                now["notes"] = entry.get("notes", {})
-            self.stages[stage.name] = now
-            self.save()
+        before = entry["seconds"] if goes_on and entry is not None else 0.0
+        now: dict[str, Any] = {
+            "state": RUNNING,
+            "made": made,
+            "seconds": before,
+            "inputs": dict(stage.inputs),
+            "outputs": {},
+            "facts": {},
+        }
+        self.stages[stage.name] = now
+        self.save()
         began = time.monotonic()
         try:
             facts = stage.work()
         finally:
-            with self.lock:
-                now["seconds"] = before + time.monotonic() - began
-                self.save()
-        with self.lock:
-            now["outputs"] = {str(path.relative_to(self.out)): sha256(path) for path in sorted(stage.outputs())}
-            now |= {"state": DONE, "facts": facts, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-            now.pop("notes", None)
+            now["seconds"] = before + time.monotonic() - began
             self.save()
-        told = in_words(facts)
-        self.say(f"{title}: {told + ', ' if told else ''}{now['seconds']:.1f} s")
+        now["outputs"] = {str(path.relative_to(self.out)): sha256(path) for path in sorted(stage.outputs())}
+        now |= {"state": DONE, "facts": facts, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        self.save()
+        text = in_words(facts)
+        self.say(f"{stage.name}: {text + ', ' if text else ''}{now['seconds']:.1f} s")
         return facts
 
     def invalid(self, name: str, inputs: dict[str, str] | None = None) -> str | None:
@@ -153,19 +140,6 @@ class Record:
         entry = self.stages[name]
         assert entry["state"] == DONE, name
         return f"{digest(entry['outputs'])}#{entry['made']}"
-
-    def spoil(self, name: str, why: str) -> None:
-        """Have a stage made anew the next time it is asked for."""
-        self.stages[name]["inputs"] = {**self.stages[name]["inputs"], why: ""}
-
-    def note(self, name: str, key: str, value: Any = None) -> Any:
-        """Keep a value with a running stage, or read it; it is gone once the stage is done."""
-        with self.lock:
-            notes = self.stages[name].setdefault("notes", {})
-            if value is not None:
-                notes[key] = value
-                self.save()
-            return notes.get(key)
 
     def remove(self, paths: Sequence[Path]) -> None:
         for path in paths:

@@ -11,6 +11,8 @@ from jobs.pipeline.record import PIPELINE_FILE, Record, in_words
 
 REPORT = "report.html"
 SHOWN_DAYS = 14
+TUNED = (".tuned", ".untuned")
+"""What a policy's figures by day end with."""
 
 
 def show(console: Console, record: Record, summary: dict[str, Any], plan: Plan) -> None:
@@ -21,14 +23,13 @@ def show(console: Console, record: Record, summary: dict[str, Any], plan: Plan) 
     if table.row_count:
         console.print(table)
     if record.days:
-        value = f"{plan.options.metric}_at_{plan.options.k}"
-        shown = {"rows": "rows", "CTR AUC": "ctr.auc", "log-loss": "ctr.log_loss", "PCOC": "ctr.pcoc"}
-        shown |= {"CTCVR AUC": "ctcvr.auc", "value": f"{value}.tuned", "untuned": f"{value}.untuned"}
+        tuned = {key: key for facts in record.days.values() for key in facts if key.endswith(TUNED)}
+        shown = {"rows": "rows", **{name: key for key, name in plan.problem.watched.items()}, **tuned}
         table = Table(Column("day", no_wrap=True), *shown, box=SIMPLE, caption="judged before they were trained on")
         for day in sorted(record.days)[-SHOWN_DAYS:]:
             facts = record.days[day]
             table.add_row(day, *(in_words({"": facts[key]}).strip() if key in facts else "-" for key in shown.values()))
         console.print(table)
-    if message := summary.get("fusion.message"):
+    if message := summary.get("message"):
         console.print(message, soft_wrap=True)
     console.print(f"report: {plan.out / REPORT}, record: {plan.out / PIPELINE_FILE}", soft_wrap=True)

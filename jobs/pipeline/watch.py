@@ -1,8 +1,8 @@
 """The continuing mode of jobs.pipeline: each new day is judged on first, then trained on, tuned on and exported.
 
-A day's figures are those of the model and the fusion of the days before it (progressive validation): no row is judged
+A day's figures are those of the model and the policy of the days before it (progressive validation): no row is judged
 on after it was learned from. Then the model is trained on the day from the weights it has, a share of the day's users
-left out; these are scored, and the fusion is tuned on them from the theta it has.
+left out; these are scored, and the policy is tuned on them from the theta it has.
 """
 
 import json
@@ -14,30 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.files import write_whole
 from data.labels import check_labels
 from data.log import Log, open_log
 from distributed.training.recorder import CHECKPOINTS
-from funnel.fusion.fixed_policy import judge_policy
-from jobs.evolve.evolve_fusion import POLICY_FILE
+from jobs.evolve.conduct import POLICY_FILE
 from jobs.pipeline.days import cut_day, whole_days
-from jobs.pipeline.plan import ROUND_RESAMPLES, Plan, check_tunable
+from jobs.pipeline.plan import DAY_RESAMPLES, Plan
 from jobs.pipeline.record import Record, Stage
 from jobs.pipeline.stages import evaluate_stage, evolve_stage, export_stage, score_part, score_stage, train_stage
 from jobs.run.directory import METRICS_FILE, SUMMARY_FILE, read_json
 
 DAYS, DAYS_FILE, CURRENT = "days", "days.jsonl", "current"
 CHECKED = ("train", "evolve", "export")
-FIGURES = tuple(f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr", "cvr.entire")
-                for figure in ("auc", "log_loss", "pcoc", "ece"))  # fmt: skip
+ENDINGS = (".auc", ".log_loss", ".pcoc", ".ece")
+"""Of the evaluation's figures, those that a day keeps, but not those of slices."""
+SLICED = "by."
 
 
 @dataclass(frozen=True)
 class Current:
-    """What serves at the moment: a model and a fusion, and the stages that made them."""
+    """What serves at the moment: a model and a policy, and the stages that made them."""
 
     name: str
     trained: Path
-    fusion: Path
+    tuned: Path
     made: dict[str, str]
     """Fingerprints, as inputs of what comes next."""
 
@@ -88,23 +89,23 @@ class Watch:
         return next((day for day in days if day > last), None)
 
     def check_done(self) -> None:
-        """Find where we are; from a day on whose files are damaged, all are done anew."""
-        anew, first = False, True
+        """Find where we are; from a day on whose files are damaged, all are done again."""
+        again, first = False, True
         for day in self.taken():
             facts = self.record.days[day]
-            if facts.get("skipped") and not anew:
+            if facts.get("skipped") and not again:
                 continue
             follows, first = not first, False
             if facts.get("pruned"):
-                if anew:
-                    raise ValueError(f"{self.place(day)}: has to be made anew, but only its figures were kept")
+                if again:
+                    raise ValueError(f"{self.place(day)}: has to be done again, but only its figures were kept")
                 continue
             names = [f"{day} {stage}" for stage in CHECKED if stage != "export" or self.plan.options.formats]
             broken = [why for name in names if (why := self.record.invalid(name))]
-            if broken and not anew:
-                self.record.say(f"{day}: {broken[0]}; it is made anew, and the days after it", "yellow")
-                anew = True
-            if anew:
+            if broken and not again:
+                self.record.say(f"{day}: {broken[0]}; it is done again, and the days after it", "yellow")
+                again = True
+            if again:
                 if self.current is None and follows:
                     raise ValueError(f"{self.place(day)}: is damaged, and the model of the day before was not kept")
                 if self.current is None and self.base is not None:
@@ -118,9 +119,8 @@ class Watch:
     def take(self, day: str) -> None:
         """Everything that a day brings; then it is written down, served, and older days' files go."""
         facts = self.day(day)
-        with self.record.lock:
-            self.record.days[day] = facts
-            self.record.save()
+        self.record.days[day] = facts
+        self.record.save()
         if not facts.get("skipped"):
             self.current = self.after(day)
         self.publish()
@@ -135,67 +135,67 @@ class Watch:
             facts |= self.judge(day, before, data)
         cut = place / "log"
         counts = record.do(Stage(f"{day} cut", data, (cut,), lambda: files(cut), lambda: self.cut(day, cut)))
-        facts |= {key: counts[key] for key in ("rows", "clicks", "conversions")}
+        facts |= {key: value for key, value in counts.items() if key != "skipped"}
         if counts["skipped"]:
             return {**facts, "skipped": counts["skipped"]}
         inputs = {"cut": record.result(f"{day} cut"), **(before.made if before else {})}
-        trained, fusion = place / "train", place / "fusion"
+        trained, tuned = place / "train", place / "tuned"
         start = before.trained if before else None
-        epochs = options.day_epochs if before else options.epochs
+        epochs = options.day_epochs if before else None
         steps = train_stage(plan, record, f"{day} train", trained, str(cut), inputs, start_from=start, epochs=epochs)
         model = {"train": record.result(f"{day} train")}
         scored = place / "scored.parquet"
         score_stage(record, f"{day} score", trained, str(cut), {"valid": scored}, model)
         arguments = plan.evolve_arguments(
             scored,
-            fusion,
-            generations=options.round_generations if before else options.generations,
-            resamples=min(ROUND_RESAMPLES, options.resamples),
-            workers=plan.evolve_workers(0),
-            start_from=before.fusion if before else None,
+            tuned,
+            generations=options.day_generations if before else None,
+            resamples=min(DAY_RESAMPLES, options.resamples),
+            start_from=before.tuned if before else None,
         )
         theta = {"score": record.result(f"{day} score"), **(before.made if before else {})}
-        evolve_stage(plan, record, f"{day} evolve", arguments, theta)
+        evolve_stage(record, f"{day} evolve", arguments, theta)
         if options.formats:
             made = {**model, "evolve": record.result(f"{day} evolve")}
-            export_stage(plan, record, f"{day} export", trained, fusion, str(cut), "valid", place / "served", made)
-        last = (fusion / METRICS_FILE).read_text().splitlines()[-1]
+            export_stage(plan, record, f"{day} export", trained, tuned, str(cut), "valid", place / "served", made)
+        last = (tuned / METRICS_FILE).read_text().splitlines()[-1]
         return {**facts, "steps": steps["steps"], "theta_crc32": json.loads(last)["theta_crc32"]}
 
     def judge(self, day: str, before: Current, data: dict[str, str]) -> dict[str, Any]:
-        """The day's figures of the model and the fusion of the days before."""
+        """The day's figures of the model and the policy of the days before."""
         plan, record, place = self.plan, self.record, self.place(day)
         inputs, where = {**data, **before.made}, str(self.where)
         evaluate_stage(plan, record, f"{day} judge", before.trained, where, day, place / "judged", inputs)
-        scored, found = place / "judged.parquet", place / "judged_fusion.json"
+        scored, found = place / "judged.parquet", place / "judged_policy.json"
 
         def work() -> dict[str, Any]:
             score_part(before.trained, where, day, scored)
-            figures = judge_policy(scored, before.fusion / POLICY_FILE, ROUND_RESAMPLES, plan.options.seed)
+            figures = plan.tunable.judge_policy(before.tuned / POLICY_FILE, scored, DAY_RESAMPLES, plan.seed)
             found.write_text(json.dumps(figures, indent=1) + "\n")
             scored.unlink()
             return figures
 
-        values = record.do(Stage(f"{day} fusion", inputs, (scored, found), lambda: [found], work))
+        values = record.do(Stage(f"{day} policy", inputs, (scored, found), lambda: [found], work))
         summary = read_json(place / "judged" / SUMMARY_FILE)
-        return {key: summary[key] for key in FIGURES if key in summary} | values
+        own = {key: value for key, value in summary.items() if key.endswith(ENDINGS) and isinstance(value, int | float)}
+        return {key: value for key, value in own.items() if not key.startswith(SLICED)} | values
 
     def cut(self, day: str, out: Path) -> dict[str, Any]:
         """The day as a log of train and valid, and what is in it; `skipped`: why nothing can be learned from it."""
         shutil.rmtree(out, ignore_errors=True)
-        cut_day(self.log, day, self.plan.options.valid_share, self.plan.options.seed, out)
+        cut_day(self.log, day, self.plan.options.valid_share, self.plan.seed, out)
         log = open_log(out)
         labels = {name: check_labels(log, log.part(name)) for name in ("train", "valid")}
-        facts: dict[str, Any] = {key: sum(getattr(part, key) for part in labels.values())
-                                 for key in ("rows", "clicks", "conversions")}  # fmt: skip
-        poor = [name for name, part in labels.items() if not part.conversions]
-        skipped = f"no conversion in its {poor[0]} part" if poor else untunable(self.plan, log)
-        return {**facts, "skipped": skipped}
+        rows = sum(part.rows for part in labels.values())
+        counts = {f"{label}s": sum(part.positives[label] for part in labels.values()) for label in log.schema.labels}
+        poor = [f"no {label} in its {name} part" for name, part in labels.items() for label in log.schema.labels
+                if not part.positives[label]]  # fmt: skip
+        return {"rows": rows, **counts, "skipped": poor[0] if poor else untunable(self.plan, log)}
 
     def after(self, day: str) -> Current:
         place = self.place(day)
         made = {"model": self.record.result(f"{day} train"), "theta": self.record.result(f"{day} evolve")}
-        return Current(day, place / "train", place / "fusion", made)
+        return Current(day, place / "train", place / "tuned", made)
 
     def place(self, day: str) -> Path:
         return self.plan.out / DAYS / day
@@ -209,18 +209,17 @@ class Watch:
         for day in learned:
             shutil.rmtree(self.place(day) / "train" / CHECKPOINTS, ignore_errors=True)
         for day in learned[: -self.plan.options.keep]:
-            with self.record.lock:
-                self.record.days[day]["pruned"] = True
-                self.record.save()
-            for name in ("train", "fusion", "served", "log"):
+            self.record.days[day]["pruned"] = True
+            self.record.save()
+            for name in ("train", "tuned", "served", "log"):
                 shutil.rmtree(self.place(day) / name, ignore_errors=True)
             (self.place(day) / "scored.parquet").unlink(missing_ok=True)
 
 
 def untunable(plan: Plan, log: Log) -> str:
-    """Why the fusion cannot be tuned on the day's valid part, or nothing."""
+    """Why the policy cannot be tuned on the day's valid part, or nothing."""
     try:
-        check_tunable(plan, log, "valid", None)
+        plan.tunable.check_log(plan.tuning, log, "valid", None, plan.seed)
     except ValueError as error:
         return str(error)
     return ""
@@ -232,10 +231,8 @@ def files(where: Path) -> list[Path]:
 
 def write_days(path: Path, days: dict[str, dict[str, Any]]) -> None:
     """days.jsonl, a line a day in their order, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     lines = [{key: value for key, value in days[day].items() if key != "pruned"} for day in sorted(days)]
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    temporary.replace(path)
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def serve(out: Path, place: Path) -> None:

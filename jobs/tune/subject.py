@@ -12,16 +12,25 @@ if TYPE_CHECKING:
 class Subject(Protocol):
     """Plain values, for they travel to the trials."""
 
-    job: str
-    """The command whose settings are searched: "train" or "evolve"."""
-    unit: str
-    """What a trial counts: "epoch" or "generation"."""
-    workers: int
-    """Ray Train workers of each trial; 0: it has its own process."""
-    checkpoints: bool
-    """Hand Tune the checkpoints: population-based training gives them to other trials."""
-    data: dict[str, Any]
-    """What run.json keeps of the data."""
+    @property
+    def job(self) -> str:
+        """The command whose settings are searched: "train" or "evolve"."""
+
+    @property
+    def unit(self) -> str:
+        """What a trial counts: "epoch" or "generation"."""
+
+    @property
+    def workers(self) -> int:
+        """Ray Train workers of each trial; 0: it has its own process."""
+
+    @property
+    def checkpoints(self) -> bool:
+        """Hand Tune the checkpoints: population-based training gives them to other trials."""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What run.json keeps of the data."""
 
     @property
     def last(self) -> int:
