@@ -1,4 +1,4 @@
-"""Everything once, on a generated log with known truth: log -> training -> scores -> fusion weights -> report.
+"""Everything once, on a generated log with known truth: log -> training -> scores -> tuned order -> report.
 
     python -m jobs.demo --out runs/demo                    # under two minutes on two cores
     python -m jobs.demo --out runs/small --rows 200000 --workers 1
@@ -36,7 +36,7 @@ def run(arguments: Arguments) -> Path:
     check_cpus(arguments.workers)
     console = Console()
     out = arguments.out.expanduser().absolute()
-    log, trained, scored, fusion = (out / name for name in ("log", "train", "scored.parquet", "fusion"))
+    log, trained, scored, tuned = (out / name for name in ("log", "train", "scored.parquet", "tuned"))
     workers, seed = arguments.workers, arguments.seed
 
     def stage(number: int, command: str) -> None:
@@ -49,16 +49,21 @@ def run(arguments: Arguments) -> Path:
     else:
         make_data.run(make_data.MakeData(rows=arguments.rows, history=arguments.history, seed=seed, out=log))
     stage(2, f"train --data {log} --out {trained} --workers {workers} --seed {seed}")
-    train.run(train.Arguments(data=str(log), out=trained, workers=workers, seed=seed))
+    train.run(train.arguments_of(*options(data=log, out=trained, workers=workers, seed=seed)))
     stage(3, f"score --run {trained} --data {log} --out {scored}")
     if scored.exists():
         console.print(f"the scores are there already: {scored}")
     else:
         score.run(score.Arguments(run=trained, data=str(log), out=scored))
-    stage(4, f"evolve --scored {scored} --out {fusion} --workers {workers} --seed {seed}")
-    evolve.run(evolve.Arguments(scored=scored, out=fusion, workers=workers, seed=seed))
-    stage(5, f"report {trained} {fusion} --out {out / 'report.html'}")
-    return report.run(report.Args(runs=[trained, fusion], out=out / "report.html"))
+    stage(4, f"evolve --scored {scored} --out {tuned} --workers {workers} --seed {seed}")
+    evolve.run(evolve.arguments_of(*options(scored=scored, out=tuned, workers=workers, seed=seed)))
+    stage(5, f"report {trained} {tuned} --out {out / 'report.html'}")
+    return report.run(report.Args(runs=[trained, tuned], out=out / "report.html"))
+
+
+def options(**values: object) -> list[str]:
+    """The words of some options."""
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from distributed.training.launch import prepare, run_training
 from distributed.training.learner import Learner
 from distributed.training.recorder import CHECKPOINTS
 from funnel.ranking.problem import EntireSpace, EntireSpaceSettings
+from jobs import tune
 from jobs.command.preset import apply
 
 CPU = torch.device("cpu")
@@ -103,3 +104,21 @@ def same_bits(run: Path, other: Path) -> None:
 def events(run: Path, kind: str) -> list[dict[str, Any]]:
     lines = (run / METRICS).read_text().splitlines()
     return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+TINY_SEARCH = {
+    "batch_size": 256,
+    "stream.shuffle_rows": 512,
+    "model.tower_hidden": [4],
+    "model.backbone.experts": 1,
+    "model.backbone.expert_hidden": [8],
+    "model.embedding_width": 2,
+}
+RATES = {"optimizer.learning_rate": 0.1, "optimizer.embedding_learning_rate": 0.1}
+
+
+def tiny_search(log: Path, out: Path, values: dict[str, Any] | None = None, **given: Any) -> tune.Arguments:
+    """Arguments of a small search; `values`: settings of all trials beside TINY_SEARCH."""
+    own = {"space": "rates", "samples": 3, "concurrent": 2, **given}
+    config, settings = settings_of({**TINY_SEARCH, "epochs": 2, **(values or {})})
+    return tune.Arguments(out=out, data=str(log), config=config, settings=settings, **own)

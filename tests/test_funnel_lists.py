@@ -1,6 +1,7 @@
 """Whole requests through the loop: units, loss and figures against slow references, any number of workers, resume."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -212,7 +213,7 @@ def requests_of(batch: object) -> list[tuple]:
     """Each request's rows as one comparable tuple."""
     rows, begins = batch.rows, batch.begin_L1.tolist()  # type: ignore[attr-defined]
     lines = torch.cat([rows.ids_BK.double(), rows.numeric_BN.nan_to_num(-1.0).double()], 1).tolist()
-    return [tuple(map(tuple, lines[a:b])) for a, b in zip(begins, begins[1:], strict=False)]
+    return [tuple(map(tuple, lines[a:b])) for a, b in itertools.pairwise(begins)]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])

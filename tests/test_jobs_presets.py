@@ -1,6 +1,5 @@
 """Named configurations, spaces and preset files: what they say is taken, and mistakes are one line."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,73 +8,65 @@ import pytest
 
 from distributed.config import TrainConfig
 from es.config import ESConfig
+from funnel.registry import PROBLEMS, TUNABLES, find_problem, find_tunable
+from funnel.settings import changed, flat, plain
 from jobs import evolve, train
-from jobs.command.preset_file import (
-    asked_for,
-    assignments,
-    check_evolve,
-    check_train,
-    fill_evolve,
-    fill_train,
-    write_preset,
-)
-from jobs.command.presets import PRESETS, SPACES
-from jobs.command.settings import override
-from jobs.evolve.evolution import Arguments as EvolveArguments
-from jobs.evolve.evolution import configure as configure_evolve
-from jobs.run.directory import flatten
+from jobs.command.preset import apply, find_preset, write_preset
+from jobs.evolve import presets as engine
 
 
-@pytest.mark.parametrize("what", ["train", "evolve"])
-def test_presets_and_spaces_hold_what_they_say(what: Any) -> None:
-    from jobs.tune.search import default_of, draw
+@pytest.mark.parametrize("name", [*PROBLEMS, *TUNABLES])
+def test_presets_and_spaces_hold_what_they_say(name: str) -> None:
+    from jobs.tune.search import default_of, domains, draw
 
-    for function in PRESETS[what]:
-        assert function.__doc__
-        if what == "train":
-            check_train(function(), function.__name__)
-        else:
-            check_evolve(EvolveArguments, function(), function.__name__)
-    es = dataclasses.asdict(ESConfig()) | {"learning_rate": ESConfig().step_size, "fusion": "product"}
-    defaults = flatten(dataclasses.asdict(TrainConfig())) if what == "train" else es
-    for name, make in SPACES[what].items():
-        space = make()
-        first = default_of(space, defaults)
+    kind = find_problem(name) if name in PROBLEMS else find_tunable(name)
+    configs = (TrainConfig() if name in PROBLEMS else ESConfig(), kind.settings_type())
+    own = {} if name in PROBLEMS else engine.PRESETS
+    for preset in (*kind.presets.values(), *own.values()):
+        assert preset.__doc__
+        apply(preset(), preset.__name__, *configs)
+    defaults = flat(plain(configs[0])) | flat(plain(configs[1]))
+    if name in TUNABLES:
+        defaults["learning_rate"] = ESConfig().step_size
+    for make in (*kind.spaces.values(), *({} if name in PROBLEMS else engine.SPACES).values()):
+        assert make.__doc__
+        space = domains(make())
+        first = default_of(space, {key: tuple(v) if isinstance(v, list) else v for key, v in defaults.items()})
         points = draw(space, first, 30, seed=1)
         assert points == draw(space, first, 30, seed=1)
         assert points[0] == first
         for point in points:
-            if what == "train":
-                check_train(point, name)
-            else:
-                check_evolve(EvolveArguments, point, name)
+            apply(point, make.__name__, *configs)
 
 
-def test_preset_file_round_trip(tmp_path: Path) -> None:
+def test_a_preset_file_becomes_defaults_that_options_win_over(tmp_path: Path) -> None:
     settings = {"objective.name": "escm2_dr", "model.backbone.expert_hidden": (8, 4), "optimizer.learning_rate": 0.0123}
     path = tmp_path / "best.json"
     write_preset(path, "train", settings, {"trial": 3})
-    arguments = train.Arguments(data="log", out=tmp_path / "run", config=path, set=("optimizer.weight_decay=0.1",))
-    config = train.configure(fill_train(arguments, *asked_for("train", path, "")))
-    wanted = override(TrainConfig(), [*assignments(settings), "optimizer.weight_decay=0.1"])
-    assert config == wanted
+    words = ["--data", "log", "--out", str(tmp_path / "run"), "--preset", str(path)]
+    given = train.arguments_of(*words, "--optimizer.weight-decay", "0.1")
+    assert given.config == changed(TrainConfig(), {"optimizer.learning_rate": 0.0123, "optimizer.weight_decay": 0.1})
+    assert given.settings.objective.name == "escm2_dr"
+    assert given.settings.model.backbone.expert_hidden == (8, 4)
     nested = tmp_path / "nested.json"
     nested.write_text(json.dumps({"objective": {"name": "esmm"}, "epochs": 7}))
-    filled = fill_train(dataclasses.replace(arguments, seed=5), *asked_for("train", nested, ""))
-    assert (filled.objective, filled.epochs, filled.seed) == ("esmm", 7, 5)
-    assert fill_train(dataclasses.replace(arguments, epochs=3), *asked_for("train", nested, "")).epochs == 3
-    es = {"sigma": 0.3, "pairs": 16, "weight_decay": 0.01, "fusion": "rank"}
-    write_preset(path, "evolve", es, {})
-    given = fill_evolve(EvolveArguments(), *asked_for("evolve", path, ""))
-    config_es = configure_evolve(dataclasses.replace(given, workers=0))
-    assert (config_es.sigma, config_es.pairs, config_es.weight_decay, given.fusion) == (0.3, 16, 0.01, "rank")
+    words[-1] = str(nested)
+    assert (train.arguments_of(*words).config.epochs, train.arguments_of(*words, "--epochs", "2").config.epochs) == (
+        7,
+        2,
+    )
+    write_preset(path, "evolve", {"sigma": 0.3, "pairs": 16, "weight_decay": 0.01, "fusion": "rank"}, {})
+    tuned = evolve.arguments_of("--out", tmp_path / "es", "--scored", "s.parquet", "--preset", path)
+    assert (tuned.config.sigma, tuned.config.pairs, tuned.config.weight_decay) == (0.3, 16, 0.01)
+    assert tuned.settings.fusion == "rank"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"objective.nam": 1}, r"best\.json: unknown key 'objective\.nam'; valid keys: epochs, .*objective\.name"),
-        ({"epochs": "many"}, r"best\.json: setting epochs=many: want a whole number"),
+        ({"objective.nam": 1}, r"best\.json: unknown key 'objective\.nam'; valid keys: .*objective\.name"),
+        ({"nothing": 1}, r"best\.json: unknown key 'nothing'; valid keys: epochs, .*objective\.name"),
+        ({"epochs": "many"}, r"best\.json: epochs is 'many', which is not what this setting takes"),
         ({"optimizer.learning_rate": -1}, r"best\.json: optimizer\.learning_rate must be positive"),
         ({"preset": "evolve", "settings": {}}, r"best\.json: a preset of jobs\.evolve, not of jobs\.train"),
         ({"settings": [1]}, r"best\.json: its settings are no object"),
@@ -85,14 +76,13 @@ def test_preset_file_round_trip(tmp_path: Path) -> None:
 def test_bad_presets_are_one_line(tmp_path: Path, content: Any, message: str) -> None:
     path = tmp_path / "best.json"
     path.write_text("{" if content is None else json.dumps(content))
-    with pytest.raises(ValueError, match=message):
-        train.run(train.Arguments(data="nowhere", out=tmp_path / "run", config=path))
+    with pytest.raises(ValueError, match=message) as raised:
+        train.arguments_of("--data", "nowhere", "--out", str(tmp_path / "run"), "--preset", str(path))
+    assert "\n" not in str(raised.value)
 
 
-def test_named_configurations(tmp_path: Path) -> None:
+def test_named_configurations() -> None:
     with pytest.raises(ValueError, match=r"--preset x: no such preset of jobs\.train; there are default, doubly"):
-        train.run(train.Arguments(data="nowhere", out=tmp_path / "run", preset="x"))
-    with pytest.raises(ValueError, match=r"--preset x: no such preset of jobs\.evolve; there are default, cautious"):
-        evolve.run(evolve.Arguments(out=tmp_path / "run", preset="x"))
-    with pytest.raises(ValueError, match="unknown key 'sigm'; valid keys: seed, algorithm"):
-        check_evolve(EvolveArguments, {"sigm": 1}, "file")
+        find_preset("x", find_problem("entire_space").presets, "train")
+    with pytest.raises(ValueError, match=r"--preset x: no such preset"):
+        evolve.arguments_of("--out", "run", "--preset", "x")

@@ -1,7 +1,6 @@
 """jobs.tune: aims, presets, one real small search of each kind, going on after a kill, mistakes in one line."""
 
 import dataclasses
-import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
-from conftest import begin
 from ray.tune import Checkpoint
-from support import settings_of
+from support import RATES, TINY_SEARCH, settings_of, tiny_search
 
 from benchmarks.evaluation import tune as benchmark
 from data.log import open_log
@@ -22,28 +19,11 @@ from es.config import ESConfig
 from es.engine import run as run_engine
 from es.objectives.toy import Sphere
 from es.tune import milestones
-from jobs import evolve, report, train, tune
+from jobs import report, train, tune
 from jobs.run.directory import read_json
 from jobs.tune.aim import FAILED, INFEASIBLE, front, read_aim
 from jobs.tune.files import Ledger, read_reports
 from jobs.tune.options import find_space, held
-
-TINY = {
-    "batch_size": 256,
-    "stream.shuffle_rows": 512,
-    "model.tower_hidden": [4],
-    "model.backbone.experts": 1,
-    "model.backbone.expert_hidden": [8],
-    "model.embedding_width": 2,
-}
-RATES = {"optimizer.learning_rate": 0.1, "optimizer.embedding_learning_rate": 0.1}
-
-
-def tiny(log: Path, out: Path, values: dict[str, Any] | None = None, **given: Any) -> tune.Arguments:
-    """Arguments of a small search; `values`: settings of all trials beside TINY."""
-    own = {"space": "rates", "samples": 3, "concurrent": 2, **given}
-    config, settings = settings_of({**TINY, "epochs": 2, **(values or {})})
-    return tune.Arguments(out=out, data=str(log), config=config, settings=settings, **own)
 
 
 class Known:
@@ -68,7 +48,7 @@ def aim_of(metric: str, limits: Any = (), pareto: Any = ()) -> Any:
 def found(ray_cluster: None, small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished search of three trials."""
     out = tmp_path_factory.mktemp("tune") / "search"
-    tune.run(tiny(small_log, out))
+    tune.run(tiny_search(small_log, out))
     return out
 
 
@@ -160,7 +140,7 @@ def test_an_option_that_is_given_is_not_searched(tmp_path: Path) -> None:
 
 
 def test_the_hook_ends_a_training(small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = settings_of({**TINY, "epochs": 3, "patience": 0})
+    given = settings_of({**TINY_SEARCH, "epochs": 3, "patience": 0})
     job = prepare(tmp_path / "run", open_log(str(small_log)), *given, time.time())
     seen: list[dict[str, Any]] = []
 
@@ -205,7 +185,7 @@ def test_a_search_finds_and_keeps(found: Path, small_log: Path, tmp_path: Path) 
     # a trial is what jobs.train makes of its settings, and of the validation part only
     best = runs[summary["best.trial"]]
     assert read_json(best / "summary.json")["part"] == "valid"
-    given = settings_of({**TINY, "epochs": 2, **summary["best.settings"]})
+    given = settings_of({**TINY_SEARCH, "epochs": 2, **summary["best.settings"]})
     job = prepare(tmp_path / "run", open_log(str(small_log)), *given, time.time())
     (tmp_path / "run").mkdir()
     figures = run_training(job, workers=0)
@@ -227,9 +207,9 @@ def test_a_search_goes_on(found: Path, small_log: Path, capsys: pytest.CaptureFi
     assert Ledger(found / "ledger.jsonl").settings == ledger
     assert (found / "trials" / "0000" / "trial.json").stat().st_mtime_ns == kept
     assert after["best.valid.ctcvr.log_loss"] == before["best.valid.ctcvr.log_loss"]
-    assert tune.run(tiny(small_log, found)) == after
+    assert tune.run(tiny_search(small_log, found)) == after
     with pytest.raises(ValueError, match="holds another run: samples was 3, now 4"):
-        tune.run(tiny(small_log, found, samples=4))
+        tune.run(tiny_search(small_log, found, samples=4))
     page = report.run(report.Args(runs=[found], out=found.parent / "report.html")).read_text()
     assert "Searching settings" in page
     assert "Settings and ctcvr.log_loss of every trial" in page
@@ -257,7 +237,7 @@ def no_tune(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_trial_is_feasible(no_tune: None, small_log: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
     given = {"samples": 2, "values": {"epochs": 1}, "subject_to": ("ctr.auc>=0.99",)}
-    summary = tune.run(tiny(small_log, out, **given))
+    summary = tune.run(tiny_search(small_log, out, **given))
     assert summary["tune.feasible"] == 0
     assert "No trial of 2 is feasible" in summary["tune.message"]
     assert not (out / "best.json").exists()
@@ -268,7 +248,7 @@ def test_no_trial_is_feasible(no_tune: None, small_log: Path, tmp_path: Path) ->
 def test_a_front_of_two_figures(no_tune: None, small_log: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
     given = {"scheduler": "none", "values": {"epochs": 1}, "pareto": ("ctr.auc", "cvr.click.auc")}
-    summary = tune.run(tiny(small_log, out, **given))
+    summary = tune.run(tiny_search(small_log, out, **given))
     front_presets = sorted(path.stem for path in (out / "front").iterdir())
     assert [f"{index:04d}" for index in sorted(summary["tune.front"])] == front_presets
     assert f"front.{front_presets[0]}.test.ctr.auc" in summary
@@ -279,7 +259,7 @@ def test_a_front_of_two_figures(no_tune: None, small_log: Path, tmp_path: Path) 
 def test_every_trial_fails(no_tune: None, small_log: Path, tmp_path: Path) -> None:
     wild = {"epochs": 1, "optimizer.learning_rate": 1e30}
     with pytest.raises(ValueError, match=r"all 2 trials failed; the first: the loss is nan at step"):
-        tune.run(tiny(small_log, tmp_path / "search", wild, samples=2))
+        tune.run(tiny_search(small_log, tmp_path / "search", wild, samples=2))
     assert (tmp_path / "search" / "trials.csv").read_text().count("failed") == 2
 
 
@@ -290,7 +270,7 @@ def test_a_training_at_its_end_is_taken_over_whole(
     from jobs.tune import trial as trials
     from jobs.tune.training import Training
 
-    job = prepare(tmp_path, open_log(str(small_log)), *settings_of({**TINY, "epochs": 2}), time.time())
+    job = prepare(tmp_path, open_log(str(small_log)), *settings_of({**TINY_SEARCH, "epochs": 2}), time.time())
     trial = trials.trainable(trials.Plan(str(tmp_path), aim_of("ctcvr.log_loss"), Training(job, checkpoints=True)))
     first, second = tmp_path / "0000", tmp_path / "0001"
     trial({trials.INDEX: 0, "optimizer.learning_rate": 0.01})
@@ -299,89 +279,3 @@ def test_a_training_at_its_end_is_taken_over_whole(
     assert read_reports(second) == read_reports(first)[-1:]
     assert read_json(second / "settings.json") == read_json(first / "settings.json")
     assert read_json(second / "trial.json")["state"] == "finished"
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_population_hands_weights_on(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
-    out = tmp_path / "search"
-    summary = tune.run(tiny(small_log, out, {"epochs": 3}, samples=4, scheduler="pbt"))
-    assert summary["tune.finished"] == 4
-    drawn = Ledger(out / "ledger.jsonl").settings
-    now = [read_json(out / "trials" / f"{index:04d}" / "settings.json") for index in range(4)]
-    assert any(a != b for a, b in zip(drawn, now, strict=True))
-    for index in range(4):  # each to the end, though one may take over a training that is further on
-        assert read_reports(out / "trials" / f"{index:04d}")[-1]["at"] == 3
-
-
-@pytest.mark.ray
-def test_a_search_of_an_evolution(ray_cluster: None, scored: Path, tmp_path: Path) -> None:
-    out = tmp_path / "search"
-    words = ("--objective", "fusion", "--tuning.scored", scored, "--tuning.k", 2, "--generations", 6, "--samples", 3)
-    arguments = tune.arguments_of("--out", out, *words, "--concurrent", 2)
-    summary = tune.run(arguments)
-    assert summary["tune.trials"] == 3
-    assert summary["best.valid.value"] >= summary["default.valid.value"]
-    assert "best.test.fusion.value_at_2.tuned" in summary
-    best = evolve.run(
-        evolve.arguments_of(
-            "--scored", scored, "--out", tmp_path / "run", "--preset", out / "best.json", "--workers", 0
-        )
-    )
-    assert best["es.generations"] == 6
-    run = read_json(tmp_path / "run" / "run.json")["config"]
-    assert run["es"]["sigma"] == summary["best.settings"]["sigma"]
-    assert run["settings"]["k"] == 2
-
-
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """800 exposures of 100 users with scores that know a little."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rng = np.random.default_rng(0)
-    interest = rng.random(800)
-    click = rng.random(800) < interest * 0.6
-    columns: dict[str, Any] = {
-        "user": np.arange(800) // 8,
-        "request": np.arange(800) // 4,
-        "click": click.astype(np.int8),
-        "conversion": (click & (rng.random(800) < 0.4)).astype(np.int8),
-        "pctr": (interest * 0.5 + rng.random(800) * 0.3).astype(np.float32),
-        "pcvr": (rng.random(800) * 0.5 + 0.1).astype(np.float32),
-    }
-    columns["pctcvr"] = columns["pctr"] * columns["pcvr"]
-    path = tmp_path_factory.mktemp("scored") / "scored.parquet"
-    pq.write_table(pa.table(columns), path)
-    return path
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_the_driver_is_killed(
-    ray_cluster: None, small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same search in this process goes on from what it left."""
-    out = tmp_path / "search"
-    given = tiny(small_log, out, concurrent=1, scheduler="none")
-    words = ["--data", small_log, "--out", out, "--samples", given.samples, "--space", given.space]
-    words += ["--concurrent", 1, "--scheduler", "none", "--epochs", 2]
-    for key, value in TINY.items():
-        words += ["--" + key.replace("_", "-"), *(value if isinstance(value, list) else [value])]
-    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-    process = begin("jobs.tune", *words, errors=tmp_path / "log", RAY_ADDRESS=os.environ["RAY_ADDRESS"])
-    try:
-        deadline = time.monotonic() + 180
-        while not (out / "trials" / "0000" / "trial.json").exists() and time.monotonic() < deadline:
-            assert process.is_alive(), (tmp_path / "log").read_text()
-            time.sleep(0.05)
-    finally:
-        process.kill()
-        process.join()
-    assert not (out / "summary.json").exists()
-    ledger = Ledger(out / "ledger.jsonl").settings
-    ended = (out / "trials" / "0000" / "trial.json").stat().st_mtime_ns
-    assert tune.run(given)["tune.finished"] == 3
-    assert Ledger(out / "ledger.jsonl").settings[: len(ledger)] == ledger
-    assert (out / "trials" / "0000" / "trial.json").stat().st_mtime_ns == ended

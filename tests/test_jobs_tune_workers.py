@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from support import settings_of
-from test_jobs_tune import TINY, tiny
+from support import TINY_SEARCH, settings_of, tiny_search
 
 from data.log import open_log
 from distributed.training.launch import prepare, run_training
@@ -99,7 +98,7 @@ def test_what_a_killed_start_still_holds_is_given_back(ray_cluster: None, tmp_pa
 def test_a_search_of_trials_with_two_workers(ray_cluster: None, small_log: Path, tmp_path: Path) -> None:
     before, cpus = groups(), ray.cluster_resources()["CPU"]
     given = {"samples": 2, "concurrent": 1, "values": {"seed": 2}, "trial_workers": 2}
-    summary = tune.run(tiny(small_log, tmp_path / "search", **given))
+    summary = tune.run(tiny_search(small_log, tmp_path / "search", **given))
     first, second = (tmp_path / "search" / "trials" / name for name in ("0000", "0001"))
     assert [read_json(run / "trial.json")["state"] for run in (first, second)] == ["finished", "stopped"]
     assert [[report["at"] for report in read_reports(run)] for run in (first, second)] == [[1, 2], [1]]
@@ -112,7 +111,7 @@ def test_a_search_of_trials_with_two_workers(ray_cluster: None, small_log: Path,
     assert ray.available_resources()["CPU"] == cpus
 
     # a trial is what a plain training of its settings is
-    config = settings_of({**TINY, "epochs": 2, "seed": 2})
+    config = settings_of({**TINY_SEARCH, "epochs": 2, "seed": 2})
     job = prepare(tmp_path / "run", open_log(str(small_log)), *config, time.time())
     (tmp_path / "run").mkdir()
     plain = run_training(dataclasses.replace(job, parts={k: v for k, v in job.parts.items() if k != "test"}), workers=0)

@@ -37,10 +37,11 @@ from distributed.training.job import TrainJob
 from distributed.training.launch import run_training
 from distributed.training.validation import count
 from funnel.network import BatchNetwork
+from funnel.problem import Given
 from funnel.ranking.calibration_fit import fit_calibration, gather
+from funnel.ranking.click_model import ClickModel
 from funnel.ranking.presets import PRESETS, clicks
 from funnel.ranking.problem import PROPENSITIES, EntireSpace
-from jobs.calibrate import click_model_of
 from jobs.command.preset import find_preset
 from models.objectives.base import Labels, Objective
 from models.objectives.terms import binary_cross_entropy
@@ -232,7 +233,10 @@ def recalibrated(run: Path, log: Log, propensities: str | None) -> dict[str, Any
     problem, network, part = trained.problem, trained.network, log.part("test")
     assert isinstance(problem, EntireSpace)
     assert isinstance(network, BatchNetwork)
-    given = click_model_of(Path(propensities), CPU) if propensities else None
+    given = None
+    if propensities:
+        found = load_run(Path(propensities))
+        given = ClickModel(Given(found.problem, found.network, found.directory))
     evidence = gather(network, log, log.part("valid"), CPU, given)
     calibration = fit_calibration(evidence, "platt", "entire", problem.clip)
     counts = count(problem, network, log, part, problem.counts(log, part, True, calibration))

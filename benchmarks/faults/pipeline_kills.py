@@ -9,6 +9,7 @@ is the unbroken run's: the model's tensors, scores, theta and returns of every r
 Exported files are checked against the model as they are written.
 """
 
+import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -48,8 +49,14 @@ BYTES = (
 """Result files that are compared as they are."""
 TENSORS = ("train/model/*.safetensors", "days/*/train/model/*.safetensors", "**/fusion/checkpoint.safetensors")
 """And those whose tensors are: their headers hold seconds."""
-SMALL = ("batch_size=400", "stream.lanes=4", "model.embedding_width=4", "model.backbone.expert_hidden=8",
-         "model.tower_hidden=4", "log_steps=5")  # fmt: skip
+SMALL = {
+    "batch-size": "400",
+    "stream.lanes": "4",
+    "model.embedding-width": "4",
+    "model.backbone.expert-hidden": "8",
+    "model.tower-hidden": "4",
+    "log-steps": "5",
+}
 
 
 @dataclass
@@ -103,24 +110,13 @@ def make_logs(where: Path, rows: int, days: int) -> None:
 
 def options(where: Path, arguments: Arguments) -> Pipeline:
     """The pipeline on those logs."""
-    return Pipeline(
-        out=where / "run",
-        data=str(where / "log"),
-        watch=where / "days" if arguments.days else None,
-        days=arguments.days or None,
-        workers=arguments.workers,
-        epochs=arguments.epochs,
-        k=3,
-        round_generations=20,
-        generations=40,
-        pairs=8,
-        resamples=50,
-        replicates=40,
-        export_rows=200,
-        formats=("pt2",) if arguments.export else (),
-        poll=0.2,
-        set=SMALL,
-    )
+    words = {"out": where / "run", "data": where / "log", "workers": arguments.workers, "epochs": arguments.epochs}
+    words |= {"tuning.k": 3, "es.generations": 40, "es.pairs": 8, "resamples": 50, "replicates": 40}
+    words |= {"export-rows": 200, "poll": 0.2, **SMALL}
+    if arguments.days:
+        words |= {"watch": where / "days", "days": arguments.days}
+    given = pipeline.arguments_of(*(str(part) for name, value in words.items() for part in (f"--{name}", value)))
+    return dataclasses.replace(given, formats=("pt2",) if arguments.export else ())
 
 
 def silent(given: Pipeline) -> None:

@@ -23,7 +23,7 @@ from rich.console import Console
 from es.replay import replay_run
 from jobs.evolve.conduct import conduct
 from jobs.evolve.options import Arguments as Arguments
-from jobs.evolve.options import arguments_of
+from jobs.evolve.options import arguments_of as arguments_of
 from jobs.evolve.options import options as options
 
 DIFFERENT = 1

@@ -5,7 +5,7 @@ import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import ray.cloudpickle
@@ -21,8 +21,8 @@ from funnel.tunable import HeldOut, Tunable
 class Plain:
     """An objective without data as a tunable (funnel/tunable.py): nothing is held out, so there is nothing to judge."""
 
-    presets: Presets = {}
-    spaces: Spaces = {}
+    presets: ClassVar[Presets] = {}
+    spaces: ClassVar[Spaces] = {}
     goal = "return.centre"
     objective: Objective
 

@@ -35,10 +35,10 @@ def train_stage(
 
     def work() -> dict[str, Any]:
         forget_unbegun(out)
-        with follow_training(record.console, out, arguments.config.epochs):
+        with follow_training(record.console, out, arguments.config.epochs, plan.problem.watched):
             summary = train.run(arguments, cpus=plan.local_cpus)
         if options.calibrate not in ("none", summary.get("calibration.method")):  # killed between the two
-            summary = calibrate.run(calibrate.Arguments(run=out, method=options.calibrate))
+            summary = calibrate.run(calibrate.arguments_of("--run", str(out), "--method", options.calibrate))
         facts = {"steps": summary["train.steps"], "best_step": summary["train.best_step"]}
         return facts | {key: summary[key] for key in plan.problem.watched if key in summary}
 
