@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import ray
 from conftest import begin
-from support import tiny_search
+from support import TINY_SEARCH, tiny_search
 
 from jobs import evolve, tune
 from jobs.run.directory import read_json
