@@ -36,12 +36,10 @@ from distributed.finished_run import load_run
 from distributed.training.job import TrainJob
 from distributed.training.launch import run_training
 from distributed.training.validation import count
-from funnel.network import BatchNetwork
 from funnel.problem import Given
-from funnel.ranking.calibration_fit import fit_calibration, gather
-from funnel.ranking.click_model import ClickModel
+from funnel.ranking import calibrating
 from funnel.ranking.presets import PRESETS, clicks
-from funnel.ranking.problem import PROPENSITIES, EntireSpace
+from funnel.ranking.problem import PROPENSITIES
 from jobs.command.preset import find_preset
 from models.objectives.base import Labels, Objective
 from models.objectives.terms import binary_cross_entropy
@@ -229,18 +227,18 @@ def click_model(run: Path, log: Log, settings: Settings) -> Path:
 
 def recalibrated(run: Path, log: Log, propensities: str | None) -> dict[str, Any]:
     """Figures of entire-space CVR on the test part after the map of jobs.calibrate --space entire."""
-    trained = load_run(run)
-    problem, network, part = trained.problem, trained.network, log.part("test")
-    assert isinstance(problem, EntireSpace)
-    assert isinstance(network, BatchNetwork)
-    given = None
-    if propensities:
-        found = load_run(Path(propensities))
-        given = ClickModel(Given(found.problem, found.network, found.directory))
-    evidence = gather(network, log, log.part("valid"), CPU, given)
-    calibration = fit_calibration(evidence, "platt", "entire", problem.clip)
-    counts = count(problem, network, log, part, problem.counts(log, part, True, calibration))
-    return {key: value for key, value in counts.figures().items() if key.startswith("cvr.entire.")}
+
+    def given(role: str) -> Given | None:
+        return opened(Path(propensities)) if propensities else None
+
+    found = calibrating.calibrate(opened(run), given, log, calibrating.Settings("platt", "entire"), count)
+    figures = {key.removeprefix("calibrated."): value for key, value in found.figures.items()}
+    return {key: value for key, value in figures.items() if key.startswith("cvr.entire.")}
+
+
+def opened(run: Path) -> Given:
+    found = load_run(run)
+    return Given(found.problem, found.network, found.directory)
 
 
 def write_oracle_log(log: Log, directory: Path, click_rate: float | None = None) -> None:
