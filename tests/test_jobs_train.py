@@ -170,7 +170,7 @@ def test_a_broken_log_is_one_line_and_writes_nothing(
         ("--workers 2 --stream.lanes 1", "--workers 2 needs --stream.lanes 2"),
         ("--workers 2 --min-workers 3", "--min-workers 3 must be between 1 and --workers 2"),
         ("--epochs 0", "epochs must be at least 1"),
-        ("--epochs many", "argument --epochs"),
+        ("--epochs many", "error: Error parsing --epochs: invalid"),
         ("--data /nowhere/at/all", "/nowhere/at/all: no such directory"),
         ("--problem moon", "no problem 'moon': choose entire_space, listwise"),
         ("--calibrate magic", "--calibrate: method is 'magic', which is not what this setting takes"),
