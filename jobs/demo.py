@@ -8,6 +8,7 @@ Each stage is the command of its own that is printed with it. Run again, it goes
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -15,6 +16,9 @@ from jobs import evolve, make_data, report, score, train
 from jobs.cluster.connect import check_cpus
 from jobs.command.cli import main
 from jobs.run.directory import usable_cpus
+
+PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}
+"""How a command is printed: as it can be typed."""
 
 
 @dataclass
@@ -39,31 +43,28 @@ def run(arguments: Arguments) -> Path:
     log, trained, scored, tuned = (out / name for name in ("log", "train", "scored.parquet", "tuned"))
     workers, seed = arguments.workers, arguments.seed
 
-    def stage(number: int, command: str) -> None:
-        console.print(f"\n[bold]{number}/5[/bold] python -m jobs.{command}", highlight=False, soft_wrap=True)
+    def stage(number: int, command: str, *words: object) -> list[str]:
+        given = [str(word) for word in words]
+        console.print(f"\n[bold]{number}/5[/bold] python -m jobs.{command} {' '.join(given)}", **PLAIN)
+        return given
 
-    history = f"--history {arguments.history} " if arguments.history else ""
-    stage(1, f"make_data --rows {arguments.rows} {history}--seed {seed} --out {log}")
+    history = ("--history", arguments.history) if arguments.history else ()
+    stage(1, "make_data", "--rows", arguments.rows, *history, "--seed", seed, "--out", log)
     if (log / "schema.json").exists():
         console.print(f"the log is there already: {log}")
     else:
         make_data.run(make_data.MakeData(rows=arguments.rows, history=arguments.history, seed=seed, out=log))
-    stage(2, f"train --data {log} --out {trained} --workers {workers} --seed {seed}")
-    train.run(train.arguments_of(*options(data=log, out=trained, workers=workers, seed=seed)))
-    stage(3, f"score --run {trained} --data {log} --out {scored}")
+    words = stage(2, "train", "--data", log, "--out", trained, "--workers", workers, "--seed", seed)
+    train.run(train.arguments_of(*words))
+    stage(3, "score", "--run", trained, "--data", log, "--out", scored)
     if scored.exists():
         console.print(f"the scores are there already: {scored}")
     else:
         score.run(score.Arguments(run=trained, data=str(log), out=scored))
-    stage(4, f"evolve --scored {scored} --out {tuned} --workers {workers} --seed {seed}")
-    evolve.run(evolve.arguments_of(*options(scored=scored, out=tuned, workers=workers, seed=seed)))
-    stage(5, f"report {trained} {tuned} --out {out / 'report.html'}")
+    words = stage(4, "evolve", "--scored", scored, "--out", tuned, "--workers", workers, "--seed", seed)
+    evolve.run(evolve.arguments_of(*words))
+    stage(5, "report", trained, tuned, "--out", out / "report.html")
     return report.run(report.Args(runs=[trained, tuned], out=out / "report.html"))
-
-
-def options(**values: object) -> list[str]:
-    """The words of some options."""
-    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
 if __name__ == "__main__":

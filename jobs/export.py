@@ -26,10 +26,11 @@ from funnel.registry import DEFAULT_TUNABLE, find_serving, tool
 from funnel.tools import Exporting, Served, Serving
 from jobs.command.cli import main
 from jobs.command.tables import print_table
+from jobs.evolve.conduct import POLICY_FILE
 from jobs.run.directory import RUN_FILE, git_commit, read_json, versions, write_json
 
 FORMAT, VERSION = "counterpoint.serving", 1
-POLICY_FILE, SERVING_FILE = "policy.json", "serving.json"
+SERVING_FILE = "serving.json"
 
 
 @dataclass

@@ -1,10 +1,18 @@
 """What several test files use: small trainings in this process, and what they leave."""
 
+import dataclasses
 import json
+import shutil
+import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 import torch
 
 from data.log import Log, Part, open_log
@@ -19,7 +27,8 @@ from distributed.training.launch import prepare, run_training
 from distributed.training.learner import Learner
 from distributed.training.recorder import CHECKPOINTS
 from funnel.ranking.problem import EntireSpace, EntireSpaceSettings
-from jobs import tune
+from jobs import train, tune
+from jobs.command import cli
 from jobs.command.preset import apply
 
 CPU = torch.device("cpu")
@@ -122,3 +131,54 @@ def tiny_search(log: Path, out: Path, values: dict[str, Any] | None = None, **gi
     own = {"space": "rates", "samples": 3, "concurrent": 2, **given}
     config, settings = settings_of({**TINY_SEARCH, "epochs": 2, **(values or {})})
     return tune.Arguments(out=out, data=str(log), config=config, settings=settings, **own)
+
+
+QUICK = (
+    *("--workers", "0", "--epochs", "1", "--batch-size", "400", "--stream.lanes", "4"),
+    *("--model.embedding-width", "4", "--model.backbone.expert-hidden", "8", "--model.tower-hidden", "4"),
+)
+"""Words for jobs.train: one epoch of a tiny network in this process."""
+
+
+def arguments(log: Path | str, out: Path, *words: object, **changes: Any) -> train.Arguments:
+    """Of jobs.train: QUICK, then these words (an option that is given again wins), then fields by name."""
+    given = train.arguments_of("--data", str(log), "--out", str(out), *QUICK, *map(str, words))
+    return dataclasses.replace(given, **changes)
+
+
+def error_line(
+    command: Any, words: Sequence[object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    """What the command with these words says on stderr: a user's mistake, so one line and exit code 2."""
+    options = getattr(command, "options", None) or command.Arguments
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command.run, options, command.__doc__ or "")
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    return printed
+
+
+def copy(log: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(log, tmp_path / "log"))
+
+
+def change_column(log: Path, part: str, name: str, change: Callable[[np.ndarray], Any] | None) -> None:
+    """Rewrite a column of the part's last file; None drops it."""
+    path = sorted((log / part).glob("*.parquet"))[-1]
+    table = pq.read_table(path)
+    index = table.schema.get_field_index(name)
+    column = table.column(name)
+    table = table.remove_column(index)
+    if change is not None:
+        table = table.add_column(index, name, pa.array(change(column.to_numpy())))
+    pq.write_table(table, path)
+
+
+def change_schema(log: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    schema = json.loads((log / "schema.json").read_text())
+    change(schema)
+    (log / "schema.json").write_text(json.dumps(schema))

@@ -10,7 +10,7 @@ from pathlib import Path
 import fsspec
 import pyarrow.fs as pafs
 import pytest
-from test_jobs_train import QUICK
+from support import arguments
 
 from data.filesystems import in_process, resolve, shown
 from data.log import open_log
@@ -23,7 +23,7 @@ FIGURES = ("ctr.auc", "ctr.log_loss", "cvr.click.log_loss", "cvr.entire.log_loss
 
 
 def summary(data: str, out: Path) -> dict[str, float]:
-    train.run(train.Arguments(data=data, out=out, workers=0, epochs=1, set=QUICK))
+    train.run(arguments(data, out))
     return {name: json.loads((out / "summary.json").read_text())[name] for name in FIGURES}
 
 

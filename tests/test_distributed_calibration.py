@@ -10,7 +10,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from funnel.ranking.calibration import CALIBRATION, Calibration, Calibrator
-from funnel.ranking.calibration_fit import FEWEST, Evidence, fit, fit_calibration
+from funnel.ranking.calibration_fit import FEWEST, FitData, fit, fit_calibration
 
 EVERYWHERE = torch.cat([torch.tensor([0.0, 1e-300, 1e-30]), torch.linspace(1e-6, 1 - 1e-6, 4001), torch.ones(1)])
 POLYLINE = Calibrator("isotonic", knots=((-4.0, -3.0), (-2.0, -2.5), (1.0, 0.5)))
@@ -96,7 +96,7 @@ def test_isotonic_steps_are_those_of_scikit_learn() -> None:
     assert 1 <= len(few.knots) <= 60 // FEWEST
 
 
-def evidence(count: int = 60_000) -> tuple[Evidence, torch.Tensor, torch.Tensor, np.ndarray]:
+def fit_data(count: int = 60_000) -> tuple[FitData, torch.Tensor, torch.Tensor, np.ndarray]:
     """A part whose propensity is known: CVR is 0.3 lower in logit among the unclicked, and predictions are too high."""
     rng = np.random.default_rng(5)
     q_logit, p_logit = rng.normal(-1.0, 1.2, count), rng.normal(-1, 0.5, count)
@@ -105,14 +105,14 @@ def evidence(count: int = 60_000) -> tuple[Evidence, torch.Tensor, torch.Tensor,
     potential = rng.random(count) < 1 / (1 + np.exp(-p_logit))
     # A model that extrapolates badly: right at the clicked end, too high at the other.
     predicted = torch.from_numpy(np.maximum(p_logit, -1.5) + 0.4)
-    found = Evidence()
+    found = FitData()
     logits = {"ctr": torch.from_numpy(q_logit), "cvr": predicted}
     found.add(logits, torch.from_numpy(click).float(), torch.from_numpy(click & potential).float())
     return found, logits["ctr"], predicted, potential
 
 
 def test_weighted_clicks_calibrate_all_exposures_and_plain_ones_calibrate_clicks() -> None:
-    found, ctr, predicted, potential = evidence()
+    found, ctr, predicted, potential = fit_data()
     click_fit = fit_calibration(found, "platt", "click").apply({"ctr": ctr, "cvr": predicted})
     entire_fit = fit_calibration(found, "platt", "entire").apply({"ctr": ctr, "cvr": predicted})
     q = click_fit["ctr"].sigmoid()
@@ -124,7 +124,7 @@ def test_weighted_clicks_calibrate_all_exposures_and_plain_ones_calibrate_clicks
 
 
 def test_the_correction_for_sampled_negatives_comes_last() -> None:
-    found, ctr, _, _ = evidence(5000)
+    found, ctr, _, _ = fit_data(5000)
     plain = fit_calibration(found, "platt").tasks["ctr"].apply(ctr.sigmoid())
     corrected = fit_calibration(found, "platt", negative_rate=0.2).tasks["ctr"].apply(ctr.sigmoid())
     assert torch.allclose(corrected, plain / (plain + (1 - plain) / 0.2))
@@ -133,7 +133,7 @@ def test_the_correction_for_sampled_negatives_comes_last() -> None:
 
 
 def test_what_cannot_be_fitted_says_why() -> None:
-    found, *_ = evidence(2000)
+    found, *_ = fit_data(2000)
     for given, message in (
         ({"method": "magic"}, "unknown calibration 'magic'"),
         ({"method": "platt", "space": "moon"}, "unknown space 'moon'"),

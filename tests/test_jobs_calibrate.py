@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import log_loss
-from test_jobs_train import arguments
+from support import arguments, error_line
 
 from funnel.ranking.calibration import Calibration
 from jobs import calibrate, score, train
@@ -57,7 +57,7 @@ def test_a_calibrated_run_shows_before_and_after_and_scores_with_it(
     binned = before["ctr.auc_error"] + summary["calibrated.ctr.auc_error"]
     assert summary["calibrated.ctr.auc"] == pytest.approx(before["ctr.auc"], abs=binned)
 
-    cleared = calibrate.run(calibrate.Arguments(run=finished, method="none"))
+    cleared = calibrate.run(calibrate.arguments_of("--run", str(finished), "--method", "none"))
     assert cleared == before
     assert Calibration.load(finished / "model") is None
 
@@ -71,17 +71,20 @@ def test_training_can_calibrate_at_its_end(small_log: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("more", "message"),
     [
-        ({"run": Path("/nowhere/at/all")}, "/nowhere/at/all: no such run directory"),
-        ({"negative_rate": 1.5}, r"must be in \(0, 1\], got 1.5"),
-        ({"data": "/nowhere/at/all"}, "/nowhere/at/all: no such directory"),
+        ("--run /nowhere/at/all", "/nowhere/at/all: no such run directory"),
+        ("--negative-rate 1.5", "must be in (0, 1], got 1.5"),
+        ("--data /nowhere/at/all", "/nowhere/at/all: no such directory"),
+        ("--method magic", "'magic'"),
+        ("--nonsense 1", "unknown option '--nonsense'; valid: --run, --data, --method, --space, --negative-rate"),
     ],
 )
-def test_mistakes_are_named_and_change_nothing(finished: Path, changes: dict, message: str) -> None:
+def test_mistakes_are_named_and_change_nothing(
+    finished: Path, more: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=message):
-        calibrate.run(calibrate.Arguments(**{"run": finished, **changes}))
+    assert message in error_line(calibrate, ["--run", finished, *more.split()], monkeypatch, capsys)
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 

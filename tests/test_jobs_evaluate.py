@@ -1,6 +1,5 @@
 """jobs.evaluate as a user meets it: figures, slices, the report, another log, and mistakes in one line."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,12 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
+from support import arguments, change_column, change_schema, copy, error_line
 from test_jobs_report import Page
-from test_jobs_train import arguments, change_column, change_schema, copy
 
 from jobs import calibrate, evaluate, report, score, train
-from jobs.command import cli
-from jobs.command.cli import main
 from jobs.run import progress
 
 
@@ -106,24 +103,24 @@ def test_the_default_place_is_in_the_run(
     evaluate.run(given(run, small_log, None))
     assert "figures of 600 rows and their intervals" in capsys.readouterr().out
     assert (run / "evaluations" / "test" / "report.html").exists()
-    calibrate.run(calibrate.Arguments(run=run, method="none"))
+    calibrate.run(calibrate.arguments_of("--run", str(run), "--method", "none"))
     with pytest.raises(ValueError, match="holds another run"):
         evaluate.run(given(run, small_log, None))
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("more", "message"),
     [
-        ({"run": Path("/nowhere/at/all")}, "--run /nowhere/at/all: no such run directory"),
-        ({"data": "/nowhere/at/all"}, "/nowhere/at/all: no such directory"),
-        ({"part": "moon"}, "no part 'moon' (parts here: test, train, valid)"),
-        ({"by": ("colour",)}, "--by colour: no such column; the log has "),
-        ({"by": ("price", "price")}, "--by names 'price' twice"),
-        ({"replicates": 3}, "--replicates must be at least 40, got 3"),
+        ("--run /nowhere/at/all", "--run /nowhere/at/all: no such run directory"),
+        ("--data /nowhere/at/all", "/nowhere/at/all: no such directory"),
+        ("--part moon", "no part 'moon' (parts here: test, train, valid)"),
+        ("--by colour", "--by colour: no such column; the log has "),
+        ("--by price price", "--by names 'price' twice"),
+        ("--replicates 3", "--replicates must be at least 40, got 3"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(
-    changes: dict,
+    more: str,
     message: str,
     finished: Path,
     small_log: Path,
@@ -132,9 +129,12 @@ def test_mistakes_are_one_line_and_write_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
-    wrong = dataclasses.replace(given(finished, small_log, out), **changes)
-    assert message in error_line(wrong, monkeypatch, capsys)
+    assert message in error_line(evaluate, words(finished, small_log, out, *more.split()), monkeypatch, capsys)
     assert not out.exists()
+
+
+def words(run: Path, log: Path, out: Path, *more: object) -> tuple[object, ...]:
+    return ("--run", run, "--data", log, "--out", out, "--replicates", 40, *more)
 
 
 def test_an_unfinished_run_and_a_log_without_the_features(
@@ -146,24 +146,11 @@ def test_an_unfinished_run_and_a_log_without_the_features(
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     (run / "summary.json").unlink()
-    assert "not finished" in error_line(given(run, small_log, tmp_path / "out"), monkeypatch, capsys)
+    assert "not finished" in error_line(evaluate, words(run, small_log, tmp_path / "out"), monkeypatch, capsys)
     log = copy(small_log, tmp_path)
     change_column(log, "test", "price", None)
     change_schema(log, lambda schema: schema["numeric"].remove("price"))
-    assert "no column 'price'" in error_line(given(finished, log, tmp_path / "out"), monkeypatch, capsys)
+    assert "no column 'price'" in error_line(evaluate, words(finished, log, tmp_path / "out"), monkeypatch, capsys)
     change_column(log, "valid", "price", lambda values: pa.array([[1.0]] * len(values)))
-    printed = error_line(given(finished, log, tmp_path / "out", part="valid"), monkeypatch, capsys)
+    printed = error_line(evaluate, words(finished, log, tmp_path / "out", "--part", "valid"), monkeypatch, capsys)
     assert "column 'price'" in printed
-
-
-def error_line(wrong: evaluate.Arguments, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """Run as the command line does: exit code 2 and one line."""
-    monkeypatch.setattr(cli.tyro, "cli", lambda *_, **__: wrong)
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main(evaluate.run, evaluate.Arguments, evaluate.__doc__ or "")
-    assert stopped.value.code == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("error: ")
-    assert printed.count("\n") == 1
-    return printed

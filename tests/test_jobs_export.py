@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from test_jobs_train import QUICK
+from support import arguments as train_arguments
 
 from data.encode import Rows
 from data.fields import POOLINGS
@@ -21,7 +21,7 @@ from data.log import open_log
 from data.world import GeneratedLog
 from distributed.checkpoint.read import MODEL_DIRECTORY
 from distributed.finished_run import load_run
-from funnel.ranking import serving_check as export_check
+from funnel.ranking import exporting, serving_check
 from funnel.ranking.calibration import Calibration, Calibrator
 from funnel.ranking.export import Ranker
 from funnel.ranking.export_pooling import ExportedPooling
@@ -46,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100, "history": 5}
     log = directory / "log"
     generate_log(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), log)
-    train.run(train.Arguments(data=str(log), out=directory / "run", workers=0, epochs=1, set=QUICK))
+    train.run(train_arguments(log, directory / "run"))
     CALIBRATION.save(directory / "run" / MODEL_DIRECTORY)
     return directory / "run"
 
@@ -60,7 +60,8 @@ def scored(finished: Path) -> Path:
 def policy_run(scored: Path, fusion: str) -> Path:
     out = scored.parent / fusion
     if not out.exists():
-        evolve.run(evolve.Arguments(scored=scored, out=out, fusion=fusion, generations=3, pairs=4, workers=0))
+        quick = ("--generations", 3, "--pairs", 4, "--workers", 0)
+        evolve.run(evolve.arguments_of("--scored", scored, "--out", out, "--fusion", fusion, *quick))
     return out
 
 
@@ -94,14 +95,14 @@ def test_a_fresh_process_reproduces_the_scores(
 ) -> None:
     """On real rows: 1, and 1000 at a time (the 600 of the test part and 400 of them again)."""
     trained = load_run(finished)
-    ranker = Ranker(trained.model, trained.schema, trained.calibration)
-    real = export_check.real_rows(ranker, None, open_log(finished.parent / "log"), "test", 600)
+    ranker = Ranker(trained.network, trained.schema, CALIBRATION)
+    real = serving_check.real_rows(ranker, None, open_log(finished.parent / "log"), "test", 600)
     again = dataclasses.replace(real, encoded=Rows.join([real.encoded, real.encoded]))
     table = pq.read_table(scored)
     for rows in (1, 1000):
         inputs = dict(zip(ranker.inputs, again.inputs(ranker, slice(0, rows)), strict=True))
         np.savez(tmp_path / f"{rows}.npz", **inputs)
-    command = [sys.executable, "-c", PROGRAM, kind, str(served / export.NAMES[kind])]
+    command = [sys.executable, "-c", PROGRAM, kind, str(served / exporting.NAMES[kind])]
     subprocess.run([*command, *(str(tmp_path / f"{rows}.npz") for rows in (1, 1000))], cwd=tmp_path, check=True)
     for rows in (1, 1000):
         found = np.load(tmp_path / f"{rows}.npz.npy")
@@ -226,14 +227,14 @@ def test_files_name_no_place_of_the_machine(served: Path) -> None:
 
 
 def test_a_difference_leaves_nothing_behind(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = export.real_rows
+    honest = exporting.real_rows
 
     def shifted(*arguments: object) -> object:
         real = honest(*arguments)  # type: ignore[arg-type]
         expected = {name: values_R + np.float32(1e-3) for name, values_R in real.expected.items()}
         return dataclasses.replace(real, expected=expected)
 
-    monkeypatch.setattr(export, "real_rows", shifted)
+    monkeypatch.setattr(exporting, "real_rows", shifted)
     with pytest.raises(ValueError, match=r"ranker\.pt2: pct?c?v?r differs .* by 0\.001 on 20 real rows, more than"):
         export.run(export.Arguments(run=finished, out=tmp_path / "served", rows=20))
     assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """jobs.train and jobs.score as a user meets them: results on disk, running again, and every mistake in one line."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -11,22 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import QUICK, arguments, change_column, change_schema, copy, error_line
 
 from jobs import score, train
 from jobs.command import cli
 
 ROOT = Path(__file__).resolve().parent.parent
-QUICK = (
-    "batch_size=400",
-    "stream.lanes=4",
-    "model.embedding_width=4",
-    "model.backbone.expert_hidden=8",
-    "model.tower_hidden=4",
-)
-
-
-def arguments(log: Path, out: Path, **changes: object) -> train.Arguments:
-    return train.Arguments(**{"data": str(log), "out": out, "workers": 0, "epochs": 1, "set": QUICK, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -89,28 +80,6 @@ def test_scoring_a_log_without_the_features_names_the_column(finished: Path, sma
 # --- mistakes ------------------------------------------------------------------------------------------------------
 
 
-def copy(log: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(log, tmp_path / "log"))
-
-
-def change_column(log: Path, part: str, name: str, change: Callable[[np.ndarray], pa.Array] | None) -> None:
-    """Rewrite a column of the part's last file; None drops it."""
-    path = sorted((log / part).glob("*.parquet"))[-1]
-    table = pq.read_table(path)
-    index = table.schema.get_field_index(name)
-    column = table.column(name)
-    table = table.remove_column(index)
-    if change is not None:
-        table = table.add_column(index, name, pa.array(change(column.to_numpy())))
-    pq.write_table(table, path)
-
-
-def change_schema(log: Path, change: Callable[[dict], object]) -> None:
-    schema = json.loads((log / "schema.json").read_text())
-    change(schema)
-    (log / "schema.json").write_text(json.dumps(schema))
-
-
 def set_at(row: int, value: int) -> Callable[[np.ndarray], np.ndarray]:
     def change(values: np.ndarray) -> np.ndarray:
         values = values.copy()
@@ -158,24 +127,21 @@ BROKEN_LOGS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-def fails_in_one_line(
-    given: train.Arguments, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> str:
-    """Run as the command line does; return the error line. Ray must not be reached."""
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake is found before Ray starts."""
 
     def reached(cpus: int) -> None:
         raise AssertionError("Ray was started before the input was checked")
 
     monkeypatch.setattr(train, "connect", reached)
-    monkeypatch.setattr(cli.tyro, "cli", lambda *_, **__: given)
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main(train.run, train.Arguments, train.__doc__ or "")
-    assert exit_info.value.code == 2
-    printed = capsys.readouterr().err
-    assert printed.count("\n") == 1
-    return printed
 
 
+def words(log: Path, out: Path, *more: object) -> tuple[object, ...]:
+    return ("--data", log, "--out", out, *QUICK, *more)
+
+
+@pytest.mark.usefixtures("no_ray")
 @pytest.mark.parametrize("name", sorted(BROKEN_LOGS))
 def test_a_broken_log_is_one_line_and_writes_nothing(
     name: str,
@@ -188,28 +154,32 @@ def test_a_broken_log_is_one_line_and_writes_nothing(
     breaks, message = BROKEN_LOGS[name]
     breaks(log)
     out = tmp_path / "run"
-    printed = fails_in_one_line(arguments(log, out, workers=1), monkeypatch, capsys)
-    assert printed.startswith("error: ")
+    printed = error_line(train, words(log, out, "--workers", 1), monkeypatch, capsys)
     assert message in printed
     assert str(log) in printed or "schema.json" in printed  # the place is named
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("no_ray")
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("more", "message"),
     [
-        ({"set": ("model.depth=3",)}, "unknown key 'model.depth'; valid keys: epochs, batch_size"),
-        ({"set": ("epochs=3",)}, "--set epochs: this setting has an option of its own"),
-        ({"workers": 10_000}, "--workers 10000: this machine has"),
-        ({"workers": -1}, "--workers must be at least 0"),
-        ({"workers": 2, "set": ("stream.lanes=1",)}, "--workers 2 needs --set stream.lanes=2"),
-        ({"workers": 2, "min_workers": 3}, "--min-workers 3 must be between 1 and --workers 2"),
-        ({"epochs": 0}, "epochs must be at least 1"),
-        ({"data": "/nowhere/at/all"}, "/nowhere/at/all: no such directory"),
+        ("--model.depth 3", "unknown option '--model.depth'; valid: --data, --out, --problem"),
+        ("--workers 10000", "--workers 10000: this machine has"),
+        ("--workers -1", "--workers must be at least 0"),
+        ("--workers 2 --stream.lanes 1", "--workers 2 needs --stream.lanes 2"),
+        ("--workers 2 --min-workers 3", "--min-workers 3 must be between 1 and --workers 2"),
+        ("--epochs 0", "epochs must be at least 1"),
+        ("--epochs many", "error: Error parsing --epochs: invalid"),
+        ("--data /nowhere/at/all", "/nowhere/at/all: no such directory"),
+        ("--problem moon", "no problem 'moon': choose entire_space, listwise"),
+        ("--calibrate magic", "--calibrate: method is 'magic', which is not what this setting takes"),
+        ("--stop-metric ctr.moon", "stop_metric 'ctr.moon': want one of ctr.auc"),
+        ("--given propensities", "--given propensities: want ROLE=RUN with ROLE of propensities"),
     ],
 )
 def test_bad_settings_are_one_line_and_write_nothing(
-    changes: dict,
+    more: str,
     message: str,
     small_log: Path,
     tmp_path: Path,
@@ -217,12 +187,20 @@ def test_bad_settings_are_one_line_and_write_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run"
-    given = arguments(small_log, out, **changes)
     monkeypatch.setattr("jobs.cluster.connect.usable_cpus", lambda: 4)
-    assert message in fails_in_one_line(given, monkeypatch, capsys)
+    assert message in error_line(train, words(small_log, out, *more.split()), monkeypatch, capsys)
     assert not out.exists()
 
 
+def test_what_cannot_be_calibrated_is_not_trained(small_log: Path, tmp_path: Path) -> None:
+    given = arguments(small_log, tmp_path / "run", calibrate="platt")
+    given = dataclasses.replace(given, problem="listwise", settings=None)
+    with pytest.raises(ValueError, match="problem listwise has nothing to calibrate"):
+        train.run(given)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("no_ray")
 def test_a_directory_of_another_run_is_refused_and_kept(
     finished: Path,
     small_log: Path,
@@ -231,12 +209,12 @@ def test_a_directory_of_another_run_is_refused_and_kept(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
-    printed = fails_in_one_line(arguments(small_log, finished, objective="naive"), monkeypatch, capsys)
+    printed = error_line(train, words(small_log, finished, "--objective.name", "naive"), monkeypatch, capsys)
     assert "holds another run: train.objective.name was 'escm2_ips', now 'naive'" in printed
     (tmp_path / "thesis.txt").write_text("precious")
-    printed = fails_in_one_line(arguments(small_log, tmp_path), monkeypatch, capsys)
+    printed = error_line(train, words(small_log, tmp_path), monkeypatch, capsys)
     assert "is not empty and holds no run.json" in printed
-    printed = fails_in_one_line(arguments(small_log, tmp_path / "thesis.txt"), monkeypatch, capsys)
+    printed = error_line(train, words(small_log, tmp_path / "thesis.txt"), monkeypatch, capsys)
     assert "is a file" in printed
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
@@ -244,17 +222,16 @@ def test_a_directory_of_another_run_is_refused_and_kept(
 def test_help_teaches_with_examples(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["jobs.train", "--help"])
     with pytest.raises(SystemExit) as ended:
-        cli.main(train.run, train.Arguments, train.__doc__ or "")
+        cli.main(train.run, train.options, train.__doc__ or "")
     assert ended.value.code == 0
-    told = capsys.readouterr().out
-    assert told.index("python -m jobs.train --data") < told.index("--objective")
+    shown = capsys.readouterr().out
+    assert shown.index("python -m jobs.train --data") < shown.index("--objective.name")
 
 
 @pytest.mark.slow
 def test_the_command_itself(tmp_path: Path) -> None:
     """A mistake is exit code 2 and one line on stderr."""
-    words = ["--data", str(tmp_path / "absent"), "--out", str(tmp_path / "run")]
-    line = [sys.executable, "-m", "jobs.train", *words]
+    line = [sys.executable, "-m", "jobs.train", "--data", str(tmp_path / "absent"), "--out", str(tmp_path / "run")]
     failed = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: ")

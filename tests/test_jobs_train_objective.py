@@ -18,13 +18,10 @@ from models.registry import build_objective, find_objective
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = (
-    "batch_size=200",
-    "stream.lanes=4",
-    "model.embedding_width=4",
-    "model.backbone.expert_hidden=16,8",
-    "optimizer.learning_rate=0.01",
-    "optimizer.embedding=adam",
-    "optimizer.embedding_learning_rate=0.01",
+    *("--workers", "0", "--epochs", "2", "--batch-size", "200", "--stream.lanes", "4"),
+    *("--model.embedding-width", "4", "--model.backbone.expert-hidden", "16", "8"),
+    *("--optimizer.learning-rate", "0.01", "--optimizer.embedding", "adam"),
+    *("--optimizer.embedding-learning-rate", "0.01"),
 )
 
 
@@ -41,7 +38,7 @@ class Normalised(Escm2Dr):
 
 
 def arguments(log: Path, out: Path, objective: str) -> train.Arguments:
-    return train.Arguments(data=str(log), out=out, objective=objective, workers=0, epochs=2, set=QUICK)
+    return train.arguments_of("--data", str(log), "--out", str(out), "--objective.name", objective, *QUICK)
 
 
 @pytest.fixture

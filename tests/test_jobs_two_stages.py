@@ -1,4 +1,4 @@
-"""jobs.train --propensities: clicks weighed by a click model that was trained before."""
+"""jobs.train --given propensities=RUN: clicks weighed by a click model that was trained before."""
 
 import dataclasses
 import shutil
@@ -17,37 +17,45 @@ from data.world import GeneratedLog
 from distributed.finished_run import load_run
 from distributed.training.learner import Learner
 from funnel.batch import Batch
+from funnel.problem import Given
 from funnel.ranking.calibration import Calibration, Calibrator
 from funnel.ranking.calibration_fit import fit_calibration, fit_clicks, gather, inverse_calibrated
 from funnel.ranking.click_model import ClickModel
+from funnel.ranking.problem import labels_of
 from jobs import calibrate, train
 from jobs.run.directory import read_json
 
-SMALL = (
-    "batch_size=200",
-    "stream.lanes=4",
-    "model.embedding_width=4",
-    "model.backbone.experts=2",
-    "model.backbone.expert_hidden=16,8",
-)
 CPU = torch.device("cpu")
+SMALL = (
+    *("--workers", "0", "--batch-size", "200", "--stream.lanes", "4", "--model.embedding-width", "4"),
+    *("--model.backbone.experts", "2", "--model.backbone.expert-hidden", "16", "8"),
+)
 
 
-def arguments(log: Path, out: Path, **changes: object) -> train.Arguments:
-    return train.Arguments(**{"data": str(log), "out": out, "workers": 0, "set": SMALL, **changes})  # type: ignore[arg-type]
+def arguments(log: Path, out: Path, *words: object) -> train.Arguments:
+    return train.arguments_of("--data", str(log), "--out", str(out), *SMALL, *map(str, words))
+
+
+def weighed_by(run: Path) -> tuple[str, str]:
+    return "--given", f"propensities={run}"
+
+
+def click_model(run: Path) -> ClickModel:
+    found = load_run(run)
+    return ClickModel(Given(found.problem, found.network, found.directory))
 
 
 @pytest.fixture(scope="module")
 def clicks(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("two") / "clicks"
-    train.run(arguments(small_log, out, preset="clicks", epochs=3))
+    train.run(arguments(small_log, out, "--preset", "clicks", "--epochs", 3))
     return out
 
 
 @pytest.fixture(scope="module")
 def second(small_log: Path, clicks: Path) -> Path:
     out = clicks.parent / "second"
-    train.run(arguments(small_log, out, propensities=clicks))
+    train.run(arguments(small_log, out, *weighed_by(clicks)))
     return out
 
 
@@ -55,7 +63,7 @@ def test_the_preset_is_a_click_model(clicks: Path) -> None:
     trained = load_run(clicks)
     assert trained.config.stop_metric == "ctr.log_loss"
     assert trained.config.epochs == 3
-    assert trained.config.objective.name == "naive"
+    assert trained.settings.objective.name == "naive"
 
 
 def test_its_propensities_weigh_the_clicks(clicks: Path, second: Path, small_log: Path, tmp_path: Path) -> None:
@@ -66,12 +74,16 @@ def test_its_propensities_weigh_the_clicks(clicks: Path, second: Path, small_log
     log = open_log(str(small_log))
     rows = Encoder(log.schema).encode(next(iter(log.read(log.part("valid")))))
     batch = Batch.of(rows)
-    model = load_run(clicks).model
     with torch.no_grad():
-        expected_B = model(batch.ids_BK, batch.numeric_BN, batch.bags)["ctr"]
-    labels = ClickModel(clicks, CPU).told(batch)
+        expected_B = load_run(clicks).network(batch)["ctr"]
+    problem = load_run(second).problem
+    found = load_run(clicks)
+    run = Given(found.problem, found.network, found.directory)
+    weighing = type(problem)(problem.settings, problem.schema, problem.facts, {"propensities": run})
+    labels = labels_of(weighing.complete(batch))
     assert torch.equal(labels.click_logit_B, expected_B)
-    assert labels.click_B is batch.labels.click_B
+    assert labels.click_B is batch.labels["click"]
+    assert labels_of(problem.complete(batch)).click_logit_B is None
 
 
 def test_a_calibrated_click_model_is_heard_calibrated(clicks: Path, small_log: Path, tmp_path: Path) -> None:
@@ -80,7 +92,7 @@ def test_a_calibrated_click_model_is_heard_calibrated(clicks: Path, small_log: P
     Calibration({"ctr": Calibrator("platt", 0.5, -1.0)}).save(run / "model")
     log = open_log(str(small_log))
     batch = Batch.of(Encoder(log.schema).encode(next(iter(log.read(log.part("valid"))))))
-    raw_B, mapped_B = (ClickModel(path, CPU).logits(batch) for path in (clicks, run))
+    raw_B, mapped_B = (click_model(path).logits(batch) for path in (clicks, run))
     torch.testing.assert_close(mapped_B, 0.5 * raw_B - 1)
 
 
@@ -88,7 +100,7 @@ def test_resumed_to_the_same_bits(
     clicks: Path, second: Path, small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut at step 20; the click model is read again."""
-    given = arguments(small_log, tmp_path / "run", propensities=clicks, set=(*SMALL, "checkpoint_steps=10"))
+    given = arguments(small_log, tmp_path / "run", *weighed_by(clicks), "--checkpoint-steps", 10)
     step = Learner.step
 
     def cut(self: Learner, batch: Batch, number: int) -> dict[str, torch.Tensor]:
@@ -110,7 +122,7 @@ def test_another_click_model_is_refused_half_way(
 ) -> None:
     mine = tmp_path / "clicks"
     shutil.copytree(clicks, mine)
-    given = arguments(small_log, tmp_path / "run", propensities=mine)
+    given = arguments(small_log, tmp_path / "run", *weighed_by(mine))
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -132,24 +144,37 @@ def test_another_click_model_is_refused_half_way(
     ],
 )
 def test_mistakes(objective: str, run: str, message: str, clicks: Path, small_log: Path, tmp_path: Path) -> None:
-    given = arguments(small_log, tmp_path / "run", objective=objective, propensities=clicks.parent / run)
+    given = arguments(small_log, tmp_path / "run", "--objective.name", objective, *weighed_by(clicks.parent / run))
     with pytest.raises(ValueError, match=message):
+        train.run(given)
+    assert not given.out.exists()
+
+
+def test_an_own_objective_that_weighs_nothing_is_refused(
+    clicks: Path, small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would train, and the propensities would be ignored."""
+    plain = "from models.objectives.naive import Naive\n\n\nclass Plain(Naive):\n    pass\n"
+    (tmp_path / "my_plain.py").write_text(plain)
+    monkeypatch.syspath_prepend(tmp_path)
+    given = arguments(small_log, tmp_path / "run", "--objective.name", "my_plain:Plain", *weighed_by(clicks))
+    with pytest.raises(ValueError, match="objective my_plain:Plain uses no propensities; leave it out"):
         train.run(given)
     assert not given.out.exists()
 
 
 def test_other_features_are_refused(clicks: Path, tmp_path: Path) -> None:
     generate_log(GeneratedLog(rows=3000, users=50, items=30, history=3, click_rate=0.2), tmp_path / "log")
-    with pytest.raises(ValueError, match=r"--propensities .*: the categorical feature .* is not the same there"):
-        train.run(arguments(tmp_path / "log", tmp_path / "run", propensities=clicks))
+    with pytest.raises(ValueError, match=r"--given propensities=.*: the categorical feature .* is not the same there"):
+        train.run(arguments(tmp_path / "log", tmp_path / "run", *weighed_by(clicks)))
 
 
 def test_entire_space_calibration_takes_the_same_weights(clicks: Path, second: Path, small_log: Path) -> None:
     """A shift by the click model's weights: the weighted mean of pCVR becomes that of the conversions."""
     log, trained = open_log(str(small_log)), load_run(second)
-    evidence = gather(trained.model, log, log.part("valid"), CPU, ClickModel(clicks, CPU))
-    calibration = fit_calibration(evidence, "platt", "entire", trained.clip)
-    by_command = calibrate.run(calibrate.Arguments(run=second, space="entire"))
+    evidence = gather(trained.network, log, log.part("valid"), CPU, click_model(clicks))
+    calibration = fit_calibration(evidence, "platt", "entire", trained.problem.clip)
+    by_command = calibrate.run(calibrate.arguments_of("--run", str(second), "--space", "entire"))
     assert by_command["calibration.space"] == "entire"
     kept = Calibration.load(second / "model")
     assert kept is not None
@@ -160,12 +185,8 @@ def test_entire_space_calibration_takes_the_same_weights(clicks: Path, second: P
     given = evidence.given
     assert given is not None
     with torch.no_grad():
-        cvr_B = (
-            calibration.tasks["cvr"]
-            .apply_logit(trained.model(batch.ids_BK, batch.numeric_BN, batch.bags)["cvr"])
-            .sigmoid()
-        )
-    logit_B = ClickModel(clicks, CPU).logits(batch).numpy()
-    weight_B = encoded.labels["click"] * inverse_calibrated(fit_clicks(given, "platt"), logit_B, trained.clip)
+        cvr_B = calibration.tasks["cvr"].apply_logit(trained.network(batch)["cvr"]).sigmoid()
+    logit_B = click_model(clicks).logits(batch).numpy()
+    weight_B = encoded.labels["click"] * inverse_calibrated(fit_clicks(given, "platt"), logit_B, trained.problem.clip)
     predicted, seen = np.average(cvr_B, weights=weight_B), np.average(encoded.labels["conversion"], weights=weight_B)
     assert predicted == pytest.approx(seen, rel=0.02)  # Platt's targets are not quite 0 and 1

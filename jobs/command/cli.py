@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import functools
 import io
+import itertools
 import logging
 import os
 import sys
@@ -81,12 +82,13 @@ def parse(arguments: Options, words: Sequence[str], description: str = "") -> An
 def one_line(box: str) -> str:
     """What tyro has drawn in a box, as a line: its first paragraph."""
     lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
-    paragraph: list[str] = []
-    for line in lines[1:]:
-        if not line:
-            break
-        paragraph.append(line)
-    return " ".join(paragraph) or " ".join(lines)
+    below = itertools.dropwhile(ruled, lines[1:])  # where boxes cannot be drawn, a rule stands under the title
+    return " ".join(itertools.takewhile(lambda line: not ruled(line), below)) or " ".join(lines)
+
+
+def ruled(line: str) -> bool:
+    """Empty, or nothing but a rule."""
+    return not line.strip("- ")
 
 
 def options_of(kind: Any, prefix: str = "") -> list[str]:

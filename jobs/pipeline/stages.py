@@ -38,7 +38,8 @@ def train_stage(
         with follow_training(record.console, out, arguments.config.epochs, plan.problem.watched):
             summary = train.run(arguments, cpus=plan.local_cpus)
         if options.calibrate not in ("none", summary.get("calibration.method")):  # killed between the two
-            summary = calibrate.run(calibrate.arguments_of("--run", str(out), "--method", options.calibrate))
+            settings = calibrate.settings_of(plan.problem, method=options.calibrate)
+            summary = calibrate.run(calibrate.Arguments(run=out, settings=settings))
         facts = {"steps": summary["train.steps"], "best_step": summary["train.best_step"]}
         return facts | {key: summary[key] for key in plan.problem.watched if key in summary}
 
