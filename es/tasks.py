@@ -23,9 +23,6 @@ class Interrupted(Exception):
     """The caller asked the run to stop before its last generation; the generations that are whole are saved."""
 
 
-Stopped = Interrupted  # the name by which jobs/ imports it until it takes the new one
-
-
 @dataclass
 class Evaluation:
     """A scored generation. Bytes are payload: what a wire format without overhead would carry.

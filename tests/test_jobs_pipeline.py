@@ -1,6 +1,5 @@
 """jobs.pipeline: every stage in its place, only what is not valid done again, and the same bits whatever was killed."""
 
-import itertools
 import json
 import os
 import shutil
@@ -13,26 +12,27 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import forking
-from jobs.evolve.evolution import Arguments as EvolveArguments
 from safetensors.numpy import load_file
 
 from benchmarks.faults.pipeline_kills import SMALL, differences, results
 from data.generate import generate_days
 from data.world import GeneratedLog
-from jobs import pipeline, train
-from jobs.evolve import run as evolve
+from jobs import evolve, pipeline, train
 from jobs.pipeline import Arguments
 from jobs.run.standing import standing
-from jobs.run.start_from import model_to_start_from
 
 WORLD: dict[str, Any] = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100}
+TRAINING = tuple(word for key, value in SMALL.items() for word in (f"--{key}", value))
 
 
-def options(log: Path | None, out: Path, **changes: Any) -> Arguments:
-    """A pipeline of a few seconds."""
-    small = {"workers": 0, "k": 3, "generations": 6, "round_generations": 3, "pairs": 8, "resamples": 50}
-    small |= {"replicates": 40, "export_rows": 200, "formats": (), "set": SMALL, "poll": 0.05}
-    return Arguments(**{"out": out, "data": str(log) if log else None, **small, **changes})
+def options(log: Path | None, out: Path, *words: object, **changes: Any) -> Arguments:
+    """A pipeline of a few seconds; `changes`: options without a dash or a dot in their names."""
+    given = {"workers": 0, "resamples": 50, "replicates": 40, "export_rows": 200, "poll": 0.05, **changes}
+    given |= {"data": log} if log else {}
+    own = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", value)]
+    small = (*TRAINING, "--tuning.k", 3, "--es.generations", 6, "--es.pairs", 8)
+    formats = () if "--formats" in words else ("--formats",)
+    return pipeline.arguments_of("--out", out, *own, *small, *formats, *words)
 
 
 def stages(out: Path) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def stages(out: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def finished(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pipeline") / "run"
-    pipeline.run(options(small_log, out, epochs=3, formats=("pt2",)))
+    pipeline.run(options(small_log, out, "--formats", "pt2", epochs=3))
     return out
 
 
@@ -58,40 +58,33 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 def test_all_stages_leave_what_they_promise(finished: Path) -> None:
     done = stages(finished)
-    rounds = [name for name in done if name.startswith("round ")]
-    assert list(done) == ["train", *rounds, "score", "evolve", "evaluate", "export"]
+    assert list(done) == ["train", "score", "evolve", "evaluate", "export"]
     assert all(entry["state"] == "done" and entry["made"] == 1 for entry in done.values())
-    assert len(rounds) == len(done["train"]["facts"]["best_steps"]) >= 2
     summary = json.loads((finished / "summary.json").read_text())
-    assert summary["pipeline.rounds"] == len(rounds)
-    assert {"ctr.auc", "fusion.value_at_3.tuned", "es.generations", "part"} <= summary.keys()
+    assert {"ctr.auc", "fusion.value_at_3.tuned", "es.generations", "part", "message"} <= summary.keys()
     assert not [key for key in summary if "second" in key or key.endswith("_s")]
     assert pq.read_metadata(finished / "scored" / "test.parquet").num_rows == summary["ctr.count"]
     assert (finished / "served" / "serving.json").exists()
     found = standing(finished)
-    assert (found.kind, found.state, found.at_work) == ("pipeline", "finished", [])
+    assert (found.kind, found.state) == ("pipeline", "finished")
     page = (finished / "report.html").read_text()
-    assert "Prediction quality" in page
     assert "The pipeline" in page
-    assert not list((finished / "train" / "snapshots").iterdir())
+    config = json.loads((finished / "tuned" / "run.json").read_text())["config"]["settings"]
+    assert config["scored"].endswith("scored/valid.parquet")  # the test part is for judging alone
+    assert config["judge"].endswith("scored/test.parquet")
 
 
-def test_theta_goes_from_round_to_round_and_never_sees_the_test_part(finished: Path) -> None:
-    steps = stages(finished)["train"]["facts"]["best_steps"]
-    runs = [finished / "rounds" / f"step-{step:08d}" / "fusion" for step in steps] + [finished / "fusion"]
-    for before, after in itertools.pairwise(runs):
-        record = json.loads((after / "run.json").read_text())
-        assert record["started_from"]["run"] == str(before)
-        theta = np.fromfile(after / "start.f32", "<f4")
-        assert theta.tobytes() == load_file(before / "checkpoint.safetensors")["theta"].tobytes()
-        assert "test" not in record["config"]["scored"].rsplit("/", 1)[1]
-    assert json.loads((finished / "fusion" / "run.json").read_text())["config"]["judge"].endswith("test.parquet")
+def test_a_policy_that_cannot_be_served_is_left_out(small_log: Path, tmp_path: Path) -> None:
+    given = options(small_log, tmp_path / "run", "--formats", "pt2", "--tuning.fusion", "rank", epochs=1)
+    pipeline.run(given)
+    assert stages(given.out)["export"]["facts"]["policy"].startswith("left out: it is by rank")
+    assert (given.out / "served" / "ranker.pt2").exists()
 
 
 def again(log: Path, out: Path) -> set[str]:
-    """Give the command again; the stages that were made anew or for the first time."""
+    """Give the command again; the stages that were done again or for the first time."""
     before = {name: entry["finished"] + str(entry["made"]) for name, entry in stages(out).items()}
-    pipeline.run(options(log, out, epochs=3, formats=("pt2",)))
+    pipeline.run(options(log, out, "--formats", "pt2", epochs=3))
     return {name for name, entry in stages(out).items() if before.get(name) != entry["finished"] + str(entry["made"])}
 
 
@@ -101,47 +94,45 @@ def test_nothing_is_done_twice_and_damage_is_mended_from_there_on(
     expected = results(copied)
     assert again(small_log, copied) == set()
     assert "train: done already" in capsys.readouterr().out
-    with (copied / "fusion" / "policy.json").open("a") as file:
+    with (copied / "tuned" / "policy.json").open("a") as file:
         file.write(" ")
     assert again(small_log, copied) == {"evolve", "export"}
-    assert "evolve: its output fusion/policy.json is damaged" in capsys.readouterr().out
+    assert "evolve: its output tuned/policy.json is damaged" in capsys.readouterr().out
     assert differences(expected, results(copied)) == []
 
 
-def test_a_lost_round_and_another_log_are_trained_for_anew(
-    small_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_log_is_trained_on_again(small_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log, out = tmp_path / "log", tmp_path / "run"
     shutil.copytree(small_log, log)
-    given = options(log, out, epochs=1, generations=1, round_generations=1)
+    given = options(log, out, "--es.generations", 1, epochs=1)
     pipeline.run(given)
-    expected = results(out)
-    theta = next(out.glob("rounds/*/fusion/checkpoint.safetensors"))
-    theta.write_bytes(theta.read_bytes()[:-1])
-    pipeline.run(given)
-    assert "needs its model again" in capsys.readouterr().out
-    assert differences(expected, results(out)) == []
     part = log / "valid" / "part-00000.parquet"
     table = pq.read_table(part)
     pq.write_table(table.slice(0, table.num_rows - 30), part)
     pipeline.run(given)
     assert "train: its input changed (data)" in capsys.readouterr().out
-    assert {entry["made"] for entry in stages(out).values()} == {3}
+    assert {entry["made"] for entry in stages(out).values()} == {2}
 
 
 def test_mistakes_are_one_line_before_anything_starts(small_log: Path, tmp_path: Path) -> None:
-    cases = {
-        "--data LOG is needed": options(None, tmp_path / "run"),
-        "no request with a click has more than 40 candidates": options(small_log, tmp_path / "run", k=40),
-        "has no part 'test'": options(without_test(small_log, tmp_path), tmp_path / "run"),
-        "--round-generations must be at least 1": options(small_log, tmp_path / "run", round_generations=0),
-        "unknown key 'modle'": options(small_log, tmp_path / "run", set=("modle=1",)),
-        "--days goes with --watch": options(small_log, tmp_path / "run", days=2),
+    run = tmp_path / "run"
+    cases: dict[str, Any] = {
+        "--data LOG is needed": lambda: options(None, run),
+        "its fusion cannot be tuned: no request with a click has more than 40 candidates": lambda: options(
+            small_log, run, "--tuning.k", 40
+        ),
+        "has no part 'test'": lambda: options(without_test(small_log, tmp_path), run),
+        "--day-generations must be at least 1": lambda: options(small_log, run, day_generations=0),
+        "unknown option '--modle.embedding-width'": lambda: options(small_log, run, "--modle.embedding-width", 1),
+        "--days goes with --watch": lambda: options(small_log, run, days=2),
+        "--es.seed 3: --seed decides the evolution, too": lambda: options(small_log, run, "--es.seed", 3),
+        "--objective off_policy: tunes no scores": lambda: options(small_log, run, objective="off_policy"),
+        "--given propensities=.*holds no trained model": lambda: options(small_log, run, given=f"propensities={run}"),
     }
-    for message, given in cases.items():
+    for message, make in cases.items():
         with pytest.raises(ValueError, match=message):
-            pipeline.run(given)
-        assert not (tmp_path / "run").exists(), message
+            pipeline.run(make())
+        assert not run.exists(), message
 
 
 def without_test(log: Path, tmp_path: Path) -> Path:
@@ -178,13 +169,13 @@ def silent(given: Arguments) -> None:
 
 @pytest.mark.slow
 def test_the_same_bits_whatever_was_killed(small_log: Path, tmp_path: Path) -> None:
-    """Five kills on the way of one run; benchmarks/faults/pipeline_kills.py has twenty at random moments."""
+    """Kills on the way of one run; benchmarks/faults/pipeline_kills.py has twenty at random moments."""
     context = forking()
-    given = options(small_log, tmp_path / "run", epochs=2, generations=60, round_generations=40)
+    given = options(small_log, tmp_path / "run", "--es.generations", 200, epochs=2)
     pipeline.run(given)
     expected = results(given.out)
     shutil.rmtree(given.out)
-    for stage, after_s in (("train", 0.3), ("round", 0.05), ("evolve", 0.1), ("evaluate", 0.2)):
+    for stage, after_s in (("train", 0.3), ("evolve", 0.1), ("evaluate", 0.2)):
         ended = killed_at(context, given, stage, after_s)
         assert ended in (-signal.SIGKILL, 0)
         assert standing(given.out).state == ("finished" if ended == 0 else "stopped")
@@ -206,7 +197,7 @@ def test_each_day_is_judged_before_it_is_learned_from(tmp_path: Path) -> None:
     days, out, late = tmp_path / "days", tmp_path / "run", tmp_path / "late"
     generate_days(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **WORLD), 3, days)
     shutil.move(days / "2026-01-03", late)
-    given = options(None, out, watch=days, epochs=1, valid_share=0.2, keep=1, until_idle=0.0)
+    given = options(None, out, "--day-generations", 3, watch=days, epochs=1, valid_share=0.2, keep=1, until_idle=0.0)
     pipeline.run(given)
     (days / "2026-01-03").mkdir()
     for path in late.glob("*.parquet"):
@@ -231,8 +222,8 @@ def test_each_day_is_judged_before_it_is_learned_from(tmp_path: Path) -> None:
     assert "has taken in 3 days" in page
     started = json.loads((out / "days" / "2026-01-03" / "train" / "run.json").read_text())["started_from"]
     assert started["run"] == str(out / "days" / "2026-01-02" / "train")
-    assert (standing(out).state, standing(out).figures["days"]) == ("finished", 3)
-    (out / "days" / "2026-01-03" / "fusion" / "policy.json").write_text("{}")
+    assert standing(out).state == "finished"
+    (out / "days" / "2026-01-03" / "tuned" / "policy.json").write_text("{}")
     with pytest.raises(ValueError, match="2026-01-03: is damaged, and the model of the day before was not kept"):
         pipeline.run(given)
 
@@ -242,46 +233,43 @@ def test_each_day_is_judged_before_it_is_learned_from(tmp_path: Path) -> None:
 
 def test_a_training_begins_with_the_weights_of_another(finished: Path, small_log: Path, tmp_path: Path) -> None:
     source, out = finished / "train", tmp_path / "run"
-    given = train.Arguments(str(small_log), out, workers=0, epochs=1, set=(*SMALL, "optimizer.learning_rate=1e-12",
-                            "optimizer.embedding_learning_rate=1e-12"), start_from=source)  # fmt: skip
-    train.run(given)
+    words = [
+        str(word) for word in ("--data", small_log, "--workers", 0, "--epochs", 1, "--start-from", source, *TRAINING)
+    ]
+    still = ("--optimizer.learning-rate", "1e-12", "--optimizer.embedding-learning-rate", "1e-12")
+    train.run(train.arguments_of("--out", str(out), *words, *still))
     before, after = (load_file(run / "model" / "model.safetensors") for run in (source, out))
     for name, tensor in before.items():
         np.testing.assert_allclose(after[name], tensor, atol=1e-6)
     record = json.loads((out / "run.json").read_text())
     assert record["started_from"]["run"] == str(source)
     assert record["config"]["start_from"] == str(source)
-    wide = train.Arguments(str(small_log), tmp_path / "wide", workers=0, set=(*SMALL, "model.embedding_width=8"),
-                           start_from=source)  # fmt: skip
+    wide = train.arguments_of("--out", str(tmp_path / "wide"), *words, "--model.embedding-width", "8")
     with pytest.raises(ValueError, match=r"model\.embedding_width is 4 there, 8 here"):
         train.run(wide)
     assert not wide.out.exists()
-    assert model_to_start_from(tmp_path / "nowhere", None, None, source) == ("", {})  # type: ignore[arg-type]
 
 
 def test_a_click_model_weighs_the_training(finished: Path, small_log: Path, tmp_path: Path) -> None:
-    """It is named in the training's run, and another one makes the training anew."""
-    given = options(small_log, tmp_path / "run", epochs=1, propensities=finished / "train")
+    """It is named in the training's run, and another one makes the training begin again."""
+    given = options(small_log, tmp_path / "run", epochs=1, given=f"propensities={finished / 'train'}")
     pipeline.run(given)
     record = json.loads((given.out / "train" / "run.json").read_text())
     assert record["propensities"]["run"] == str(finished / "train")
     assert set(stages(given.out)["train"]["inputs"]) == {"data", "propensities"}
-    wrong = options(small_log, tmp_path / "other", propensities=tmp_path)
-    with pytest.raises(ValueError, match="holds no trained model"):
-        pipeline.run(wrong)
-    assert not wrong.out.exists()
 
 
 def test_an_evolution_begins_with_the_theta_of_another(finished: Path, tmp_path: Path) -> None:
-    scored = finished / "scored" / "test.parquet"
-    small = {"workers": 0, "k": 3, "generations": 1, "pairs": 4, "resamples": 20}
-    evolve(EvolveArguments(scored, tmp_path / "next", start_from=finished / "fusion", **small))
+    words = ("--scored", finished / "scored" / "test.parquet", "--start-from", finished / "tuned", "--workers", 0)
+    small = (*words, "--generations", 1, "--pairs", 4, "--resamples", 20)
+    evolve.run(evolve.arguments_of("--out", tmp_path / "next", *small, "--k", 3))
     started = np.fromfile(tmp_path / "next" / "start.f32", "<f4")
-    assert started.tobytes() == load_file(finished / "fusion" / "checkpoint.safetensors")["theta"].tobytes()
-    evolve(EvolveArguments(replay=tmp_path / "next"))
-    for changes, message in (({"fusion": "sum"}, "fusion 'product', this one 'sum'"), ({"k": 4}, "k 3, this one 4")):
+    assert started.tobytes() == load_file(finished / "tuned" / "checkpoint.safetensors")["theta"].tobytes()
+    evolve.run(evolve.Arguments(replay=tmp_path / "next"))
+    for more, message in ((("--fusion", "sum", "--k", 3), "fusion 'product', this one 'sum'"),
+                          (("--k", 4), "k 3, this one 4")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
-            evolve(EvolveArguments(scored, tmp_path / "other", start_from=finished / "fusion", **{**small, **changes}))
+            evolve.run(evolve.arguments_of("--out", tmp_path / "other", *small, *more))
 
 
 # --- on a cluster --------------------------------------------------------------------------------------------------
@@ -289,14 +277,12 @@ def test_an_evolution_begins_with_the_theta_of_another(finished: Path, tmp_path:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_training_and_rounds_share_a_cluster(small_log: Path, tmp_path: Path, ray_cluster: None) -> None:
-    """A worker trains while actors tune; the fusion they come to is that of one process."""
-    given = options(small_log, tmp_path / "run", workers=1, evolve_workers=1, epochs=2, generations=2)
+def test_training_and_evolution_on_a_cluster(small_log: Path, tmp_path: Path, ray_cluster: None) -> None:
+    """A worker trains, then two actors tune; the policy they come to is that of one process."""
+    given = options(small_log, tmp_path / "run", "--es.workers", 2, "--es.generations", 2, workers=1, epochs=1)
     pipeline.run(given)
-    done = stages(given.out)
-    assert [entry["facts"]["workers"] for name, entry in done.items() if name.startswith("round ")] == [1, 1]
-    theta = load_file(given.out / "fusion" / "checkpoint.safetensors")["theta"]
-    shutil.rmtree(given.out / "fusion")
-    alone = options(small_log, tmp_path / "run", workers=1, evolve_workers=0, epochs=2, generations=2)
+    theta = load_file(given.out / "tuned" / "checkpoint.safetensors")["theta"]
+    shutil.rmtree(given.out / "tuned")
+    alone = options(small_log, tmp_path / "run", "--es.generations", 2, workers=1, epochs=1)
     pipeline.run(alone)
-    assert load_file(given.out / "fusion" / "checkpoint.safetensors")["theta"].tobytes() == theta.tobytes()
+    assert load_file(given.out / "tuned" / "checkpoint.safetensors")["theta"].tobytes() == theta.tobytes()

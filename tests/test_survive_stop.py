@@ -164,7 +164,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stands(small_log: Path,
 
 @pytest.mark.slow
 def test_a_full_disk_stops_an_evolution_in_one_line(tmp_path: Path) -> None:
-    options = ["--objective", "sphere", "--workers", "0", "--generations", "3000", "--engine", "checkpoint_every=20"]
+    options = ["--objective", "sphere", "--workers", "0", "--generations", "3000", "--checkpoint-every", "20"]
     done = on_a_small_disk(tmp_path, 300, "jobs.evolve", *options)
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]  # TensorBoard's may be beside it

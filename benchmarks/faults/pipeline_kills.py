@@ -5,7 +5,7 @@
 
 Each round begins anew: SIGKILL to the process after a random share of the time that the unbroken run took (from the
 moment that the run directory exists), then the same again to its end. A round passes if every result file
-is the unbroken run's: the model's tensors, scores, theta and returns of every round, figures of the days, summary.json.
+is the unbroken run's: the model's tensors, scores, theta and returns, figures of the days, summary.json.
 Exported files are checked against the model as they are written.
 """
 
@@ -42,12 +42,12 @@ BYTES = (
     "scored/*.parquet",
     "evaluation/evaluation.json",
     "train/evaluation.json",
-    "**/fusion/policy.json",
-    "**/fusion/returns.f64",
-    "days/*/judged_fusion.json",
+    "**/tuned/policy.json",
+    "**/tuned/returns.f64",
+    "days/*/judged_policy.json",
 )
 """Result files that are compared as they are."""
-TENSORS = ("train/model/*.safetensors", "days/*/train/model/*.safetensors", "**/fusion/checkpoint.safetensors")
+TENSORS = ("train/model/*.safetensors", "days/*/train/model/*.safetensors", "**/tuned/checkpoint.safetensors")
 """And those whose tensors are: their headers hold seconds."""
 SMALL = {
     "batch-size": "400",
@@ -152,8 +152,7 @@ def at_work(out: Path) -> str:
         return "before the first stage"
     stages = json.loads((out / PIPELINE_FILE).read_text())["stages"]
     running = [name for name, entry in stages.items() if entry["state"] == "running"]
-    return " and ".join(name.split(" ")[0] if name.startswith("round") else name.split(" ")[-1] for name in running) \
-        or "between stages"  # fmt: skip
+    return " and ".join(name.split(" ")[-1] for name in running) or "between stages"
 
 
 def run(arguments: Arguments) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from distributed.reporting.tensorboard import Events
 from es import engine
 from es.config import EXECUTION_SETTINGS, ESConfig
 from es.objectives.base import Objective
-from es.tasks import Stopped
+from es.tasks import Interrupted
 from funnel.settings import plain
 from funnel.tunable import Tunable
 from jobs.cluster.connect import check_cpus, connect, names_cluster
@@ -147,7 +147,7 @@ def evolve(
         try:
             theta_D = start.theta_D if start else None
             result = engine.run(objective, config, out, on_generation, lambda: bool(received), start_D=theta_D)
-        except Stopped as stopped:
+        except Interrupted as stopped:
             leave(stopped, received[0])
         finally:
             telemetry.send()

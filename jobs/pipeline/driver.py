@@ -38,9 +38,9 @@ def conduct(options: Arguments) -> dict[str, Any]:
             check_log(plan, log)
     if state is RunState.NEW:
         start_run(out, KIND, settings, {})
-    with alone(out), stops(), present(out), quiet(out):
+    with alone(out), stops(), present(out) as process, quiet(out):
         clean(out)
-        record = Record(out, console)
+        record = Record(out, console, process)
         summary = read_json(out / SUMMARY_FILE) if has_days(record) and (out / SUMMARY_FILE).exists() else {}
 
         def begin() -> Current:

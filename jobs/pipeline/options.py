@@ -86,9 +86,9 @@ def options(words: Sequence[str]) -> type:
 
 
 def arguments_of(*words: object) -> Arguments:
-    """What the command line would give; raises ValueError for an unknown option."""
-    parsed: Arguments = parse(options, [str(word) for word in words])
-    return parsed
+    """What the command line would give, of the class above, which other processes know too. Raises ValueError for an
+    unknown option."""
+    return Arguments(**vars(parse(options, [str(word) for word in words])))
 
 
 def score_tunable(name: str) -> type[ScoreTunable]:

@@ -24,6 +24,7 @@ from rich.console import Console
 from data.log import TRUTH, Log, parquet_files
 from data.schema import SCHEMA_FILE
 from jobs.run.directory import inside, read_json, write_json
+from jobs.run.process import Process
 
 PIPELINE_FILE = "pipeline.json"
 FORMAT, VERSION = "counterpoint.pipeline", 1
@@ -47,8 +48,9 @@ class Stage:
 class Record:
     """The stages of a pipeline in `out`."""
 
-    def __init__(self, out: Path, console: Console) -> None:
-        self.out, self.console, self.path = out, console, out / PIPELINE_FILE
+    def __init__(self, out: Path, console: Console, process: Process | None = None) -> None:
+        """`process`: told at which stage the pipeline is."""
+        self.out, self.console, self.path, self.process = out, console, out / PIPELINE_FILE, process
         self.stages: dict[str, dict[str, Any]] = {}
         self.files: dict[str, list[Any]] = {}
         self.days: dict[str, dict[str, Any]] = {}
@@ -104,6 +106,7 @@ class Record:
         }
         self.stages[stage.name] = now
         self.save()
+        self.at(stage.name)
         began = time.monotonic()
         try:
             facts = stage.work()
@@ -116,6 +119,12 @@ class Record:
         text = in_words(facts)
         self.say(f"{stage.name}: {text + ', ' if text else ''}{now['seconds']:.1f} s")
         return facts
+
+    def at(self, name: str) -> None:
+        """Note for jobs.status what the pipeline is at, and how many stages are done."""
+        if self.process is not None:
+            done = sum(entry["state"] == DONE for entry in self.stages.values())
+            self.process.update("stages", done, None, now=name)
 
     def invalid(self, name: str, inputs: dict[str, str] | None = None) -> str | None:
         """Why a stage has to be done, None if it is done and valid. Without inputs only the outputs are looked at."""

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from es.tasks import Interrupted
+from jobs.run.process import Process
 from jobs.tune.aim import FAILED, INFEASIBLE, Aim
 from jobs.tune.files import name_of
 from jobs.tune.results import Row, read_row, settings_text
@@ -19,15 +21,21 @@ SHOWN = 12
 """Trials in the live table: those that run, then the best."""
 
 
-class Stopped(Exception):
-    """A signal asked the search to stop."""
-
-
 class Board(tune.Callback):
     """Told by Tune what happens; reads the rest from the trials' directories. `signalled`: signals as they come in."""
 
-    def __init__(self, console: Console, trials: Path, aim: Aim, samples: int, signalled: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        console: Console,
+        trials: Path,
+        aim: Aim,
+        samples: int,
+        signalled: Sequence[int] = (),
+        process: Process | None = None,
+    ) -> None:
+        """`process`: told how many trials have ended."""
         self.console, self.trials, self.aim, self.samples = console, trials, aim, samples
+        self.process = process
         self.signalled = signalled
         self.rows: dict[int, Row] = {}
         self.began = time.monotonic()
@@ -48,7 +56,7 @@ class Board(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self.signalled:
-            raise Stopped
+            raise Interrupted
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.refresh(trial, "running")
@@ -69,6 +77,9 @@ class Board(tune.Callback):
         settings = {key: value for key, value in trial.config.items() if key != INDEX}
         row = read_row(self.trials / name_of(index), index, settings, self.aim, state)
         self.rows[index] = row
+        if self.process is not None:
+            ended = sum(one.state != "running" for one in self.rows.values())
+            self.process.update("trials", ended, self.samples, now=f"{len(self.rows)} begun")
         if self.live:
             self.live.update(self.table())
         return row

@@ -10,11 +10,13 @@ from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 from rich.table import Table
 
+from es.tasks import Interrupted
 from funnel.spaces import Space
 from jobs.command.preset import write_preset
 from jobs.command.signals import leave, stop_signals
+from jobs.run.process import present
 from jobs.tune.aim import Aim, read_aim
-from jobs.tune.board import Board, Stopped, cell
+from jobs.tune.board import Board, cell
 from jobs.tune.evolution import Evolution
 from jobs.tune.files import LEDGER_FILE, TRIALS, Ledger, name_of
 from jobs.tune.options import Arguments, held
@@ -88,13 +90,17 @@ def conduct(study: Study, arguments: Arguments, console: Console) -> dict[str, A
     trials.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(study.out / LEDGER_FILE)
     aim = study.plan.aim
-    with stop_signals() as received, Board(console, trials, aim, arguments.samples, received) as board:
+    with (
+        present(study.out) as process,
+        stop_signals() as received,
+        Board(console, trials, aim, arguments.samples, received, process) as board,
+    ):
         try:
             search(study.plan, study.space, study.default, ledger, study.how, board)
         except Exception:
             if not received:
                 raise
-            leave(Stopped(f"stopped with {board.count()} trials ended"), received[0])
+            leave(Interrupted(f"stopped with {board.count()} trials ended"), received[0])
     ledger = Ledger(study.out / LEDGER_FILE)
     rows = read_rows(trials, ledger, aim)
     write_table(study.out / TABLE, rows)

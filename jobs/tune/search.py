@@ -215,7 +215,7 @@ def default_of(space: Domains, defaults: Settings) -> Settings:
     for key, domain in space.items():
         assert isinstance(domain, Domain)
         value = defaults[key]
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        text = ",".join(map(str, value)) if isinstance(value, tuple | list) else value
         if not domain.is_valid(text):
             raise ValueError(f"--space: the default of {key}, {text}, is no point of it")
         point[key] = text
