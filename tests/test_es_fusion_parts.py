@@ -158,7 +158,7 @@ def test_a_sweep_trades_one_outcome_for_the_other():
 
 def test_mistakes_are_said():
     log = make_log(requests=20)
-    with pytest.raises(ValueError, match=r"no user feature 'age' .there is segment, rank\."):
+    with pytest.raises(ValueError, match=r"no user feature 'age' \(there is segment, rank\)"):
         Fusion.fit("sum", log, ("age",))
     fusion = Fusion.fit("sum", log)
     for constraint, message in [

@@ -45,7 +45,9 @@ def same(given, value):
     if isinstance(value, tuple):
         parts = given if isinstance(given, list) else [float(part) for part in given.split(",") if part.strip()]
         return len(parts) == len(value) and all(map(same, parts, value))
-    return type(given) in (int, float) if isinstance(value, float) and given == value else given == value
+    if isinstance(value, float) and type(given) in (int, float):
+        return float(given) == value
+    return given == value
 
 
 def check_taken(config, defaults, given):

@@ -45,7 +45,7 @@ def arguments(log: Path, out: Path, objective: str) -> train.Arguments:
 def written_by_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """my/focal.py in a directory of its own, as docs/objectives.md has it."""
     (tmp_path / "my").mkdir()
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "objectives.md").read_text(), re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "objectives.md").read_text(), re.DOTALL)
     (tmp_path / "my" / "focal.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
