@@ -33,7 +33,7 @@ def test_presets_and_spaces_hold_what_they_say(name: str) -> None:
     for make in (*kind.spaces.values(), *({} if name in PROBLEMS else engine.SPACES).values()):
         assert make.__doc__
         space = domains(make())
-        first = default_of(space, {key: tuple(v) if isinstance(v, list) else v for key, v in defaults.items()})
+        first = default_of(space, defaults)
         points = draw(space, first, 30, seed=1)
         assert points == draw(space, first, 30, seed=1)
         assert points[0] == first
