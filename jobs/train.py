@@ -27,7 +27,6 @@ from distributed.config import TrainConfig
 from distributed.finished_run import joined_config
 from distributed.training.job import TrainJob
 from distributed.training.launch import prepare, run_training
-from distributed.training.loop import OnEpoch
 from distributed.training.stopping import Stopped
 from funnel.registry import DEFAULT_PROBLEM, find_problem
 from jobs import calibrate
@@ -66,8 +65,6 @@ class Arguments:
     given: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROLE=RUN ...")] = ()
     """Finished training runs that this one builds on, such as propensities=RUN: a click model that weighs the clicks in
     place of the run's own CTR tower."""
-    snapshots: bool = False
-    """Keep the model of every epoch that is the best so far; jobs.score --run OUT/snapshots/step-N scores with one."""
     calibrate: str = "none"
     """Calibrate the trained model on the validation part by this --method of jobs.calibrate (platt or isotonic for the
     ranker), which does so later too, with more choices."""
@@ -90,11 +87,10 @@ def arguments_of(*words: str) -> Arguments:
     return parsed
 
 
-def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) -> dict[str, Any]:
+def run(arguments: Arguments, cpus: int = 0) -> dict[str, Any]:
     """Train to the end and return summary.json as a dict.
 
-    `on_epoch`: as for distributed.training.loop.train; `cpus`: of a local cluster, if it is to have more than the
-    workers.
+    `cpus`: of a local cluster, if it is to have more than the workers.
     """
     started = time.time()
     check_tracking()
@@ -116,7 +112,6 @@ def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) ->
     at_least = check_workers(arguments)
     log = open_log(arguments.data)
     job = prepare(out, log, config, problem_settings, started, arguments.problem, {r: str(p) for r, p in given.items()})
-    job = dataclasses.replace(job, snapshots=arguments.snapshots)
     begins: dict[str, Any] = {}
     if arguments.start_from:
         directory, begins = model_to_start_from(arguments.start_from, job)
@@ -135,7 +130,7 @@ def run(arguments: Arguments, on_epoch: OnEpoch | None = None, cpus: int = 0) ->
         connect(max(cpus, at_least))
     with present(out) as process, tracked(out):
         with follow_training(console, out, config.epochs, kind.watched, process):
-            figures = trained(job, arguments, on_epoch)
+            figures = trained(job, arguments)
         summary = {
             **figures,
             "train.workers": arguments.workers,
@@ -161,12 +156,12 @@ def recorded(arguments: Arguments, config: TrainConfig, settings: Any, given: di
     return record | {role: str(run) for role, run in given.items()}
 
 
-def trained(job: TrainJob, arguments: Arguments, on_epoch: OnEpoch | None) -> dict[str, Any]:
+def trained(job: TrainJob, arguments: Arguments) -> dict[str, Any]:
     """The figures. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130."""
     with stop_signals() as received:
         try:
             return run_training(
-                job, arguments.workers, on_epoch, arguments.min_workers, lambda: received[0] if received else 0
+                job, arguments.workers, None, arguments.min_workers, lambda: received[0] if received else 0
             )
         except Stopped as stopped:
             leave(stopped, received[0])

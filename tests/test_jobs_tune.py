@@ -17,8 +17,8 @@ from distributed.training import loop as train_loop
 from distributed.training.launch import prepare, run_training
 from es.config import ESConfig
 from es.engine import run as run_engine
+from es.milestones import milestones
 from es.objectives.toy import Sphere
-from es.tune import milestones
 from jobs import report, train, tune
 from jobs.run.directory import read_json
 from jobs.tune.aim import FAILED, INFEASIBLE, front, read_aim

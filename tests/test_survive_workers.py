@@ -205,7 +205,7 @@ def stick(rank: int, rendezvous: str, job: TrainJob) -> None:
         return True
 
     try:
-        train(job, rank, 2, torch.device("cpu"), on_epoch)
+        train(job, Context(rank, 2), on_epoch)
     except RuntimeError as error:
         told = {"error": str(error), "after_s": time.monotonic() - began}
         (Path(job.run) / "told.json").write_text(json.dumps(told))

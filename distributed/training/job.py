@@ -39,8 +39,6 @@ class TrainJob:
     """Model directory of another run that the weights are taken from; empty: they are drawn from the seed."""
     given: Mapping[str, str] = field(default_factory=dict)
     """Run directories of the finished trainings that the problem builds on, by role."""
-    snapshots: bool = False
-    """Keep the model of every epoch that is the best so far, in RUN/snapshots/step-NNNNNNNN/model/."""
 
     def open_problem(self, device: torch.device) -> Problem:
         """The problem, with the finished runs that it builds on, their networks on the device."""

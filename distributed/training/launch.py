@@ -81,7 +81,7 @@ def run_training(
     A worker that dies is replaced and the group goes on from the last checkpoint. With `min_workers` it has as many
     workers as the cluster has room for, from so many up to `workers`, and changes as nodes come and go. `signalled`
     gives the signal that this process has received (0: none): then the state is saved and stopping.Stopped raised.
-    `on_epoch`: see train_loop.train; every worker calls its own copy. `meanwhile` is called here again and again while
+    `on_epoch`: see loop.train; every worker calls its own copy. `meanwhile` is called here again and again while
     Ray Train workers train, and once when they are done. Raises ValueError for what the user can mend,
     whichever worker found it.
     """

@@ -21,7 +21,7 @@ from distributed.training.job import TrainJob
 from distributed.training.learner import Learner
 from distributed.training.stopping import NO_STORAGE, Interrupted, save_and_stop
 
-CHECKPOINTS, EVALUATION, SNAPSHOTS = "checkpoints", "evaluation.json", "snapshots"
+CHECKPOINTS, EVALUATION = "checkpoints", "evaluation.json"
 
 
 class Recorder:
@@ -103,17 +103,7 @@ class Recorder:
         progress.finished = stopped or progress.epoch >= config.epochs
         with self.stop.storing():
             self.reporter.valid(progress, figures)
-        if self.job.snapshots and progress.best_step == progress.step:
-            self._keep_snapshot()
         self.save()
-
-    def _keep_snapshot(self) -> None:
-        """The model of this step for whoever follows the training; one from before a restart is the same and may be in
-        use. Before the epoch's checkpoint, so that a run that goes on from there has it."""
-        path = self.run / SNAPSHOTS / self.store.at(self.progress.step).name / MODEL_DIRECTORY
-        if not broadcast_object(path.exists()):
-            with self.stop.storing():
-                self.store.save_as(path, self.learner.state(with_optimizer=False), self.progress, self.identity)
 
     def save(self) -> None:
         """Begin to write a checkpoint; what cannot be written is found out at the next step, by all workers."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from es.config import ESConfig
 from es.engine import run as run_engine
-from es.tune import milestones
+from es.milestones import milestones
 from funnel.settings import flat, plain
 from funnel.tunable import Tunable
 from jobs.evolve.conduct import KIND, finish
