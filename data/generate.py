@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.history import list_column
-from data.population import AGES, CATEGORIES, CHANNELS, CITIES, SEGMENTS, Population
+from data.population import AGES, CATEGORIES, CHANNELS, CITIES, PRICE_UNIT, SEGMENTS, Population
 from data.schema import CategoricalField, Many, Schema, TruthColumns
 from data.world import CANDIDATES, SHARDS, Exposures, World, address
 from data.world import GeneratedLog as GeneratedLog
@@ -95,6 +95,8 @@ def shard_tables(world: World, part: int, shard: int) -> tuple[pa.Table, pa.Tabl
     columns = {"exposure_id": exposure_R, "request_id": request_R, **features(world.population, shown, rng)}
     if world.history is not None:
         columns["history"] = list_column(world.history.take(shown.user_R))
+    if world.config.world == "conflict":
+        columns["value"] = world.value(shown).astype(np.float32)
     columns |= {"click": click_R.astype(np.int8), "conversion": (click_R & potential_R).astype(np.int8)}
     truth = truth_table(
         generated_schema(world.config),
@@ -113,7 +115,7 @@ def features(people: Population, shown: Exposures, rng: np.random.Generator) -> 
         "user_activity": people.user_activity_U[user_R],
         "item_popularity": people.popularity_I[item_R],
         "item_age_days": rng.exponential(90, len(item_R)),
-        "price": 20 * np.exp(people.log_price_I[item_R]),
+        "price": PRICE_UNIT * np.exp(people.log_price_I[item_R]),
         "discount": shown.discount_R,
     }
     lost = {name: rng.random(len(item_R)) < share for name, share in MISSING.items()}
@@ -156,6 +158,7 @@ def generated_schema(config: GeneratedLog) -> Schema:
         exposure="exposure_id",
         user="user_id",
         request="request_id",
+        value="value" if config.world == "conflict" else None,
         truth=TruthColumns("exposure_id", "potential_conversion", "propensity", "conversion_probability"),
     )
 

@@ -1,6 +1,6 @@
 """The users and items of a generated log: what they are, what is seen of them, and what each makes of the other.
 
-Drawn once from a seed; the equations stand in data/generate.py. Shapes: U users, I items, R exposures, D taste
+Drawn once from a seed; the equations stand in data/world.py. Shapes: U users, I items, R exposures, D taste
 dimensions. Everything here that drives a click or a conversion is a function of the user and the item.
 """
 
@@ -11,6 +11,7 @@ import numpy as np
 SEGMENTS, CATEGORIES, CITIES, TASTES = 12, 40, 200, 4
 AGES = ("<18", "18-24", "25-29", "30-34", "35-44", "45-54", "55+")
 CHANNELS = ("search", "feed", "cart", "mail")
+PRICE_UNIT = 20.0  # money that the median item costs
 SPREAD = 0.25  # of a user's or item's taste around its group's
 MISLABELLED = 0.05  # share of users and items filed under a random segment or category
 
@@ -45,6 +46,26 @@ class Population:
     def fit(self, user_R: np.ndarray, item_R: np.ndarray) -> np.ndarray:
         """What makes a purchase beside interest (not yet standardised): quality, and a price near the budget."""
         return self.quality_I[item_R] - 0.5 * (self.log_price_I[item_R] - self.budget_U[user_R]) ** 2
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """What sets clicks against purchases and their value: packaging_I (standardised), order_size_U (mean log 0)."""
+
+    packaging_I: np.ndarray
+    order_size_U: np.ndarray
+
+
+def draw_conflict(rng: np.random.Generator, people: Population, segment_value: float) -> Conflict:
+    """Draw how each item is packaged (mostly its shop's habit) and how much each segment orders.
+
+    `segment_value` is the standard deviation over segments of the log order size. Drawn apart from the population, so
+    that a world without conflict has the same users and items.
+    """
+    shops, items = int(people.shop_I.max()) + 1, len(people.shop_I)
+    packaging_I = 0.9 * rng.normal(size=shops)[people.shop_I] + 0.45 * rng.normal(size=items)
+    log_size_S = standardised(rng.normal(size=SEGMENTS))
+    return Conflict(standardised(packaging_I), np.exp(segment_value * log_size_S)[people.segment_U])
 
 
 def draw_population(rng: np.random.Generator, users: int, items: int) -> Population:

@@ -3,21 +3,30 @@
 For user u, item i, shown at position k (0 .. 29), hour h, in channel c, with discount d:
 
     interest      m = [0.7 <z_u, z_i>/2 + 0.5 appeal_i + 0.4 activity_u]          standardised over exposures
+    attraction    a = [0.7 <z_u, z_i>/2 + 0.5 appeal_i + 0.4 activity_u + clickbait packaging_i]      standardised
     presentation  w = [-log2(1 + k) + 0.5 cos(2 pi (h - 21)/24) + e_c + 4 d]      standardised over exposures
     fit           f = [quality_i - 0.5 (log price_i - budget_u)^2]                standardised over exposures
-    click score   s = sqrt(0.85) m + sqrt(0.15) w
+    click score   s = sqrt(0.85) a + sqrt(0.15) w
 
     propensity                q = sigmoid(b_click + selection s + hidden v),      click ~ Bernoulli(q)
-    conversion if clicked     p = sigmoid(b_conversion + confounding g(m) + 0.8 f + hidden v),
+    conversion if clicked     p = sigmoid(b_conversion + confounding g(m) + 0.8 f + hidden v
+                                          - disappointment packaging_i - price_sensitivity log price_i),
                               potential_conversion ~ Bernoulli(p), drawn apart from the click
     seen                      conversion = click * potential_conversion
+    value of a conversion     price_i (1 - d) order_size_u, in prices of the median item; world "conflict" only
 
     g(m) = [-log(1 + exp(-3 (m - 0.5)))]                                          standardised over exposures
 
 g saturates: above m = 0.5, where the clicks are, more interest hardly matters; below, where most exposures are, the
 conversion falls with it. So what is learnt from clicks carries over badly to what was not clicked. v ~ N(0, 1) is drawn
 for each exposure and shown nowhere. With hidden = 0 (the default) q and p are functions of the observed features
-(user_id and item_id settle z, appeal, activity, quality, budget and price), so weighting clicks by 1/q is unbiased.
+(user_id and item_id settle z, appeal, activity, packaging, quality, budget and price), so weighting clicks by 1/q is
+unbiased.
+
+Packaging (title, picture), a habit of shops, draws clicks and disappoints; a dear item sells less often and for more; a
+segment's orders are large or small. So no single score orders a list well by click + w conversion value: the world
+"conflict". In the world "aligned" clickbait, disappointment and price_sensitivity are 0 and there is no value: what is
+clicked is also what is bought.
 b_click solves E[q] = click_rate and b_conversion solves E[q p]/E[q] = conversion_rate on a fixed sample of exposures.
 
 Tastes z lie in 4 dimensions around 12 segments' and 40 categories' centres; one user or item in twenty is filed under a
@@ -33,44 +42,13 @@ import numpy as np
 
 from data.bags import Bags
 from data.history import draw_history
-from data.population import CHANNELS, Population, draw_population
-from data.write import ROWS_PER_FILE, ROWS_PER_GROUP
+from data.population import CHANNELS, Conflict, Population, draw_conflict, draw_population
+from data.worlds import CANDIDATES, check, completed
+from data.worlds import GeneratedLog as GeneratedLog
 
-CANDIDATES = 30
 SAMPLE_ROWS = 2**18
-POPULATION, SAMPLE, SHARDS, HISTORY = 0, 1, 2, 3  # the first word of every address under the seed
+POPULATION, SAMPLE, SHARDS, HISTORY, CONFLICT = 0, 1, 2, 3, 4  # the first word of every address under the seed
 CHANNEL_EFFECT = np.array([0.6, -0.4, 0.8, -1.0])
-
-
-@dataclass(frozen=True)
-class GeneratedLog:
-    """What to generate; the knobs are those of the equations above."""
-
-    rows: int = 1_000_000
-    """Exposures in all; train, valid and test take 80, 10 and 10 per cent."""
-    seed: int = 0
-    """The same settings and seed give the same log."""
-    users: int = 5_000
-    """How many users there are to draw from."""
-    items: int = 2_000
-    """How many items there are to draw from."""
-    click_rate: float = 0.04
-    """E[click] over exposures."""
-    conversion_rate: float = 0.05
-    """E[conversion] over clicks."""
-    selection: float = 1.3
-    """Standard deviation of the click logit: the larger, the less clicked and unclicked exposures overlap."""
-    confounding: float = 1.2
-    """Weight of interest, which makes clicks, in the conversion logit; 0 = conversions do not depend on it."""
-    hidden: float = 0.0
-    """Weight of an unobserved cause of both clicks and conversions."""
-    history: int = 0
-    """At most so many items that the user clicked before, as a multi-valued field that shares the item's rows; 0 = no
-    such column."""
-    rows_per_file: int = ROWS_PER_FILE
-    """Rows of a parquet file."""
-    rows_per_group: int = ROWS_PER_GROUP
-    """Rows of a row group, the unit that training workers share out."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +76,25 @@ class World:
     def __init__(self, config: GeneratedLog) -> None:
         check(config)
         self.config = config
+        self.knobs = completed(config)
         self.population: Population = draw_population(address(config.seed, POPULATION), config.users, config.items)
+        self.conflict: Conflict = draw_conflict(
+            address(config.seed, CONFLICT), self.population, self.knobs["segment_value"]
+        )
         sample = self.draw_sample(address(config.seed, SAMPLE))
         interest_R = self.population.interest(sample.user_R, sample.item_R)
         self._interest = moments(interest_R)
+        self._attraction = moments(self.attraction(sample.user_R, sample.item_R))
         self._presentation = moments(presentation(sample))
         self._fit = moments(self.population.fit(sample.user_R, sample.item_R))
         self._saturated = moments(saturating(standard(interest_R, self._interest)))
         click_R, conversion_R = self.scores(sample)
-        self.click_intercept = solve(lambda b: sigmoid(b + click_R).mean(), config.click_rate)
+        self.click_intercept = solve(lambda b: sigmoid(b + click_R).mean(), self.knobs["click_rate"])
         propensity_R = sigmoid(self.click_intercept + click_R)
         clicked_R = propensity_R / propensity_R.sum()
         self.history = self.draw_history()
-        self.conversion_intercept = solve(lambda b: clicked_R @ sigmoid(b + conversion_R), config.conversion_rate)
+        target = self.knobs["conversion_rate"]
+        self.conversion_intercept = solve(lambda b: clicked_R @ sigmoid(b + conversion_R), target)
 
     def draw_history(self) -> Bags | None:
         config, people = self.config, self.population
@@ -118,7 +102,7 @@ class World:
             return None
 
         def click_logit(user_R: np.ndarray, item_R: np.ndarray) -> np.ndarray:
-            return config.selection * standard(people.interest(user_R, item_R), self._interest)
+            return config.selection * standard(self.attraction(user_R, item_R), self._attraction)
 
         rng = address(config.seed, HISTORY)
         return draw_history(rng, config.users, config.history, people.item_cdf_I, click_logit)
@@ -149,41 +133,34 @@ class World:
         user_R = pick(self.population.user_cdf_U, (rng.permutation(rows) + rng.random(rows)) / rows)
         return replace(sample, user_R=user_R)
 
+    def attraction(self, user_R: np.ndarray, item_R: np.ndarray) -> np.ndarray:
+        """What draws a click before presentation (not yet standardised): interest, and how the item is packaged."""
+        packaging_R = self.knobs["clickbait"] * self.conflict.packaging_I[item_R]
+        return self.population.interest(user_R, item_R) + packaging_R
+
     def scores(self, shown: Exposures) -> tuple[np.ndarray, np.ndarray]:
         """Click and conversion logits without their intercepts."""
-        config, people = self.config, self.population
+        config, people, knobs = self.config, self.population, self.knobs
+        a_R = standard(self.attraction(shown.user_R, shown.item_R), self._attraction)
         m_R = standard(people.interest(shown.user_R, shown.item_R), self._interest)
         w_R = standard(presentation(shown), self._presentation)
         f_R = standard(people.fit(shown.user_R, shown.item_R), self._fit)
         g_R = standard(saturating(m_R), self._saturated)
         unseen_R = config.hidden * shown.hidden_R
-        click_R = config.selection * (np.sqrt(0.85) * m_R + np.sqrt(0.15) * w_R) + unseen_R
-        return click_R, config.confounding * g_R + 0.8 * f_R + unseen_R
+        click_R = config.selection * (np.sqrt(0.85) * a_R + np.sqrt(0.15) * w_R) + unseen_R
+        conversion_R = config.confounding * g_R + 0.8 * f_R + unseen_R
+        conversion_R -= knobs["disappointment"] * self.conflict.packaging_I[shown.item_R]
+        conversion_R -= knobs["price_sensitivity"] * people.log_price_I[shown.item_R]
+        return click_R, conversion_R
 
     def probabilities(self, shown: Exposures) -> Probabilities:
         click_R, conversion_R = self.scores(shown)
         return Probabilities(sigmoid(self.click_intercept + click_R), sigmoid(self.conversion_intercept + conversion_R))
 
-
-def check(config: GeneratedLog) -> None:
-    """Raise ValueError naming the knob whose value makes no log."""
-    for name in ("users", "items", "rows_per_group"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}, must be at least 1")
-    if config.rows < 10 * CANDIDATES:
-        raise ValueError(f"rows is {config.rows}, must be at least {10 * CANDIDATES} (ten requests)")
-    if config.seed < 0:
-        raise ValueError(f"seed is {config.seed}, must not be negative")
-    if config.history < 0:
-        raise ValueError(f"history is {config.history}, must be at least 0")
-    for name in ("click_rate", "conversion_rate"):
-        if not 0 < getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}, must lie between 0 and 1")
-    for name in ("selection", "hidden"):
-        if not 0 <= getattr(config, name) <= 10:
-            raise ValueError(f"{name} is {getattr(config, name)}, must lie in 0..10")
-    if not -10 <= config.confounding <= 10:
-        raise ValueError(f"confounding is {config.confounding}, must lie in -10..10")
+    def value(self, shown: Exposures) -> np.ndarray:
+        """What a conversion of each exposure is worth: the price paid, by the segment's order size."""
+        price_R = np.exp(self.population.log_price_I[shown.item_R]) * (1 - shown.discount_R)
+        return price_R * self.conflict.order_size_U[shown.user_R]
 
 
 def address(seed: int, *where: int) -> np.random.Generator:

@@ -62,7 +62,9 @@ def small_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     directory = tmp_path_factory.mktemp("logs") / "small"
     shape = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100}
-    generate_log(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), directory)
+    generate_log(
+        GeneratedLog(world="aligned", rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), directory
+    )
     return directory
 
 
@@ -74,7 +76,9 @@ def listed_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     directory = tmp_path_factory.mktemp("logs") / "listed"
     shape = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100, "history": 5}
-    generate_log(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), directory)
+    generate_log(
+        GeneratedLog(world="aligned", rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), directory
+    )
     schema = json.loads((directory / "schema.json").read_text())
     for entry in schema["categorical"]:
         if entry["name"] == "item_id":

@@ -13,7 +13,7 @@ from data.labels import check_labels
 from data.log import Log, open_log
 from data.world import World, address, solve
 
-CONFIG = GeneratedLog(rows=300_000, seed=3, users=5000, items=2000)
+CONFIG = GeneratedLog(world="aligned", rows=300_000, seed=3, users=5000, items=2000)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ SHAPE = {"rows": 6000, "seed": 4, "users": 300, "items": 120, "rows_per_file": 2
 
 
 def made(directory: Path, history: int) -> pa.Table:
-    generate_log(GeneratedLog(**SHAPE, history=history), directory)
+    generate_log(GeneratedLog(world="aligned", **SHAPE, history=history), directory)
     log = open_log(directory)
     return pa.concat_tables(log.read(log.part("train"), log.schema.all_columns)).combine_chunks()
 
@@ -33,16 +33,16 @@ def test_history_is_a_column_more_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_history_tells_of_the_users_taste() -> None:
-    world = World(GeneratedLog(**SHAPE, history=20))
+    world = World(GeneratedLog(world="aligned", **SHAPE, history=20))
     assert world.history is not None
     user_S = np.repeat(np.arange(300), np.diff(world.history.offset_R1))
     rng = np.random.default_rng(0)
     clicked = world.population.interest(user_S, world.history.ids_S)
     anyone = world.population.interest(rng.permutation(user_S), world.history.ids_S)
     assert clicked.mean() > anyone.mean() + 0.5 * anyone.std()
-    assert np.array_equal(World(GeneratedLog(**SHAPE, history=20)).history.ids_S, world.history.ids_S)
+    assert np.array_equal(World(GeneratedLog(world="aligned", **SHAPE, history=20)).history.ids_S, world.history.ids_S)
 
 
 def test_a_negative_history_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="history is -1, must be at least 0"):
-        World(GeneratedLog(history=-1))
+        World(GeneratedLog(world="aligned", history=-1))

@@ -195,7 +195,9 @@ def test_the_same_bits_whatever_was_killed(small_log: Path, tmp_path: Path) -> N
 
 def test_each_day_is_judged_before_it_is_learned_from(tmp_path: Path) -> None:
     days, out, late = tmp_path / "days", tmp_path / "run", tmp_path / "late"
-    generate_days(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **WORLD), 3, days)
+    generate_days(
+        GeneratedLog(world="aligned", rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **WORLD), 3, days
+    )
     shutil.move(days / "2026-01-03", late)
     given = options(None, out, "--day-generations", 3, watch=days, epochs=1, valid_share=0.2, keep=1, until_idle=0.0)
     pipeline.run(given)

@@ -164,7 +164,9 @@ def test_an_own_objective_that_weighs_nothing_is_refused(
 
 
 def test_other_features_are_refused(clicks: Path, tmp_path: Path) -> None:
-    generate_log(GeneratedLog(rows=3000, users=50, items=30, history=3, click_rate=0.2), tmp_path / "log")
+    generate_log(
+        GeneratedLog(world="aligned", rows=3000, users=50, items=30, history=3, click_rate=0.2), tmp_path / "log"
+    )
     with pytest.raises(ValueError, match=r"--given propensities=.*: the categorical feature .* is not the same there"):
         train.run(arguments(tmp_path / "log", tmp_path / "run", *weighed_by(clicks)))
 

@@ -29,7 +29,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("previous") / "log"
     shape = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100}
     rates = {"click_rate": 0.2, "conversion_rate": 0.3}
-    generate_log(GeneratedLog(rows=6000, seed=3, **rates, **shape, **THEN), directory)
+    generate_log(GeneratedLog(world="aligned", rows=6000, seed=3, **rates, **shape, **THEN), directory)
     # Row groups of exactly 400 rows, as logs had them then: products of other numbers of rows round differently.
     (file,) = (directory / "test").glob("*.parquet")
     pq.write_table(pq.read_table(file), file, row_group_size=400)

@@ -171,7 +171,7 @@ def logs(arguments: Arguments, folder: Path) -> Any:
             for name in ("log", "oracle", CLICKS):
                 shutil.rmtree(folder / name, ignore_errors=True)
             if arguments.source == "generated":
-                generate_log(GeneratedLog(rows=arguments.rows, seed=seed), folder / "log")
+                generate_log(GeneratedLog(world="aligned", rows=arguments.rows, seed=seed), folder / "log")
             else:
                 load_speed_dating(arguments.input, folder / "log", folds=arguments.folds, fold=fold, seed=seed)
             yield f"seed {seed} fold {fold}", seed, open_log(folder / "log")

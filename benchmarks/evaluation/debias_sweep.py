@@ -91,7 +91,10 @@ def one_log(point: str, seed: int, rows: int, methods: list[str], shared: Settin
     found = list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        generate_log(GeneratedLog(rows=rows, seed=seed, users=2000, items=1000, **world_of(point)), folder / "log")  # type: ignore[arg-type]
+        generate_log(
+            GeneratedLog(world="aligned", rows=rows, seed=seed, users=2000, items=1000, **world_of(point)),
+            folder / "log",
+        )  # type: ignore[arg-type]
         log = open_log(folder / "log")
         for name in methods:
             run = folder / f"run-{len(found)}"

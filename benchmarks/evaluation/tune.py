@@ -59,6 +59,7 @@ def main(arguments: Arguments) -> None:
             log, out = Path(folder) / "log", Path(folder) / f"search-{seed}"
             shutil.rmtree(log, ignore_errors=True)
             world = GeneratedLog(
+                world="aligned",
                 rows=arguments.rows,
                 seed=seed,
                 click_rate=arguments.click_rate,

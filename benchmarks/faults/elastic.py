@@ -74,7 +74,7 @@ def numbered_log(folder: Path) -> Path:
     """A generated log whose rows are numbered, from 1 on, in the column that its schema calls the weight."""
     log, first = folder / "log", 1
     shape = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100}
-    generate_log(GeneratedLog(rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), log)
+    generate_log(GeneratedLog(world="aligned", rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), log)
     for path in sorted(log.glob("*/*.parquet")):
         table = pq.read_table(path)
         numbers = pa.array(range(first, first + table.num_rows), pa.float32())

@@ -102,7 +102,7 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
 def make_logs(where: Path, rows: int, days: int) -> None:
     """A log with many conversions, and days of the same world."""
     shape: dict[str, Any] = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100}
-    world = GeneratedLog(rows=rows, seed=3, click_rate=0.2, conversion_rate=0.3, **shape)
+    world = GeneratedLog(world="aligned", rows=rows, seed=3, click_rate=0.2, conversion_rate=0.3, **shape)
     generate_log(world, where / "log")
     if days:
         generate_days(world, days, where / "days")

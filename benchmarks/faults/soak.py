@@ -241,7 +241,9 @@ def main() -> None:
     folder = arguments.folder
     shutil.rmtree(folder, ignore_errors=True)
     shape = {"rows_per_file": 8000, "rows_per_group": 800, "users": 300, "items": 200}
-    generate_log(GeneratedLog(rows=24_000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), folder / "log")
+    generate_log(
+        GeneratedLog(world="aligned", rows=24_000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), folder / "log"
+    )
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
              object_store_memory=200 * 2**20)  # fmt: skip
     rng, chance = np.random.default_rng(arguments.seed), random.Random(arguments.seed)

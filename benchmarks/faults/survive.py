@@ -279,7 +279,7 @@ def main() -> None:
     shutil.rmtree(arguments.folder, ignore_errors=True)
     log = arguments.folder / "log"
     shape = {"rows_per_file": 8000, "rows_per_group": 800, "users": 300, "items": 200}
-    generate_log(GeneratedLog(rows=24_000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), log)
+    generate_log(GeneratedLog(world="aligned", rows=24_000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), log)
     unbroken = train_unbroken(arguments.folder, log)
     config = ESConfig(seed=5, pairs=48, generations=100, batch_pairs=2, checkpoint_every=10)
     theta_D = engine.run(Sphere(6), config).theta

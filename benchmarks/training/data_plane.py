@@ -213,7 +213,10 @@ def tree_seconds() -> float:
 
 def generated(directory: Path, rows: int) -> Log:
     generate_log(
-        GeneratedLog(rows=rows * 5 // 4, rows_per_group=ROWS_PER_GROUP, rows_per_file=4 * ROWS_PER_GROUP), directory
+        GeneratedLog(
+            world="aligned", rows=rows * 5 // 4, rows_per_group=ROWS_PER_GROUP, rows_per_file=4 * ROWS_PER_GROUP
+        ),
+        directory,
     )
     return open_log(directory)
 

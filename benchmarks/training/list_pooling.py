@@ -89,7 +89,7 @@ def cost(schema: Schema, facts: dict[str, Any], batches: list[Batch]) -> float:
 def costs(steps: int) -> tuple[dict[str, float], float]:
     """Cost by pooling, and the mean number of values of a row."""
     with tempfile.TemporaryDirectory() as folder:
-        generate_log(GeneratedLog(rows=100_000, history=50), Path(folder) / "log")
+        generate_log(GeneratedLog(world="aligned", rows=100_000, history=50), Path(folder) / "log")
         log = open_log(Path(folder) / "log")
         job = training(Path("/nowhere"), log, {"batch_size": 4096})
         sizes = job.sizes["train"]

@@ -58,7 +58,7 @@ def main(arguments: Arguments) -> None:
             write_log(log, arguments.rows, 87_000)
             settings = {"batch_size": BATCH}
         else:
-            generate_log(GeneratedLog(rows=arguments.rows), log)
+            generate_log(GeneratedLog(world="aligned", rows=arguments.rows), log)
         for repeat in range(arguments.repeats):
             for number, (name, (workers, threads, tables)) in enumerate(VARIANTS.items()):
                 out = Path(folder) / f"run-{repeat}-{number}"

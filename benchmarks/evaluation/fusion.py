@@ -1,7 +1,7 @@
 """Does tuning the fusion pay? Held-out value@10 of tuned, untuned and the best single score, for every fusion form.
 
-    python -m benchmarks.fusion --source generated --rows 1000000 --seeds 3
-    python -m benchmarks.fusion --source speed_dating --input ../shared/data/speed_dating --seeds 5
+    python -m benchmarks.evaluation.fusion --source generated --rows 1000000 --seeds 3
+    python -m benchmarks.evaluation.fusion --source speed_dating --input ../shared/data/speed_dating --seeds 5
 
 Each log is trained on (ESCM2-IPS, 2 epochs), its test part is scored, and the fusion is tuned on half of the users and
 judged on the other half, with a bootstrap interval over those users.
@@ -52,7 +52,7 @@ def main(arguments: Arguments) -> None:
                 job("evolve", *words, "--generations", arguments.generations, "--k", arguments.k)
                 summary = json.loads((out / "summary.json").read_text())
                 results.append({"seed": seed, "fusion": fusion, **summary})
-                print(f"[{time.time() - began:5.0f} s] seed {seed} {fusion}: {summary['fusion.message']}", flush=True)
+                print(f"[{time.time() - began:5.0f} s] seed {seed} {fusion}: {summary['message']}", flush=True)
     write_result(f"fusion-{arguments.source}", {"runs": results}, describe(results, arguments.k))
 
 

@@ -1,0 +1,116 @@
+"""Settings of a generated log, and the worlds that give the defaults of some of them. Their equations: data/world.py.
+
+The world "conflict" follows public figures (measured on the named data):
+
+Rates: of KuaiRand-Pure's videos shown at random 17.6% are clicked; 4.7% of the clicks in its standard log end in a
+like, follow, comment or share [Gao et al., CIKM 2022].
+Clickbait: in the Speed Dating Experiment [Fisman et al. 2006], where every outcome is known whether "clicked" or not,
+who is said yes to more often says yes less often: over 339 people the two rates correlate at -.26, or at -.37 without
+the noise of short lists. Over items, click and conversion rate correlate at about -.33 in this world.
+Value: over the 388 buyers of the MineThatData challenge [Hillstrom 2008] log spend has a standard deviation of .84, and
+the log of its mean one of .31 over segments by past spend. Here they are about .95 and .3.
+Price: one item's sales fall with its price at an elasticity of -2.62 on average [Bijmolt, van Heerde and Pieters 2005];
+over different items far less, as a price also buys quality. No public figure for that was found; 0.3 is our choice.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from data.write import ROWS_PER_FILE, ROWS_PER_GROUP
+
+CANDIDATES = 30
+WORLDS: dict[str, dict[str, float]] = {
+    "conflict": {
+        "click_rate": 0.18,
+        "conversion_rate": 0.05,
+        "clickbait": 0.8,
+        "disappointment": 1.5,
+        "price_sensitivity": 0.3,
+        "segment_value": 0.3,
+    },
+    "aligned": {
+        "click_rate": 0.04,
+        "conversion_rate": 0.05,
+        "clickbait": 0.0,
+        "disappointment": 0.0,
+        "price_sensitivity": 0.0,
+        "segment_value": 0.0,
+    },
+}
+
+
+@dataclass(frozen=True)
+class GeneratedLog:
+    """What to generate; the knobs are those of the equations in data/world.py."""
+
+    world: Literal["conflict", "aligned"] = "conflict"
+    """conflict: items that draw clicks and disappoint, prices, segments that order more, and a column of the value of a
+    conversion. aligned: what is clicked is also what is bought. It decides every setting that is left out."""
+    rows: int = 1_000_000
+    """Exposures in all; train, valid and test take 80, 10 and 10 per cent."""
+    seed: int = 0
+    """The same settings and seed give the same log."""
+    users: int = 5_000
+    """How many users there are to draw from."""
+    items: int = 2_000
+    """How many items there are to draw from."""
+    click_rate: float | None = None
+    """E[click] over exposures; conflict: 0.18, aligned: 0.04."""
+    conversion_rate: float | None = None
+    """E[conversion] over clicks; 0.05 in both worlds."""
+    selection: float = 1.3
+    """Standard deviation of the click logit: the larger, the less clicked and unclicked exposures overlap."""
+    confounding: float = 1.2
+    """Weight of interest, which makes clicks, in the conversion logit; 0 = conversions do not depend on it."""
+    hidden: float = 0.0
+    """Weight of an unobserved cause of both clicks and conversions."""
+    clickbait: float | None = None
+    """Weight of an item's packaging (standard deviation 1) in what draws clicks, where interest has one of about 1;
+    conflict: 0.8, aligned: 0."""
+    disappointment: float | None = None
+    """By how much the conversion logit falls for each standard deviation of packaging; conflict: 1.5, aligned: 0."""
+    price_sensitivity: float | None = None
+    """By how much the conversion logit falls for each e-fold of the price; conflict: 0.3, aligned: 0."""
+    segment_value: float | None = None
+    """Standard deviation over segments of the log of how much they order; conflict: 0.3, aligned: 0 (and no value)."""
+    history: int = 0
+    """At most so many items that the user clicked before, as a multi-valued field that shares the item's rows; 0 = no
+    such column."""
+    rows_per_file: int = ROWS_PER_FILE
+    """Rows of a parquet file."""
+    rows_per_group: int = ROWS_PER_GROUP
+    """Rows of a row group, the unit that training workers share out."""
+
+
+def completed(config: GeneratedLog) -> dict[str, float]:
+    """The knobs that a world gives defaults for: the config's own, and the world's where it leaves them out."""
+    given = {name: getattr(config, name) for name in WORLDS[config.world]}
+    return {name: default if given[name] is None else given[name] for name, default in WORLDS[config.world].items()}
+
+
+def check(config: GeneratedLog) -> None:
+    """Raise ValueError naming the knob whose value makes no log."""
+    if config.world not in WORLDS:
+        raise ValueError(f"world is {config.world!r}, must be one of {', '.join(WORLDS)}")
+    for name in ("users", "items", "rows_per_group"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}, must be at least 1")
+    if config.rows < 10 * CANDIDATES:
+        raise ValueError(f"rows is {config.rows}, must be at least {10 * CANDIDATES} (ten requests)")
+    if config.seed < 0:
+        raise ValueError(f"seed is {config.seed}, must not be negative")
+    if config.history < 0:
+        raise ValueError(f"history is {config.history}, must be at least 0")
+    knobs = completed(config)
+    for name in ("click_rate", "conversion_rate"):
+        if not 0 < knobs[name] < 1:
+            raise ValueError(f"{name} is {knobs[name]}, must lie between 0 and 1")
+    if config.world == "aligned" and config.segment_value:
+        raise ValueError("segment_value has no effect in the world aligned, whose log has no column of values")
+    knobs |= {"selection": config.selection, "hidden": config.hidden, "confounding": config.confounding}
+    for name in ("selection", "hidden", "clickbait", "segment_value"):
+        if not 0 <= knobs[name] <= 10:
+            raise ValueError(f"{name} is {knobs[name]}, must lie in 0..10")
+    for name in ("confounding", "disappointment", "price_sensitivity"):
+        if not -10 <= knobs[name] <= 10:
+            raise ValueError(f"{name} is {knobs[name]}, must lie in -10..10")
