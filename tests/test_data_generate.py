@@ -140,8 +140,8 @@ def test_intercepts_meet_the_rates_for_any_knobs(knobs: dict[str, float]) -> Non
     shown = world.draw_exposures(address(99), 5000)
     truly = world.probabilities(shown)
     q, p = truly.propensity_R, truly.conversion_R
-    assert q.mean() == pytest.approx(config.click_rate, rel=0.05)
-    assert q @ p / q.sum() == pytest.approx(config.conversion_rate, rel=0.05)
+    assert q.mean() == pytest.approx(world.knobs["click_rate"], rel=0.05)
+    assert q @ p / q.sum() == pytest.approx(world.knobs["conversion_rate"], rel=0.05)
     logit = np.log(q / (1 - q))
     assert logit.std() == pytest.approx(np.hypot(config.selection, config.hidden), rel=0.03)
 

@@ -11,6 +11,7 @@ second table shows every method after a Platt map of its pCVR, fitted on the cli
 1/q (jobs.calibrate --space entire); the gap is the one before.
 """
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -91,10 +92,8 @@ def one_log(point: str, seed: int, rows: int, methods: list[str], shared: Settin
     found = list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        generate_log(
-            GeneratedLog(world="aligned", rows=rows, seed=seed, users=2000, items=1000, **world_of(point)),
-            folder / "log",
-        )  # type: ignore[arg-type]
+        plain = GeneratedLog(world="aligned", rows=rows, seed=seed, users=2000, items=1000)
+        generate_log(dataclasses.replace(plain, **world_of(point)), folder / "log")
         log = open_log(folder / "log")
         for name in methods:
             run = folder / f"run-{len(found)}"
