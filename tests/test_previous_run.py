@@ -3,7 +3,6 @@
 tests/previous_run/ was trained for two epochs on the log that `log` generates again: ESCM2-DR on MMoE, no Ray, seed 1.
 """
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -20,8 +19,6 @@ from funnel.ranking.scoring import for_scoring
 from jobs import calibrate, evaluate, report, score
 
 PREVIOUS = Path(__file__).resolve().parent / "previous_run"
-THEN = {"world": "aligned"} if "world" in {field.name for field in dataclasses.fields(GeneratedLog)} else {}
-"""Worlds have names since; the only one there was is called so."""
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +26,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("previous") / "log"
     shape = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100}
     rates = {"click_rate": 0.2, "conversion_rate": 0.3}
-    generate_log(GeneratedLog(world="aligned", rows=6000, seed=3, **rates, **shape, **THEN), directory)
+    generate_log(GeneratedLog(world="aligned", rows=6000, seed=3, **rates, **shape), directory)
     # Row groups of exactly 400 rows, as logs had them then: products of other numbers of rows round differently.
     (file,) = (directory / "test").glob("*.parquet")
     pq.write_table(pq.read_table(file), file, row_group_size=400)
