@@ -78,7 +78,7 @@ class Arguments:
     added as it comes."""
 
 
-def world_of(point: str) -> dict[str, float]:
+def world_of(point: str) -> dict[str, Any]:
     if point == "base":
         return dict(BASE)
     knob, equals, value = point.partition("=")
