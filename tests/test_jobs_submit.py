@@ -33,7 +33,7 @@ def test_the_id_follows_the_run_directory():
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["fit", "--out", "/x"], "'fit' is no job that can be submitted; valid: train"),
+        (["fit", "--out", "/x"], "'fit' is no job that can be submitted; valid: calibrate, demo, evaluate, evolve, export"),
         (["train", "--data", "runs/log", "--out", "/x"], "--data runs/log is relative"),
         (["train", "--data", "s3://b/log", "--out=runs/x"], "--out runs/x is relative"),
     ],
@@ -170,9 +170,8 @@ def test_training_is_submitted_followed_and_not_done_twice(head, small_log, tmp_
 @pytest.mark.slow
 def test_a_stopped_job_is_resumed_by_the_same_command(head, tmp_path):
     address, environment = head
-    settings = ["dimension=4", "seconds=0.005"]
     out = tmp_path / "es"
-    evolve = ["evolve", "--objective", "sleep", "--set", *settings, "--pairs", 4, "--generations", 150,
+    evolve = ["evolve", "--objective", "sleep", "--dimension", 4, "--seconds", 0.005, "--pairs", 4, "--generations", 150,
               "--workers", 2, "--out", out]  # fmt: skip
     begun = submit(address, environment, "--no-wait", "--", *evolve)
     assert begun.returncode == 0, begun.stdout + begun.stderr
