@@ -33,7 +33,10 @@ def test_the_id_follows_the_run_directory():
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["fit", "--out", "/x"], "'fit' is no job that can be submitted; valid: calibrate, demo, evaluate, evolve, export"),
+        (
+            ["fit", "--out", "/x"],
+            "'fit' is no job that can be submitted; valid: calibrate, demo, evaluate",
+        ),
         (["train", "--data", "runs/log", "--out", "/x"], "--data runs/log is relative"),
         (["train", "--data", "s3://b/log", "--out=runs/x"], "--out runs/x is relative"),
     ],
@@ -171,8 +174,8 @@ def test_training_is_submitted_followed_and_not_done_twice(head, small_log, tmp_
 def test_a_stopped_job_is_resumed_by_the_same_command(head, tmp_path):
     address, environment = head
     out = tmp_path / "es"
-    evolve = ["evolve", "--objective", "sleep", "--dimension", 4, "--seconds", 0.005, "--pairs", 4, "--generations", 150,
-              "--workers", 2, "--out", out]  # fmt: skip
+    evolve = ["evolve", "--objective", "sleep", "--dimension", 4, "--seconds", 0.005, "--pairs", 4,
+              "--generations", 150, "--workers", 2, "--out", out]  # fmt: skip
     begun = submit(address, environment, "--no-wait", "--", *evolve)
     assert begun.returncode == 0, begun.stdout + begun.stderr
     run_id = re.search(r"job (evolve-es-\w+) at", begun.stdout)[1]
