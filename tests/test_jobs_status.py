@@ -42,12 +42,8 @@ def unfinished(trained: Path, tmp_path: Path) -> Path:
 
 def at_work(out: Path, **changes: Any) -> None:
     """process.json of this very process, or of one that differs in something."""
-    about = {
-        "host": os.uname().nodename,
-        "pid": os.getpid(),
-        "born": run_process.started_at(os.getpid()),
-        "since": "now",
-    }
+    pid = os.getpid()
+    about = {"host": os.uname().nodename, "pid": pid, "born": run_process.started_at(pid), "since": "now"}
     about |= {"unit": "epochs", "done": 1.5, "total": 2, "rate": 0.01}
     (out / "process.json").write_text(json.dumps({**about, **changes}))
 
@@ -145,6 +141,38 @@ def test_evolutions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)[0]["unit"] == "generations"
     status.run(status.Arguments((out,)))
     assert "8 of 8" in capsys.readouterr().out
+
+
+def test_a_silent_process_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another machine that is all there is to go by."""
+    monkeypatch.setattr(run_process, "ALIVE_S", 0.02)
+    path = tmp_path / "process.json"
+    with run_process.present(tmp_path) as process:
+        process.update("stages", 1, None)
+        path.unlink()
+        deadline = time.monotonic() + 30
+        while not path.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert json.loads(path.read_text())["done"] == 1
+
+
+def test_an_end_without_a_summary_is_none_yet(unfinished: Path) -> None:
+    """An evolution is judged on held-out data after it has ended; a run that is killed there has not finished."""
+    ended = {"kind": "finished", "message": "", "at": 0.0}
+    at_work(unfinished, ended=ended)
+    assert read_status(unfinished).state == "running"
+    at_work(unfinished, ended=ended, born=1)
+    assert read_status(unfinished).state == "stopped"
+    (unfinished / "summary.json").write_text("{}")
+    at_work(unfinished, ended=ended)
+    assert read_status(unfinished).state == "finished"
+
+
+def test_an_emptied_process_file_is_none(unfinished: Path) -> None:
+    """A power cut may leave it so: it is written without fsync."""
+    (unfinished / "process.json").write_text("")
+    assert read_status(unfinished).process == "not known"
 
 
 def test_how_a_process_ended_stays_behind(tmp_path: Path) -> None:
