@@ -65,6 +65,7 @@ def test_a_run_at_work_says_how_long_it_will_take(unfinished: Path) -> None:
     assert (found.done, found.total, found.unit) == (1.5, 2, "epochs")
     assert found.eta_s == pytest.approx(0.5 / 0.01)
     assert found.process.startswith(f"alive: {os.getpid()}")
+    assert found.checkpoint_age_s is not None
     assert found.checkpoint_age_s >= 0
 
 
@@ -111,8 +112,8 @@ def test_without_a_process_to_ask_the_files_ages_tell(unfinished: Path) -> None:
     for path in unfinished.rglob("*"):
         os.utime(path, (before, before))
     assert read_status(unfinished).state == "stopped"
-    for path in ("metrics.jsonl", "checkpoints"):
-        target = unfinished / path
+    for name in ("metrics.jsonl", "checkpoints"):
+        target = unfinished / name
         shutil.rmtree(target) if target.is_dir() else target.unlink()
     assert read_status(unfinished).state == "new"
 
