@@ -1,26 +1,59 @@
 """Writing a file whole or not at all: whoever opens `path` finds what stood there before, or all of the new content."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Replace `path` by `content` (text is UTF-8), safe on disk when this returns.
+def write_whole(path: Path, content: str | bytes, durable: bool = True) -> None:
+    """Replace `path` by `content` (text is UTF-8), safe on disk when this returns (unless not `durable`).
 
     Raises ValueError of one line if the disk is full or closed to us; what stood at `path` stays.
     """
+    with whole_file(path, durable) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Give a hidden path to write to, for what is written piece by piece; on a clean exit it becomes `path`.
+
+    Raises ValueError of one line for an OSError; after any error the hidden file is gone and what stood at `path`
+    stays. Not `durable`: without fsync, for a file that nobody misses after a power cut; it may be empty then.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        if durable:
+            sync(temporary)
         temporary.replace(path)
-        sync_directory(path.parent)
+        if durable:
+            sync_directory(path.parent)
     except OSError as error:
+        raise ValueError(unwritable(path, error)) from error
+    finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def put_in_place(directory: Path, out: Path) -> None:
+    """Rename a finished directory to `out` (absent or empty), safe on disk with all its files when this returns."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            sync(path)
+        else:
+            sync_directory(path)
+    sync_directory(directory)
+    directory.replace(out)
+    sync_directory(out.parent)
+
+
+def make_directory(path: Path) -> None:
+    """With its parents, unless it is there. Raises ValueError of one line if that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
         raise ValueError(unwritable(path, error)) from error
 
 

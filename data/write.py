@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.encode import one_chunk
-from data.files import sync_directory
+from data.files import put_in_place
 from data.log import TRUTH
 from data.schema import SCHEMA_FILE, Schema
 
@@ -46,8 +46,7 @@ def new_log(out: str | Path, schema: Schema) -> Iterator[Path]:
     try:
         yield directory
         schema.save(directory / SCHEMA_FILE)
-        directory.replace(out)
-        sync_directory(out.parent)
+        put_in_place(directory, out)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise

@@ -60,7 +60,7 @@ def settings_of(problem: Any, **values: Any) -> Any:
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Fit, count, write; returns the new summary."""
-    path = arguments.run.expanduser().absolute()
+    path = arguments.run
     record = read_finished(path)
     finished = open_run(path)
     calibrating: Calibrating = tool(finished.problem, "calibrate")

@@ -39,7 +39,7 @@ def run(arguments: Arguments) -> Path:
     """Run all stages and return the path of the report."""
     check_cpus(arguments.workers)
     console = Console()
-    out = arguments.out.expanduser().absolute()
+    out = arguments.out
     log, trained, scored, tuned = (out / name for name in ("log", "train", "scored.parquet", "tuned"))
     workers, seed = arguments.workers, arguments.seed
 

@@ -59,8 +59,8 @@ class Arguments:
 def run(arguments: Arguments) -> dict[str, Any]:
     """Evaluate, write, show; returns summary.json as a dict."""
     started = time.time()
-    source = arguments.run.expanduser().absolute()
-    out = (arguments.out or source / "evaluations" / arguments.part).expanduser().absolute()
+    source = arguments.run
+    out = arguments.out or source / "evaluations" / arguments.part
     if arguments.replicates < FEWEST:
         raise ValueError(f"--replicates must be at least {FEWEST}, got {arguments.replicates}")
     record = read_finished(source)

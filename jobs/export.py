@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from data.files import put_in_place
 from data.log import open_log
 from data.write import check_new
 from distributed.finished_run import load_run
@@ -55,9 +56,9 @@ class Arguments:
 
 def run(arguments: Arguments) -> Path:
     """Export, check and return the directory."""
-    out, source = arguments.out.expanduser().absolute(), arguments.run.expanduser().absolute()
+    out, source = arguments.out, arguments.run
     check(arguments, out)
-    policy = read_policy(arguments.policy.expanduser()) if arguments.policy else None
+    policy = read_policy(arguments.policy) if arguments.policy else None
     found, record = load_run(source), read_json(source / RUN_FILE)
     finished = Given(found.problem, found.network, found.directory)
     exporting: Exporting = tool(finished.problem, "export")
@@ -78,7 +79,7 @@ def run(arguments: Arguments) -> Path:
         }
         files = {path.name: file_facts(path) for path in sorted(directory.iterdir())}
         write_json(directory / SERVING_FILE, {"format": FORMAT, "version": VERSION, **serving, "files": files})
-        directory.replace(out)
+        put_in_place(directory, out)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     show(serving["check"], exporting.NAMES, out)

@@ -55,7 +55,7 @@ class MakeData(GeneratedLog):
 
 def run(args: MakeData) -> Path:
     """Make the log, print what is in it, return its absolute path. Raises ValueError for what cannot be made."""
-    out = args.out.expanduser().absolute()
+    out = args.out
     check_arguments(args)
     check_new(out)
     console = Console()

@@ -8,9 +8,6 @@ the log.
 """
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +15,12 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import track
 
+from data.files import make_directory, whole_file
 from data.log import open_log
 from funnel.registry import tool
 from funnel.tools import Scoring
 from jobs.command.cli import main
 from jobs.command.finished import device, open_run
-from jobs.run.directory import storing
 from jobs.run.progress import Lines, is_live
 
 METADATA_KEY = b"counterpoint.scored"
@@ -45,20 +42,19 @@ class Arguments:
 
 def run(arguments: Arguments) -> Path:
     """Score and return the path of the file."""
-    out = arguments.out.expanduser().absolute()
+    out = arguments.out
     if out.exists():
         raise ValueError(f"--out {out} exists already: choose another name")
-    finished = open_run(arguments.run.expanduser().absolute())
+    finished = open_run(arguments.run)
     scoring: Scoring = tool(finished.problem, "score")
     scores = scoring.score_part(finished, open_log(arguments.data), arguments.part, device(), arguments.raw)
     part, calibration = scores.part, scores.about["calibration"]
     about = {"version": 1, "run": str(arguments.run), "data": arguments.data, "part": part.name, **scores.about}
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     console = Console()
     groups = sum(1 for _ in part.row_groups())
     writer = None
-    with storing(out, temporary), discarding(temporary), Lines(console) as lines:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(out.parent)
+    with whole_file(out) as temporary, Lines(console) as lines:
         shown = track(scores.tables, "scoring", total=groups, console=console, disable=not is_live(console))
         for number, table in enumerate(shown, start=1):
             lines.tell(f"scored {number} of {groups} row groups")
@@ -68,21 +64,9 @@ def run(arguments: Arguments) -> Path:
             writer.write_table(table.cast(described))
         assert writer is not None, "a part has at least one row"
         writer.close()
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(out)
     how = f", calibrated ({calibration})" if calibration != "none" else ""
     console.print(f"scored {part.rows:,} rows{how}: {out}")
     return out
-
-
-@contextmanager
-def discarding(temporary: Path) -> Iterator[None]:
-    """Nothing half-written stays."""
-    try:
-        yield
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from jobs.command.cli import main
 from jobs.run.process import FINISHED
-from jobs.run.standing import STATES_AT_AN_END, Standing, standing
+from jobs.run.run_status import STATES_AT_AN_END, RunStatus, read_status
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Arguments:
     """Seconds between two looks with --follow."""
 
 
-def run(arguments: Arguments) -> list[Standing]:
+def run(arguments: Arguments) -> list[RunStatus]:
     """Print where the runs stand; returns it. ValueError for what is no run."""
     if not arguments.runs:
         raise ValueError("no run given: python -m jobs.status RUN [RUN ...]")
@@ -43,7 +43,7 @@ def run(arguments: Arguments) -> list[Standing]:
         raise ValueError(f"--every must be positive, got {arguments.every}")
     console = Console()
     while True:
-        found = [standing(path.expanduser().absolute()) for path in arguments.runs]
+        found = [read_status(path) for path in arguments.runs]
         if arguments.json:
             print(json.dumps([asdict(one) for one in found], indent=1))
         else:
@@ -55,7 +55,7 @@ def run(arguments: Arguments) -> list[Standing]:
         time.sleep(arguments.every)
 
 
-def table(one: Standing) -> Table:
+def table(one: RunStatus) -> Table:
     """A line a fact, those that are not known left out."""
     grid = Table(show_header=False, box=None, padding=(0, 2))
     grid.add_column()

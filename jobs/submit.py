@@ -17,38 +17,28 @@ import os
 import re
 import shlex
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
 from data.filesystems import check_no_secret
-from jobs.cluster.job_server import JobServer, connect
+from jobs.cluster.job_server import connect
 from jobs.command.cli import main
 from jobs.run.directory import git_commit
 
 ROOT = Path(__file__).resolve().parent.parent
-DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 LEFT_AT_HOME = (".git", ".venv", "runs", "tests", "docs", "benchmarks", ".ci", "*.parquet", "*.safetensors", "*.png")
 """Besides what .gitignore names: what no job imports."""
-JOBS = (
-    "train",
-    "score",
-    "evolve",
-    "tune",
-    "evaluate",
-    "calibrate",
-    "export",
-    "pipeline",
-    "make_data",
-    "demo",
-    "report",
-)
+NOT_SUBMITTED = ("__init__", "submit", "status")
 PATHS = ("--data", "--out", "--run", "--scored", "--policy", "--input", "--watch", "--start-from", "--judge")
 STOPPED = 143  # as a shell has it for a process that SIGTERM ended
+WAIT_S = 60.0
+"""For a head that has just begun to take a job, and for a job to end after SIGTERM."""
 
 
 @dataclass
@@ -77,81 +67,118 @@ class Arguments:
 
 def run(arguments: Arguments, command: list[str]) -> None:
     """Submit, follow, or answer a question; raises SystemExit with the job's exit code."""
-    asked = [name for name in ("list", "status", "logs", "stop") if getattr(arguments, name)]
-    if bool(asked) == bool(command) or len(asked) > 1:
+    questions = [name for name in ("list", "status", "logs", "stop") if getattr(arguments, name)]
+    if bool(questions) == bool(command) or len(questions) > 1:
         raise ValueError(
             "say what to run after --, or one of --list, --status ID, --logs ID, --stop ID: "
             "python -m jobs.submit -- train --data LOG --out RUN"
         )
-    console = Console(soft_wrap=True)
-    address = arguments.address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
     if command:
         check_command(command)
     variables = dict(read_assignment(entry) for entry in arguments.env)
-    server = connect(address)
-    if arguments.list:
-        show_jobs(console, server.jobs())
-    elif arguments.logs:
-        print(server.log(arguments.logs), end="")
+    address = arguments.address or os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
+    client, console = connect(address.rstrip("/")), Console(soft_wrap=True)
+    if command:
+        submit(console, client, arguments, command, variables)
+        return
+    jobs = sorted(client.list_jobs(), key=lambda job: job.start_time or 0, reverse=True)
+    run_id = arguments.status or arguments.logs or arguments.stop
+    found = [job for job in jobs if (job.submission_id == run_id if run_id else job.submission_id)]
+    if run_id and not found:
+        raise ValueError(f"the cluster at {address} has no job {run_id!r}; --list shows what it has")
+    if arguments.logs:
+        print(client.get_job_logs(run_id), end="")
     elif arguments.stop:
-        server.stop(arguments.stop)
-        console.print(f"{arguments.stop} is stopped; the same submission resumes it")
-    elif arguments.status:
-        show_jobs(console, [server.job(arguments.status)])
+        stop(console, client, run_id)
     else:
-        submit(console, server, arguments, command, variables)
+        show_jobs(console, found)
 
 
 def submit(
-    console: Console, server: JobServer, arguments: Arguments, command: list[str], variables: dict[str, str]
+    console: Console, client: JobSubmissionClient, arguments: Arguments, command: list[str], variables: dict[str, str]
 ) -> None:
+    """Submit, unless the job runs or is finished; then follow it. Raises SystemExit with its exit code."""
     run_id = arguments.run_id or default_id(command)
-    earlier = server.find(run_id)
-    if earlier is not None and earlier["status"] == "SUCCEEDED":
+    status = next((job.status for job in client.list_jobs() if job.submission_id == run_id), None)
+    if status == JobStatus.SUCCEEDED:
         console.print(f"{run_id} is finished already; its log: python -m jobs.submit --logs {run_id}")
         return
-    if earlier is None or earlier["ended"]:
-        if earlier is not None:
-            console.print(f"{run_id} was {earlier['status'].lower()}; it goes on from what it saved")
-            server.forget(run_id)
-        server.submit(
-            run_id,
-            entrypoint=shlex.join([arguments.python, "-m", f"jobs.{command[0]}", *command[1:]]),
-            runtime_env={
+    if status is not None and not status.is_terminal():
+        console.print(f"{run_id} is {status.value.lower()} already: following it")
+    else:
+        if status is not None:
+            console.print(f"{run_id} was {status.value.lower()}; it goes on from what it saved")
+            client.delete_job(run_id)  # frees the id; what the job wrote stays
+        request = {
+            "entrypoint": shlex.join([arguments.python, "-m", f"jobs.{command[0]}", *command[1:]]),
+            "submission_id": run_id,
+            "runtime_env": {
                 "working_dir": str(ROOT),
                 "excludes": list(LEFT_AT_HOME),
                 "env_vars": {"COUNTERPOINT_RUN_ID": run_id, **variables},
             },
-            metadata={"job": command[0], "command": shlex.join(command), "git": git_commit() or "unknown"},
-            cpus=arguments.cpus,
-        )
-    else:
-        console.print(f"{run_id} is {earlier['status'].lower()} already: following it")
-    console.print(f"job {run_id} at {server.address}")
-    if not arguments.wait:
-        console.print(f"its log: python -m jobs.submit --address {server.address} --logs {run_id}")
-        return
-    raise SystemExit(follow(console, server, run_id))
+            "metadata": {"job": command[0], "command": shlex.join(command), "git": git_commit() or "unknown"},
+            "entrypoint_num_cpus": arguments.cpus or None,
+        }
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                client.submit_job(**request)
+                break
+            except RuntimeError as error:  # a cluster that has just begun has no agent yet that could start the job
+                if "No available agent" not in str(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise ValueError("no node of the cluster has taken the job") from None
+            time.sleep(0.3)
+    console.print(f"job {run_id} at {client.get_address()}")
+    if arguments.wait:
+        raise SystemExit(follow(console, client, run_id))
+    console.print(f"its log: python -m jobs.submit --address {client.get_address()} --logs {run_id}")
 
 
-def follow(console: Console, server: JobServer, run_id: str) -> int:
-    """Print the log as it grows; return the job's exit code. Ctrl-C leaves it running or stops it, as asked."""
-    while True:
-        try:
-            asyncio.run(print_log(server, run_id))
-            return exit_code(console, server.ended(run_id))
-        except KeyboardInterrupt:
-            if stop_is_wanted():
-                server.stop(run_id)
-                console.print(f"{run_id} is stopped; the same submission resumes it")
-                return STOPPED
-            console.print(f"{run_id} goes on; the same command follows it again")
-            return 0
+def follow(console: Console, client: JobSubmissionClient, run_id: str) -> int:
+    """Print the log as it grows; return the job's exit code. Ctrl-C leaves it running or stops it, as the user says."""
+
+    async def print_log() -> None:
+        async for text in client.tail_job_logs(run_id):
+            print(text, end="", flush=True)
+
+    try:
+        asyncio.run(print_log())
+        job = ended(client, run_id)
+    except KeyboardInterrupt:
+        if stop_is_wanted():
+            stop(console, client, run_id)
+            return STOPPED
+        console.print(f"{run_id} goes on; the same command follows it again")
+        return 0
+    if job.status == JobStatus.SUCCEEDED:
+        return 0
+    if job.status == JobStatus.STOPPED:
+        console.print(f"{run_id} was stopped; the same submission resumes it")
+        return STOPPED
+    if job.driver_exit_code is None:
+        console.print(f"error: {' '.join(str(job.message).split())}")
+    return int(job.driver_exit_code or 1)
 
 
-async def print_log(server: JobServer, run_id: str) -> None:
-    async for text in server.follow(run_id):
-        print(text, end="", flush=True)
+def ended(client: JobSubmissionClient, run_id: str) -> JobDetails:
+    """The job once it has ended, which is a moment after its log does. Raises ValueError if it does not end."""
+    deadline = time.monotonic() + WAIT_S
+    while not (job := client.get_job_info(run_id)).status.is_terminal():
+        if time.monotonic() > deadline:
+            raise ValueError(f"job {run_id} has not ended within {WAIT_S:g} s")
+        time.sleep(0.3)
+    return job
+
+
+def stop(console: Console, client: JobSubmissionClient, run_id: str) -> None:
+    """SIGTERM to the job, and wait for its end; one that has ended is left as it is."""
+    if not client.get_job_status(run_id).is_terminal():
+        client.stop_job(run_id)
+        ended(client, run_id)
+    console.print(f"{run_id} is stopped; the same submission resumes it")
 
 
 def stop_is_wanted() -> bool:
@@ -164,20 +191,14 @@ def stop_is_wanted() -> bool:
         return False
 
 
-def exit_code(console: Console, job: dict[str, Any]) -> int:
-    if job["status"] == "SUCCEEDED":
-        return 0
-    if job["status"] == "STOPPED":
-        console.print(f"{job['id']} was stopped; the same submission resumes it")
-        return STOPPED
-    if job["exit_code"] is None:
-        console.print(f"error: {' '.join(str(job['message']).split())}")
-    return int(job["exit_code"] or 1)
-
-
 def check_command(command: list[str]) -> None:
-    if command[0] not in JOBS:
-        raise ValueError(f"{command[0]!r} is no job that can be submitted; valid: {', '.join(JOBS)}")
+    """Raises ValueError for what is no job, a path that only this machine knows, or a secret in a path."""
+    here = {path.stem for path in (ROOT / "jobs").glob("*.py")} | {
+        p.parent.name for p in ROOT.glob("jobs/*/__main__.py")
+    }
+    if command[0] not in here - set(NOT_SUBMITTED):
+        valid = ", ".join(sorted(here - set(NOT_SUBMITTED)))
+        raise ValueError(f"{command[0]!r} is no job that can be submitted; valid: {valid}")
     for name in PATHS:
         path = option(command, name)
         if path is not None:
@@ -195,11 +216,12 @@ def default_id(command: list[str]) -> str:
 
 
 def option(command: list[str], name: str) -> str | None:
-    for index, word in enumerate(command):
+    """The value of --name VALUE or --name=VALUE among the words."""
+    for word, following in zip(command, [*command[1:], None], strict=True):
         if word.startswith(f"{name}="):
             return word.partition("=")[2]
-        if word == name and index + 1 < len(command):
-            return command[index + 1]
+        if word == name:
+            return following
     return None
 
 
@@ -210,10 +232,13 @@ def read_assignment(entry: str) -> tuple[str, str]:
     return key, value
 
 
-def show_jobs(console: Console, jobs: list[dict[str, Any]]) -> None:
+def show_jobs(console: Console, jobs: list[JobDetails]) -> None:
     table = Table(Column("id", no_wrap=True), "status", "began", "ran", "command", box=SIMPLE)
     for job in jobs:
-        table.add_row(job["id"], job["status"].lower(), job["began"], job["ran"], job["command"])
+        began, now = (job.start_time or 0) / 1e3, (job.end_time or time.time() * 1e3) / 1e3
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began)) if began else ""
+        what = (job.metadata or {}).get("command", job.entrypoint)
+        table.add_row(job.submission_id, job.status.value.lower(), when, f"{now - began:.0f} s" if began else "", what)
     console.print(table if jobs else "no jobs")
 
 

@@ -95,7 +95,7 @@ def run(arguments: Arguments, cpus: int = 0) -> dict[str, Any]:
     started = time.time()
     check_tracking()
     kind = find_problem(arguments.problem)
-    out, config = arguments.out.expanduser().absolute(), arguments.config
+    out, config = arguments.out, arguments.config
     problem_settings = kind.settings_type() if arguments.settings is None else arguments.settings
     config = dataclasses.replace(config, stop_metric=config.stop_metric or kind.goal)
     given = given_runs(arguments.given, kind.roles)
@@ -152,7 +152,7 @@ def recorded(arguments: Arguments, config: TrainConfig, settings: Any, given: di
     if arguments.min_workers is not None:
         record["min_workers"] = arguments.min_workers
     if arguments.start_from:
-        record["start_from"] = str(arguments.start_from.expanduser().absolute())
+        record["start_from"] = str(arguments.start_from)
     return record | {role: str(run) for role, run in given.items()}
 
 

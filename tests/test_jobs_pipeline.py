@@ -19,7 +19,7 @@ from data.generate import generate_days
 from data.world import GeneratedLog
 from jobs import evolve, pipeline, train
 from jobs.pipeline import Arguments
-from jobs.run.standing import standing
+from jobs.run.run_status import read_status
 
 WORLD: dict[str, Any] = {"rows_per_file": 2000, "rows_per_group": 400, "users": 200, "items": 100}
 TRAINING = tuple(word for key, value in SMALL.items() for word in (f"--{key}", value))
@@ -65,7 +65,7 @@ def test_all_stages_leave_what_they_promise(finished: Path) -> None:
     assert not [key for key in summary if "second" in key or key.endswith("_s")]
     assert pq.read_metadata(finished / "scored" / "test.parquet").num_rows == summary["ctr.count"]
     assert (finished / "served" / "serving.json").exists()
-    found = standing(finished)
+    found = read_status(finished)
     assert (found.kind, found.state) == ("pipeline", "finished")
     page = (finished / "report.html").read_text()
     assert "The pipeline" in page
@@ -178,14 +178,14 @@ def test_the_same_bits_whatever_was_killed(small_log: Path, tmp_path: Path) -> N
     for stage, after_s in (("train", 0.3), ("evolve", 0.1), ("evaluate", 0.2)):
         ended = killed_at(context, given, stage, after_s)
         assert ended in (-signal.SIGKILL, 0)
-        assert standing(given.out).state == ("finished" if ended == 0 else "stopped")
+        assert read_status(given.out).state == ("finished" if ended == 0 else "stopped")
     for _ in range(5):  # on a busy machine the stage may be over before its beginning is seen
         shutil.rmtree(given.out / "evaluation", ignore_errors=True)
         ended = killed_at(context, given, "evaluate", 0.0, gently=True)
         if ended != 0:
             break
     assert ended == 143
-    assert standing(given.out).process == "stopped by SIGTERM"
+    assert read_status(given.out).process == "stopped by SIGTERM"
     pipeline.run(given)
     assert differences(expected, results(given.out)) == []
 
@@ -224,7 +224,7 @@ def test_each_day_is_judged_before_it_is_learned_from(tmp_path: Path) -> None:
     assert "has taken in 3 days" in page
     started = json.loads((out / "days" / "2026-01-03" / "train" / "run.json").read_text())["started_from"]
     assert started["run"] == str(out / "days" / "2026-01-02" / "train")
-    assert standing(out).state == "finished"
+    assert read_status(out).state == "finished"
     (out / "days" / "2026-01-03" / "tuned" / "policy.json").write_text("{}")
     with pytest.raises(ValueError, match="2026-01-03: is damaged, and the model of the day before was not kept"):
         pipeline.run(given)

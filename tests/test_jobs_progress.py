@@ -135,8 +135,8 @@ def test_an_evolution_in_a_pipe_is_plain_lines_now_and_then(monkeypatch: pytest.
 
 def test_a_silent_run_says_that_it_goes_on() -> None:
     printed, began = io.StringIO(), time.monotonic()
-    with Lines(Console(file=printed, width=120), every_s=0.05, silence_s=0.15) as told:
-        told.tell("generation 3/60")
+    with Lines(Console(file=printed, width=120), every_s=0.05, silence_s=0.15) as lines:
+        lines.tell("generation 3/60")
         until(lambda: printed.getvalue().count("\n") >= 3)
     first, *later = printed.getvalue().splitlines()
     assert first == "generation 3/60"

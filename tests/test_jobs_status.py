@@ -13,8 +13,8 @@ import pytest
 
 from jobs import evolve, status, train
 from jobs.command.cli import parse
-from jobs.run import process as presence
-from jobs.run.standing import standing
+from jobs.run import process as run_process
+from jobs.run.run_status import read_status
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--batch-size", "400", "--stream.lanes", "4", "--model.embedding-width", "4", "--model.backbone.experts", "2",
@@ -42,13 +42,14 @@ def unfinished(trained: Path, tmp_path: Path) -> Path:
 
 def at_work(out: Path, **changes: Any) -> None:
     """process.json of this very process, or of one that differs in something."""
-    about = {"host": os.uname().nodename, "pid": os.getpid(), "born": presence.birth(os.getpid()), "since": "now"}
+    pid = os.getpid()
+    about = {"host": os.uname().nodename, "pid": pid, "born": run_process.started_at(pid), "since": "now"}
     about |= {"unit": "epochs", "done": 1.5, "total": 2, "rate": 0.01}
     (out / "process.json").write_text(json.dumps({**about, **changes}))
 
 
 def test_a_finished_training(trained: Path) -> None:
-    found = standing(trained)
+    found = read_status(trained)
     assert (found.kind, found.state, found.unit, found.done, found.total) == ("train", "finished", "epochs", 2, 2)
     assert found.figures["step"] == 24
     valid = [line for line in map(json.loads, (trained / "metrics.jsonl").open()) if line["event"] == "valid"]
@@ -59,19 +60,20 @@ def test_a_finished_training(trained: Path) -> None:
 
 def test_a_run_at_work_says_how_long_it_will_take(unfinished: Path) -> None:
     at_work(unfinished)
-    found = standing(unfinished)
+    found = read_status(unfinished)
     assert found.state == "running"
     assert (found.done, found.total, found.unit) == (1.5, 2, "epochs")
     assert found.eta_s == pytest.approx(0.5 / 0.01)
     assert found.process.startswith(f"alive: {os.getpid()}")
+    assert found.checkpoint_age_s is not None
     assert found.checkpoint_age_s >= 0
 
 
 def test_the_rate_is_what_this_start_has_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = [1000.0]
-    monkeypatch.setattr(presence.time, "time", lambda: moment[0])
+    monkeypatch.setattr(run_process.time, "time", lambda: moment[0])
     written = []
-    with presence.present(tmp_path) as process:
+    with run_process.present(tmp_path) as process:
         for done in (40, 41, 43, 50):
             process.update("generations", done, 60, {"return": done * 0.5})
             written.append(json.loads((tmp_path / "process.json").read_text()))
@@ -98,22 +100,22 @@ def test_the_rate_is_what_this_start_has_done(tmp_path: Path, monkeypatch: pytes
 )
 def test_what_became_of_its_process(unfinished: Path, changes: dict[str, Any], state: str, process: str) -> None:
     at_work(unfinished, **changes)
-    found = standing(unfinished)
+    found = read_status(unfinished)
     assert found.state == state
     assert found.process.startswith(process)
 
 
 def test_without_a_process_to_ask_the_files_ages_tell(unfinished: Path) -> None:
     (unfinished / "process.json").unlink(missing_ok=True)
-    assert standing(unfinished).state == "running"
+    assert read_status(unfinished).state == "running"
     before = time.time() - 3600
     for path in unfinished.rglob("*"):
         os.utime(path, (before, before))
-    assert standing(unfinished).state == "stopped"
-    for path in ("metrics.jsonl", "checkpoints"):
-        target = unfinished / path
+    assert read_status(unfinished).state == "stopped"
+    for name in ("metrics.jsonl", "checkpoints"):
+        target = unfinished / name
         shutil.rmtree(target) if target.is_dir() else target.unlink()
-    assert standing(unfinished).state == "new"
+    assert read_status(unfinished).state == "new"
 
 
 def test_it_needs_no_heavy_import() -> None:
@@ -126,14 +128,14 @@ def test_a_run_of_an_earlier_version(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "train"
     shutil.copytree(trained, out)
     (out / "process.json").unlink()
-    assert (standing(out).state, standing(out).done) == ("finished", None)
+    assert (read_status(out).state, read_status(out).done) == ("finished", None)
 
 
 def test_evolutions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sphere"
     words = ["--objective", "sphere", "--out", str(out), "--workers", "0", "--generations", "8", "--pairs", "4"]
     evolve.run(parse(evolve.options, words))
-    found = standing(out)
+    found = read_status(out)
     assert (found.state, found.unit, found.done, found.total) == ("finished", "generations", 8, 8)
     capsys.readouterr()
     status.run(status.Arguments((out,), json=True))
@@ -142,21 +144,53 @@ def test_evolutions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "8 of 8" in capsys.readouterr().out
 
 
+def test_a_silent_process_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another machine that is all there is to go by."""
+    monkeypatch.setattr(run_process, "ALIVE_S", 0.02)
+    path = tmp_path / "process.json"
+    with run_process.present(tmp_path) as process:
+        process.update("stages", 1, None)
+        path.unlink()
+        deadline = time.monotonic() + 30
+        while not path.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert json.loads(path.read_text())["done"] == 1
+
+
+def test_an_end_without_a_summary_is_none_yet(unfinished: Path) -> None:
+    """An evolution is judged on held-out data after it has ended; a run that is killed there has not finished."""
+    ended = {"kind": "finished", "message": "", "at": 0.0}
+    at_work(unfinished, ended=ended)
+    assert read_status(unfinished).state == "running"
+    at_work(unfinished, ended=ended, born=1)
+    assert read_status(unfinished).state == "stopped"
+    (unfinished / "summary.json").write_text("{}")
+    at_work(unfinished, ended=ended)
+    assert read_status(unfinished).state == "finished"
+
+
+def test_an_emptied_process_file_is_none(unfinished: Path) -> None:
+    """A power cut may leave it so: it is written without fsync."""
+    (unfinished / "process.json").write_text("")
+    assert read_status(unfinished).process == "not known"
+
+
 def test_how_a_process_ended_stays_behind(tmp_path: Path) -> None:
     def fail() -> None:
-        with presence.present(tmp_path):
-            assert presence.whereabouts(tmp_path)[0] == presence.ALIVE
+        with run_process.present(tmp_path):
+            assert run_process.find_process(tmp_path)[0] == run_process.ALIVE
             raise ValueError("no such thing")
 
     with pytest.raises(ValueError, match="no such thing"):
         fail()
-    where, about = presence.whereabouts(tmp_path)
-    assert where == presence.GONE
+    where, about = run_process.find_process(tmp_path)
+    assert where == run_process.GONE
     assert about["ended"]["message"] == "no such thing"
-    with presence.present(tmp_path):
-        pass
-    where, about = presence.whereabouts(tmp_path)
-    assert (where, about["ended"]["kind"]) == (presence.GONE, "finished")
+    with run_process.present(tmp_path):
+        (tmp_path / "summary.json").write_text("{}")
+    where, about = run_process.find_process(tmp_path)
+    assert (where, about["ended"]["kind"]) == (run_process.GONE, "finished")
 
 
 def test_what_is_no_run_is_exit_code_2_and_a_line(tmp_path: Path) -> None:
@@ -166,7 +200,7 @@ def test_what_is_no_run_is_exit_code_2_and_a_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path}: is no run (it holds no run.json)\n"
     with pytest.raises(ValueError, match="no such run directory"):
-        standing(tmp_path / "nowhere")
+        read_status(tmp_path / "nowhere")
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(ValueError, match="not readable as JSON"):
-        standing(tmp_path)
+        read_status(tmp_path)

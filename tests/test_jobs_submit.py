@@ -33,7 +33,10 @@ def test_the_id_follows_the_run_directory():
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["fit", "--out", "/x"], "'fit' is no job that can be submitted; valid: train"),
+        (
+            ["fit", "--out", "/x"],
+            "'fit' is no job that can be submitted; valid: calibrate, demo, evaluate",
+        ),
         (["train", "--data", "runs/log", "--out", "/x"], "--data runs/log is relative"),
         (["train", "--data", "s3://b/log", "--out=runs/x"], "--out runs/x is relative"),
     ],
@@ -151,29 +154,28 @@ def test_a_wrong_token_is_one_line(head):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_training_is_submitted_followed_and_not_done_twice(head, small_log, tmp_path):
-    """And beside it one whose log is not there."""
+    """And at the same time one whose log is not there."""
     address, environment = head
     absent = ["--", "train", "--data", tmp_path / "no", "--out", tmp_path / "other"]
     train = ["--", "train", "--data", small_log, "--out", tmp_path / "run", "--workers", 1, "--epochs", 1]
-    with ThreadPoolExecutor(1) as beside:
-        told = beside.submit(submit, address, environment, *absent)
+    with ThreadPoolExecutor(1) as pool:
+        refused = pool.submit(submit, address, environment, *absent)
         trained = submit(address, environment, *train)
     assert trained.returncode == 0, trained.stdout + trained.stderr
     assert "test part" in trained.stdout
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["train.workers"] == 1
     assert "is finished already" in submit(address, environment, *train).stdout
-    assert told.result().returncode == 2
-    assert f"{tmp_path / 'no'}: no such directory" in told.result().stdout
+    assert refused.result().returncode == 2
+    assert f"{tmp_path / 'no'}: no such directory" in refused.result().stdout
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_stopped_job_is_resumed_by_the_same_command(head, tmp_path):
     address, environment = head
-    settings = ["dimension=4", "seconds=0.005"]
     out = tmp_path / "es"
-    evolve = ["evolve", "--objective", "sleep", "--set", *settings, "--pairs", 4, "--generations", 150,
-              "--workers", 2, "--out", out]  # fmt: skip
+    evolve = ["evolve", "--objective", "sleep", "--dimension", 4, "--seconds", 0.02, "--pairs", 4,
+              "--generations", 150, "--workers", 2, "--out", out]  # fmt: skip
     begun = submit(address, environment, "--no-wait", "--", *evolve)
     assert begun.returncode == 0, begun.stdout + begun.stderr
     run_id = re.search(r"job (evolve-es-\w+) at", begun.stdout)[1]
@@ -184,7 +186,7 @@ def test_a_stopped_job_is_resumed_by_the_same_command(head, tmp_path):
         time.sleep(0.1)
     assert submit(address, environment, "--stop", run_id).returncode == 0
     done = metrics.read_bytes().count(b"\n")
-    assert 3 <= done < 150
+    assert 3 <= done < 150, done
     assert "stopped" in submit(address, environment, "--status", run_id).stdout
     resumed = submit(address, environment, "--", *evolve)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr

@@ -17,6 +17,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from jobs.command.paths import absolute
+
 Options = type | Callable[[Sequence[str]], type]
 """A dataclass of arguments, or what makes one from the words: settings follow the problem that is named."""
 
@@ -60,8 +62,8 @@ def main(
 
 
 def parse(arguments: Options, words: Sequence[str], description: str = "") -> Any:
-    """The command's arguments from its words. Raises ValueError in one line for words that are none; the valid options
-    are listed for an unknown one. `--help` prints and ends the program."""
+    """The command's arguments from its words, paths made absolute. Raises ValueError in one line for what is none;
+    the valid options are listed for an unknown one. `--help` prints and ends the program."""
     kind = arguments if isinstance(arguments, type) else arguments(words)
     said = io.StringIO()
     parsed: Any
@@ -76,7 +78,7 @@ def parse(arguments: Options, words: Sequence[str], description: str = "") -> An
         raise ValueError(one_line(said.getvalue())) from None
     if unknown:
         raise ValueError(f"unknown option {unknown[0]!r}; valid: {', '.join(options_of(kind))}")
-    return parsed
+    return absolute(parsed)
 
 
 def one_line(box: str) -> str:

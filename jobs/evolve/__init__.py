@@ -33,7 +33,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Tune to the end and return summary.json as a dict (of a replay: what it found)."""
     console = Console()
     if arguments.replay is not None:
-        return replayed(arguments.replay.expanduser().absolute(), console)
+        return replayed(arguments.replay, console)
     if arguments.resume is not None and arguments.out is None:
         arguments = arguments_of("--resume", arguments.resume)
     return conduct(arguments, console)

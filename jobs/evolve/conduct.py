@@ -18,6 +18,7 @@ from es.tasks import Interrupted
 from funnel.settings import plain
 from funnel.tunable import Tunable
 from jobs.cluster.connect import check_cpus, connect, names_cluster
+from jobs.command.paths import absolute
 from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
 from jobs.evolve.find import find_objective, place
@@ -42,7 +43,7 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
     """
     if arguments.out is None:
         raise ValueError("--out DIR is needed: the run directory")
-    out, config = arguments.out.expanduser().absolute(), arguments.config
+    out, config = arguments.out, arguments.config
     kind = find_objective(arguments.objective)
     check_tracking()
     config.check()
@@ -81,18 +82,8 @@ def recorded(arguments: Arguments, config: ESConfig, settings: Any) -> dict[str,
         "resamples": arguments.resamples,
         "workers": config.workers,
         "es": es,
-        **({"start_from": str(start.expanduser().absolute())} if start else {}),
+        **({"start_from": str(start)} if start else {}),
     }
-
-
-def absolute(settings: Any) -> Any:
-    """Paths made absolute: the run may go on from another directory."""
-    paths = {
-        field.name: value.expanduser().absolute()
-        for field in dataclasses.fields(settings)
-        if isinstance(value := getattr(settings, field.name), Path)
-    }
-    return dataclasses.replace(settings, **paths) if paths else settings
 
 
 def finish(

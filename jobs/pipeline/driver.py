@@ -26,7 +26,7 @@ KIND = "pipeline"
 def conduct(options: Arguments) -> dict[str, Any]:
     """Do what is not done; returns summary.json as a dict."""
     check_options(options)
-    out = options.out.expanduser().absolute()
+    out = options.out
     settings = recorded(options)
     state = inspect_run(out, KIND, settings, MAY_CHANGE)
     console = Console(file=sys.stdout)

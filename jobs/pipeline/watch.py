@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.files import write_whole
+from data.files import sync_directory, write_whole
 from data.labels import check_labels
 from data.log import Log, open_log
 from distributed.training.recorder import CHECKPOINTS
@@ -52,7 +52,7 @@ class Watch:
         assert plan.options.watch is not None
         self.plan, self.record, self.base, self.on_day = plan, record, base, on_day
         self.current: Current | None = None
-        self.where = plan.options.watch.expanduser().absolute()
+        self.where = plan.options.watch
         self.log = open_log(self.where)
         self.late: set[str] = set()
 
@@ -241,6 +241,7 @@ def serve(out: Path, place: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(place.relative_to(out))
     temporary.replace(out / CURRENT)
+    sync_directory(out)
 
 
 def has_days(record: Record) -> bool:

@@ -13,13 +13,11 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from data.files import unwritable, write_whole
+from data.files import make_directory, write_whole
 from data.write import check_local
 
 RUN_FILE, METRICS_FILE, SUMMARY_FILE = "run.json", "metrics.jsonl", "summary.json"
@@ -34,7 +32,7 @@ class RunState(Enum):
 def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozenset[str] = frozenset()) -> RunState:
     """Say what `out` holds for a run of this kind and config, writing nothing.
 
-    `may_change` names dotted config keys that a resumed run may set anew (the number of workers, say).
+    `may_change` names dotted config keys that a resumed run may change (the number of workers, say).
     Raises ValueError if the directory holds something else.
     """
     check_local(out)
@@ -64,14 +62,13 @@ def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozen
 
 
 def half_written(path: Path) -> bool:
-    """A run.json that a kill kept from its name: nothing of a run lies beside it yet."""
+    """A run.json that a kill kept from its name: the directory holds nothing else of a run yet."""
     return path.name.startswith(f".{RUN_FILE}.") and path.name.endswith(".tmp")
 
 
 def start_run(out: Path, kind: str, config: dict[str, Any], facts: dict[str, Any]) -> None:
     """Create the directory and write run.json: config, command, git commit, versions, hardware, and the given facts."""
-    with storing(out, out / f".{RUN_FILE}.tmp"):
-        out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     record = {
         "kind": kind,
         "config": config,
@@ -150,14 +147,3 @@ def inside(root: Path, name: str) -> Path:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write whole or not at all. ValueError if the disk is full or closed to us."""
     write_whole(path, json.dumps(value, indent=1) + "\n")
-
-
-@contextmanager
-def storing(path: Path, temporary: Path) -> Iterator[None]:
-    """What keeps `path` from being written is a ValueError of one line; the temporary file goes, what stood stays."""
-    try:
-        yield
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise ValueError(unwritable(path, error)) from error

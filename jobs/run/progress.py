@@ -32,7 +32,7 @@ def is_live(console: Console) -> bool:
 
 
 class Lines:
-    """Prints what it was last told, now and then, from a thread of its own. Does nothing where a bar is drawn."""
+    """Prints the last text it was given, now and then, from a thread of its own. Nothing where a bar is drawn."""
 
     def __init__(self, console: Console, every_s: float | None = None, silence_s: float | None = None) -> None:
         self.console = console

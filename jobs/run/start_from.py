@@ -39,7 +39,6 @@ def model_to_start_from(run: Path, job: TrainJob) -> tuple[str, dict[str, Any]]:
     """
     if CheckpointStore(Path(job.run) / CHECKPOINTS).latest() is not None:
         return "", {}
-    run = run.expanduser().absolute()
     directory = run / MODEL_DIRECTORY
     record = finished_record(run, f"{OPTION} {run}")
     if record.get("problem", DEFAULT_PROBLEM) != job.problem:
@@ -147,7 +146,6 @@ def theta_to_start_from(run: Path, objective: Objective, out: Path) -> Start | N
     """
     if (out / CHECKPOINT_FILE).exists():
         return None
-    run = run.expanduser().absolute()
     if read_json(run / RUN_FILE).get("kind") not in EVOLUTIONS:
         raise ValueError(f"{OPTION} {run}: is no run of jobs.evolve")
     if not (run / CHECKPOINT_FILE).exists():

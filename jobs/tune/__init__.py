@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from jobs.cluster.connect import connect, names_cluster
-from jobs.evolve.conduct import absolute as absolute_paths
+from jobs.command.paths import absolute as absolute_paths
 from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
 from jobs.tune.options import Arguments as Arguments
 from jobs.tune.options import arguments_of, find_space, first_config, recorded
@@ -40,7 +40,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     arguments = completed(arguments)
     check(arguments)
     assert arguments.out is not None
-    out = arguments.out.expanduser().absolute()
+    out = arguments.out
     state = inspect_run(out, "tune", recorded(arguments), may_change=MAY_CHANGE)
     if state is RunState.DONE:
         console.print(f"{out} is finished already: {read_json(out / SUMMARY_FILE)['tune.message']}", soft_wrap=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.run.directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_json
-from jobs.run.process import ALIVE, FINISHED, GONE, PROCESS_FILE, whereabouts
+from jobs.run.process import ALIVE, FINISHED, GONE, PROCESS_FILE, find_process
 
 NEW, GOES_ON, STOPPED, DIVERGED = "new", "running", "stopped", "diverged"
 STATES_AT_AN_END = (FINISHED, STOPPED, DIVERGED)
@@ -16,7 +16,7 @@ ENDS = {"143": "stopped by SIGTERM", "130": "stopped by Ctrl-C"}
 
 
 @dataclass
-class Standing:
+class RunStatus:
     """What is known; None or empty where it is not."""
 
     run: str
@@ -40,14 +40,14 @@ class Standing:
     note: str = ""
 
 
-def standing(run: Path) -> Standing:
+def read_status(run: Path) -> RunStatus:
     """Where a run stands. Raises ValueError, one line, for what is no run directory."""
     if not run.is_dir():
         raise ValueError(f"{run}: no such run directory")
     if not (run / RUN_FILE).exists():
         raise ValueError(f"{run}: is no run (it holds no {RUN_FILE})")
-    where, about = whereabouts(run)
-    found = Standing(run=str(run), kind=str(read_json(run / RUN_FILE).get("kind")))
+    where, about = find_process(run)
+    found = RunStatus(run=str(run), kind=str(read_json(run / RUN_FILE).get("kind")))
     found.unit, found.now = str(about.get("unit") or ""), str(about.get("now") or "")
     found.done, found.total, found.rate = about.get("done"), about.get("total"), about.get("rate")
     found.figures, found.eta_is_bound = dict(about.get("figures") or {}), bool(about.get("may_end_early"))
@@ -60,12 +60,12 @@ def standing(run: Path) -> Standing:
     return found
 
 
-def settle(run: Path, where: str, ended: dict[str, Any], found: Standing) -> None:
+def settle(run: Path, where: str, ended: dict[str, Any], found: RunStatus) -> None:
     """The state, from who works on it, how it ended, and when it last wrote."""
     message = str(ended.get("message") or "")
     if where == ALIVE:
         found.state = GOES_ON
-    elif ended.get("kind") == FINISHED or (where != GONE and (run / SUMMARY_FILE).exists()):
+    elif (run / SUMMARY_FILE).exists() and (where != GONE or ended.get("kind") == FINISHED):
         found.state, found.process = FINISHED, "ended"
     elif where == GONE:
         found.state = DIVERGED if "diverged" in message else STOPPED
