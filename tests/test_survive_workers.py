@@ -238,7 +238,7 @@ def write_slowly(job: TrainJob) -> None:
         proper(path)
 
     checkpoint_store.sync = slow  # type: ignore[assignment]
-    train(job, 0, 1, torch.device("cpu"))
+    train(job)
 
 
 @pytest.mark.slow
