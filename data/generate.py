@@ -35,7 +35,7 @@ def part_rows(rows: int) -> tuple[int, int, int]:
 def generate_log(
     config: GeneratedLog, out: str | Path, progress: Callable[[int], None] = lambda rows: None
 ) -> dict[str, PartFacts]:
-    """Write the log and its truth to `out` and say what is in each part. `progress` is told of rows as they are made.
+    """Write the log and its truth to `out` and say what is in each part. `progress` gets the rows of each shard as it is made.
 
     Raises ValueError if `out` is not empty. Memory holds one shard and one row group, whatever the rows.
     """
@@ -55,7 +55,7 @@ def generate_days(
 ) -> dict[str, PartFacts]:
     """Write `config.rows` rows of the same world as `days` day partitions, 2026-01-01 and on (jobs/pipeline/days.py).
 
-    Each day has its exposures drawn anew, with keys of its own; users and items do not drift. Raises ValueError if
+    Each day has exposures and keys of its own; users and items do not drift. Raises ValueError if
     `out` is not empty or a day would have no row.
     """
     if not 1 <= days <= config.rows:

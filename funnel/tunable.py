@@ -30,7 +30,7 @@ class Tunable(Protocol):
     spaces: ClassVar[Spaces]
     """Where jobs.tune looks besides the engine's settings, {name: function that gives domains by dotted key}."""
     goal: ClassVar[str]
-    """Figure of `measure` that a search brings up, unless told otherwise."""
+    """Figure of `measure` that a search brings up, unless another one is named."""
     objective: Objective
     """On what is tuned on (es/objectives/base.py)."""
 
@@ -39,7 +39,7 @@ class Tunable(Protocol):
         """Read, check, split into tuned on and held out by the seed.
 
         `searching`: for a search among settings, of what is tuned on otherwise half is set apart as "valid", by which
-        trials are told apart; "test" is the same as without. Raises ValueError in one line for what cannot be tuned.
+        trials are compared; "test" is the same as without. Raises ValueError in one line for what cannot be tuned.
         """
 
     def facts(self) -> dict[str, Any]:

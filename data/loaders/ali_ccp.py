@@ -134,7 +134,7 @@ def load_csv(
                     yield table, split(index, row, shares, seed), path
                     start += table.num_rows
 
-    # The csv form's ids were numbered anew by whoever flattened it, so 101 no longer tells visits of a user apart.
+    # The csv form's ids were renumbered by whoever flattened it, so 101 no longer distinguishes visits of a user.
     schema = ali_ccp_schema(categorical, numeric, conversion=conversion)
     return common.write_log(out, schema, blocks(), progress)
 

@@ -49,7 +49,7 @@ class Record:
     """The stages of a pipeline in `out`."""
 
     def __init__(self, out: Path, console: Console, process: Process | None = None) -> None:
-        """`process`: told at which stage the pipeline is."""
+        """`process`: gets the stage at which the pipeline is."""
         self.out, self.console, self.path, self.process = out, console, out / PIPELINE_FILE, process
         self.stages: dict[str, dict[str, Any]] = {}
         self.files: dict[str, list[Any]] = {}

@@ -48,7 +48,7 @@ class Aim:
 
     @property
     def keys(self) -> list[str]:
-        """Names of the scores that Tune is told, higher is better."""
+        """Names of the scores that Tune gets, higher is better."""
         return ["score"] if len(self.metrics) == 1 else ["score_1", "score_2"]
 
     @property

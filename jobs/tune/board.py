@@ -22,7 +22,7 @@ SHOWN = 12
 
 
 class Board(tune.Callback):
-    """Told by Tune what happens; reads the rest from the trials' directories. `signalled`: signals as they come in."""
+    """Tune's callbacks; reads the rest from the trials' directories. `signalled`: signals as they come in."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Board(tune.Callback):
         signalled: Sequence[int] = (),
         process: Process | None = None,
     ) -> None:
-        """`process`: told how many trials have ended."""
+        """`process`: gets how many trials have ended."""
         self.console, self.trials, self.aim, self.samples = console, trials, aim, samples
         self.process = process
         self.signalled = signalled

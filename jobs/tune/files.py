@@ -1,10 +1,10 @@
 """The files of a search: OUT/ledger.jsonl, and in OUT/trials/NUMBER what a trial leaves beside its run.
 
 settings.json   what is tried (with population-based training: what is tried now)
-reports.jsonl   what Tune was told, so that a search that goes on can tell it again
+reports.jsonl   what Tune was reported, so that a search that goes on can repeat it
 trial.json      how it ended: finished, stopped (by the scheduler) or failed
 stop            the scheduler has seen enough: the loop ends after the validation it is at
-told.json       with --trial-workers: how many reports Tune has been told
+told.json       with --trial-workers: how many reports Tune has had
 """
 
 import json
@@ -53,7 +53,7 @@ class Ledger:
         self.path = path
         whole = whole_lines(path)
         if path.exists() and "".join(whole) != path.read_text():
-            path.write_text("".join(whole))  # what a crash cut short is suggested anew
+            path.write_text("".join(whole))  # what a crash cut short is suggested again
         self.settings: list[Settings] = [json.loads(line) for line in whole]
 
     def add(self, settings: Settings) -> int:

@@ -39,7 +39,7 @@ class Row:
 
     @property
     def ended(self) -> bool:
-        """Whether it has come to figures that trials can be told apart by."""
+        """Whether it has come to figures that trials can be compared by."""
         return self.state in ("finished", "stopped") and min(self.scores.values()) > FAILED
 
     @property

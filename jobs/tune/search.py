@@ -111,7 +111,7 @@ def plain(value: Any) -> Any:
 
 
 def continuous(space: Domains) -> Domains:
-    """What a training can be told while it runs: the rates and weights of a space, no widths and no choices."""
+    """What can be changed while a training runs: the rates and weights of a space, no widths and no choices."""
     return {key: domain for key, domain in space.items() if isinstance(domain, Float)}
 
 

@@ -2,7 +2,7 @@
 
 Tune must not stop such a training: it would kill the trial's actor, and with it Ray Train's controller, whose placement
 group then stays and holds its CPUs. So the workers' loop stops by itself. After a validation worker 0 writes a report,
-waits until the trial's actor has told Tune, and then finds the scheduler's verdict in the trial's STOP file.
+waits until the trial's actor has reported to Tune, and then finds the scheduler's decision in the trial's STOP file.
 """
 
 import json
@@ -73,7 +73,7 @@ def train_with_workers(
 ) -> dict[str, Any]:
     """run_training with `workers`, from the trial's actor, which is to `tell` Tune each report as it comes.
 
-    What was reported before the trial was started again has been told.
+    What was reported before the trial was started again is not repeated.
     """
     run = Path(job.run)
     connect(workers)  # Ray is there: how soon a fault is noticed, where the actor's environment does not say it
