@@ -35,7 +35,7 @@ def part_rows(rows: int) -> tuple[int, int, int]:
 def generate_log(
     config: GeneratedLog, out: str | Path, progress: Callable[[int], None] = lambda rows: None
 ) -> dict[str, PartFacts]:
-    """Write the log and its truth to `out` and say what is in each part. `progress` gets the rows of each shard as it is made.
+    """Write the log and its truth to `out` and say what is in each part. `progress` gets the rows of each shard.
 
     Raises ValueError if `out` is not empty. Memory holds one shard and one row group, whatever the rows.
     """
