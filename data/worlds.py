@@ -1,14 +1,14 @@
 """Settings of a generated log, and the worlds that give the defaults of some of them. Their equations: data/world.py.
 
-The world "conflict" follows public figures (measured on the named data):
+The world "conflict" follows public figures; benchmarks/evaluation/conflict_facts.py measures those of dates and buyers:
 
-Rates: of KuaiRand-Pure's videos shown at random 17.6% are clicked; 4.7% of the clicks in its standard log end in a
-like, follow, comment or share [Gao et al., CIKM 2022].
+Rates: of KuaiRand-Pure's videos [Gao et al., CIKM 2022] shown at random 17.6% are clicked; of the clicks 2.0% end in a
+like, follow, comment or share, in its standard log 4.0% (a public analysis of it, github.com/Aylayan/KuaiRand_Pure).
 Clickbait: in the Speed Dating Experiment [Fisman et al. 2006], where every outcome is known whether "clicked" or not,
 who is said yes to more often says yes less often: over 339 people the two rates correlate at -.26, or at -.37 without
 the noise of short lists. Over items, click and conversion rate correlate at about -.33 in this world.
 Value: over the 388 buyers of the MineThatData challenge [Hillstrom 2008] log spend has a standard deviation of .84, and
-the log of its mean one of .31 over segments by past spend. Here they are about .95 and .3.
+the log of its mean one of .31 over segments by past spend (.28 without their noise). Here they are about .95 and .3.
 Price: one item's sales fall with its price at an elasticity of -2.62 on average [Bijmolt, van Heerde and Pieters 2005];
 over different items far less, as a price also buys quality. No public figure for that was found; 0.3 is our choice.
 """
