@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pat
 
 from data.bags import Bags, list_values
+from data.errors import UserError
 from data.hashing import hash_array
 from data.log import Log, Part, PartFile, is_text
 from data.schema import CategoricalField, Schema
@@ -91,7 +92,7 @@ class Encoder:
     def encode(self, table: pa.Table) -> Rows:
         """Encode a table that holds the schema's columns (as Log.read_row_group reads it).
 
-        Raises ValueError naming the column where a numeric feature is infinite.
+        Raises UserError naming the column where a numeric feature is infinite.
         """
         schema, rows = self.schema, table.num_rows
         # Field by field into lines, turned at the end: storing into columns touches a cache line for each id.
@@ -102,7 +103,7 @@ class Encoder:
         numeric_RN = numeric_values(table, schema.numeric)
         infinite = np.isinf(numeric_RN).any(axis=0)
         if infinite.any():
-            raise ValueError(f"column {schema.numeric[int(infinite.argmax())]!r} has an infinite value")
+            raise UserError(f"column {schema.numeric[int(infinite.argmax())]!r} has an infinite value")
         return Rows(
             np.ascontiguousarray(ids_KR.T),
             numeric_RN,
@@ -179,7 +180,7 @@ def numeric_moments(log: Log, part: Part, max_rows: int = 1_000_000) -> tuple[np
 
     Streams whole row groups, spread evenly over the part, until about max_rows rows are seen. Missing values are
     left out; a constant feature has std 1, one without any value mean 0 and std 1. Moments of row groups are joined
-    as in Chan, Golub, LeVeque 1979. Raises ValueError naming file and column where a value is infinite.
+    as in Chan, Golub, LeVeque 1979. Raises UserError naming file and column where a value is infinite.
     """
     names = list(log.schema.numeric)
     count_N, mean_N, square_N = (np.zeros(len(names)) for _ in range(3))
@@ -187,7 +188,7 @@ def numeric_moments(log: Log, part: Part, max_rows: int = 1_000_000) -> tuple[np
         values_RN = numeric_values(log.read_row_group(file, index, names), names).astype(np.float64)
         infinite = np.isinf(values_RN).any(axis=0)
         if infinite.any():
-            raise ValueError(f"{file.path}: column {names[int(infinite.argmax())]!r} has an infinite value")
+            raise UserError(f"{file.path}: column {names[int(infinite.argmax())]!r} has an infinite value")
         seen_RN = ~np.isnan(values_RN)
         here_N = seen_RN.sum(axis=0)
         here_mean_N = np.where(seen_RN, values_RN, 0).sum(axis=0) / np.maximum(here_N, 1)

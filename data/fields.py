@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data.errors import UserError
+
 KINDS = ("hash", "vocabulary", "range")
 POOLINGS = ("sum", "mean", "attention", "din")
 WEIGHED = ("attention", "din")
@@ -98,12 +100,12 @@ def own_field(entry: Any) -> CategoricalField:
     name = column_name(given["name"], "the 'name' of a 'categorical' entry") or ""
     own, other = ("vocabulary", "size") if given["kind"] == "vocabulary" else ("size", "vocabulary")
     if own not in given or other in given:
-        raise ValueError(f"column {name!r}: kind {given['kind']!r} takes {own!r}, and no {other!r}")
+        raise UserError(f"column {name!r}: kind {given['kind']!r} takes {own!r}, and no {other!r}")
     width, many = given.get("width"), many_of(given.get("many"), name)
     if own == "size":
         return CategoricalField(name, given["kind"], given["size"], width=width, many=many)
     if not isinstance(given["vocabulary"], list):
-        raise ValueError(f"column {name!r}: 'vocabulary' must be a list")
+        raise UserError(f"column {name!r}: 'vocabulary' must be a list")
     return CategoricalField(name, given["kind"], vocabulary=tuple(given["vocabulary"]), width=width, many=many)
 
 
@@ -112,11 +114,11 @@ def sharing_field(entry: dict[str, Any], own: dict[str, CategoricalField]) -> Ca
     name = column_name(given["name"], "the 'name' of a 'categorical' entry") or ""
     taken = [key for key in OWN_KEYS if key in given]
     if taken:
-        raise ValueError(f"column {name!r}: takes {taken[0]!r} from the field it shares; leave the key out")
+        raise UserError(f"column {name!r}: takes {taken[0]!r} from the field it shares; leave the key out")
     owner = column_name(given["share"], f"column {name!r}: 'share'") or ""
     if owner not in own:
         valid = ", ".join(own) or "there is none"
-        raise ValueError(f"column {name!r}: 'share' is {owner!r}, must be a field with rows of its own ({valid})")
+        raise UserError(f"column {name!r}: 'share' is {owner!r}, must be a field with rows of its own ({valid})")
     return own[owner].shared(name, many_of(given.get("many"), name))
 
 
@@ -128,53 +130,53 @@ def many_of(value: object, name: str) -> Many | None:
 
 
 def check_categorical(fields: Sequence[CategoricalField]) -> None:
-    """Raise ValueError naming the field that is not as it must be. Names are known to be distinct."""
+    """Raise UserError naming the field that is not as it must be. Names are known to be distinct."""
     by_name = {field.name: field for field in fields}
     for field in fields:
         check_field(field)
         if field.share is not None:
             owner = by_name.get(field.share)
             if owner is None or owner.share is not None:
-                raise ValueError(
+                raise UserError(
                     f"column {field.name!r}: 'share' is {field.share!r}, must be a field with rows of its own"
                 )
             if owner.shared(field.name, field.many) != field:
-                raise ValueError(f"column {field.name!r}: kind, size and width must be those of {field.share!r}")
+                raise UserError(f"column {field.name!r}: kind, size and width must be those of {field.share!r}")
         if field.many is not None:
             check_many(field.name, field.many, by_name)
 
 
 def check_field(field: CategoricalField) -> None:
     if field.kind not in KINDS:
-        raise ValueError(f"column {field.name!r}: kind {field.kind!r} is none of {', '.join(KINDS)}")
+        raise UserError(f"column {field.name!r}: kind {field.kind!r} is none of {', '.join(KINDS)}")
     if field.width is not None and not is_count(field.width):
-        raise ValueError(f"column {field.name!r}: width is {field.width!r}, must be a whole number of at least 1")
+        raise UserError(f"column {field.name!r}: width is {field.width!r}, must be a whole number of at least 1")
     if field.kind != "vocabulary":
         if not is_count(field.size):
-            raise ValueError(f"column {field.name!r}: size is {field.size!r}, must be a whole number of at least 1")
+            raise UserError(f"column {field.name!r}: size is {field.size!r}, must be a whole number of at least 1")
         return
     if not field.vocabulary:
-        raise ValueError(f"column {field.name!r}: the vocabulary is empty")
+        raise UserError(f"column {field.name!r}: the vocabulary is empty")
     if {type(value) for value in field.vocabulary} not in ({int}, {str}):
-        raise ValueError(f"column {field.name!r}: a vocabulary is all strings or all whole numbers")
+        raise UserError(f"column {field.name!r}: a vocabulary is all strings or all whole numbers")
     if any(isinstance(value, int) and not -(2**63) <= value < 2**63 for value in field.vocabulary):
-        raise ValueError(f"column {field.name!r}: a number of the vocabulary has more than 64 bits")
+        raise UserError(f"column {field.name!r}: a number of the vocabulary has more than 64 bits")
     if len(set(field.vocabulary)) < len(field.vocabulary):
-        raise ValueError(f"column {field.name!r}: the vocabulary lists a value twice")
+        raise UserError(f"column {field.name!r}: the vocabulary lists a value twice")
 
 
 def check_many(name: str, many: Many, fields: dict[str, CategoricalField]) -> None:
     if many.pooling not in POOLINGS:
-        raise ValueError(f"column {name!r}: pooling {many.pooling!r} is none of {', '.join(POOLINGS)}")
+        raise UserError(f"column {name!r}: pooling {many.pooling!r} is none of {', '.join(POOLINGS)}")
     if many.max is not None and not is_count(many.max):
-        raise ValueError(f"column {name!r}: max is {many.max!r}, must be a whole number of at least 1, or left out")
+        raise UserError(f"column {name!r}: max is {many.max!r}, must be a whole number of at least 1, or left out")
     if many.pooling not in WEIGHED:
         if many.query is not None:
-            raise ValueError(f"column {name!r}: 'query' goes with pooling {' or '.join(WEIGHED)}, not {many.pooling}")
+            raise UserError(f"column {name!r}: 'query' goes with pooling {' or '.join(WEIGHED)}, not {many.pooling}")
         return
     single = [field.name for field in fields.values() if field.many is None]
     if many.query not in single:
-        raise ValueError(
+        raise UserError(
             f"column {name!r}: pooling {many.pooling} needs 'query', a single-valued categorical field "
             f"({', '.join(single) or 'there is none'}), not {many.query!r}"
         )
@@ -188,18 +190,18 @@ def column_name(value: object, what: str, optional: bool = False) -> str | None:
     if value is None and optional:
         return None
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{what} must be a non-empty string{' or null' if optional else ''}, not {value!r}")
+        raise UserError(f"{what} must be a non-empty string{' or null' if optional else ''}, not {value!r}")
     return value
 
 
 def expect_keys(value: object, required: tuple[str, ...], optional: tuple[str, ...], where: str) -> dict[str, Any]:
     """The JSON object itself, if it has the required keys and no unknown one."""
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: must be a JSON object, not {type(value).__name__}")
+        raise UserError(f"{where}: must be a JSON object, not {type(value).__name__}")
     unknown = [key for key in value if key not in required + optional]
     if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}; valid keys: {', '.join(required + optional)}")
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; valid keys: {', '.join(required + optional)}")
     missing = [key for key in required if key not in value]
     if missing:
-        raise ValueError(f"{where}: missing key {missing[0]!r}; valid keys: {', '.join(required + optional)}")
+        raise UserError(f"{where}: missing key {missing[0]!r}; valid keys: {', '.join(required + optional)}")
     return value

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from data.errors import UserError
+
 
 def write_whole(path: Path, content: str | bytes, durable: bool = True) -> None:
     """Replace `path` by `content` (text is UTF-8), safe on disk when this returns (unless not `durable`).
 
-    Raises ValueError of one line if the disk is full or closed to us; what stood at `path` stays.
+    Raises UserError of one line if the disk is full or closed to us; what stood at `path` stays.
     """
     with whole_file(path, durable) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -19,7 +21,7 @@ def write_whole(path: Path, content: str | bytes, durable: bool = True) -> None:
 def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
     """Give a hidden path to write to, for what is written piece by piece; on a clean exit it becomes `path`.
 
-    Raises ValueError of one line for an OSError; after any error the hidden file is gone and what stood at `path`
+    Raises UserError of one line for an OSError; after any error the hidden file is gone and what stood at `path`
     stays. Not `durable`: without fsync, for a file that nobody misses after a power cut; it may be empty then.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -31,7 +33,7 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
         if durable:
             sync_directory(path.parent)
     except OSError as error:
-        raise ValueError(unwritable(path, error)) from error
+        raise UserError(unwritable(path, error)) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -50,11 +52,11 @@ def put_in_place(directory: Path, out: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """With its parents, unless it is there. Raises ValueError of one line if that cannot be."""
+    """With its parents, unless it is there. Raises UserError of one line if that cannot be."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(unwritable(path, error)) from error
+        raise UserError(unwritable(path, error)) from error
 
 
 def unwritable(path: Path, error: OSError) -> str:

@@ -16,6 +16,8 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from data.errors import UserError
+
 GCS = ("gs", "gcs")
 GCS_RETRY_S = 60  # pyarrow's own limit is 15 minutes, long for a misspelt bucket
 IN_PROCESS = "memory"
@@ -24,7 +26,7 @@ SECRET = re.compile(r"secret|token|passw|credential|signature|\bsig\b|_key\b|\bk
 
 
 def resolve(location: str) -> tuple[Any, str]:
-    """(filesystem, path inside it) of a local path or a URI. Raises ValueError in one line where there is none."""
+    """(filesystem, path inside it) of a local path or a URI. Raises UserError in one line where there is none."""
     if "://" not in location:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
     check_no_secret(location)
@@ -43,22 +45,22 @@ def resolve(location: str) -> tuple[Any, str]:
                 found, root = fsspec.core.url_to_fs(location)
             except (ImportError, ValueError) as error:
                 lines = f"{first_line(unknown)}; {first_line(error)}"
-                raise ValueError(f"{shown(location)}: no filesystem for this URI ({lines})") from None
+                raise UserError(f"{shown(location)}: no filesystem for this URI ({lines})") from None
             filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(found))
         if not root.strip("/"):
-            raise ValueError(f"{shown(location)}: names no bucket or directory")
+            raise UserError(f"{shown(location)}: names no bucket or directory")
         return filesystem, root.rstrip("/")
 
 
 def check_no_secret(location: str) -> None:
-    """Raise ValueError, without repeating it, for a URI that holds a password or a parameter that looks like one."""
+    """Raise UserError, without repeating it, for a URI that holds a password or a parameter that looks like one."""
     parts = urlsplit(location) if "://" in location else urlsplit("")
     names = [key for key in parse_qs(parts.query, keep_blank_values=True) if SECRET.search(key)]
     if parts.password is not None or names:
         what = (
             "a password or a secret key" if parts.password is not None else f"{names[0]!r}, which looks like a secret"
         )
-        raise ValueError(
+        raise UserError(
             f"{shown(location)}: the URI holds {what}, which run directories would keep; "
             "leave it to the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for example)"
         )
@@ -80,13 +82,13 @@ def in_process(location: str) -> bool:
 
 @contextmanager
 def reading(where: str) -> Iterator[None]:
-    """Turn what a filesystem's client raises (no network, no permission) into a ValueError that opens with `where`."""
+    """Turn what a filesystem's client raises (no network, no permission) into a UserError that opens with `where`."""
     try:
         yield
-    except ValueError:
+    except UserError:
         raise
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{where}: cannot be read ({first_line(error)})") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{where}: cannot be read ({first_line(error)})") from None
 
 
 def first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from data.errors import UserError
 from data.history import list_column
 from data.population import AGES, CATEGORIES, CHANNELS, CITIES, PRICE_UNIT, SEGMENTS, Population
 from data.schema import CategoricalField, Many, Schema, TruthColumns
@@ -37,7 +38,7 @@ def generate_log(
 ) -> dict[str, PartFacts]:
     """Write the log and its truth to `out` and say what is in each part. `progress` gets the rows of each shard.
 
-    Raises ValueError if `out` is not empty. Memory holds one shard and one row group, whatever the rows.
+    Raises UserError if `out` is not empty. Memory holds one shard and one row group, whatever the rows.
     """
     world, schema, facts = World(config), generated_schema(config), {}
     with new_log(out, schema) as directory:
@@ -55,11 +56,11 @@ def generate_days(
 ) -> dict[str, PartFacts]:
     """Write `config.rows` rows of the same world as `days` day partitions, 2026-01-01 and on (jobs/pipeline/days.py).
 
-    Each day has exposures and keys of its own; users and items do not drift. Raises ValueError if
+    Each day has exposures and keys of its own; users and items do not drift. Raises UserError if
     `out` is not empty or a day would have no row.
     """
     if not 1 <= days <= config.rows:
-        raise ValueError(f"--days must be from 1 to the {config.rows} rows, got {days}")
+        raise UserError(f"--days must be from 1 to the {config.rows} rows, got {days}")
     world, schema, facts = World(config), generated_schema(config), {}
     with new_log(out, schema) as directory:
         for number in range(days):

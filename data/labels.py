@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from data.errors import UserError
 from data.log import Log, Part, PartFile
 
 THREADS = min(16, 2 * (os.cpu_count() or 1))
@@ -26,7 +27,7 @@ class LabelFacts:
 def check_labels(log: Log, part: Part) -> LabelFacts:
     """Stream the label and weight columns of every file and count.
 
-    Raises ValueError naming file, column and row (counted from 0 in the file): a label that is missing or neither 0
+    Raises UserError naming file, column and row (counted from 0 in the file): a label that is missing or neither 0
     nor 1, a conversion without a click, a weight that is missing, negative or infinite.
     """
     with ThreadPoolExecutor(THREADS) as pool:
@@ -46,7 +47,7 @@ def check_file(log: Log, file: PartFile) -> LabelFacts:
             if inner in found and outer in found:
                 alone = np.flatnonzero(found[inner] & ~found[outer])
                 if len(alone):
-                    raise ValueError(
+                    raise UserError(
                         f"{file.path}: row {start + alone[0]}: column {schema.labels[inner]!r} is 1 where "
                         f"{schema.labels[outer]!r} is 0; a {inner} needs a {outer}"
                     )
@@ -63,12 +64,12 @@ def label(table: pa.Table, name: str, path: str, start: int) -> np.ndarray:
     column = table.column(name)
     if column.null_count:
         row = start + int(np.flatnonzero(column.is_null().to_numpy())[0])
-        raise ValueError(f"{path}: row {row}: column {name!r} is missing; a label is 0 or 1")
+        raise UserError(f"{path}: row {row}: column {name!r} is missing; a label is 0 or 1")
     values_R = column.to_numpy()
     wrong = np.flatnonzero((values_R != 0) & (values_R != 1))
     if len(wrong):
         row = start + int(wrong[0])
-        raise ValueError(f"{path}: row {row}: column {name!r} is {values_R[wrong[0]]}; a label is 0 or 1")
+        raise UserError(f"{path}: row {row}: column {name!r} is {values_R[wrong[0]]}; a label is 0 or 1")
     return values_R.astype(bool)
 
 
@@ -77,7 +78,7 @@ def check_weight(table: pa.Table, name: str, path: str, start: int) -> None:
     weight_R = table.column(name).cast(pa.float32(), safe=False).fill_null(float("nan")).to_numpy()
     wrong = np.flatnonzero(~((weight_R >= 0) & (weight_R < np.inf)))
     if len(wrong):
-        raise ValueError(
+        raise UserError(
             f"{path}: row {start + int(wrong[0])}: column {name!r} is {weight_R[wrong[0]]}; "
             "a weight is a finite number of at least 0"
         )

@@ -15,6 +15,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pyarrow.types as pat
 
+from data.errors import UserError
 from data.filesystems import first_line, reading, resolve, shown
 from data.schema import SCHEMA_FILE, Schema
 from data.truth import Truth, truth_from_tables
@@ -69,15 +70,15 @@ class Log:
     def part(self, name: str) -> Part:
         """List a split and check every file's footer against the schema, reading no rows.
 
-        Raises ValueError: no such split, no rows, a file that is not whole, a column absent or of another type.
+        Raises UserError: no such split, no rows, a file that is not whole, a column absent or of another type.
         """
         paths = parquet_files(self.filesystem, f"{self.root}/{name}")
         if paths is None:
-            raise ValueError(
+            raise UserError(
                 f"{shown(self.location)}: no part {name!r} (parts here: {', '.join(self.part_names()) or 'none'})"
             )
         if not paths:
-            raise ValueError(f"{shown(self.location)}/{name}: holds no parquet files")
+            raise UserError(f"{shown(self.location)}/{name}: holds no parquet files")
 
         def inspect(path: str) -> PartFile:
             with open_parquet(self.filesystem, path) as file:
@@ -88,22 +89,22 @@ class Log:
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
             part = Part(name, tuple(pool.map(inspect, paths)))
         if part.rows == 0:
-            raise ValueError(f"{shown(self.location)}/{name}: the parquet files hold no rows")
+            raise UserError(f"{shown(self.location)}/{name}: the parquet files hold no rows")
         return part
 
     def read_row_group(self, file: PartFile, index: int, columns: list[str] | None = None) -> pa.Table:
         """Read one row group; `columns` are the schema's training columns unless given.
 
-        Raises ValueError naming the file if its pages cannot be decoded or fail their checksums.
+        Raises UserError naming the file if its pages cannot be decoded or fail their checksums.
         """
         names = self.schema.columns if columns is None else columns
         with open_parquet(self.filesystem, file.path) as source:
             try:
                 return source.read_row_group(index, columns=list(names)).select(list(names))
             except KeyError as error:
-                raise ValueError(f"{file.path}: no column {error.args[0]!r}") from None
+                raise UserError(f"{file.path}: no column {error.args[0]!r}") from None
             except (pa.ArrowException, OSError) as error:
-                raise ValueError(f"{file.path}: row group {index} cannot be read ({first_line(error)})") from None
+                raise UserError(f"{file.path}: row group {index} cannot be read ({first_line(error)})") from None
 
     def read(self, part: Part, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The row groups of a part, one after the other."""
@@ -117,29 +118,29 @@ class Log:
     def truth(self, part: Part | str) -> Truth:
         """Read the truth of a part into memory, sorted by key (17 bytes a row).
 
-        Raises ValueError: no truth for this part, a column absent, a key twice, an outcome outside {0, 1}.
+        Raises UserError: no truth for this part, a column absent, a key twice, an outcome outside {0, 1}.
         """
         name = part if isinstance(part, str) else part.name
         if self.schema.truth is None or not self.has_truth(name):
-            raise ValueError(f"{shown(self.location)}: holds no truth for part {name!r}")
+            raise UserError(f"{shown(self.location)}: holds no truth for part {name!r}")
         columns = [column for column in self.schema.truth.to_dict().values() if column]
         tables = []
         for path in parquet_files(self.filesystem, f"{self.root}/{TRUTH}/{name}") or ():
             with open_parquet(self.filesystem, path) as file:
                 absent = [column for column in columns if column not in file.schema_arrow.names]
                 if absent:
-                    raise ValueError(f"{path}: no column {absent[0]!r}, which {SCHEMA_FILE} names under 'truth'")
+                    raise UserError(f"{path}: no column {absent[0]!r}, which {SCHEMA_FILE} names under 'truth'")
                 try:
                     tables.append(file.read(columns=columns))
                 except (pa.ArrowException, OSError) as error:
-                    raise ValueError(f"{path}: cannot be read ({first_line(error)})") from None
+                    raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
         return truth_from_tables(tables, self.schema.truth, f"{shown(self.location)}/{TRUTH}/{name}")
 
 
 def open_log(location: str | Path) -> Log:
     """Open a log directory by path or URI and read its schema.json; no parquet file is touched.
 
-    Raises ValueError in one line: no such directory or bucket, no way to reach it, no schema there or a broken one.
+    Raises UserError in one line: no such directory or bucket, no way to reach it, no schema there or a broken one.
     """
     location = str(location)
     filesystem, root = resolve(location)
@@ -148,14 +149,14 @@ def open_log(location: str | Path) -> Log:
     with reading(place):
         info = filesystem.get_file_info(root)
         if info.type == pafs.FileType.NotFound:
-            raise ValueError(f"{place}: no such directory{' or bucket' if '://' in location else ''}")
+            raise UserError(f"{place}: no such directory{' or bucket' if '://' in location else ''}")
         if info.type == pafs.FileType.File:
-            raise ValueError(f"{place}: is a file; a log is a directory with a {SCHEMA_FILE}")
+            raise UserError(f"{place}: is a file; a log is a directory with a {SCHEMA_FILE}")
         try:
             with filesystem.open_input_file(f"{root}/{SCHEMA_FILE}") as file:
                 text = file.read()
         except FileNotFoundError:
-            raise ValueError(f"{where}: no such file; a log directory needs a {SCHEMA_FILE}") from None
+            raise UserError(f"{where}: no such file; a log directory needs a {SCHEMA_FILE}") from None
     return Log(location, Schema.from_json(text, where), filesystem, root)
 
 
@@ -175,20 +176,20 @@ def open_parquet(filesystem: Any, path: str) -> Any:
     try:
         return pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True, pre_buffer=remote)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a whole parquet file ({first_line(error)})") from None
+        raise UserError(f"{path}: not a whole parquet file ({first_line(error)})") from None
 
 
 def check_columns(schema: Schema, found: pa.Schema, path: str) -> None:
-    """Raise ValueError naming file and column if a column of the schema is absent or of a type that does not fit."""
+    """Raise UserError naming file and column if a column of the schema is absent or of a type that does not fit."""
     for name in schema.all_columns:
         if name not in found.names:
-            raise ValueError(f"{path}: no column {name!r}, which {SCHEMA_FILE} names; it has {', '.join(found.names)}")
+            raise UserError(f"{path}: no column {name!r}, which {SCHEMA_FILE} names; it has {', '.join(found.names)}")
     for field in schema.categorical:
         kind = found.field(field.name).type
         lists = is_list(kind)
         if lists != (field.many is not None):
             right = "without 'many' must be a single value" if lists else "with 'many' must be lists"
-            raise ValueError(f"{path}: column {field.name!r} is of type {kind}; a categorical feature {right}")
+            raise UserError(f"{path}: column {field.name!r} is of type {kind}; a categorical feature {right}")
         value = kind.value_type if lists else kind
         value = value.value_type if pat.is_dictionary(value) else value
         text, whole = is_text(value), pat.is_integer(value)
@@ -211,7 +212,7 @@ def check_columns(schema: Schema, found: pa.Schema, path: str) -> None:
 
 def expect(fits: bool, path: str, name: str, kind: pa.DataType, right: str, role: str) -> None:
     if not fits:
-        raise ValueError(f"{path}: column {name!r} is of type {kind}; {role} must be {right}")
+        raise UserError(f"{path}: column {name!r} is of type {kind}; {role} must be {right}")
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.errors import UserError
 from data.fields import CategoricalField as CategoricalField
 from data.fields import Many as Many
 from data.fields import categorical_fields, check_categorical, column_name, expect_keys
@@ -52,7 +53,7 @@ class TruthColumns:
 
 @dataclass(frozen=True)
 class Schema:
-    """The columns of a log. Raises ValueError where a feature is a label, is listed twice or has no values."""
+    """The columns of a log. Raises UserError where a feature is a label, is listed twice or has no values."""
 
     name: str
     categorical: tuple[CategoricalField, ...]
@@ -108,14 +109,14 @@ class Schema:
 
     @classmethod
     def from_dict(cls, value: object, where: str = SCHEMA_FILE) -> "Schema":
-        """Check a parsed schema.json; `where` opens the message of every ValueError."""
+        """Check a parsed schema.json; `where` opens the message of every UserError."""
         keys = expect_keys(renewed(value), REQUIRED_KEYS, OPTIONAL_KEYS, where)
         if keys["format"] != FORMAT or keys["version"] != VERSION:
             found = f"format {keys['format']!r} version {keys['version']!r}"
-            raise ValueError(f"{where}: {found}; this reads {FORMAT!r} version {VERSION}")
+            raise UserError(f"{where}: {found}; this reads {FORMAT!r} version {VERSION}")
         for key in ("categorical", "numeric"):
             if not isinstance(keys[key], list):
-                raise ValueError(f"{where}: {key!r} must be a list")
+                raise UserError(f"{where}: {key!r} must be a list")
         truth = keys.get("truth")
         if truth is not None:
             given = expect_keys(truth, TRUTH_KEYS[:2], TRUTH_KEYS[2:], f"{where}: 'truth'")
@@ -132,26 +133,26 @@ class Schema:
                 **{key: column_name(keys.get(key), repr(key), True) for key in OPTIONAL_KEYS[:-1]},
                 truth=truth,
             )
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str = SCHEMA_FILE) -> "Schema":
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: not readable as JSON ({error})") from None
+            raise UserError(f"{where}: not readable as JSON ({error})") from None
         return cls.from_dict(value, where)
 
     @classmethod
     def load(cls, path: str | Path) -> "Schema":
-        """Read schema.json; raise ValueError naming the file if it is absent, no JSON or no schema."""
+        """Read schema.json; raise UserError naming the file if it is absent, no JSON or no schema."""
         try:
             text = Path(path).read_bytes()
         except FileNotFoundError:
-            raise ValueError(f"{path}: no such file; a log directory needs a {SCHEMA_FILE}") from None
+            raise UserError(f"{path}: no such file; a log directory needs a {SCHEMA_FILE}") from None
         except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
         return cls.from_json(text, str(path))
 
     def save(self, path: str | Path) -> None:
@@ -167,23 +168,23 @@ def renewed(value: object) -> object:
 
 
 def label_columns(value: object) -> dict[str, str]:
-    """The checked 'labels'. Raises ValueError unless it is an object of name: column."""
+    """The checked 'labels'. Raises UserError unless it is an object of name: column."""
     if not isinstance(value, dict):
-        raise ValueError('\'labels\' must be an object of name: column, such as {"click": "clicked"}')
+        raise UserError('\'labels\' must be an object of name: column, such as {"click": "clicked"}')
     return {str(name): column_name(column, f"label {name!r}") or "" for name, column in value.items()}
 
 
 def check_fields(schema: Schema) -> None:
     if not schema.features:
-        raise ValueError("no features: list columns under 'categorical' or 'numeric'")
+        raise UserError("no features: list columns under 'categorical' or 'numeric'")
     repeated = sorted({name for name in schema.features if schema.features.count(name) > 1})
     if repeated:
-        raise ValueError(f"feature {repeated[0]!r} is listed twice")
+        raise UserError(f"feature {repeated[0]!r} is listed twice")
     forbidden: dict[str, str] = {}
     for label, column in schema.labels.items():
         if column in forbidden:
             other = next(name for name, one in schema.labels.items() if one == column)
-            raise ValueError(f"'{other}' and '{label}' are the same column {column!r}")
+            raise UserError(f"'{other}' and '{label}' are the same column {column!r}")
         forbidden[column] = f"the {label} label"
     if schema.weight:
         forbidden[schema.weight] = "the row weight"
@@ -194,7 +195,7 @@ def check_fields(schema: Schema) -> None:
             forbidden.setdefault(name, f"the truth column {key!r}")
     leaks = [name for name in schema.features if name in forbidden]
     if leaks:
-        raise ValueError(f"column {leaks[0]!r} is {forbidden[leaks[0]]} and cannot be a feature")
+        raise UserError(f"column {leaks[0]!r} is {forbidden[leaks[0]]} and cannot be a feature")
     if schema.truth and schema.exposure is None:
-        raise ValueError("'truth' is joined by the exposure key: name its column under 'exposure'")
+        raise UserError("'truth' is joined by the exposure key: name its column under 'exposure'")
     check_categorical(schema.categorical)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from data.errors import UserError
 from data.schema import TruthColumns
 
 
@@ -27,39 +28,39 @@ class Truth:
     probability_R: np.ndarray | None
 
     def lookup(self, exposure_ids: np.ndarray) -> np.ndarray:
-        """Row of every given exposure id. Raises ValueError if one is absent."""
+        """Row of every given exposure id. Raises UserError if one is absent."""
         rows = np.searchsorted(self.key_R, exposure_ids)
         found = self.key_R[np.minimum(rows, len(self.key_R) - 1)] == exposure_ids
         if not found.all():
             absent = np.asarray(exposure_ids)[~found]
-            raise ValueError(f"the truth has no row for exposure {absent[0]} (and {len(absent) - 1} more)")
+            raise UserError(f"the truth has no row for exposure {absent[0]} (and {len(absent) - 1} more)")
         return rows
 
 
 def truth_from_tables(tables: list[pa.Table], columns: TruthColumns, where: str) -> Truth:
-    """Join tables of truth rows, sort them by key and check them; `where` opens the message of a ValueError."""
+    """Join tables of truth rows, sort them by key and check them; `where` opens the message of a UserError."""
     table = pa.concat_tables(tables)
     for name in table.column_names:
         if table.column(name).null_count:
-            raise ValueError(f"{where}: column {name!r} has missing values")
+            raise UserError(f"{where}: column {name!r} has missing values")
     if not pa.types.is_integer(table.column(columns.key).type):
-        raise ValueError(f"{where}: column {columns.key!r} is of type {table.column(columns.key).type}, not integer")
+        raise UserError(f"{where}: column {columns.key!r} is of type {table.column(columns.key).type}, not integer")
     key_R = table.column(columns.key).to_numpy().astype(np.int64, copy=False)
     order_R = np.argsort(key_R, kind="stable")
     key_R = key_R[order_R]
     repeated = key_R[1:][key_R[1:] == key_R[:-1]]
     if len(repeated):
-        raise ValueError(f"{where}: key {repeated[0]} in column {columns.key!r} stands there twice")
+        raise UserError(f"{where}: key {repeated[0]} in column {columns.key!r} stands there twice")
     potential_R = table.column(columns.potential_conversion).to_numpy()[order_R]
     if not np.isin(potential_R, (0, 1)).all():
-        raise ValueError(f"{where}: column {columns.potential_conversion!r} has values other than 0 and 1")
+        raise UserError(f"{where}: column {columns.potential_conversion!r} has values other than 0 and 1")
 
     def probabilities(name: str | None) -> np.ndarray | None:
         if name is None:
             return None
         values_R = table.column(name).to_numpy()[order_R].astype(np.float32, copy=False)
         if not ((values_R >= 0) & (values_R <= 1)).all():
-            raise ValueError(f"{where}: column {name!r} has values outside 0..1")
+            raise UserError(f"{where}: column {name!r} has values outside 0..1")
         return values_R
 
     return Truth(

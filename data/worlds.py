@@ -16,6 +16,7 @@ over different items far less, as a price also buys quality. No public figure fo
 from dataclasses import dataclass
 from typing import Literal
 
+from data.errors import UserError
 from data.write import ROWS_PER_FILE, ROWS_PER_GROUP
 
 CANDIDATES = 30
@@ -89,28 +90,28 @@ def completed(config: GeneratedLog) -> dict[str, float]:
 
 
 def check(config: GeneratedLog) -> None:
-    """Raise ValueError naming the knob whose value makes no log."""
+    """Raise UserError naming the knob whose value makes no log."""
     if config.world not in WORLDS:
-        raise ValueError(f"world is {config.world!r}, must be one of {', '.join(WORLDS)}")
+        raise UserError(f"world is {config.world!r}, must be one of {', '.join(WORLDS)}")
     for name in ("users", "items", "rows_per_group"):
         if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}, must be at least 1")
+            raise UserError(f"{name} is {getattr(config, name)}, must be at least 1")
     if config.rows < 10 * CANDIDATES:
-        raise ValueError(f"rows is {config.rows}, must be at least {10 * CANDIDATES} (ten requests)")
+        raise UserError(f"rows is {config.rows}, must be at least {10 * CANDIDATES} (ten requests)")
     if config.seed < 0:
-        raise ValueError(f"seed is {config.seed}, must not be negative")
+        raise UserError(f"seed is {config.seed}, must not be negative")
     if config.history < 0:
-        raise ValueError(f"history is {config.history}, must be at least 0")
+        raise UserError(f"history is {config.history}, must be at least 0")
     knobs = completed(config)
     for name in ("click_rate", "conversion_rate"):
         if not 0 < knobs[name] < 1:
-            raise ValueError(f"{name} is {knobs[name]}, must lie between 0 and 1")
+            raise UserError(f"{name} is {knobs[name]}, must lie between 0 and 1")
     if config.world == "aligned" and config.segment_value:
-        raise ValueError("segment_value has no effect in the world aligned, whose log has no column of values")
+        raise UserError("segment_value has no effect in the world aligned, whose log has no column of values")
     knobs |= {"selection": config.selection, "hidden": config.hidden, "confounding": config.confounding}
     for name in ("selection", "hidden", "clickbait", "segment_value"):
         if not 0 <= knobs[name] <= 10:
-            raise ValueError(f"{name} is {knobs[name]}, must lie in 0..10")
+            raise UserError(f"{name} is {knobs[name]}, must lie in 0..10")
     for name in ("confounding", "disappointment", "price_sensitivity"):
         if not -10 <= knobs[name] <= 10:
-            raise ValueError(f"{name} is {knobs[name]}, must lie in -10..10")
+            raise UserError(f"{name} is {knobs[name]}, must lie in -10..10")

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.encode import one_chunk
+from data.errors import UserError
 from data.files import put_in_place
 from data.log import TRUTH
 from data.schema import SCHEMA_FILE, Schema
@@ -35,7 +36,7 @@ ROWS_PER_FILE = 131_072
 def new_log(out: str | Path, schema: Schema) -> Iterator[Path]:
     """Give a directory to fill; on a clean exit add schema.json and rename it to `out`, else remove it.
 
-    Raises ValueError if `out` holds anything already.
+    Raises UserError if `out` holds anything already.
     """
     out = Path(out).absolute()
     check_new(out)
@@ -53,18 +54,18 @@ def new_log(out: str | Path, schema: Schema) -> Iterator[Path]:
 
 
 def check_new(out: Path) -> None:
-    """Raise ValueError unless `out` is absent or an empty directory of a local filesystem."""
+    """Raise UserError unless `out` is absent or an empty directory of a local filesystem."""
     check_local(out)
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file; choose a new directory")
+        raise UserError(f"{out}: is a file; choose a new directory")
     if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out}: is not empty; choose a new directory")
+        raise UserError(f"{out}: is not empty; choose a new directory")
 
 
 def check_local(out: Path) -> None:
-    """Raise ValueError for what was a URI before it became a path: we read from anywhere, and write to directories."""
+    """Raise UserError for what was a URI before it became a path: we read from anywhere, and write to directories."""
     if any(part.endswith(":") for part in out.parts):
-        raise ValueError(f"{out}: is a URI; results are written to a local or shared directory")
+        raise UserError(f"{out}: is a URI; results are written to a local or shared directory")
 
 
 @dataclass
@@ -95,7 +96,7 @@ class PartWriter:
         rows_per_group: int = ROWS_PER_GROUP,
     ) -> None:
         if rows_per_group < 1 or rows_per_file < rows_per_group:
-            raise ValueError(f"{rows_per_group} rows a row group, {rows_per_file} rows a file: need 1 <= group <= file")
+            raise UserError(f"{rows_per_group} rows a row group, {rows_per_file} rows a file: need 1 <= group <= file")
         self.schema, self.part, self.directory = schema, part, directory
         self.rows_per_group = rows_per_group
         self.groups_per_file = rows_per_file // rows_per_group

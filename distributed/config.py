@@ -5,6 +5,8 @@ Where a run reads, writes and on how many workers is not among them.
 
 from dataclasses import dataclass, field
 
+from data.errors import UserError
+
 
 @dataclass(frozen=True)
 class StreamConfig:
@@ -39,13 +41,13 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         for key in ("learning_rate", "embedding_learning_rate"):
             if not getattr(self, key) > 0:
-                raise ValueError(f"optimizer.{key} must be positive, got {getattr(self, key)}")
+                raise UserError(f"optimizer.{key} must be positive, got {getattr(self, key)}")
         if self.weight_decay < 0:
-            raise ValueError(f"optimizer.weight_decay must be at least 0, got {self.weight_decay}")
+            raise UserError(f"optimizer.weight_decay must be at least 0, got {self.weight_decay}")
         if self.embedding not in ("adam", "adagrad"):
-            raise ValueError(f"optimizer.embedding must be 'adam' or 'adagrad', got {self.embedding!r}")
+            raise UserError(f"optimizer.embedding must be 'adam' or 'adagrad', got {self.embedding!r}")
         if self.schedule not in ("linear", "constant"):
-            raise ValueError(f"optimizer.schedule must be 'linear' or 'constant', got {self.schedule!r}")
+            raise UserError(f"optimizer.schedule must be 'linear' or 'constant', got {self.schedule!r}")
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,13 @@ class TrainConfig:
         at_least("checkpoint_steps", self.checkpoint_steps, 0)
         at_least("log_steps", self.log_steps, 1)
         if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+            raise UserError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
         if self.tables not in ("replicated", "sharded"):
-            raise ValueError(f"tables must be 'replicated' or 'sharded', got {self.tables!r}")
+            raise UserError(f"tables must be 'replicated' or 'sharded', got {self.tables!r}")
         if self.batch_size < self.stream.lanes:
-            raise ValueError(f"batch_size {self.batch_size} is below stream.lanes {self.stream.lanes}")
+            raise UserError(f"batch_size {self.batch_size} is below stream.lanes {self.stream.lanes}")
 
 
 def at_least(key: str, value: int, least: int) -> None:
     if value < least:
-        raise ValueError(f"{key} must be at least {least}, got {value}")
+        raise UserError(f"{key} must be at least {least}, got {value}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from data.errors import UserError
 from data.schema import Schema
 from distributed.checkpoint.read import MODEL, MODEL_DIRECTORY, check_tensors, facts_of, read_checkpoint
 from distributed.config import TrainConfig
@@ -33,11 +34,11 @@ class FinishedRun:
 def load_run(run: Path) -> FinishedRun:
     """The best model of a finished training run.
 
-    Raises ValueError if the run is not finished, or its model is damaged or not what its problem says.
+    Raises UserError if the run is not finished, or its model is damaged or not what its problem says.
     """
     directory = run / MODEL_DIRECTORY
     if not directory.is_dir():
-        raise ValueError(f"{run}: holds no trained model (no {MODEL_DIRECTORY}/); is this a finished training run?")
+        raise UserError(f"{run}: holds no trained model (no {MODEL_DIRECTORY}/); is this a finished training run?")
     checkpoint = read_checkpoint(directory, with_optimizer=False)
     identity = checkpoint.identity
     schema = Schema.from_dict(identity["schema"], f"{directory}: schema")

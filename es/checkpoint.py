@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from data.errors import UserError
 from es.files import write_whole
 
 FORMAT, VERSION = "counterpoint.es", 2
@@ -40,7 +41,7 @@ def save_checkpoint(path: Path, identity: dict[str, Any], checkpoint: Checkpoint
 
 
 def load_checkpoint(path: Path, identity: dict[str, Any], like: dict[str, np.ndarray]) -> Checkpoint:
-    """Read and check a checkpoint; ValueError, one line, if it is broken, foreign, newer, or another run's.
+    """Read and check a checkpoint; UserError, one line, if it is broken, foreign, newer, or another run's.
 
     `like` gives the names, shapes and types the tensors must have; one of 0 rows there may have any number here.
     """
@@ -49,31 +50,31 @@ def load_checkpoint(path: Path, identity: dict[str, Any], like: dict[str, np.nda
     for name in sorted(like.keys() | tensors.keys()):
         found, wanted = tensors.get(name), like.get(name)
         if found is None or wanted is None or found.dtype != wanted.dtype or not _fits(found.shape, wanted.shape):
-            raise ValueError(f"{path}: tensor {name!r} is {_kind(found)}, this run needs {_kind(wanted)}")
+            raise UserError(f"{path}: tensor {name!r} is {_kind(found)}, this run needs {_kind(wanted)}")
     return Checkpoint(tensors, header["counters"])
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and tensors of a checkpoint of any run; ValueError, one line, if it is broken, foreign or newer."""
+    """Header and tensors of a checkpoint of any run; UserError, one line, if it is broken, foreign or newer."""
     try:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get("counterpoint")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError, TypeError) as error:  # numpy has no name for some of its types
-        raise ValueError(f"{path}: not a whole checkpoint ({error})") from error
+        raise UserError(f"{path}: not a whole checkpoint ({error})") from error
     try:
         header = json.loads(text or "null")
         known = isinstance(header, dict) and header["format"] == FORMAT and isinstance(header["version"], int)
     except (ValueError, KeyError, RecursionError):
         known = False
     if not known:
-        raise ValueError(f"{path}: a safetensors file, but not a checkpoint of an evolution-strategies run")
+        raise UserError(f"{path}: a safetensors file, but not a checkpoint of an evolution-strategies run")
     if header["version"] > VERSION:
-        raise ValueError(f"{path}: written by a newer version (format {header['version']}, this one reads {VERSION})")
+        raise UserError(f"{path}: written by a newer version (format {header['version']}, this one reads {VERSION})")
     if header.get("digest") != digest(tensors, header if header["version"] > 1 else {}):
-        raise ValueError(f"{path}: its content is not what was saved (digest differs)")
+        raise UserError(f"{path}: its content is not what was saved (digest differs)")
     if not isinstance(header.get("identity"), dict) or not isinstance(header.get("counters"), dict):
-        raise ValueError(f"{path}: its header lacks 'identity' or 'counters'")
+        raise UserError(f"{path}: its header lacks 'identity' or 'counters'")
     settings = header["identity"].get("settings")
     for name in RETIRED if isinstance(settings, dict) else ():
         settings.pop(name, None)  # else a run of an earlier version could not go on
@@ -93,8 +94,8 @@ def _check_identity(path: Path, found: Any, wanted: dict[str, Any]) -> None:
             continue
         if isinstance(before, dict) and isinstance(now, dict):
             key = min(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-            raise ValueError(f"{path}: of another run: {part}.{key} was {before.get(key)!r}, now {now.get(key)!r}")
-        raise ValueError(f"{path}: of another run: {part} was {before!r}, now {now!r}")
+            raise UserError(f"{path}: of another run: {part}.{key} was {before.get(key)!r}, now {now.get(key)!r}")
+        raise UserError(f"{path}: of another run: {part} was {before!r}, now {now!r}")
 
 
 def _kind(tensor: np.ndarray | None) -> str:

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from data.errors import UserError
+
 # Settings that say how the work is done. They may change when a run is resumed: theta does not depend on them.
 EXECUTION_SETTINGS = frozenset(
     {
@@ -28,7 +30,7 @@ EXECUTION_SETTINGS = frozenset(
 
 @dataclass(frozen=True)
 class ESConfig:
-    """Settings of one run; `check` refuses impossible ones with a one-line ValueError."""
+    """Settings of one run; `check` refuses impossible ones with a one-line UserError."""
 
     seed: int = 0
     """Decides the noise, the evaluation seeds, and with them the whole run."""
@@ -102,7 +104,7 @@ class ESConfig:
     """Generations between checkpoints (the last always has one). None: as often as 5% of the time allows."""
 
     def check(self) -> None:
-        """Raise ValueError, one line, naming the setting and what would be right."""
+        """Raise UserError, one line, naming the setting and what would be right."""
         for name in ("generations", "pairs", "min_workers", "calls_per_worker", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None or name in ("generations", "pairs"):
@@ -168,7 +170,7 @@ class ESConfig:
 
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
-            raise ValueError(f"{name} is {getattr(self, name)!r}: it must be {what}")
+            raise UserError(f"{name} is {getattr(self, name)!r}: it must be {what}")
 
     @property
     def rows_per_pair(self) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import UserError
 from es.algorithms.base import Algorithm, Proposal, Step
 from es.algorithms.registry import make_algorithm
 from es.checkpoint import Checkpoint
@@ -79,7 +80,7 @@ def run(
 
     `on_generation` is called after each generation with its metrics (the keys are those of metrics.jsonl). `stopping`
     is called several times a second: once it returns True the last whole generation is saved and es.tasks.Interrupted
-    raised. Raises ValueError for impossible settings or a checkpoint of another run, and the objective's own error once
+    raised. Raises UserError for impossible settings or a checkpoint of another run, and the objective's own error once
     more than config.max_failures evaluations have failed. With workers, a Ray that this process is connected to is
     used, else a local one is started and stopped again.
     """
@@ -247,10 +248,10 @@ def generation_metrics(proposal: Proposal, evaluation: Evaluation, step: Step, s
 
 
 def initial_theta(objective: Objective) -> np.ndarray:
-    """The objective's own start, (D,) float32; ValueError if it is no vector of finite numbers."""
+    """The objective's own start, (D,) float32; UserError if it is no vector of finite numbers."""
     theta_D = np.array(objective.initial(), np.float32)
     if theta_D.ndim != 1 or not len(theta_D) or not np.isfinite(theta_D).all():
-        raise ValueError(f"{type(objective).__name__}.initial() must be a non-empty vector of finite numbers")
+        raise UserError(f"{type(objective).__name__}.initial() must be a non-empty vector of finite numbers")
     return theta_D
 
 

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from data.errors import UserError
+
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` (text is UTF-8), safe on disk when this returns.
 
-    Raises ValueError of one line if the disk is full or closed to us; what stood at `path` stays.
+    Raises UserError of one line if the disk is full or closed to us; what stood at `path` stays.
     """
     with whole_file(path) as temporary, temporary.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -19,7 +21,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """A hidden path to write to, which takes the place of `path` when the block ends; removed if it ends in an error.
 
-    Raises ValueError of one line in place of an OSError.
+    Raises UserError of one line in place of an OSError.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,7 +34,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise ValueError(unwritable(path, error)) from error
+            raise UserError(unwritable(path, error)) from error
         raise
 
 

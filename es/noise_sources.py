@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from data.errors import UserError
 from es.hashing import hash64
 from es.shared_table import SharedTable
 
@@ -69,7 +70,7 @@ class TableSource:
 
     def __init__(self, seed: int, row_floats: int, generation_rows: int, size: int, least_run: int = 1) -> None:
         if 2 * least_run * row_floats > size:
-            raise ValueError(
+            raise UserError(
                 f"table_floats is {size}: it must be at least {2 * least_run * row_floats}, "
                 f"{2 * least_run} times what a perturbation takes"
             )

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
+from data.errors import UserError
+
 
 class Map(Protocol):
     @property
@@ -42,7 +44,7 @@ class Positive:
 
     def __post_init__(self) -> None:
         if not (np.asarray(self.initial) > 0).all():
-            raise ValueError(f"{', '.join(self.names)}: a positive knob starts above 0, not at {self.initial}")
+            raise UserError(f"{', '.join(self.names)}: a positive knob starts above 0, not at {self.initial}")
 
     def decode(self, theta_PK: np.ndarray) -> np.ndarray:
         return np.asarray(self.initial) * np.exp(self.scale * theta_PK)
@@ -60,7 +62,7 @@ class Box:
 
     def __post_init__(self) -> None:
         if not self.low < self.initial < self.high:
-            raise ValueError(f"{', '.join(self.names)}: {self.initial} is not between {self.low} and {self.high}")
+            raise UserError(f"{', '.join(self.names)}: {self.initial} is not between {self.low} and {self.high}")
 
     def decode(self, theta_PK: np.ndarray) -> np.ndarray:
         share = (self.initial - self.low) / (self.high - self.low)
@@ -79,7 +81,7 @@ class Simplex:
 
     def __post_init__(self) -> None:
         if not (np.asarray(self.initial) > 0).all() or abs(sum(self.initial) - 1) > 1e-9:
-            raise ValueError(f"{', '.join(self.names)}: shares must be above 0 and sum to 1, not {self.initial}")
+            raise UserError(f"{', '.join(self.names)}: shares must be above 0 and sum to 1, not {self.initial}")
 
     def decode(self, theta_PK: np.ndarray) -> np.ndarray:
         logits = np.log(np.asarray(self.initial)) + self.scale * theta_PK

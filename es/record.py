@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import UserError
 from es.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from es.files import unwritable, write_whole
 
@@ -49,7 +50,7 @@ class RunRecord:
         returns = self.out / RETURNS_FILE
         size = returns.stat().st_size if returns.exists() else 0
         if size < generations * self.pairs * 16:
-            raise ValueError(f"{returns}: holds {size} bytes, fewer than {generations} generations' returns")
+            raise UserError(f"{returns}: holds {size} bytes, fewer than {generations} generations' returns")
         self.lost = size // (self.pairs * 16) - generations
         with writing(returns), returns.open("ab") as file:
             file.truncate(generations * self.pairs * 16)
@@ -99,8 +100,8 @@ class RunRecord:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A full or read-only disk is a ValueError of one line; the last checkpoint is whole whatever happens here."""
+    """A full or read-only disk is a UserError of one line; the last checkpoint is whole whatever happens here."""
     try:
         yield
     except OSError as error:
-        raise ValueError(unwritable(path, error)) from error
+        raise UserError(unwritable(path, error)) from error

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import UserError
 from es.algorithms.base import Algorithm
 from es.algorithms.registry import make_algorithm
 from es.checkpoint import read_checkpoint
@@ -44,25 +45,25 @@ def replay(config: ESConfig, start_D: np.ndarray, returns: np.ndarray) -> np.nda
 
 
 def replay_run(run: Path) -> Replay:
-    """Replay a run up to its checkpoint. ValueError, one line, if the directory lacks what a replay needs, or if this
+    """Replay a run up to its checkpoint. UserError, one line, if the directory lacks what a replay needs, or if this
     machine makes other noise than the run had."""
     for name in (CHECKPOINT_FILE, START_FILE, RETURNS_FILE):
         if not (run / name).exists():
-            raise ValueError(f"{run}: has no {name}, without which a run cannot be replayed")
+            raise UserError(f"{run}: has no {name}, without which a run cannot be replayed")
     header, tensors = read_checkpoint(run / CHECKPOINT_FILE)
     config = read_settings(run, header)
     generations = int(tensors["generation"][0])
     start_D = np.fromfile(run / START_FILE, "<f4").astype(np.float32)
     if start_D.nbytes != (run / START_FILE).stat().st_size or len(start_D) != tensors["theta"].size:
-        raise ValueError(f"{run / START_FILE}: holds {len(start_D)} numbers, not {tensors['theta'].size}")
+        raise UserError(f"{run / START_FILE}: holds {len(start_D)} numbers, not {tensors['theta'].size}")
     returns = np.fromfile(run / RETURNS_FILE, "<f8", count=generations * config.pairs * 2)
     if returns.size < generations * config.pairs * 2:
-        raise ValueError(f"{run / RETURNS_FILE}: holds fewer than {generations} generations' returns")
+        raise UserError(f"{run / RETURNS_FILE}: holds fewer than {generations} generations' returns")
     noise = open_noise(config, len(start_D))
     try:
         recorded = header["identity"]["noise"]
         if noise.fingerprint != recorded:
-            raise ValueError(f"{run}: its noise was {recorded}, this machine makes {noise.fingerprint}")
+            raise UserError(f"{run}: its noise was {recorded}, this machine makes {noise.fingerprint}")
         algorithm = make_algorithm(config, start_D, noise)
         difference = follow(algorithm, returns.reshape(generations, config.pairs, 2), checksums(run))
     finally:
@@ -71,16 +72,16 @@ def replay_run(run: Path) -> Replay:
 
 
 def read_settings(run: Path, header: dict[str, Any]) -> ESConfig:
-    """The settings of a run, as its checkpoint has them; ValueError, one line, for one that is not known here."""
+    """The settings of a run, as its checkpoint has them; UserError, one line, for one that is not known here."""
     settings = dict(header["identity"]["settings"])
     known = {field.name for field in dataclasses.fields(ESConfig)}
     if strangers := sorted(settings.keys() - known):
-        raise ValueError(f"{run / CHECKPOINT_FILE}: has a setting {strangers[0]!r} that this version does not know")
+        raise UserError(f"{run / CHECKPOINT_FILE}: has a setting {strangers[0]!r} that this version does not know")
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
     }
     if values["perturb"] not in ("full", "subset"):
-        raise ValueError(f"{run / CHECKPOINT_FILE}: perturb is {values['perturb']!r}, which this version does not have")
+        raise UserError(f"{run / CHECKPOINT_FILE}: perturb is {values['perturb']!r}, which this version does not have")
     return ESConfig(**values)
 
 
@@ -96,7 +97,7 @@ def checksums(run: Path) -> dict[int, int]:
                 found[int(record["generation"])] = int(record["theta_crc32"])
         except (ValueError, KeyError, TypeError, RecursionError):
             if line.endswith(b"\n"):  # else the half line of a crash
-                raise ValueError(f"{path}: line {number} is damaged") from None
+                raise UserError(f"{path}: line {number} is damaged") from None
     return found
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from data.errors import UserError
 from es.files import whole_file
 
 VERSION = 1
@@ -86,7 +87,7 @@ def _generate(path: Path, seed: int, size: int) -> None:
                 del table
                 mapped[4 * size :] = digest
         except OSError as error:
-            raise ValueError(f"no room for a noise table of {4 * size >> 20} MiB in {path.parent}: {error}") from error
+            raise UserError(f"no room for a noise table of {4 * size >> 20} MiB in {path.parent}: {error}") from error
         finally:
             os.close(descriptor)
 

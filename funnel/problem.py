@@ -115,7 +115,7 @@ class Problem(Protocol):
         """In the driver, before any cluster: check labels and settings, measure what the network needs. `roles`: of the
         finished runs that are given.
 
-        Returns plain facts (JSON), kept with every checkpoint; facts["parts"] has counts by part. Raises ValueError in
+        Returns plain facts (JSON), kept with every checkpoint; facts["parts"] has counts by part. Raises UserError in
         one line for what cannot be trained.
         """
 
@@ -128,7 +128,7 @@ class Problem(Protocol):
         """No units, with the columns of this problem."""
 
     def sizes(self, log: Log, part: Part) -> tuple[int, ...]:
-        """Units of each row group. In the driver. Raises ValueError for a row group that tears a unit."""
+        """Units of each row group. In the driver. Raises UserError for a row group that tears a unit."""
 
     def encode(self, table: pa.Table) -> Units: ...
 
@@ -148,7 +148,7 @@ class Problem(Protocol):
         """`truth`: look up what only a simulation or an experiment knows, where the log has it."""
 
     def smaller_is_better(self, figure: str) -> bool:
-        """Raises ValueError, listing what may be aimed at, for a figure that no epoch can be chosen by."""
+        """Raises UserError, listing what may be aimed at, for a figure that no epoch can be chosen by."""
 
     @classmethod
     def results(cls, summary: Mapping[str, Any]) -> Table:

@@ -4,6 +4,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from data.errors import UserError
+
 PROBLEMS: Mapping[str, str] = {
     "entire_space": "funnel.ranking.problem:EntireSpace",
     "listwise": "funnel.lists.problem:ListWise",
@@ -20,27 +22,27 @@ DEFAULT_PROBLEM, DEFAULT_TUNABLE = "entire_space", "fusion"
 
 
 def find_problem(name: str) -> Any:
-    """The problem of that name, or the class that "package.module:Class" names. Raises ValueError for what is none."""
+    """The problem of that name, or the class that "package.module:Class" names. Raises UserError for what is none."""
     return find(name, PROBLEMS, "problem")
 
 
 def find_tunable(name: str) -> Any:
-    """The tunable of that name, or the class that "package.module:Class" names. Raises ValueError for what is none."""
+    """The tunable of that name, or the class that "package.module:Class" names. Raises UserError for what is none."""
     return find(name, TUNABLES, "objective")
 
 
 def find_serving(name: str) -> Any:
-    """The module that serves policies of the tunable of that name. Raises ValueError if they cannot be served."""
+    """The module that serves policies of the tunable of that name. Raises UserError if they cannot be served."""
     if name not in SERVED:
-        raise ValueError(f"a policy of {name} cannot be exported; those of {', '.join(SERVED)} can")
+        raise UserError(f"a policy of {name} cannot be exported; those of {', '.join(SERVED)} can")
     return importlib.import_module(SERVED[name])
 
 
 def tool(problem: Any, name: str) -> Any:
     """The module by which the problem (or its class) lets itself be scored, calibrated, evaluated or exported, one of
-    the protocols in funnel/tools.py. Raises ValueError if it has none of that name."""
+    the protocols in funnel/tools.py. Raises UserError if it has none of that name."""
     if name not in problem.tools:
-        raise ValueError(f"problem {problem.name} has nothing to {name}")
+        raise UserError(f"problem {problem.name} has nothing to {name}")
     return importlib.import_module(problem.tools[name])
 
 
@@ -48,8 +50,8 @@ def find(name: str, known: Mapping[str, str], what: str) -> Any:
     place = known.get(name, name)
     module, colon, attribute = place.partition(":")
     if not colon:
-        raise ValueError(f"no {what} {name!r}: choose {', '.join(known)}, or name yours package.module:Class")
+        raise UserError(f"no {what} {name!r}: choose {', '.join(known)}, or name yours package.module:Class")
     try:
         return getattr(importlib.import_module(module.removesuffix(".py").replace("/", ".")), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{what} {name!r}: {error}") from error
+        raise UserError(f"{what} {name!r}: {error}") from error

@@ -3,7 +3,7 @@
     read(TrainConfig, {"epochs": 3, "optimizer": {"learning_rate": 0.01}})     # from JSON
     changed(config, {"optimizer.learning_rate": 0.01})                        # dotted keys: presets, search spaces
 
-Types and choices are checked by pydantic, ranges by the dataclasses' own __post_init__. Every mistake is a ValueError
+Types and choices are checked by pydantic, ranges by the dataclasses' own __post_init__. Every mistake is a UserError
 of one line that names the key; an unknown key lists the valid ones.
 """
 
@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from data.errors import UserError
+
 Config = TypeVar("Config")
 Tree = Mapping[str, Any]
 
@@ -24,11 +26,11 @@ Tree = Mapping[str, Any]
 def read(kind: type[Config], tree: Tree, where: str = "") -> Config:
     """An instance of the dataclass from a tree of plain values; keys that are left out keep their defaults.
 
-    `where` opens the message of the ValueError for an unknown key, a value of another type or out of range.
+    `where` opens the message of the UserError for an unknown key, a value of another type or out of range.
     """
     front = f"{where}: " if where else ""
     if not isinstance(tree, Mapping):
-        raise ValueError(f"{front}must be an object of key: value, not {tree!r}")
+        raise UserError(f"{front}must be an object of key: value, not {tree!r}")
     check_keys(kind, tree, front)
     try:
         # Strict, as JSON: a list is read as a tuple and 1 as 1.0, but "1" is no number and 1.0 no whole one.
@@ -36,7 +38,7 @@ def read(kind: type[Config], tree: Tree, where: str = "") -> Config:
         found: Config = adapter(any_kind).validate_json(json.dumps(listed(kind, tree), default=str), strict=True)
         return found
     except ValidationError as error:
-        raise ValueError(front + message(kind, error)) from None
+        raise UserError(front + message(kind, error)) from None
 
 
 @lru_cache
@@ -89,7 +91,7 @@ def nested(settings: Tree) -> dict[str, Any]:
         for part in path:
             here = here.setdefault(part, {})
             if not isinstance(here, dict):
-                raise ValueError(f"{key!r} is given beside {part!r}")
+                raise UserError(f"{key!r} is given beside {part!r}")
         here[name] = value
     return tree
 
@@ -104,15 +106,15 @@ def merged(tree: Tree, changes: Tree) -> dict[str, Any]:
 
 
 def check_keys(kind: Any, tree: Tree, front: str, prefix: str = "") -> None:
-    """ValueError for a key that the dataclass does not have, or for a group where a value is wanted and the reverse."""
+    """UserError for a key that the dataclass does not have, or for a group where a value is wanted and the reverse."""
     known = fields(kind)
     for key, value in tree.items():
         if key not in known:
-            raise ValueError(f"{front}unknown key {prefix + str(key)!r}; valid keys: {', '.join(keys(kind, prefix))}")
+            raise UserError(f"{front}unknown key {prefix + str(key)!r}; valid keys: {', '.join(keys(kind, prefix))}")
         if dataclasses.is_dataclass(known[key]):
             if not isinstance(value, Mapping):
                 valid = ", ".join(keys(known[key], f"{prefix}{key}."))
-                raise ValueError(f"{front}{prefix + key!r} is a group; its keys: {valid}")
+                raise UserError(f"{front}{prefix + key!r} is a group; its keys: {valid}")
             check_keys(known[key], value, front, f"{prefix}{key}.")
 
 

@@ -43,7 +43,7 @@ class Scoring(Protocol):
     """jobs.score"""
 
     def score_part(self, run: Given, log: Log, part: str, device: torch.device, raw: bool) -> Scores:
-        """`raw`: without the run's calibration. Raises ValueError for a log that lacks the model's features."""
+        """`raw`: without the run's calibration. Raises UserError for a log that lacks the model's features."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Evaluating(Protocol):
     def prepare(
         self, run: Given, log: Log, part: str, by: Sequence[str], raw: bool, replicates: int, seed: int
     ) -> Evaluation:
-        """`by`: columns to slice by; `replicates`, `seed`: of the bootstrap. Raises ValueError for what cannot be."""
+        """`by`: columns to slice by; `replicates`, `seed`: of the bootstrap. Raises UserError for what cannot be."""
 
     def results(self, summary: Mapping[str, Any], curves: Mapping[str, Any]) -> list[Table]:
         """The figures as the console shows them, then one table for each slicing."""
@@ -116,7 +116,7 @@ class Serving(Protocol):
     """A module in funnel/registry.py: SERVED."""
 
     def serve(self, policy: Mapping[str, Any], where: Path) -> Served:
-        """Raises ValueError, naming the file `where`, for a policy that no graph can hold."""
+        """Raises UserError, naming the file `where`, for a policy that no graph can hold."""
 
 
 class Exporting(Protocol):
@@ -139,5 +139,5 @@ class Exporting(Protocol):
         """Write the formats to the directory and check each on the part's first rows against the model.
 
         Returns what serving.json says of them; "check" has {"largest_difference": {format: {output: difference}}}.
-        Raises ValueError if a file differs from the model by more than the tolerance.
+        Raises UserError if a file differs from the model by more than the tolerance.
         """

@@ -39,7 +39,7 @@ class Tunable(Protocol):
         """Read, check, split into tuned on and held out by the seed.
 
         `searching`: for a search among settings, of what is tuned on otherwise half is set apart as "valid", by which
-        trials are compared; "test" is the same as without. Raises ValueError in one line for what cannot be tuned.
+        trials are compared; "test" is the same as without. Raises UserError in one line for what cannot be tuned.
         """
 
     def facts(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Tunable(Protocol):
 
     @classmethod
     def smaller_is_better(cls, figure: str) -> bool:
-        """Raises ValueError, listing the figures of `measure`, for a name that is none of them."""
+        """Raises UserError, listing the figures of `measure`, for a name that is none of them."""
 
     def judge(self, theta_D: np.ndarray, resamples: int, seed: int, part: HeldOut = "test") -> dict[str, Any]:
         """Figures on what was held out, with intervals, and "message": what they say in one sentence."""
@@ -80,7 +80,7 @@ class ScoreTunable(Tunable, Protocol):
 
     @classmethod
     def check_log(cls, settings: Any, log: Log, part: str, judge: str | None, seed: int) -> None:
-        """Before there are any scores: raises ValueError for a part that could not be tuned on (or judged on)."""
+        """Before there are any scores: raises UserError for a part that could not be tuned on (or judged on)."""
 
     @classmethod
     def judge_policy(cls, policy: Path, scored: Path, resamples: int, seed: int) -> dict[str, float]:

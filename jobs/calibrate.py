@@ -48,13 +48,13 @@ def options(words: Sequence[str]) -> type:
 
 
 def arguments_of(*words: str) -> Arguments:
-    """What the command line would give; raises ValueError for an unknown option."""
+    """What the command line would give; raises UserError for an unknown option."""
     parsed: Arguments = parse(options, words)
     return parsed
 
 
 def settings_of(problem: Any, **values: Any) -> Any:
-    """The problem's settings of a calibration, with these values. Raises ValueError: it cannot be calibrated, or so."""
+    """The problem's settings of a calibration, with these values. Raises UserError: it cannot be calibrated, or so."""
     return changed(tool(problem, "calibrate").Settings(), values, "--calibrate" if values else "")
 
 

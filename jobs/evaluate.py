@@ -22,6 +22,7 @@ import tyro
 from rich.console import Console
 
 import jobs.report
+from data.errors import UserError
 from data.log import open_log
 from distributed.training.recorder import EVALUATION
 from funnel.registry import tool
@@ -62,7 +63,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     source = arguments.run
     out = arguments.out or source / "evaluations" / arguments.part
     if arguments.replicates < FEWEST:
-        raise ValueError(f"--replicates must be at least {FEWEST}, got {arguments.replicates}")
+        raise UserError(f"--replicates must be at least {FEWEST}, got {arguments.replicates}")
     record = read_finished(source)
     finished = open_run(source)
     evaluating: Evaluating = tool(finished.problem, "evaluate")

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from data.errors import UserError
 from data.files import put_in_place
 from data.log import open_log
 from data.write import check_new
@@ -87,27 +88,27 @@ def run(arguments: Arguments) -> Path:
 
 
 def check(arguments: Arguments, out: Path) -> None:
-    """Raise ValueError, naming the option, for what cannot be, before anything is loaded."""
+    """Raise UserError, naming the option, for what cannot be, before anything is loaded."""
     check_new(out)
     if arguments.rows < 1:
-        raise ValueError(f"--rows is {arguments.rows}: it must be at least 1")
+        raise UserError(f"--rows is {arguments.rows}: it must be at least 1")
     if not arguments.tolerance > 0:
-        raise ValueError(f"--tolerance is {arguments.tolerance}: it must be positive")
+        raise UserError(f"--tolerance is {arguments.tolerance}: it must be positive")
     if not arguments.formats:
-        raise ValueError("--formats names no file: give pt2, onnx or both")
+        raise UserError("--formats names no file: give pt2, onnx or both")
     if "onnx" in arguments.formats:
         for package in ("onnx", "onnxscript", "onnxruntime"):
             try:
                 __import__(package)
             except ImportError:
-                raise ValueError(
+                raise UserError(
                     f"{package} is not installed: ONNX files need the extra `export` (pip install '.[export]'); "
                     "--formats pt2 does without"
                 ) from None
 
 
 def read_policy(run: Path) -> Served:
-    """The policy of a jobs.evolve run. Raises ValueError for one that no graph of single exposures can hold."""
+    """The policy of a jobs.evolve run. Raises UserError for one that no graph of single exposures can hold."""
     policy, record = read_json(run / POLICY_FILE), run / RUN_FILE
     config = read_json(record).get("config", {}) if record.exists() else {}
     serving: Serving = find_serving(config.get("objective", DEFAULT_TUNABLE))

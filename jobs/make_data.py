@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from data.errors import UserError
 from data.generate import GeneratedLog, generate_days, generate_log
 from data.loaders.ali_ccp import LISTS, load_ali_ccp
 from data.loaders.ali_express import load_ali_express
@@ -54,7 +55,7 @@ class MakeData(GeneratedLog):
 
 
 def run(args: MakeData) -> Path:
-    """Make the log, print what is in it, return its absolute path. Raises ValueError for what cannot be made."""
+    """Make the log, print what is in it, return its absolute path. Raises UserError for what cannot be made."""
     out = args.out
     check_arguments(args)
     check_new(out)
@@ -86,17 +87,17 @@ def config_of(args: MakeData) -> GeneratedLog:
 
 
 def check_arguments(args: MakeData) -> None:
-    """Raise ValueError where a flag and the source do not go together: a flag without effect is a mistake."""
+    """Raise UserError where a flag and the source do not go together: a flag without effect is a mistake."""
     if args.source != "generated" and args.input is None:
-        raise ValueError(f"--source {args.source} needs --input, the directory of its files")
+        raise UserError(f"--source {args.source} needs --input, the directory of its files")
     if args.source == "generated" and args.input is not None:
-        raise ValueError("--input goes with --source speed_dating, ali_ccp or ali_express")
+        raise UserError("--input goes with --source speed_dating, ali_ccp or ali_express")
     fixed = [] if args.source == "generated" else ["days", *(name for name in KNOBS if name != "seed")]
     fixed += [] if args.source == "speed_dating" else ["folds", "fold"]
     fixed += [] if args.source == "ali_ccp" else ["lists"]
     for field in dataclasses.fields(MakeData):
         if field.name in fixed and getattr(args, field.name) != field.default:
-            raise ValueError(f"--{field.name.replace('_', '-')} has no effect with --source {args.source}")
+            raise UserError(f"--{field.name.replace('_', '-')} has no effect with --source {args.source}")
     if args.source == "generated":
         check(config_of(args))
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import track
 
+from data.errors import UserError
 from data.files import make_directory, whole_file
 from data.log import open_log
 from funnel.registry import tool
@@ -44,7 +45,7 @@ def run(arguments: Arguments) -> Path:
     """Score and return the path of the file."""
     out = arguments.out
     if out.exists():
-        raise ValueError(f"--out {out} exists already: choose another name")
+        raise UserError(f"--out {out} exists already: choose another name")
     finished = open_run(arguments.run)
     scoring: Scoring = tool(finished.problem, "score")
     scores = scoring.score_part(finished, open_log(arguments.data), arguments.part, device(), arguments.raw)

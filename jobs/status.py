@@ -19,6 +19,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from data.errors import UserError
 from jobs.command.cli import main
 from jobs.run.process import FINISHED
 from jobs.run.run_status import STATES_AT_AN_END, RunStatus, read_status
@@ -36,11 +37,11 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> list[RunStatus]:
-    """Print where the runs stand; returns it. ValueError for what is no run."""
+    """Print where the runs stand; returns it. UserError for what is no run."""
     if not arguments.runs:
-        raise ValueError("no run given: python -m jobs.status RUN [RUN ...]")
+        raise UserError("no run given: python -m jobs.status RUN [RUN ...]")
     if not arguments.every > 0:
-        raise ValueError(f"--every must be positive, got {arguments.every}")
+        raise UserError(f"--every must be positive, got {arguments.every}")
     console = Console()
     while True:
         found = [read_status(path) for path in arguments.runs]

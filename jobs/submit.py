@@ -26,6 +26,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
+from data.errors import UserError
 from data.filesystems import check_no_secret
 from jobs.cluster.job_server import connect
 from jobs.command.cli import main
@@ -69,7 +70,7 @@ def run(arguments: Arguments, command: list[str]) -> None:
     """Submit, follow, or answer a question; raises SystemExit with the job's exit code."""
     questions = [name for name in ("list", "status", "logs", "stop") if getattr(arguments, name)]
     if bool(questions) == bool(command) or len(questions) > 1:
-        raise ValueError(
+        raise UserError(
             "say what to run after --, or one of --list, --status ID, --logs ID, --stop ID: "
             "python -m jobs.submit -- train --data LOG --out RUN"
         )
@@ -85,7 +86,7 @@ def run(arguments: Arguments, command: list[str]) -> None:
     run_id = arguments.status or arguments.logs or arguments.stop
     found = [job for job in jobs if (job.submission_id == run_id if run_id else job.submission_id)]
     if run_id and not found:
-        raise ValueError(f"the cluster at {address} has no job {run_id!r}; --list shows what it has")
+        raise UserError(f"the cluster at {address} has no job {run_id!r}; --list shows what it has")
     if arguments.logs:
         print(client.get_job_logs(run_id), end="")
     elif arguments.stop:
@@ -129,7 +130,7 @@ def submit(
                 if "No available agent" not in str(error):
                     raise
                 if time.monotonic() > deadline:
-                    raise ValueError("no node of the cluster has taken the job") from None
+                    raise UserError("no node of the cluster has taken the job") from None
             time.sleep(0.3)
     console.print(f"job {run_id} at {client.get_address()}")
     if arguments.wait:
@@ -164,11 +165,11 @@ def follow(console: Console, client: JobSubmissionClient, run_id: str) -> int:
 
 
 def ended(client: JobSubmissionClient, run_id: str) -> JobDetails:
-    """The job once it has ended, which is a moment after its log does. Raises ValueError if it does not end."""
+    """The job once it has ended, which is a moment after its log does. Raises UserError if it does not end."""
     deadline = time.monotonic() + WAIT_S
     while not (job := client.get_job_info(run_id)).status.is_terminal():
         if time.monotonic() > deadline:
-            raise ValueError(f"job {run_id} has not ended within {WAIT_S:g} s")
+            raise UserError(f"job {run_id} has not ended within {WAIT_S:g} s")
         time.sleep(0.3)
     return job
 
@@ -192,19 +193,19 @@ def stop_is_wanted() -> bool:
 
 
 def check_command(command: list[str]) -> None:
-    """Raises ValueError for what is no job, a path that only this machine knows, or a secret in a path."""
+    """Raises UserError for what is no job, a path that only this machine knows, or a secret in a path."""
     here = {path.stem for path in (ROOT / "jobs").glob("*.py")} | {
         p.parent.name for p in ROOT.glob("jobs/*/__main__.py")
     }
     if command[0] not in here - set(NOT_SUBMITTED):
         valid = ", ".join(sorted(here - set(NOT_SUBMITTED)))
-        raise ValueError(f"{command[0]!r} is no job that can be submitted; valid: {valid}")
+        raise UserError(f"{command[0]!r} is no job that can be submitted; valid: {valid}")
     for name in PATHS:
         path = option(command, name)
         if path is not None:
             check_no_secret(path)
         if path is not None and "://" not in path and not path.startswith(("/", "~")):
-            raise ValueError(f"{name} {path} is relative, but the job runs elsewhere: give a path that all nodes know")
+            raise UserError(f"{name} {path} is relative, but the job runs elsewhere: give a path that all nodes know")
 
 
 def default_id(command: list[str]) -> str:
@@ -228,7 +229,7 @@ def option(command: list[str], name: str) -> str | None:
 def read_assignment(entry: str) -> tuple[str, str]:
     key, equals, value = entry.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
-        raise ValueError(f"--env {entry!r}: write KEY=VALUE")
+        raise UserError(f"--env {entry!r}: write KEY=VALUE")
     return key, value
 
 

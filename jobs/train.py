@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from data.errors import UserError
 from data.filesystems import in_process
 from data.log import open_log
 from distributed.config import TrainConfig
@@ -82,7 +83,7 @@ def options(words: Sequence[str]) -> type:
 
 
 def arguments_of(*words: str) -> Arguments:
-    """What the command line would give; raises ValueError for an unknown option."""
+    """What the command line would give; raises UserError for an unknown option."""
     parsed: Arguments = parse(options, words)
     return parsed
 
@@ -168,16 +169,16 @@ def trained(job: TrainJob, arguments: Arguments) -> dict[str, Any]:
 
 
 def check_workers(arguments: Arguments) -> int:
-    """How many workers there must be room for at the start. Raises ValueError for what cannot be."""
+    """How many workers there must be room for at the start. Raises UserError for what cannot be."""
     workers, least = arguments.workers, arguments.min_workers
     if workers and in_process(arguments.data):
-        raise ValueError(f"--data {arguments.data} lies in this process's memory, where no worker sees it: --workers 0")
+        raise UserError(f"--data {arguments.data} lies in this process's memory, where no worker sees it: --workers 0")
     if least is not None and not 1 <= least <= workers:
-        raise ValueError(f"--min-workers {least} must be between 1 and --workers {workers}")
+        raise UserError(f"--min-workers {least} must be between 1 and --workers {workers}")
     at_least = workers if least is None else least
     check_cpus(at_least)
     if workers > arguments.config.stream.lanes:
-        raise ValueError(f"--workers {workers} needs --stream.lanes {workers} or more")
+        raise UserError(f"--workers {workers} needs --stream.lanes {workers} or more")
     return at_least
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from data.errors import UserError
 from models.backbones.base import BackboneConfig
 from models.embedding import FieldOptions, FusedEmbedding
 from models.layers import MLP, Standardise
@@ -32,12 +33,12 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.embedding_width < 1:
-            raise ValueError(f"model.embedding_width must be at least 1, got {self.embedding_width}")
+            raise UserError(f"model.embedding_width must be at least 1, got {self.embedding_width}")
         if self.embedding_scale <= 0:
-            raise ValueError(f"model.embedding_scale must be positive, got {self.embedding_scale}")
+            raise UserError(f"model.embedding_scale must be positive, got {self.embedding_scale}")
         for key in ("tower_hidden", "ctr_tower_hidden"):
             if any(width < 1 for width in getattr(self, key) or ()):
-                raise ValueError(f"model.{key} needs positive widths, got {getattr(self, key)}")
+                raise UserError(f"model.{key} needs positive widths, got {getattr(self, key)}")
 
     def hidden_of(self, task: str) -> tuple[int, ...]:
         """Layer widths of a task's tower."""
@@ -64,7 +65,7 @@ class EntireSpaceModel(nn.Module):
     ) -> None:
         super().__init__()
         if not field_rows and not numerics:
-            raise ValueError("the schema lists no features: name at least one categorical or numeric column")
+            raise UserError("the schema lists no features: name at least one categorical or numeric column")
         self.tasks = tasks
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

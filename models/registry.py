@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TypeVar
 
+from data.errors import UserError
 from models.backbones.base import Backbone, BackboneConfig
 from models.backbones.cgc import CGC
 from models.backbones.mmoe import MMoE
@@ -41,9 +42,9 @@ Part = TypeVar("Part")
 
 
 def lookup(parts: Mapping[str, Part], name: str, kind: str) -> Part:
-    """parts[name]; a ValueError that lists the valid names if there is none."""
+    """parts[name]; a UserError that lists the valid names if there is none."""
     if name not in parts:
-        raise ValueError(f"unknown {kind} {name!r}; valid: {', '.join(sorted(parts))}")
+        raise UserError(f"unknown {kind} {name!r}; valid: {', '.join(sorted(parts))}")
     return parts[name]
 
 
@@ -55,7 +56,7 @@ def find_objective(name: str) -> type[Objective]:
     """The objective of that name, or the class that "my.module:Class" (or "my/module.py:Class") names.
 
     Such a module is found from where Python looks, which includes the root that a run was started from; workers look
-    in the same places. Raises ValueError if there is no such name, module or class, or the class is no Objective.
+    in the same places. Raises UserError if there is no such name, module or class, or the class is no Objective.
     """
     place, colon, attribute = name.rpartition(":")
     if not colon:
@@ -63,9 +64,9 @@ def find_objective(name: str) -> type[Objective]:
     try:
         found = getattr(importlib.import_module(place.removesuffix(".py").replace("/", ".")), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"objective {name!r}: {error}") from error
+        raise UserError(f"objective {name!r}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Objective)):
-        raise ValueError(f"objective {name!r}: {attribute} is no subclass of models.objectives.base.Objective")
+        raise UserError(f"objective {name!r}: {attribute} is no subclass of models.objectives.base.Objective")
     return found
 
 

@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from data.errors import UserError
+
 CATEGORICAL = ("workclass", "education", "occupation", "race", "gender", "native-country")
 NUMERIC = ("age", "educational-num", "capital-gain", "capital-loss", "hours-per-week")
 TASKS = ("income", "never_married")
@@ -38,11 +40,11 @@ class Adult:
 
 
 def load_adult(source: str | Path) -> Adult:
-    """Read and encode all rows (48,842 in the original); ValueError names the file, and the column at fault."""
+    """Read and encode all rows (48,842 in the original); UserError names the file, and the column at fault."""
     table, path = read(Path(source))
     absent = [name for name in (*CATEGORICAL, *NUMERIC, "marital-status", "income") if name not in table.column_names]
     if absent:
-        raise ValueError(f"{path}: no column {absent[0]!r}")
+        raise UserError(f"{path}: no column {absent[0]!r}")
     encoded = [encode(table.column(name)) for name in CATEGORICAL]
     rows = tuple(count for _, count in encoded)
     offsets = np.cumsum((0, *rows[:-1]))
@@ -51,7 +53,7 @@ def load_adult(source: str | Path) -> Adult:
     income = pc.utf8_rtrim(text(table.column("income")), characters=".")  # UCI's test file writes ">50K."
     strange = set(pc.unique(income).to_pylist()) - {">50K", "<=50K"}
     if strange:
-        raise ValueError(f"{path}: column 'income' holds {sorted(map(str, strange))[0]!r}; want >50K or <=50K")
+        raise UserError(f"{path}: column 'income' holds {sorted(map(str, strange))[0]!r}; want >50K or <=50K")
     positive = (pc.equal(income, ">50K"), pc.equal(text(table.column("marital-status")), "Never-married"))
     labels_RT = np.stack([column.cast(pa.float32()).to_numpy() for column in positive], axis=1)
     return Adult(ids_RK, rows, numeric_RN, labels_RT)
@@ -66,9 +68,9 @@ def read(source: Path) -> tuple[pa.Table, Path]:
         path = source / "adult.data"
         return pa.concat_tables([read_uci(path, 0), read_uci(source / "adult.test", 1)]), path
     except FileNotFoundError:
-        raise ValueError(f"{source}: holds neither adult.parquet nor adult.data with adult.test") from None
+        raise UserError(f"{source}: holds neither adult.parquet nor adult.data with adult.test") from None
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
 
 
 def read_uci(path: Path, skipped: int) -> pa.Table:
@@ -97,5 +99,5 @@ def number(table: pa.Table, name: str, path: Path) -> np.ndarray:
     try:
         values = table.column(name).combine_chunks().cast(pa.float64())
     except pa.ArrowException:
-        raise ValueError(f"{path}: column {name!r} holds something that is no number") from None
+        raise UserError(f"{path}: column {name!r} holds something that is no number") from None
     return values.to_numpy(zero_copy_only=False).astype(np.float32)

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.errors import UserError
 from data.loaders import common
 from data.loaders.tokens import Tokens, first_ids, id_lists, tokenize
 from data.schema import CategoricalField, Many, Schema
@@ -58,23 +59,23 @@ def load_ali_ccp(
 
     The skeleton form streams the rows and holds the common features' single-valued ids in memory (about 100 bytes a
     user visit). Splits without a file are a tenth of train, by a hash of the user (skeleton), else of the row.
-    Raises ValueError: no files, a line that does not parse, a common_feature_index without its line, an unknown form or
+    Raises UserError: no files, a line that does not parse, a common_feature_index without its line, an unknown form or
     list, lists other than the default's with the csv form.
     """
     source = Path(source)
     if form not in ("auto", *FORMS):
-        raise ValueError(f"form {form!r} is none of auto, {', '.join(FORMS)}")
+        raise UserError(f"form {form!r} is none of auto, {', '.join(FORMS)}")
     unknown = [name for name in lists if name not in LIST_BUCKETS]
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is no multi-valued field of Ali-CCP; these are {', '.join(LIST_BUCKETS)}")
+        raise UserError(f"{unknown[0]!r} is no multi-valued field of Ali-CCP; these are {', '.join(LIST_BUCKETS)}")
     if not source.exists():
-        raise ValueError(f"{source}: no such file or directory")
+        raise UserError(f"{source}: no such file or directory")
     if form == "auto":
         form = next((form for form, pattern in FORMS.items() if matches(source, pattern)), "skeleton")
     files = common.part_files(source, FORMS[form])
     if form == "csv":
         if tuple(lists) != LISTS:
-            raise ValueError(f"{source}: the csv form has one value a field, so no lists {', '.join(lists)}")
+            raise UserError(f"{source}: the csv form has one value a field, so no lists {', '.join(lists)}")
         return load_csv(files, out, seed, progress)
     rows = skeleton_blocks(files, seed, lists) if form == "skeleton" else slot_blocks(files, seed, lists)
     user = "101" if form == "skeleton" else None
@@ -113,7 +114,7 @@ def load_csv(
     header = common.csv_header(files["train"][0])
     conversion = next((name for name in ("conversion", "purchase", "buy") if name in header), None)
     if "click" not in header or conversion is None:
-        raise ValueError(
+        raise UserError(
             f"{files['train'][0]}: the header needs 'click' and 'purchase', has {', '.join(header[:8])} ..."
         )
     categorical = [name for name in header if name[:1].isdigit()]
@@ -127,7 +128,7 @@ def load_csv(
             for path in files[part]:
                 absent = [name for name in types if name not in common.csv_header(path)]
                 if absent:
-                    raise ValueError(f"{path}: no column {absent[0]!r}, which {files['train'][0].name} has")
+                    raise UserError(f"{path}: no column {absent[0]!r}, which {files['train'][0].name} has")
                 start = 0
                 for table in common.csv_blocks(path, types):
                     row = pa.array(np.arange(start, start + table.num_rows))
@@ -155,7 +156,7 @@ def skeleton_blocks(files: dict[str, list[Path]], seed: int, lists: Sequence[str
                 place = pc.index_in(key, shared.column("common"))
                 if place.null_count:
                     row = int(np.flatnonzero(place.is_null().to_numpy(zero_copy_only=False))[0])
-                    raise ValueError(f"{path}: line {start + row + 1}: no common features for index {key[row]}")
+                    raise UserError(f"{path}: line {start + row + 1}: no common features for index {key[row]}")
                 own = parse(table, path, start, ROW_FIELDS, lists)
                 own |= {name: shared.column(name).take(place) for name in USER_FIELDS}
                 own |= {name: shared.column(name).take(place) for name in lists if name in shared.column_names}
@@ -167,7 +168,7 @@ def skeleton_blocks(files: dict[str, list[Path]], seed: int, lists: Sequence[str
 def read_common(path: Path, lists: Sequence[str]) -> pa.Table:
     """The common features by their index: one row each, with the user's fields and such lists as any row has."""
     if not path.exists():
-        raise ValueError(f"{path}: no such file; the skeleton form needs it beside the sample_skeleton file")
+        raise UserError(f"{path}: no such file; the skeleton form needs it beside the sample_skeleton file")
     tables, start = [], 0
     for table in common.csv_blocks(path, COMMON, list(COMMON)):
         parsed = parse(table.combine_chunks(), path, start, USER_FIELDS, lists)
@@ -186,7 +187,7 @@ def parse(table: pa.Table, path: Path, start: int, single: Sequence[str], lists:
     wrong = np.flatnonzero(counted_R != table.column("features").to_numpy())
     if len(wrong):
         said = table.column("features")[int(wrong[0])]
-        raise ValueError(f"{path}: line {start + wrong[0] + 1}: has {counted_R[wrong[0]]} features, says {said}")
+        raise UserError(f"{path}: line {start + wrong[0] + 1}: has {counted_R[wrong[0]]} features, says {said}")
     return fields(tokens, single, lists)
 
 
@@ -203,13 +204,11 @@ def slot_blocks(files: dict[str, list[Path]], seed: int, lists: Sequence[str]) -
                 cut = pc.split_pattern(line, ",", max_splits=3)
                 short = np.flatnonzero(pc.list_value_length(cut).to_numpy() < 4)
                 if len(short):
-                    raise ValueError(
-                        f"{path}: line {start + short[0] + 1}: needs sample_id,click,purchase,field:id,..."
-                    )
+                    raise UserError(f"{path}: line {start + short[0] + 1}: needs sample_id,click,purchase,field:id,...")
                 try:
                     columns = {name: pc.list_element(cut, i).cast(pa.int64()) for i, name in enumerate(head)}
                 except pa.ArrowInvalid as error:
-                    raise ValueError(f"{path}: a sample_id or label is no whole number ({error})") from None
+                    raise UserError(f"{path}: a sample_id or label is no whole number ({error})") from None
                 tokens = tokenize(pc.list_element(cut, 3), (",", ":"), path, start)
                 columns |= fields(tokens, SINGLE, lists)
                 yield pa.table(columns), split(index, columns["exposure_id"], shares, seed), path

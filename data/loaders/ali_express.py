@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from data.errors import UserError
 from data.loaders.common import (
     PARTS,
     Progress,
@@ -35,7 +36,7 @@ def load_ali_express(
 ) -> dict[str, PartFacts]:
     """Turn the CSV files of one country into a log at `out`.
 
-    Raises ValueError: no CSV file, a column absent, a value that does not parse, an `out` that is not empty.
+    Raises UserError: no CSV file, a column absent, a value that does not parse, an `out` that is not empty.
     """
     files = part_files(Path(source), "*.csv")
     return write_log(out, ali_express_schema(), blocks(files, seed), progress)
@@ -59,7 +60,7 @@ def blocks(files: dict[str, list[Path]], seed: int) -> Iterator[tuple[pa.Table, 
         for path in files[part]:
             absent = [name for name in types if name not in csv_header(path)]
             if absent:
-                raise ValueError(f"{path}: no column {absent[0]!r}")
+                raise UserError(f"{path}: no column {absent[0]!r}")
             for table in csv_blocks(path, types):
                 key = table.column("search_id").combine_chunks()
                 yield table, np.full(len(key), index) if index else hash_split(key, shares, seed), path

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from data.errors import UserError
 from data.hashing import hash_array, splitmix64
 from data.schema import Schema
 from data.write import PartFacts, PartWriter, new_log
@@ -31,19 +32,19 @@ def silent(rows: int) -> None:
 def part_files(source: Path, pattern: str) -> dict[str, list[Path]]:
     """{"train": [...], "valid": [...], "test": [...]}: files by the word in their name; one without is train.
 
-    Raises ValueError if `source` is absent or nothing in it matches the pattern.
+    Raises UserError if `source` is absent or nothing in it matches the pattern.
     """
     if not source.exists():
-        raise ValueError(f"{source}: no such file or directory")
+        raise UserError(f"{source}: no such file or directory")
     found = [source] if source.is_file() else sorted(source.glob(pattern))
     if not found:
-        raise ValueError(f"{source}: holds no {pattern}")
+        raise UserError(f"{source}: holds no {pattern}")
     files: dict[str, list[Path]] = {part: [] for part in PARTS}
     for path in found:
         name = path.name.lower()
         files["test" if "test" in name else "valid" if "val" in name else "train"].append(path)
     if not files["train"]:
-        raise ValueError(f"{source}: no file for training among {', '.join(path.name for path in found)}")
+        raise UserError(f"{source}: no file for training among {', '.join(path.name for path in found)}")
     return files
 
 
@@ -62,7 +63,7 @@ def hash_split(key: pa.Array, shares: dict[str, float], seed: int) -> np.ndarray
 
 def csv_blocks(path: Path, types: dict[str, pa.DataType], names: list[str] | None = None) -> Iterator[pa.Table]:
     """The file in blocks of about 32 MB. Without `names` the first line is the header; a column without a type here is
-    left out. Raises ValueError naming the file where a value does not parse.
+    left out. Raises UserError naming the file where a value does not parse.
     """
     read = pacsv.ReadOptions(block_size=BLOCK_BYTES, column_names=names)
     parse = pacsv.ParseOptions(quote_char=False)
@@ -72,7 +73,7 @@ def csv_blocks(path: Path, types: dict[str, pa.DataType], names: list[str] | Non
             for batch in reader:
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, KeyError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
 
 
 def csv_header(path: Path) -> list[str]:
@@ -90,19 +91,19 @@ def text_blocks(path: Path) -> Iterator[pa.Array]:
             for batch in reader:
                 yield batch.column(0)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
 
 
 def clean_labels(table: pa.Table, schema: Schema, path: Path) -> tuple[pa.Table, int]:
     """Drop rows that convert without a click, and say how many; the published logs hold a few.
 
-    Raises ValueError naming file and column where a label is missing or neither 0 nor 1.
+    Raises UserError naming file and column where a label is missing or neither 0 nor 1.
     """
     for name in schema.labels.values():
         right = pc.fill_null(pc.is_in(table.column(name), pa.array([0, 1], table.column(name).type)), False)
         if not pc.all(right, min_count=0).as_py():
             wrong = table.column(name).filter(pc.invert(right))[0].as_py()
-            raise ValueError(f"{path}: column {name!r} is {wrong}; a label is 0 or 1")
+            raise UserError(f"{path}: column {name!r} is {wrong}; a label is 0 or 1")
     possible = pc.less_equal(table.column(schema.labels["conversion"]), table.column(schema.labels["click"]))
     kept = table.filter(possible)
     return kept, table.num_rows - kept.num_rows
@@ -117,7 +118,7 @@ def write_log(
 ) -> dict[str, PartFacts]:
     """Write (table, index in PARTS of every row, source file) blocks as a log. Returns what is in each part.
 
-    Raises ValueError if a part stays empty, and what clean_labels raises.
+    Raises UserError if a part stays empty, and what clean_labels raises.
     """
     with new_log(out, schema) as directory, ExitStack() as stack:
         writers = [stack.enter_context(PartWriter(directory, part, schema, **sizes)) for part in PARTS]
@@ -130,7 +131,5 @@ def write_log(
         facts = {part: writer.close() for part, writer in zip(PARTS, writers, strict=True)}
         empty = [part for part in PARTS if facts[part].rows == 0]
         if empty:
-            raise ValueError(
-                f"no rows for part {empty[0]!r}: the input is too small to hold out a tenth for each split"
-            )
+            raise UserError(f"no rows for part {empty[0]!r}: the input is too small to hold out a tenth for each split")
     return facts

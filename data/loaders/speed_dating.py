@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.errors import UserError
 from data.loaders.common import PARTS, Progress, silent
 from data.schema import CategoricalField, Schema, TruthColumns
 from data.truth import truth_from_tables
@@ -31,7 +32,7 @@ def load_speed_dating(
 ) -> dict[str, PartFacts]:
     """Turn the two files into a log with truth at `out`, split by wave (see split_waves).
 
-    Raises ValueError: a file or column absent, an exposure without truth, no such fold, an `out` that is not empty.
+    Raises UserError: a file or column absent, an exposure without truth, no such fold, an `out` that is not empty.
     """
     source = Path(source)
     table = read(source / "log.parquet", NO_FEATURES)
@@ -66,9 +67,9 @@ def split_waves(waves: np.ndarray, rows: np.ndarray, folds: int, fold: int, seed
     wave is tested once.
     """
     if not 3 <= folds <= len(waves):
-        raise ValueError(f"folds is {folds}, must be 3 .. {len(waves)} (the number of waves)")
+        raise UserError(f"folds is {folds}, must be 3 .. {len(waves)} (the number of waves)")
     if not 0 <= fold < folds:
-        raise ValueError(f"fold is {fold}, must be 0 .. {folds - 1}")
+        raise UserError(f"fold is {fold}, must be 0 .. {folds - 1}")
     varied = rows * np.random.default_rng(seed).uniform(0.9, 1.1, len(rows))
     fold_of, filled = np.empty(len(waves), int), np.zeros(folds)
     for wave in np.argsort(-varied):
@@ -101,10 +102,10 @@ def read(path: Path, needed: tuple[str, ...]) -> pa.Table:
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a whole parquet file ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not a whole parquet file ({str(error).splitlines()[0]})") from None
     absent = [name for name in needed if name not in table.column_names]
     if absent:
-        raise ValueError(f"{path}: no column {absent[0]!r}")
+        raise UserError(f"{path}: no column {absent[0]!r}")
     return table.replace_schema_metadata(None)

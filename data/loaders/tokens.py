@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.errors import UserError
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -31,7 +33,7 @@ class Tokens:
 def tokenize(text: pa.Array, separators: Sequence[str], path: Path, start: int) -> Tokens:
     """Split pairs (separators: between pairs, inside a pair) or triples (a third one: before the value, which is left).
 
-    Raises ValueError naming file and line where a text is no whole number of pairs or an id is no whole number.
+    Raises UserError naming file and line where a text is no whole number of pairs or an id is no whole number.
     """
     width = len(separators)
     for inner in separators[1:]:
@@ -42,7 +44,7 @@ def tokenize(text: pa.Array, separators: Sequence[str], path: Path, start: int) 
     blank_R = pc.equal(pc.binary_length(text.fill_null("")), 0).to_numpy(zero_copy_only=False)
     wrong = np.flatnonzero((length_R % width != 0) & ~blank_R)
     if len(wrong):
-        raise ValueError(f"{path}: line {start + wrong[0] + 1}: {length_R[wrong[0]]} pieces are no whole features")
+        raise UserError(f"{path}: line {start + wrong[0] + 1}: {length_R[wrong[0]]} pieces are no whole features")
     parents_S, pieces = pc.list_parent_indices(cut).to_numpy(), pc.list_flatten(cut)
     kept = np.flatnonzero(~blank_R[parents_S])
     row_S = parents_S[kept[::width]].astype(np.int64)
@@ -51,7 +53,7 @@ def tokenize(text: pa.Array, separators: Sequence[str], path: Path, start: int) 
         id_S = pieces.take(pa.array(kept[1::width])).cast(pa.int64()).to_numpy()
     except pa.ArrowInvalid as error:
         last = start + len(text)
-        raise ValueError(f"{path}: lines {start + 1} .. {last}: an id is no whole number ({error})") from None
+        raise UserError(f"{path}: lines {start + 1} .. {last}: an id is no whole number ({error})") from None
     names = {name: code for code, name in enumerate(field.dictionary.to_pylist())}
     return Tokens(len(text), row_S, field.indices.to_numpy(), id_S, names)
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from data.errors import UserError
 from distributed.checkpoint.rows import RowTensor, check_shard, fill_rows, shard_name
 from funnel.settings import read as read_settings
 from models.rows import EVERY_ROW
@@ -73,7 +74,7 @@ class Checkpoint:
 def read_checkpoint(path: Path, with_optimizer: bool = True) -> Checkpoint:
     """Read and check a checkpoint directory; the shards of tables become whole tables in this process.
 
-    Raises ValueError naming the file: absent, not ours, of another version, truncated or changed since it was written.
+    Raises UserError naming the file: absent, not ours, of another version, truncated or changed since it was written.
     """
     record = read_record(path / RECORD)
     check_files(path, record, with_optimizer=with_optimizer)
@@ -92,7 +93,7 @@ def load_state(path: Path, state: State, rank: int, workers: int) -> tuple[Progr
     """Fill a worker's model and rows in place, each worker reading what it holds; returns dense optimizer tensors too.
 
     Without tensors of row optimizers in `state.rows` the checkpoint's are left out, and the optimizer's with them. Each
-    shard's checksum is checked by one worker, in turn. Raises ValueError as read_checkpoint does, or if the checkpoint
+    shard's checksum is checked by one worker, in turn. Raises UserError as read_checkpoint does, or if the checkpoint
     is another model's; nothing is certain of the state then.
     """
     record = read_record(path / RECORD)
@@ -118,7 +119,7 @@ def read_dense(path: Path, record: dict[str, Any], with_optimizer: bool) -> Chec
         try:
             tensors[name] = load_file(path / name)
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path / name}: cannot be read ({str(error).splitlines()[0]})") from None
+            raise UserError(f"{path / name}: cannot be read ({str(error).splitlines()[0]})") from None
     identity = {key: value for key, value in record.items() if key not in OWN_KEYS}
     return Checkpoint(path, Progress(**record["progress"]), identity, tensors[MODEL], tensors.get(OPTIMIZER, {}))
 
@@ -141,24 +142,24 @@ def read_record(file: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text())
     except FileNotFoundError:
-        raise ValueError(f"{file}: no such file; is this a checkpoint?") from None
+        raise UserError(f"{file}: no such file; is this a checkpoint?") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not readable as JSON ({error})") from None
+        raise UserError(f"{file}: not readable as JSON ({error})") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ValueError(f"{file}: not a Counterpoint checkpoint")
+        raise UserError(f"{file}: not a Counterpoint checkpoint")
     if record.get("version") != VERSION:
-        raise ValueError(f"{file}: version {record.get('version')}; this program reads version {VERSION}")
+        raise UserError(f"{file}: version {record.get('version')}; this program reads version {VERSION}")
     missing = [key for key in (*OWN_KEYS, "config", "schema") if key not in record]
     if missing:
-        raise ValueError(f"{file}: key {missing[0]!r} is missing")
+        raise UserError(f"{file}: key {missing[0]!r} is missing")
     if record["checksum"] != content_checksum(record):
-        raise ValueError(f"{file}: damaged (its checksum is not that of its content)")
+        raise UserError(f"{file}: damaged (its checksum is not that of its content)")
     check_record(file, record)
     return record
 
 
 def check_record(file: Path, record: dict[str, Any]) -> None:
-    """Raise ValueError for content that no writer of ours makes: what follows relies on it."""
+    """Raise UserError for content that no writer of ours makes: what follows relies on it."""
 
     def count(value: Any, least: int = 0) -> bool:
         return type(value) is int and least <= value < 1 << 48
@@ -175,7 +176,7 @@ def check_record(file: Path, record: dict[str, Any]) -> None:
     }
     for key, good in expected.items():
         if not good:
-            raise ValueError(f"{file}: its {key!r} is not what a checkpoint has there")
+            raise UserError(f"{file}: its {key!r} is not what a checkpoint has there")
 
 
 def is_progress(value: Any) -> bool:
@@ -201,9 +202,9 @@ def check_files(
         try:
             found = checksum(path / name)
         except OSError as error:
-            raise ValueError(f"{path / name}: cannot be read ({error.strerror})") from None
+            raise UserError(f"{path / name}: cannot be read ({error.strerror})") from None
         if found != record["checksums"].get(name):
-            raise ValueError(f"{path / name}: damaged (its checksum is not the one in {RECORD})")
+            raise UserError(f"{path / name}: damaged (its checksum is not the one in {RECORD})")
     check_shards(path, record["tables"], record["shards"], with_optimizer)
 
 
@@ -215,7 +216,7 @@ def check_shards(path: Path, tables: dict[str, list[int]], shards: int, with_opt
 
 
 def check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], where: Path) -> None:
-    """Raise ValueError unless names, shapes and types are those of this run's model."""
+    """Raise UserError unless names, shapes and types are those of this run's model."""
     for name in sorted(found.keys() | expected.keys()):
         was, now = found.get(name), expected.get(name)
         if was is None or now is None or was.shape != now.shape or was.dtype != now.dtype:
@@ -224,8 +225,8 @@ def check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], where: 
 
 def differs(where: Path, name: str, was: list[int] | None, now: list[int] | None) -> None:
     if was is None or now is None:
-        raise ValueError(f"{where}: of another model (tensor {name!r} is in only one of them)")
-    raise ValueError(f"{where}: of another model (tensor {name!r} is {tuple(was)}, this model has {tuple(now)})")
+        raise UserError(f"{where}: of another model (tensor {name!r} is in only one of them)")
+    raise UserError(f"{where}: of another model (tensor {name!r} is {tuple(was)}, this model has {tuple(now)})")
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from data.errors import UserError
 from models.rows import Share
 
 BLOCK_ROWS = 1 << 18
@@ -40,7 +41,7 @@ def fill_rows(directory: Path, tables: dict[str, RowTensor], shards: int) -> Non
     """Fill the held rows of every table in place from the shard files.
 
     Reads all of a shard that has rows to give, even if only some of them are held: all shards if the number of workers
-    has changed to one that shares no factor with theirs. Raises ValueError naming the file that cannot be read.
+    has changed to one that shares no factor with theirs. Raises UserError naming the file that cannot be read.
     """
     for number in range(shards):
         file = directory / shard_name(number, shards)
@@ -48,20 +49,20 @@ def fill_rows(directory: Path, tables: dict[str, RowTensor], shards: int) -> Non
             try:
                 fill_from_shard(file, name, table, number, shards)
             except (OSError, SafetensorError) as error:
-                raise ValueError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
+                raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
 
 
 def check_shard(directory: Path, tables: dict[str, list[int]], number: int, shards: int) -> None:
-    """Raise ValueError unless the shard's header has its rows of every table, given as [rows, width, ...]."""
+    """Raise UserError unless the shard's header has its rows of every table, given as [rows, width, ...]."""
     file = directory / shard_name(number, shards)
     try:
         with safe_open(file, "pt") as source:
             found = {name: list(source.get_slice(name).get_shape()) for name in source.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
     for name, (rows, *shape) in tables.items():
         if found.get(name) != [Share(number, shards).held(rows), *shape]:
-            raise ValueError(f"{file}: holds {found.get(name)} of table {name!r}, which has {[rows, *shape]}")
+            raise UserError(f"{file}: holds {found.get(name)} of table {name!r}, which has {[rows, *shape]}")
 
 
 def fill_from_shard(file: Path, name: str, table: RowTensor, number: int, shards: int) -> None:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from data.errors import UserError
 from data.files import sync, write_whole
 from distributed.checkpoint.read import FORMAT, MODEL, OPTIMIZER, RECORD, VERSION, Progress, State, checksum, sealed
 from distributed.checkpoint.rows import shard_name, snapshot
@@ -32,7 +33,7 @@ PATIENCE_S = 900
 """How long worker 0 waits for the others' shards once its own is written."""
 
 
-class CannotWrite(ValueError):
+class CannotWrite(UserError):
     """A file of a checkpoint cannot be written. What stood before stands."""
 
 
@@ -213,7 +214,7 @@ class CheckpointStore:
         if self.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(UserError):
                 self._leave_note(temporary, FAILED, "")
 
     def _stands(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.errors import UserError
 from distributed.checkpoint.read import Progress
 from distributed.context import Context
 from distributed.reporting.metrics_file import RunLog
@@ -22,7 +23,7 @@ from distributed.tables.collectives import sum_over_workers
 METRICS = "metrics.jsonl"
 
 
-class Diverged(ValueError):
+class Diverged(UserError):
     """The loss is no number any more. All workers find out at the same step."""
 
 

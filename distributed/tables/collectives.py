@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from data.errors import UserError
+
 sent: Counter[str] = Counter()
 """Bytes of table rows that this process has handed to others: "ids", "rows" (vectors and gradients), "counts"."""
 spent = {"seconds": 0.0}
@@ -134,14 +136,14 @@ def exchange(values: Tensor, out: Sequence[int], back: Sequence[int], kind: str)
 
 
 def agree(error: str | None) -> None:
-    """Raise the first worker's ValueError on all of them, so that none waits for one that has given up."""
+    """Raise the first worker's UserError on all of them, so that none waits for one that has given up."""
     errors: list[Any] = [error]
     if world_size() > 1:
         errors = [None] * world_size()
         dist.all_gather_object(errors, error)
     for found in errors:
         if found is not None:
-            raise ValueError(found)
+            raise UserError(found)
 
 
 def broadcast_object(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from data.errors import UserError
 from data.log import Log
 from distributed.config import TrainConfig
 from distributed.context import Context
@@ -39,14 +40,14 @@ def prepare(
 ) -> TrainJob:
     """Read footers, labels and feature statistics; refuse what cannot be trained. Starts nothing, writes nothing.
 
-    `settings`: the problem's own; `given`: run directories of finished trainings by role. Raises ValueError: a part is
+    `settings`: the problem's own; `given`: run directories of finished trainings by role. Raises UserError: a part is
     missing or broken, labels are wrong, a part lacks the outcomes its figures need.
     """
     kind = find_problem(problem)
     given = given or {}
     for role in given:
         if role not in kind.roles:
-            raise ValueError(f"--given {role}=...: problem {problem} takes {', '.join(kind.roles) or 'none'}")
+            raise UserError(f"--given {role}=...: problem {problem} takes {', '.join(kind.roles) or 'none'}")
     parts = {name: log.part(name) for name in ("train", "valid")}
     if "test" in log.part_names():
         parts["test"] = log.part("test")
@@ -82,7 +83,7 @@ def run_training(
     workers as the cluster has room for, from so many up to `workers`, and changes as nodes come and go. `signalled`
     gives the signal that this process has received (0: none): then the state is saved and stopping.Stopped raised.
     `on_epoch`: see loop.train; every worker calls its own copy. `meanwhile` is called here again and again while
-    Ray Train workers train, and once when they are done. Raises ValueError for what the user can mend,
+    Ray Train workers train, and once when they are done. Raises UserError for what the user can mend,
     whichever worker found it.
     """
     if workers == 0:
@@ -120,12 +121,12 @@ def run_training(
     except Exception as error:
         mistake = user_error(error)
         if mistake is not None:
-            raise ValueError(mistake) from error
+            raise UserError(mistake) from error
         raise
     figures = result.return_value
     assert isinstance(figures, dict)
     if DIVERGED in figures:
-        raise ValueError(figures[DIVERGED])
+        raise UserError(figures[DIVERGED])
     if STOPPED in figures:
         raise Stopped(*figures[STOPPED])
     return figures
@@ -196,12 +197,12 @@ def gpus(workers: int) -> bool:
 
 
 def user_error(error: BaseException) -> str | None:
-    """The message of the ValueError behind a failed fit, if that is what ended it."""
+    """The message of the UserError behind a failed fit, if that is what ended it."""
     failures = list(getattr(error, "worker_failures", {}).values())
     failures += [failure] if (failure := getattr(error, "controller_failure", None)) else []
     for failure in failures:
         cause = getattr(failure, "cause", failure)
-        if isinstance(cause, ValueError):
+        if isinstance(cause, UserError):
             return str(cause)
     return None
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.errors import UserError
 from distributed.checkpoint.read import Progress, State, load_optimizer_tensors, load_state, optimizer_tensors
 from distributed.checkpoint.rows import RowTensor
 from distributed.config import TrainConfig
@@ -123,14 +124,14 @@ class Learner:
     def restore(self, path: Path, with_optimizer: bool = True) -> Progress:
         """Go on from a checkpoint of any number of workers and either placement. All workers call it.
 
-        Raises ValueError on all of them if one finds that it is another model's or damaged.
+        Raises UserError on all of them if one finds that it is another model's or damaged.
         """
         error: str | None = None
         progress, optimizer = Progress(), dict[str, Tensor]()
         try:
             context = self.context
             progress, optimizer = load_state(path, self.state(with_optimizer), context.rank, context.world_size)
-        except ValueError as mistake:
+        except UserError as mistake:
             error = str(mistake)
         agree(error)
         if with_optimizer:

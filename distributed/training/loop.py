@@ -31,7 +31,7 @@ def train(job: TrainJob, context: Context | None = None, on_epoch: OnEpoch | Non
     `on_epoch` is called on every worker once an epoch's checkpoint is written, with the figures of its validation and
     its epoch, step and whether it is the best so far; if it returns False on any of them the training ends there.
     `context.stop` says when to stop between two steps: stopping.Stopped is raised then, and the same call goes on from
-    there. Raises ValueError if the loss stops being a number, a file of the log turns out to be broken or the disk is
+    there. Raises UserError if the loss stops being a number, a file of the log turns out to be broken or the disk is
     full; as all workers raise it, none waits for another.
     """
     context = context or Context()

@@ -19,6 +19,7 @@ from ray.train import UserCallback
 from ray.train.torch import TorchConfig
 from ray.util.placement_group import PlacementGroup
 
+from data.errors import UserError
 from distributed.checkpoint.store import STEP, CheckpointStore
 from distributed.training.stopping import RESIZED, finish, listen
 
@@ -67,7 +68,7 @@ class NoticedTorchConfig(TorchConfig):
 
 
 class Failures(UserCallback):
-    """Counts them. Raises, which ends the training at once: a ValueError of a worker, GivenUp after TRIES failures."""
+    """Counts them. Raises, which ends the training at once: a UserError of a worker, GivenUp after TRIES failures."""
 
     def __init__(self, run: str, checkpoints: str) -> None:
         self.run, self.checkpoints = Path(run), Path(checkpoints)
@@ -81,7 +82,7 @@ class Failures(UserCallback):
         errors = {rank: one_line(error) for rank, error in worker_exceptions.items()}
         self.write({"time": time.time(), "workers": errors})
         for error in worker_exceptions.values():
-            if isinstance(error, ValueError):
+            if isinstance(error, UserError):
                 raise error
         if any(isinstance(error, Preempted) for error in worker_exceptions.values()):
             return

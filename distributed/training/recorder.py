@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data.errors import UserError
 from data.files import write_whole
 from distributed.checkpoint.read import MODEL_DIRECTORY, Progress
 from distributed.checkpoint.store import CheckpointStore, unwritable
@@ -30,7 +31,7 @@ class Recorder:
     def __init__(
         self, job: TrainJob, learner: Learner, stream: TrainStream, store: CheckpointStore, context: Context
     ) -> None:
-        """Goes on from the last checkpoint, or begins. Raises ValueError if the run directory cannot be written."""
+        """Goes on from the last checkpoint, or begins. Raises UserError if the run directory cannot be written."""
         self.job, self.learner, self.stream, self.store, self.context = job, learner, stream, store, context
         self.run, self.stop, self.identity = Path(job.run), context.stop, job.identity()
         if context.leads:
@@ -45,7 +46,7 @@ class Recorder:
         try:
             self.reporter = Reporter(self.run, self.progress, stream.steps, context, lost)
         except OSError as error:
-            raise ValueError(unwritable(error)) from error
+            raise UserError(unwritable(error)) from error
 
     def batches(self) -> Iterator[Any]:
         """The rest of the epoch's batches. Once a file cannot be read: empty ones, until all workers know and stop."""
@@ -112,7 +113,7 @@ class Recorder:
         self.reporter.checkpoint()
 
     def saved(self) -> None:
-        """Wait for the checkpoint that is being written. Raises ValueError on all workers if one cannot write."""
+        """Wait for the checkpoint that is being written. Raises UserError on all workers if one cannot write."""
         with self.stop.storing():
             self.store.wait()
         agree(self.stop.error)
@@ -122,7 +123,7 @@ class Recorder:
         self.learner.restore(best, with_optimizer=False)
 
     def interrupted(self, interrupted: Interrupted) -> None:
-        """Save where the run stands. Raises stopping.Stopped, or ValueError if a worker has failed."""
+        """Save where the run stands. Raises stopping.Stopped, or UserError if a worker has failed."""
         with self.stop.storing():
             self.reporter.flush(self.progress)
         self.reporter.close()

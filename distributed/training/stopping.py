@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from data.errors import UserError
 from distributed.checkpoint.read import Progress, State
 from distributed.checkpoint.store import CannotWrite, CheckpointStore, unwritable
 from distributed.tables.collectives import agree, broadcast_object
@@ -102,7 +103,7 @@ class Stop:
         """The same for what cannot be read."""
         try:
             yield
-        except ValueError as error:
+        except UserError as error:
             self.fail(NO_INPUT, str(error))
 
 
@@ -114,7 +115,7 @@ def save_and_stop(
     progress: Progress,
     identity: dict[str, Any],
 ) -> NoReturn:
-    """Save where the run stands and raise Stopped; ValueError if a worker has failed. All workers call it.
+    """Save where the run stands and raise Stopped; UserError if a worker has failed. All workers call it.
 
     After a failed write nothing is saved: the checkpoints that stand are whole.
     """

@@ -29,7 +29,7 @@ def count(
     """Add a part to `counts` and return them; workers share its row groups, and all end with the counts of the whole.
 
     With a context all workers raise stopping.Interrupted if one of them is to stop or cannot read on; without one, a
-    process alone on `device`, what cannot be read is a ValueError.
+    process alone on `device`, what cannot be read is a UserError.
     """
     stop = context.stop if context else None
     context = context or Context(device=device)

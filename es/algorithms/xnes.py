@@ -17,6 +17,7 @@ import math
 
 import numpy as np
 
+from data.errors import UserError
 from es.algorithms.base import Proposal, Step, describe_step
 from es.config import ESConfig
 from es.noise import Noise
@@ -33,7 +34,7 @@ class XNES:
     def __init__(self, config: ESConfig, theta_D: np.ndarray, noise: Noise) -> None:
         dimension = len(theta_D)
         if dimension > LARGEST:
-            raise ValueError(
+            raise UserError(
                 f"xnes keeps a {dimension:,} x {dimension:,} matrix: it is for at most {LARGEST} parameters "
                 "(snes adapts a sigma per coordinate)"
             )

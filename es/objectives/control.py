@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data.errors import UserError
 from es.hashing import hash64
 from es.objectives.networks import Network
 
@@ -59,23 +60,23 @@ class Control:
         env = self._open()
         space, actions = env.observation_space, env.action_space
         if len(space.shape or ()) != 1:
-            raise ValueError(f"env {self.env!r}: its observations must be flat vectors, not {space}")
+            raise UserError(f"env {self.env!r}: its observations must be flat vectors, not {space}")
         self._observations = int(space.shape[0])
         self._bins_AK: np.ndarray | None = None
         if hasattr(actions, "n"):
             if self.action_bins:
-                raise ValueError(f"env {self.env!r} has discrete actions already: action_bins must be 0")
+                raise UserError(f"env {self.env!r} has discrete actions already: action_bins must be 0")
             self._discrete, outputs = True, int(actions.n)
         elif len(getattr(actions, "shape", ())) == 1:
             self._discrete, outputs = False, int(actions.shape[0])
             self._low_A, self._high_A = actions.low.astype(np.float32), actions.high.astype(np.float32)
             if self.action_bins:
                 if self.action_bins < 2 or not np.isfinite([self._low_A, self._high_A]).all():
-                    raise ValueError(f"action_bins is {self.action_bins}: at least 2, for bounded actions only")
+                    raise UserError(f"action_bins is {self.action_bins}: at least 2, for bounded actions only")
                 self._bins_AK = np.linspace(self._low_A, self._high_A, self.action_bins, axis=1)
                 outputs *= self.action_bins
         else:
-            raise ValueError(f"env {self.env!r}: its actions must be discrete or a vector, not {actions}")
+            raise UserError(f"env {self.env!r}: its actions must be discrete or a vector, not {actions}")
         hidden = tuple(self.hidden) if self.policy == "mlp" else ()
         self.network = Network((self._observations, *hidden, outputs), self.virtual_batch_norm)
         self._reference_BO = self._collect_reference() if self.virtual_batch_norm else None
@@ -94,11 +95,11 @@ class Control:
             try:
                 import gymnasium
             except ImportError as error:
-                raise ValueError("control tasks need Gymnasium: pip install 'gymnasium[mujoco]'") from error
+                raise UserError("control tasks need Gymnasium: pip install 'gymnasium[mujoco]'") from error
             try:
                 self._env = gymnasium.make(self.env, disable_env_checker=True)
             except (gymnasium.error.Error, ImportError) as error:
-                raise ValueError(f"env {self.env!r}: {' '.join(str(error).split())}") from error
+                raise UserError(f"env {self.env!r}: {' '.join(str(error).split())}") from error
         return self._env
 
     def _collect_reference(self) -> np.ndarray:

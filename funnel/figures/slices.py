@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pat
 
 from data.encode import one_chunk
+from data.errors import UserError
 from data.log import Log, Part, open_parquet
 from data.reading import ordered_tables
 
@@ -58,10 +59,10 @@ class Slicing:
 def plan_slices(log: Log, part: Part, columns: list[str]) -> list[Slicing]:
     """Read each column (numbers: up to 2 million rows, spread evenly) and decide its slices.
 
-    Raises ValueError: an unknown column, one that is not of numbers, booleans or strings, one given twice.
+    Raises UserError: an unknown column, one that is not of numbers, booleans or strings, one given twice.
     """
     if len(set(columns)) < len(columns):
-        raise ValueError(f"--by names {next(name for name in columns if columns.count(name) > 1)!r} twice")
+        raise UserError(f"--by names {next(name for name in columns if columns.count(name) > 1)!r} twice")
     return [plan(log, part, name) for name in columns]
 
 
@@ -69,14 +70,14 @@ def plan(log: Log, part: Part, name: str) -> Slicing:
     with open_parquet(log.filesystem, part.files[0].path) as file:
         known = file.schema_arrow.names
     if name not in known:
-        raise ValueError(f"--by {name}: no such column; the log has {', '.join(known)}; or {ACTIVITY}")
+        raise UserError(f"--by {name}: no such column; the log has {', '.join(known)}; or {ACTIVITY}")
     counts: Counter[object] = Counter()
     numbers: list[np.ndarray] = []
     stride = max(1, round(part.rows / SAMPLE))
     for table in ordered_tables(log, part, [name]):
         column = plain(one_chunk(table, name))
         if not (pat.is_integer(column.type) or pat.is_floating(column.type) or pat.is_large_string(column.type)):
-            raise ValueError(f"--by {name}: a column of {column.type}; slices need numbers, booleans or strings")
+            raise UserError(f"--by {name}: a column of {column.type}; slices need numbers, booleans or strings")
         if not pat.is_large_string(column.type):
             values_R = column.cast(pa.float64(), safe=False).drop_null().to_numpy()
             numbers.append(values_R[~np.isnan(values_R)][::stride])
@@ -86,7 +87,7 @@ def plan(log: Log, part: Part, name: str) -> Slicing:
     if numbers and (not counts or len(counts) > MOST):
         return by_quantiles(name, np.concatenate(numbers))
     if len(counts) > DISTINCT:
-        raise ValueError(f"--by {name}: more than {DISTINCT:,} different values; cut it into fewer, or use {ACTIVITY}")
+        raise UserError(f"--by {name}: more than {DISTINCT:,} different values; cut it into fewer, or use {ACTIVITY}")
     return by_values(name, counts)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import UserError
 from es.hashing import hash64
 from funnel.figures.resampling import bootstrap_ratios, percentiles
 from funnel.fusion.forms import Fusion, ScoredLog
@@ -24,11 +25,11 @@ SCORINGS = ("tuned", "untuned", "best_single")
 def split_users(user_keys_U: np.ndarray, seed: int, tune_share: float = 0.5) -> np.ndarray:
     """True for the users to tune on: the share with the smallest seeded hashes, at least one on each side.
 
-    `user_keys_U` (uint64) identifies each user wherever it stands in the file. ValueError for a single user.
+    `user_keys_U` (uint64) identifies each user wherever it stands in the file. UserError for a single user.
     """
     users = len(user_keys_U)
     if users < 2:
-        raise ValueError(f"{users} user in all: tuning on some users and testing on others needs at least two")
+        raise UserError(f"{users} user in all: tuning on some users and testing on others needs at least two")
     order = np.lexsort((user_keys_U, hash64((seed,), user_keys_U)))
     tune = np.zeros(users, bool)
     tune[order[: min(max(round(users * tune_share), 1), users - 1)]] = True

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import UserError
 from funnel.figures.resampling import bootstrap_ratios, percentiles
 from funnel.fusion.forms import Fusion
 from funnel.fusion.scored_log import read_scored
@@ -16,13 +17,13 @@ from funnel.lists.request_blocks import Requests
 def judge_policy(scored: Path, policy: Path, resamples: int, seed: int) -> dict[str, float]:
     """value@k (or NDCG@k) of a policy.json and of the untuned policy it began from, and the gain with its interval.
 
-    Keys value_at_K.tuned, .untuned, .gain, .gain.low, .gain.high: intervals over users. Raises ValueError for scores
+    Keys value_at_K.tuned, .untuned, .gain, .gain.low, .gain.high: intervals over users. Raises UserError for scores
     that the policy does not fuse.
     """
     record = read_policy(policy)
     log = read_scored(scored, record["conversion_weight"], tuple(record["by"])).log
     if list(log.names) != record["scores"]:
-        raise ValueError(
+        raise UserError(
             f"{scored}: has the scores {', '.join(log.names)}, {policy} fuses {', '.join(record['scores'])}"
         )
     fitted = Fusion.fit(record["fusion"], log, tuple(record["by"]))
@@ -49,14 +50,14 @@ def judge_policy(scored: Path, policy: Path, resamples: int, seed: int) -> dict[
 
 
 def read_policy(path: Path) -> dict[str, Any]:
-    """policy.json. Raises ValueError, naming the file, for one that is absent, broken or not of score fusion."""
+    """policy.json. Raises UserError, naming the file, for one that is absent, broken or not of score fusion."""
     try:
         record = json.loads(path.read_text())
         if not isinstance(record, dict):
-            raise ValueError("no object")
+            raise UserError("no object")
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as a policy ({error})") from None
+        raise UserError(f"{path}: not readable as a policy ({error})") from None
     needed = ("fusion", "scores", "before", "after", "constants", "by", "metric", "k", "conversion_weight")
     if missing := [key for key in needed if key not in record]:
-        raise ValueError(f"{path}: key {missing[0]!r} is missing; is this a policy of score fusion?")
+        raise UserError(f"{path}: key {missing[0]!r} is missing; is this a policy of score fusion?")
     return record

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import UserError
 from es.policies import Free, Policy, Positive
 from funnel.lists.request_blocks import Score, ranks_within
 
@@ -65,17 +66,17 @@ class ScoredLog:
         return int(self.user_C.max(initial=-1)) + 1
 
     def feature(self, name: str) -> np.ndarray:
-        """A user feature by name, (C,). ValueError where there is none of that name."""
+        """A user feature by name, (C,). UserError where there is none of that name."""
         if name not in self.feature_names:
-            raise ValueError(f"no user feature {name!r} (there is {', '.join(self.feature_names) or 'none'})")
+            raise UserError(f"no user feature {name!r} (there is {', '.join(self.feature_names) or 'none'})")
         return np.asarray(self.features_SC[self.feature_names.index(name)])
 
     def outcome(self, name: str) -> np.ndarray:
-        """An outcome by name, (C,); "reward" is the reward. ValueError where there is none of that name."""
+        """An outcome by name, (C,); "reward" is the reward. UserError where there is none of that name."""
         if name == "reward":
             return self.reward_C
         if name not in self.outcomes:
-            raise ValueError(f"no outcome {name!r} (there is {', '.join(['reward', *self.outcomes])})")
+            raise UserError(f"no outcome {name!r} (there is {', '.join(['reward', *self.outcomes])})")
         return self.outcomes[name]
 
 
@@ -94,7 +95,7 @@ class Fusion:
 
     @classmethod
     def fit(cls, kind: str, log: ScoredLog, by: tuple[str, ...] = ()) -> "Fusion":
-        """Take means and deviations from a log. ValueError for a negative score under `product`, an unknown feature."""
+        """Take means and deviations from a log. UserError for a negative score under `product`, an unknown feature."""
         assert kind in FUSIONS, kind
         wide_MC = log.scores_MC.astype(np.float64)
         slopes = [Free(_named(f"slope.{name}", by), 0.0) for name in log.names] if by else []
@@ -102,7 +103,7 @@ class Fusion:
         if kind == "product":
             for name, scores_C in zip(log.names, wide_MC, strict=True):
                 if (scores_C < 0).any():
-                    raise ValueError(f"score {name!r} has negative values: --fusion product needs scores of at least 0")
+                    raise UserError(f"score {name!r} has negative values: --fusion product needs scores of at least 0")
             means = np.maximum(wide_MC.mean(axis=1), 1e-6)
             constants = tuple(means.tolist())
             biases = Positive(_named("bias", log.names), tuple((BIAS_SHARE * means).tolist()), BIAS_SCALE)

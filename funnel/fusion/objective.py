@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import UserError
 from funnel.fusion.forms import Fusion, ScoredLog
 from funnel.lists.request_blocks import Requests
 
@@ -30,9 +31,9 @@ class Constraint:
     penalty: float = 10.0
 
     def check(self) -> None:
-        """ValueError, one line, for what cannot be."""
+        """UserError, one line, for what cannot be."""
         if not (0 <= self.tolerance < 1 and math.isfinite(self.penalty) and self.penalty >= 0):
-            raise ValueError(
+            raise UserError(
                 f"constraint on {self.outcome!r}: tolerance {self.tolerance} must be in [0, 1), "
                 f"penalty {self.penalty} at least 0"
             )
@@ -59,20 +60,20 @@ class ScoreFusion:
         for constraint, requests in zip(constraints, self.guarded, strict=True):
             untuned = float(self._mean(requests, untuned_1D, "value")[0])
             if untuned <= 0:
-                raise ValueError(f"constraint on {constraint.outcome!r}: the untuned policy has none of it to keep")
+                raise UserError(f"constraint on {constraint.outcome!r}: the untuned policy has none of it to keep")
             self.floors.append(untuned)
         self.digest = _digest(log, fusion.by, tuple(constraint.outcome for constraint in constraints))
 
     def _check_lengths(self, lengths_R: np.ndarray) -> None:
         if not self.requests.rewarded:
-            raise ValueError("no click or conversion in the half of the log that is tuned on: nothing to tune for")
+            raise UserError("no click or conversion in the half of the log that is tuned on: nothing to tune for")
         if self.metric == "value" and lengths_R.max() <= self.k:
-            raise ValueError(
+            raise UserError(
                 f"no request with a click has more than {self.k} candidates, so value@{self.k} is the same for any "
                 "order: choose a smaller --k or --metric ndcg"
             )
         if self.metric == "ndcg" and lengths_R.max() == 1:
-            raise ValueError("every request with a click has a single candidate: there is nothing to order")
+            raise UserError("every request with a click has a single candidate: there is nothing to order")
 
     def initial(self) -> np.ndarray:
         return self.fusion.policy.initial()

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data.errors import UserError
 from funnel.fusion.forms import ScoredLog
 
 SCORES = ("pctr", "pcvr", "pctcvr")
@@ -28,7 +29,7 @@ class Scored:
 def read_scored(path: Path, conversion_weight: float, by: tuple[str, ...] = (), option: str = "--scored") -> Scored:
     """Read the needed columns, `by` among them: numbers that describe the user.
 
-    Raises ValueError naming the file, the column and the row.
+    Raises UserError naming the file, the column and the row.
     """
     return scored_table(_read(path, by, option), path, conversion_weight, by)
 
@@ -43,7 +44,7 @@ def scored_table(table: pa.Table, path: Path, conversion_weight: float, by: tupl
     """
     check_columns(table.column_names, path, by)
     if not table.num_rows:
-        raise ValueError(f"{path}: holds no rows")
+        raise UserError(f"{path}: holds no rows")
     scores = {name: _numbers(path, table, name) for name in SCORES}
     labels = {name: _label(path, table, name) for name in LABELS}
     _first(path, "conversion", labels["conversion"] > labels["click"], "is 1 where click is 0")
@@ -75,45 +76,43 @@ def scored_table(table: pa.Table, path: Path, conversion_weight: float, by: tupl
 
 def _read(path: Path, by: tuple[str, ...], option: str) -> pa.Table:
     if not path.exists():
-        raise ValueError(f"{option} {path}: no such file (jobs.score writes one)")
+        raise UserError(f"{option} {path}: no such file (jobs.score writes one)")
     if path.is_dir():
-        raise ValueError(f"{option} {path} is a directory: name the Parquet file in it")
+        raise UserError(f"{option} {path} is a directory: name the Parquet file in it")
     try:
         names = pq.read_schema(path).names
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
+        raise UserError(f"{path}: not a readable Parquet file ({error})") from error
     check_columns(names, path, by)
     wanted = [name for name in (*SCORES, *LABELS, VALUE, USER, REQUEST, *by) if name in names]
     try:
         return pq.read_table(path, columns=wanted, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: its data are corrupt ({error})") from error
+        raise UserError(f"{path}: its data are corrupt ({error})") from error
 
 
 def check_columns(names: list[str], path: Path, by: tuple[str, ...]) -> None:
     if reserved := [name for name in by if name in (*SCORES, *LABELS, VALUE, USER, REQUEST)]:
-        raise ValueError(f"--by {reserved[0]}: weights follow columns that describe the user, not this one")
+        raise UserError(f"--by {reserved[0]}: weights follow columns that describe the user, not this one")
     missing = [name for name in (*SCORES, *LABELS, *by) if name not in names]
     if missing:
-        raise ValueError(f"{path}: has no column {', '.join(missing)} (it has {', '.join(names)})")
+        raise UserError(f"{path}: has no column {', '.join(missing)} (it has {', '.join(names)})")
     if USER not in names and REQUEST not in names:
-        raise ValueError(
-            f"{path}: needs a column {USER!r} or {REQUEST!r}: it tells which exposures were shown together"
-        )
+        raise UserError(f"{path}: needs a column {USER!r} or {REQUEST!r}: it tells which exposures were shown together")
 
 
 def _column(path: Path, table: pa.Table, name: str) -> pa.ChunkedArray:
     column = table.column(name)
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
-        raise ValueError(f"{path}: column {name!r} is null in row {row} ({column.null_count} rows in all)")
+        raise UserError(f"{path}: column {name!r} is null in row {row} ({column.null_count} rows in all)")
     return column
 
 
 def _numbers(path: Path, table: pa.Table, name: str) -> np.ndarray:
     column = _column(path, table, name)
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
-        raise ValueError(f"{path}: column {name!r} is {column.type}: a score must be a number")
+        raise UserError(f"{path}: column {name!r} is {column.type}: a score must be a number")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         values = column.to_numpy().astype(np.float32)
     _first(path, name, ~np.isfinite(values), "is not finite")
@@ -125,7 +124,7 @@ def _label(path: Path, table: pa.Table, name: str) -> np.ndarray:
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        raise ValueError(f"{path}: column {name!r} is {column.type}: a label must be 0 or 1")
+        raise UserError(f"{path}: column {name!r} is {column.type}: a label must be 0 or 1")
     values = column.to_numpy()
     _first(path, name, (values != 0) & (values != 1), "is neither 0 nor 1")
     return values.astype(np.float64)
@@ -133,7 +132,7 @@ def _label(path: Path, table: pa.Table, name: str) -> np.ndarray:
 
 def _first(path: Path, name: str, bad: np.ndarray, what: str) -> None:
     if bad.any():
-        raise ValueError(f"{path}: column {name!r} {what} in row {int(np.argmax(bad))} ({int(bad.sum())} rows in all)")
+        raise UserError(f"{path}: column {name!r} {what} in row {int(np.argmax(bad))} ({int(bad.sum())} rows in all)")
 
 
 def _codes(path: Path, table: pa.Table, name: str) -> tuple[np.ndarray, pa.Array]:
@@ -144,7 +143,7 @@ def _codes(path: Path, table: pa.Table, name: str) -> tuple[np.ndarray, pa.Array
     if not (
         pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     ):
-        raise ValueError(f"{path}: column {name!r} is {column.type}: an id must be a whole number or a string")
+        raise UserError(f"{path}: column {name!r} is {column.type}: an id must be a whole number or a string")
     encoded = column.combine_chunks()
     encoded = (encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded).dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary

@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from data.errors import UserError
 from es.policies import Policy
 from funnel.fusion.forms import Fusion, ScoredLog
 
@@ -90,17 +91,17 @@ class ServedFusion:
 def serve(policy: Mapping[str, Any], where: Path) -> ServedFusion:
     """Check that a graph of single exposures can hold the policy that stands in this file.
 
-    Raises ValueError: no policy of score fusion, a fusion by rank, weights that follow the user.
+    Raises UserError: no policy of score fusion, a fusion by rank, weights that follow the user.
     """
     missing = [key for key in ("fusion", "names", "after", "scores") if key not in policy]
     if missing:
-        raise ValueError(f"{where}: key {missing[0]!r} is missing; is this a policy of jobs.evolve's score fusion?")
+        raise UserError(f"{where}: key {missing[0]!r} is missing; is this a policy of jobs.evolve's score fusion?")
     if policy["fusion"] not in SERVED:
-        raise ValueError(
+        raise UserError(
             f"{where}: {policy['fusion']!r} fusion needs the request's ranks, which a graph of single exposures lacks; "
             f"export {' or '.join(SERVED)}, or no policy, and fuse where the request is known"
         )
     if policy.get("by"):
-        raise ValueError(f"{where}: its weights depend on user features ({', '.join(policy['by'])}), "
+        raise UserError(f"{where}: its weights depend on user features ({', '.join(policy['by'])}), "
                          "which the graph has no input for; tune without --by to export the fusion")  # fmt: skip
     return ServedFusion(policy)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import pyarrow as pa
 
+from data.errors import UserError
 from data.log import Log
 from funnel.fusion.evaluation import best_single, compare, split_users
 from funnel.fusion.fixed_policy import judge_policy
@@ -58,9 +59,9 @@ class FusionSettings:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise ValueError(f"k is {self.k}: it must be at least 1")
+            raise UserError(f"k is {self.k}: it must be at least 1")
         if not 0 <= self.conversion_weight <= MAX_CONVERSION_WEIGHT:
-            raise ValueError(f"conversion_weight is {self.conversion_weight}: it must be between 0 and 1e6")
+            raise UserError(f"conversion_weight is {self.conversion_weight}: it must be between 0 and 1e6")
         for text in self.constrain:
             read_constraint(text)
 
@@ -84,20 +85,20 @@ class FusionTuning:
         self.single = best_single(fit, settings.metric, settings.k)
         for name, part in parts.items():
             if not part.reward_C.any():
-                raise ValueError(f"{settings.judge or settings.scored}: no click among the {part.users} users of the "
+                raise UserError(f"{settings.judge or settings.scored}: no click among the {part.users} users of the "
                                  f"{name} part: nothing to compare there")  # fmt: skip
 
     @classmethod
     def open(cls, settings: FusionSettings, seed: int, searching: bool = False) -> Self:
         if settings.scored is None:
-            raise ValueError("--scored FILE is needed for score fusion: the Parquet file that jobs.score wrote")
+            raise UserError("--scored FILE is needed for score fusion: the Parquet file that jobs.score wrote")
         scored = read_scored(settings.scored, settings.conversion_weight, settings.by)
         judged = None
         if settings.judge is not None:
             judged = read_scored(settings.judge, settings.conversion_weight, settings.by, "--judge").log
             if judged.names != scored.log.names:
                 have, want = ", ".join(judged.names), ", ".join(scored.log.names)
-                raise ValueError(f"--judge {settings.judge}: has the scores {have}, --scored has {want}")
+                raise UserError(f"--judge {settings.judge}: has the scores {have}, --scored has {want}")
         return cls(settings, scored, split(scored, judged, seed, searching))
 
     def facts(self) -> dict[str, Any]:
@@ -153,7 +154,7 @@ class FusionTuning:
     @classmethod
     def smaller_is_better(cls, figure: str) -> bool:
         if figure not in AIMS:
-            raise ValueError(f"no figure {figure!r} of score fusion: want one of {', '.join(AIMS)}")
+            raise UserError(f"no figure {figure!r} of score fusion: want one of {', '.join(AIMS)}")
         return False
 
     def judge(self, theta_D: np.ndarray, resamples: int, seed: int, part: HeldOut = "test") -> dict[str, Any]:
@@ -180,7 +181,7 @@ class FusionTuning:
         """Clicks stand in for the scores: what can go wrong is about users, requests and rewards."""
         where = f"{log.location}, part {part}"
         if not (log.schema.user or log.schema.request):
-            raise ValueError(f"{log.location}: its schema names neither user nor request: there are no lists to order")
+            raise UserError(f"{log.location}: its schema names neither user nor request: there are no lists to order")
         tables = {name: stand_in(log, name) for name in (part, judge) if name}
         scored = {
             name: scored_table(table, Path(f"{log.location}/{name}"), settings.conversion_weight, settings.by)
@@ -190,8 +191,8 @@ class FusionTuning:
         try:
             cls(dataclasses.replace(settings, scored=Path(part), judge=Path(judge) if judge else None),
                 scored[part], split(scored[part], judged, seed, False))  # fmt: skip
-        except ValueError as error:
-            raise ValueError(f"{where}: its fusion cannot be tuned: {error}") from None
+        except UserError as error:
+            raise UserError(f"{where}: its fusion cannot be tuned: {error}") from None
 
     @classmethod
     def judge_policy(cls, policy: Path, scored: Path, resamples: int, seed: int) -> dict[str, float]:
@@ -225,13 +226,13 @@ def stand_in(log: Log, part: str) -> pa.Table:
 
 
 def read_constraint(text: str) -> Constraint:
-    """click=0.005 as a constraint; ValueError for what is none."""
+    """click=0.005 as a constraint; UserError for what is none."""
     outcome, _, tolerance = text.partition("=")
     if outcome not in LABELS:
-        raise ValueError(f"--constrain {text}: the outcome must be one of {', '.join(LABELS)}")
+        raise UserError(f"--constrain {text}: the outcome must be one of {', '.join(LABELS)}")
     try:
         constraint = Constraint(outcome, float(tolerance))
     except ValueError:
-        raise ValueError(f"--constrain {text}: want {outcome}=0.005, the share that may be lost") from None
+        raise UserError(f"--constrain {text}: want {outcome}=0.005, the share that may be lost") from None
     constraint.check()
     return constraint

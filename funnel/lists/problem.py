@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from data.encode import Encoder, numeric_moments, one_chunk
+from data.errors import UserError
 from data.filesystems import shown
 from data.labels import check_labels
 from data.log import Log, Part
@@ -66,18 +67,18 @@ class ListWise:
     ) -> dict[str, Any]:
         """{"label", "numeric_mean", "numeric_std", "parts"}.
 
-        Raises ValueError: a schema without requests or without the label, wrong labels, a part without positives.
+        Raises UserError: a schema without requests or without the label, wrong labels, a part without positives.
         """
         schema, where = log.schema, shown(log.location)
         if schema.request is None:
-            raise ValueError(f"{where}/schema.json: names no 'request'; a list-wise problem needs one")
+            raise UserError(f"{where}/schema.json: names no 'request'; a list-wise problem needs one")
         label = settings.label or next(iter(schema.labels), "")
         if label not in schema.labels:
-            raise ValueError(f"{where}/schema.json: no label {label!r}; it has {', '.join(schema.labels) or 'none'}")
+            raise UserError(f"{where}/schema.json: no label {label!r}; it has {', '.join(schema.labels) or 'none'}")
         facts = {name: check_labels(log, part) for name, part in parts.items()}
         for name in ("train", "valid"):
             if not 0 < facts[name].positives[label] < facts[name].rows:
-                raise ValueError(f"{where}/{name}: {label!r} is the same in all {facts[name].rows} rows")
+                raise UserError(f"{where}/{name}: {label!r} is the same in all {facts[name].rows} rows")
         mean_N, std_N = numeric_moments(log, parts["train"])
         counts = {name: {"rows": fact.rows, label: fact.positives[label]} for name, fact in facts.items()}
         return {
@@ -104,7 +105,7 @@ class ListWise:
         return f"a list-wise score of {self.label!r} on {self.settings.model.backbone.name}"
 
     def sizes(self, log: Log, part: Part) -> tuple[int, ...]:
-        """Requests of each row group. Raises ValueError where a request is torn or out of sequence."""
+        """Requests of each row group. Raises UserError where a request is torn or out of sequence."""
         return request_sizes(log, part, self.request)
 
     def encode(self, table: pa.Table) -> Lists:
@@ -141,7 +142,7 @@ class ListWise:
 
     def smaller_is_better(self, figure: str) -> bool:
         if figure not in AIMS:
-            raise ValueError(f"stop_metric {figure!r}: want one of {', '.join(AIMS)}")
+            raise UserError(f"stop_metric {figure!r}: want one of {', '.join(AIMS)}")
         return AIMS[figure]
 
     @classmethod

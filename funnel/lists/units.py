@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from data.encode import Rows, one_chunk
+from data.errors import UserError
 from data.filesystems import shown
 from data.hashing import hash_array
 from data.labels import THREADS
@@ -88,7 +89,7 @@ def request_begins(request_R: pa.Array) -> np.ndarray:
 def request_sizes(log: Log, part: Part, request: str) -> tuple[int, ...]:
     """How many requests each row group holds. 8 bytes of memory a request.
 
-    Raises ValueError naming file and row: a request that is missing, or whose rows do not stand together in one row
+    Raises UserError naming file and row: a request that is missing, or whose rows do not stand together in one row
     group (a log that is not sorted by request, or whose writer cut one in two).
     """
     groups = list(part.row_groups())
@@ -100,7 +101,7 @@ def request_sizes(log: Log, part: Part, request: str) -> tuple[int, ...]:
         before = sum(file.row_groups[:index])
         if column.null_count:
             row = before + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-            raise ValueError(f"{file.path}: row {row}: column {request!r} is missing; every row needs its request")
+            raise UserError(f"{file.path}: row {row}: column {request!r} is missing; every row needs its request")
         begin_L = request_begins(column)[:-1]
         return before + begin_L, hash_array(column.take(pa.array(begin_L)))
 
@@ -114,7 +115,7 @@ def request_sizes(log: Log, part: Part, request: str) -> tuple[int, ...]:
         place = int(again.min())
         number = int(np.searchsorted(np.cumsum(sizes), place, side="right"))
         row = int(found[number][0][place - sum(sizes[:number])])
-        raise ValueError(
+        raise UserError(
             f"{groups[number][0].path}: row {row}: its request (column {request!r}) has rows before that do not stand "
             f"beside it in one row group; sort {shown(log.location)}/{part.name} by request and end row groups where "
             "requests end, as jobs.make_data does"

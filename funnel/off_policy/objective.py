@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data.errors import UserError
 from funnel.off_policy.estimators import (
     ESTIMATORS,
     Estimate,
@@ -31,7 +32,7 @@ from funnel.off_policy.estimators import (
 
 @dataclass(frozen=True)
 class LoggedActions:
-    """Rounds of a logged policy. ValueError, naming the round, for what cannot be."""
+    """Rounds of a logged policy. UserError, naming the round, for what cannot be."""
 
     context_FR: np.ndarray  # float32; include a row of ones for scores that do not depend on the context
     action_R: np.ndarray  # int64, the action taken
@@ -50,9 +51,9 @@ class LoggedActions:
         ):
             if bad_R.any():
                 where = int(np.argmax(bad_R))
-                raise ValueError(f"{name} of round {where} cannot be used ({int(bad_R.sum())} rounds in all)")
+                raise UserError(f"{name} of round {where} cannot be used ({int(bad_R.sum())} rounds in all)")
         if not rounds:
-            raise ValueError("a log without rounds")
+            raise UserError("a log without rounds")
         assert self.context_FR.shape[1] == rounds == len(self.propensity_R) == len(self.reward_R)
         assert not len(self.pairs_JAR) or self.pairs_JAR.shape[1:] == (actions, rounds)
 
@@ -108,7 +109,7 @@ class OffPolicySettings:
             ("smallest_size", self.smallest_size >= 0, "at least 0"),
         ):
             if not holds:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: it must be {what}")
+                raise UserError(f"{name} is {getattr(self, name)!r}: it must be {what}")
 
 
 class OffPolicy:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data.errors import UserError
 from funnel.off_policy.evaluation import compare_policies, effective_size, policy_value
 from funnel.off_policy.objective import LoggedActions, OffPolicy, OffPolicySettings
 from funnel.off_policy.results import results
@@ -75,8 +76,8 @@ class OffPolicyTuning:
                 reward_R=numbers(table[settings.reward], f"{path}: column {settings.reward!r}"),
                 actions_EA=np.eye(len(self.actions), dtype=np.float32),
             )
-        except ValueError as error:
-            raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
+        except UserError as error:
+            raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
         self.rounds = len(part_R)
         own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(OffPolicySettings)}
         self.objective = OffPolicy(OffPolicySettings(**own), log.part(part_R == FIT))
@@ -87,11 +88,11 @@ class OffPolicyTuning:
     @classmethod
     def open(cls, settings: FileSettings, seed: int, searching: bool = False) -> Self:
         if settings.data is None:
-            raise ValueError("--data FILE is needed for off_policy: the Parquet file of logged rounds")
+            raise UserError("--data FILE is needed for off_policy: the Parquet file of logged rounds")
         table = read_table(settings.data, settings)
         rounds = table.num_rows
         if rounds < FEWEST_ROUNDS * (1 + searching):
-            raise ValueError(f"{settings.data}: {rounds} rounds, half of them to judge by: too few to learn from")
+            raise UserError(f"{settings.data}: {rounds} rounds, half of them to judge by: too few to learn from")
         order_R, tuned = np.random.default_rng(seed).permutation(rounds), (rounds + 1) // 2
         part_R = np.where(order_R < tuned, FIT, TEST)
         if searching:
@@ -132,7 +133,7 @@ class OffPolicyTuning:
     @classmethod
     def smaller_is_better(cls, figure: str) -> bool:
         if figure not in AIMS:
-            raise ValueError(f"no figure {figure!r} of off_policy: want one of {', '.join(AIMS)}")
+            raise UserError(f"no figure {figure!r} of off_policy: want one of {', '.join(AIMS)}")
         return False
 
     def judge(self, theta_D: np.ndarray, resamples: int, seed: int, part: HeldOut = "test") -> dict[str, Any]:
@@ -156,13 +157,13 @@ class OffPolicyTuning:
 
 def read_table(path: Path, settings: FileSettings) -> pa.Table:
     if not path.is_file():
-        raise ValueError(f"--data {path}: no such file")
+        raise UserError(f"--data {path}: no such file")
     try:
         table = pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from None
     if not settings.features:
-        raise ValueError(
+        raise UserError(
             "--features A B is needed for off_policy: the columns known before the action was taken; "
             f"{path} has {', '.join(table.column_names)}"
         )
@@ -171,10 +172,10 @@ def read_table(path: Path, settings: FileSettings) -> pa.Table:
         given["propensity"] = settings.propensity
     for name, column in (*given.items(), *(("features", each) for each in settings.features)):
         if column not in table.column_names:
-            raise ValueError(f"{path} has no column {column!r} (--{name}): it has {', '.join(table.column_names)}")
+            raise UserError(f"{path} has no column {column!r} (--{name}): it has {', '.join(table.column_names)}")
     for column in settings.features:
         if column in given.values():
-            raise ValueError(f"--features {column}: {column!r} is what is to be chosen or predicted, not a feature")
+            raise UserError(f"--features {column}: {column!r} is what is to be chosen or predicted, not a feature")
     return table
 
 
@@ -206,10 +207,10 @@ def encode_actions(
     kind = column.type
     plain = pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if not (plain or pa.types.is_boolean(kind) or pa.types.is_dictionary(kind)):
-        raise ValueError(f"{where} is {kind}: whole numbers, text or yes/no are wanted")
+        raise UserError(f"{where} is {kind}: whole numbers, text or yes/no are wanted")
     values = sorted(pc.unique(column).to_pylist())
     if not 2 <= len(values) <= most:
-        raise ValueError(f"{where} has {len(values)} distinct values: 2 to {most} {what} are wanted")
+        raise UserError(f"{where} has {len(values)} distinct values: 2 to {most} {what} are wanted")
     places = {value: place for place, value in enumerate(values)}
     return values, np.asarray([places[value] for value in column.to_pylist()], np.int64)
 
@@ -225,18 +226,18 @@ def numbers(column: pa.ChunkedArray, where: str) -> np.ndarray:
     refuse_nulls(column, where)
     kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise ValueError(f"{where} is {kind}: numbers are wanted")
+        raise UserError(f"{where} is {kind}: numbers are wanted")
     value_R = column.to_numpy() * 1.0 if pa.types.is_boolean(kind) else column.cast(pa.float64(), safe=False).to_numpy()
     bad_R = ~np.isfinite(value_R)
     if bad_R.any():
-        raise ValueError(f"{where}, row {int(np.argmax(bad_R))}: {value_R[bad_R][0]} is not a finite number")
+        raise UserError(f"{where}, row {int(np.argmax(bad_R))}: {value_R[bad_R][0]} is not a finite number")
     return np.asarray(value_R, np.float64)
 
 
 def refuse_nulls(column: pa.ChunkedArray, where: str) -> None:
     if column.null_count:
         row = int(np.argmax(pc.is_null(column).to_numpy(zero_copy_only=False)))
-        raise ValueError(f"{where}, row {row}: empty ({column.null_count} such rows)")
+        raise UserError(f"{where}, row {row}: empty ({column.null_count} such rows)")
 
 
 def is_number(text: str) -> bool:

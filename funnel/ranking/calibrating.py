@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from data.errors import UserError
 from data.log import Log
 from funnel.network import BatchNetwork
 from funnel.panels import Cell, Table
@@ -31,7 +32,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 < self.negative_rate <= 1:
-            raise ValueError(f"the rate of negative sampling must be in (0, 1], got {self.negative_rate}")
+            raise UserError(f"the rate of negative sampling must be in (0, 1], got {self.negative_rate}")
 
 
 def calibrate(run: Given, given: GivenTo, log: Log, settings: Settings, count: Count) -> Calibrated:

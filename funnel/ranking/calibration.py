@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.errors import UserError
 from data.files import write_whole
 
 CALIBRATION = "calibration.json"
@@ -30,7 +31,7 @@ SPACES = ("entire", "click")
 
 @dataclass(frozen=True)
 class Calibrator:
-    """The map of one task. Raises ValueError unless it is increasing and finite."""
+    """The map of one task. Raises UserError unless it is increasing and finite."""
 
     method: str = "none"
     slope: float = 1.0
@@ -41,10 +42,10 @@ class Calibrator:
     def __post_init__(self) -> None:
         numbers = [self.slope, self.intercept, *(value for knot in self.knots for value in knot)]
         if not all(math.isfinite(value) for value in numbers) or self.slope <= 0:
-            raise ValueError("a calibration needs finite numbers and a positive slope")
+            raise UserError("a calibration needs finite numbers and a positive slope")
         pairs = list(itertools.pairwise(self.knots))
         if any(x1 <= x0 or y1 <= y0 for (x0, y0), (x1, y1) in pairs):
-            raise ValueError("the knots of a calibration must increase")
+            raise UserError("the knots of a calibration must increase")
 
     def apply(self, probability: Tensor) -> Tensor:
         """Calibrated probabilities of the same shape and type (float32 or float64); 0 stays 0 and 1 stays 1."""
@@ -98,16 +99,16 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, value: object, where: str = CALIBRATION) -> "Calibration":
-        """Check and read; `where` opens the message of a ValueError."""
+        """Check and read; `where` opens the message of a UserError."""
         if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise ValueError(f"{where}: not a Counterpoint calibration")
+            raise UserError(f"{where}: not a Counterpoint calibration")
         if value.get("version") != VERSION:
-            raise ValueError(f"{where}: version {value.get('version')}; this program reads version {VERSION}")
+            raise UserError(f"{where}: version {value.get('version')}; this program reads version {VERSION}")
         try:
             tasks = {str(task): Calibrator.from_dict(entry) for task, entry in value["tasks"].items()}
             return cls(tasks, dict(value.get("about") or {}))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{where}: broken ({type(error).__name__}: {error})") from None
+            raise UserError(f"{where}: broken ({type(error).__name__}: {error})") from None
 
     def save(self, directory: Path) -> None:
         """Write DIRECTORY/calibration.json whole or not at all."""
@@ -115,12 +116,12 @@ class Calibration:
 
     @classmethod
     def load(cls, directory: Path) -> "Calibration | None":
-        """What save wrote, or None if there is none. Raises ValueError naming the file if it is broken."""
+        """What save wrote, or None if there is none. Raises UserError naming the file if it is broken."""
         path = directory / CALIBRATION
         if not path.exists():
             return None
         try:
             value = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: not readable as JSON ({error})") from None
+            raise UserError(f"{path}: not readable as JSON ({error})") from None
         return cls.from_dict(value, str(path))

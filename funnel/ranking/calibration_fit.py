@@ -18,6 +18,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from data.encode import Encoder
+from data.errors import UserError
 from data.log import Log, Part
 from data.reading import ordered_tables
 from funnel.figures.binary import BINS, LIMIT, BinaryMetrics
@@ -75,14 +76,14 @@ def fit_calibration(
 ) -> Calibration:
     """Fit CTR and CVR. `negative_rate` is the share of the unclicked exposures that the log kept, in all its parts.
 
-    Raises ValueError: an unknown method or space, a rate outside (0, 1], one class only.
+    Raises UserError: an unknown method or space, a rate outside (0, 1], one class only.
     """
     if method not in METHODS:
-        raise ValueError(f"unknown calibration {method!r}; known: {', '.join(METHODS)}")
+        raise UserError(f"unknown calibration {method!r}; known: {', '.join(METHODS)}")
     if space not in SPACES:
-        raise ValueError(f"unknown space {space!r} for the calibration of CVR; known: {', '.join(SPACES)}")
+        raise UserError(f"unknown space {space!r} for the calibration of CVR; known: {', '.join(SPACES)}")
     if not 0 < negative_rate <= 1:
-        raise ValueError(f"the rate of negative sampling must be in (0, 1], got {negative_rate}")
+        raise UserError(f"the rate of negative sampling must be in (0, 1], got {negative_rate}")
     rows_R3 = np.concatenate(data.clicked).astype(np.float64)
     about = {"method": method, "space": space, "negative_rate": negative_rate, "clip": clip,
              "rows": data.ctr.count, "clicks": len(rows_R3), "conversions": int(rows_R3[:, 2].sum())}  # fmt: skip
@@ -128,7 +129,7 @@ def fit(
     logit_R = np.clip(logit_R, -LIMIT, LIMIT)
     positives, negatives = (count_R * label_R).sum(), (count_R * (1 - label_R)).sum()
     if not positives or not negatives:
-        raise ValueError(f"{task} cannot be calibrated: no {'negatives' if positives else 'positives'} in the part")
+        raise UserError(f"{task} cannot be calibrated: no {'negatives' if positives else 'positives'} in the part")
     if method == "platt":
         return platt(logit_R, label_R, weight_R, positives, negatives)
     return isotonic(logit_R, label_R, weight_R, count_R)

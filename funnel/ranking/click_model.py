@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.errors import UserError
 from funnel.batch import Batch
 from funnel.problem import Given
 from funnel.ranking.calibration import Calibration
@@ -18,13 +19,13 @@ from funnel.ranking.calibration import Calibration
 class ClickModel:
     """The CTR tower of a finished run, calibrated if the run is, held as it is.
 
-    Raises ValueError if the run's model has no task "ctr", or its calibration is damaged.
+    Raises UserError if the run's model has no task "ctr", or its calibration is damaged.
     """
 
     def __init__(self, run: Given) -> None:
         self.network: Any = run.network
         if "ctr" not in getattr(run.network, "tasks", ()):
-            raise ValueError(f"{run.directory}: its model predicts no clicks (it has no task 'ctr')")
+            raise UserError(f"{run.directory}: its model predicts no clicks (it has no task 'ctr')")
         calibration = Calibration.load(run.directory)
         self.calibrator = calibration.tasks.get("ctr") if calibration else None
 

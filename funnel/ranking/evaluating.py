@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from data.errors import UserError
 from data.labels import check_labels
 from data.log import Log, Part
 from funnel.figures.slices import ACTIVITY, Slicing, plan_slices
@@ -76,12 +77,12 @@ class Evaluation:
 
 
 def prepare(run: Given, log: Log, part: str, by: Sequence[str], raw: bool, replicates: int, seed: int) -> Evaluation:
-    """Raises ValueError: no such part, wrong labels, a column to slice by that is not there or cannot be."""
+    """Raises UserError: no such part, wrong labels, a column to slice by that is not there or cannot be."""
     log = for_scoring(log, run.problem.schema, truth=True)
     rows = log.part(part)
     counts = counted(check_labels(log, rows))
     if ACTIVITY in by and log.schema.user is None:
-        raise ValueError(f"--by {ACTIVITY}: the log's schema names no user")
+        raise UserError(f"--by {ACTIVITY}: the log's schema names no user")
     slicings = plan_slices(log, rows, [name for name in by if name != ACTIVITY])
     calibration = None if raw else Calibration.load(run.directory)
     return Evaluation(run, calibration, log, rows, counts, by, slicings, replicates, seed)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data.errors import UserError
 from funnel.figures.binary import BINS, ECE_GROUPS, FIGURES, BinaryMetrics
 from funnel.figures.bootstrap import GROUPS, Replicates, ScoreGroups, chunks, fine_bins, interval, intervals
 from funnel.figures.grouped_auc import GroupedAuc
@@ -227,9 +228,9 @@ def slice_figures(scored: Scored, index: int) -> list[dict[str, Any]]:
 
 
 def activity_figures(scored: Scored) -> list[dict[str, Any]]:
-    """Slices by how many exposures a user has in the part. Raises ValueError if the log has no users."""
+    """Slices by how many exposures a user has in the part. Raises UserError if the log has no users."""
     if not scored.part.has_users:
-        raise ValueError(f"--by @activity: {NO_USERS}")
+        raise UserError(f"--by @activity: {NO_USERS}")
     longest = np.zeros(1, np.int64)
     for rows in scored.part.read():
         seen = np.bincount(per_user(rows["user"]))

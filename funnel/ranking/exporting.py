@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from data.errors import UserError
 from data.log import Log
 from funnel.problem import Given
 from funnel.ranking.calibration import Calibration
@@ -30,7 +31,7 @@ def export(
 ) -> dict[str, Any]:
     """Write the files into the directory and return what serving.json says of them.
 
-    Raises ValueError: a score that the policy takes and the ranker does not have, no such part, a file that differs
+    Raises UserError: a score that the policy takes and the ranker does not have, no such part, a file that differs
     from the model by more than the tolerance on the part's first rows.
     """
     schema, calibration = run.problem.schema, Calibration.load(run.directory)
@@ -38,7 +39,7 @@ def export(
     known = SCORES + (VALUE,) * (log.schema.value is not None)
     strange = [name for name in (policy.scores if policy else ()) if name not in known]
     if strange:
-        raise ValueError(f"the policy fuses {strange[0]!r}; the exported ranker has {', '.join(known)}")
+        raise UserError(f"the policy fuses {strange[0]!r}; the exported ranker has {', '.join(known)}")
     ranker = Ranker(run.network, schema, calibration, policy)  # type: ignore[arg-type]
     real = real_rows(ranker, policy, log, part, rows)
     program = export_program(ranker)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from data.encode import Encoder, numeric_moments
+from data.errors import UserError
 from data.filesystems import shown
 from data.labels import LabelFacts, check_labels
 from data.log import Log, Part
@@ -77,13 +78,13 @@ class EntireSpace:
         """Check labels, measure the features: {"tasks", "click_rate", "conversion_rate", "numeric_mean", "numeric_std",
         "parts"}.
 
-        Raises ValueError: an unknown backbone or objective, a label that is not there or wrong, a part without clicks
+        Raises UserError: an unknown backbone or objective, a label that is not there or wrong, a part without clicks
         or conversions, a click model for an objective that weighs nothing.
         """
         lookup(BACKBONES, settings.model.backbone.name, "backbone")
         objective = find_objective(settings.objective.name)
         if PROPENSITIES in roles and not objective.uses_propensities:
-            raise ValueError(
+            raise UserError(
                 f"--given {PROPENSITIES}=...: objective {settings.objective.name} uses no propensities; leave it out"
             )
         require_labels(log)
@@ -172,7 +173,7 @@ class EntireSpace:
 
     def smaller_is_better(self, figure: str) -> bool:
         if figure not in AIMS:
-            raise ValueError(f"stop_metric {figure!r}: want one of {', '.join(AIMS)}")
+            raise UserError(f"stop_metric {figure!r}: want one of {', '.join(AIMS)}")
         return figure.endswith("log_loss")
 
     @classmethod
@@ -201,13 +202,13 @@ def require_labels(log: Log) -> None:
     absent = [name for name in LABELS if name not in log.schema.labels]
     if absent:
         have = ", ".join(log.schema.labels) or "none"
-        raise ValueError(f"{shown(log.location)}/schema.json: no label {absent[0]!r}; it has {have}")
+        raise UserError(f"{shown(log.location)}/schema.json: no label {absent[0]!r}; it has {have}")
 
 
 def refuse_empty(where: str, facts: LabelFacts) -> None:
     for name in LABELS:
         if facts.positives[name] == 0:
-            raise ValueError(f"{where}: no {name}s in {facts.rows} rows; there is nothing to learn")
+            raise UserError(f"{where}: no {name}s in {facts.rows} rows; there is nothing to learn")
 
 
 def counted(facts: LabelFacts) -> dict[str, int]:

@@ -14,6 +14,7 @@ import pyarrow.types as pat
 import torch
 
 from data.encode import Encoder, one_chunk
+from data.errors import UserError
 from data.hashing import hash_array
 from data.log import Log, Part
 from data.reading import ordered_tables
@@ -111,7 +112,7 @@ def user_keys(table: pa.Table, name: str) -> np.ndarray:
     column = one_chunk(table, name)
     if not (pat.is_integer(column.type) or pat.is_dictionary(column.type) or pat.is_string(column.type)
             or pat.is_large_string(column.type)):  # fmt: skip
-        raise ValueError(f"column {name!r} is of type {column.type}; a user is a whole number or a string")
+        raise UserError(f"column {name!r} is of type {column.type}; a user is a whole number or a string")
     key_R = hash_array(column)
     if column.null_count:
         key_R = np.where(column.is_null().to_numpy(zero_copy_only=False), np.uint64(0), key_R)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from data.encode import Encoder, Rows
+from data.errors import UserError
 from data.log import Log, Part, PartFile
 from funnel.ranking.export import FUSED, SCORES, VALUE, Ranker, bag_inputs
 from funnel.ranking.scoring import score
@@ -114,7 +115,7 @@ def batches(rows: int) -> Iterator[slice]:
 def refuse(differences: dict[str, float], name: str, tolerance: float, rows: int) -> None:
     worst = max(differences, key=lambda output: differences[output])
     if differences[worst] > tolerance:
-        raise ValueError(
+        raise UserError(
             f"{name}: {worst} differs from the trained model's by {differences[worst]:.3g} on {rows} real rows, "
             f"more than --tolerance {tolerance:g}; nothing was written"
         )

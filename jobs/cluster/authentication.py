@@ -9,6 +9,8 @@ import os
 import secrets
 from pathlib import Path
 
+from data.errors import UserError
+
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
@@ -17,9 +19,9 @@ def token_file() -> Path:
 
 
 def check_token_file(path: Path) -> None:
-    """Raise ValueError if others than its owner can read the token."""
+    """Raise UserError if others than its owner can read the token."""
     if path.is_file() and path.stat().st_mode & 0o077:
-        raise ValueError(f"{path}: the token can be read by others (Ray writes it so); chmod 600 {path}")
+        raise UserError(f"{path}: the token can be read by others (Ray writes it so); chmod 600 {path}")
 
 
 def before_local_cluster() -> None:
@@ -35,6 +37,6 @@ def after_local_cluster() -> None:
 
 
 def before_named_cluster() -> None:
-    """Before ray.init with RAY_ADDRESS. Raises ValueError for a token file that others can read."""
+    """Before ray.init with RAY_ADDRESS. Raises UserError for a token file that others can read."""
     if os.environ.get(MODE, "").lower() == "token" and not os.environ.get(TOKEN):
         check_token_file(token_file())

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from data.errors import UserError
 from jobs.cluster.authentication import after_local_cluster, before_local_cluster, before_named_cluster
 from jobs.run.directory import usable_cpus
 
@@ -24,11 +25,11 @@ SERVER = "RAY_API_SERVER_ADDRESS"
 
 
 def check_cpus(workers: int) -> None:
-    """Raise ValueError if a local cluster could not give every worker a CPU. Starts nothing."""
+    """Raise UserError if a local cluster could not give every worker a CPU. Starts nothing."""
     if workers < 0:
-        raise ValueError(f"--workers must be at least 0, got {workers}")
+        raise UserError(f"--workers must be at least 0, got {workers}")
     if not names_cluster() and workers > usable_cpus():
-        raise ValueError(f"--workers {workers}: this machine has {usable_cpus()} CPUs; ask for at most that many")
+        raise UserError(f"--workers {workers}: this machine has {usable_cpus()} CPUs; ask for at most that many")
 
 
 def names_cluster() -> bool:
@@ -39,7 +40,7 @@ def connect(cpus: int, asked: str = "") -> None:
     """Make Ray ready for `cpus` one-CPU workers; a second call does nothing.
 
     With RAY_ADDRESS set (inside a Ray job it always is) the process joins that cluster, and a cluster of too few CPUs
-    is a ValueError, which names the options that `asked` for so many. Without it a local cluster is started: no
+    is a UserError, which names the options that `asked` for so many. Without it a local cluster is started: no
     dashboard, a token of its own, and no log lines of workers on the terminal unless COUNTERPOINT_LOG asks for them.
     """
     for name, value in RECOVERY.items():
@@ -57,14 +58,14 @@ def connect(cpus: int, asked: str = "") -> None:
         try:
             ray.init(logging_level=level, log_to_driver=level != "ERROR")
         except ConnectionError:
-            raise ValueError(
+            raise UserError(
                 f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no Ray cluster answers there, or it refuses the token "
                 f"(RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')})"
             ) from None
         available = int(ray.cluster_resources().get("CPU", 0))
         if cpus > available:
             asked = asked or f"--workers {cpus}"
-            raise ValueError(f"{asked}: the cluster at {os.environ['RAY_ADDRESS']} has {available} CPUs")
+            raise UserError(f"{asked}: the cluster at {os.environ['RAY_ADDRESS']} has {available} CPUs")
         return
     check_cpus(cpus)
     before_local_cluster()

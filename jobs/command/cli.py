@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from data.errors import UserError
 from jobs.command.paths import absolute
 
 Options = type | Callable[[Sequence[str]], type]
@@ -37,7 +38,7 @@ def main(
 ) -> None:
     """Parse the command line into `arguments`, run, and exit.
 
-    A ValueError is the user's: it becomes one line on stderr and exit code 2. Anything else is ours and keeps its
+    A UserError is the user's: it becomes one line on stderr and exit code 2. Anything else is ours and keeps its
     traceback. `description` is the module's docstring; its first lines are examples. `resumes` says that
     the same command goes on from where it was interrupted. `words`: the command line, if not all of sys.argv.
     """
@@ -47,7 +48,7 @@ def main(
     try:
         parsed = parse(arguments, sys.argv[1:] if words is None else words, description)
         run(parsed)
-    except ValueError as error:
+    except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(USER_ERROR) from error
     except OSError as error:
@@ -62,7 +63,7 @@ def main(
 
 
 def parse(arguments: Options, words: Sequence[str], description: str = "") -> Any:
-    """The command's arguments from its words, paths made absolute. Raises ValueError in one line for what is none;
+    """The command's arguments from its words, paths made absolute. Raises UserError in one line for what is none;
     the valid options are listed for an unknown one. `--help` prints and ends the program."""
     kind = arguments if isinstance(arguments, type) else arguments(words)
     said = io.StringIO()
@@ -75,9 +76,9 @@ def parse(arguments: Options, words: Sequence[str], description: str = "") -> An
     except SystemExit as end:
         if end.code != USER_ERROR:
             raise
-        raise ValueError(one_line(said.getvalue())) from None
+        raise UserError(one_line(said.getvalue())) from None
     if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r}; valid: {', '.join(options_of(kind))}")
+        raise UserError(f"unknown option {unknown[0]!r}; valid: {', '.join(options_of(kind))}")
     return absolute(parsed)
 
 
@@ -157,7 +158,7 @@ def glance(words: Sequence[str], **defaults: str) -> dict[str, str]:
     try:
         return vars(parser.parse_known_args(list(words))[0])
     except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from None
+        raise UserError(str(error)) from None
 
 
 def command() -> str:

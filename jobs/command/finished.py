@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from data.errors import UserError
 from distributed.checkpoint.read import MODEL_DIRECTORY, RECORD, read_record
 from distributed.finished_run import load_run
 from funnel.problem import Given
@@ -21,14 +22,14 @@ def device() -> torch.device:
 
 
 def read_finished(path: Path) -> dict[str, Any]:
-    """run.json of a finished training run. Raises ValueError: no such run, another kind, not finished."""
+    """run.json of a finished training run. Raises UserError: no such run, another kind, not finished."""
     if not path.is_dir():
-        raise ValueError(f"--run {path}: no such run directory")
+        raise UserError(f"--run {path}: no such run directory")
     record = read_json(path / RUN_FILE)
     if record.get("kind") != "train":
-        raise ValueError(f"--run {path}: a {record.get('kind')} run; only a training run has a model")
+        raise UserError(f"--run {path}: a {record.get('kind')} run; only a training run has a model")
     if not (path / SUMMARY_FILE).exists():
-        raise ValueError(f"--run {path}: not finished (no {SUMMARY_FILE}); repeat its jobs.train command to finish it")
+        raise UserError(f"--run {path}: not finished (no {SUMMARY_FILE}); repeat its jobs.train command to finish it")
     return record
 
 

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data.errors import UserError
 from data.files import write_whole
 from funnel.settings import changed, fields, flat, keys
 from funnel.spaces import Presets
@@ -23,7 +24,7 @@ def write_preset(path: Path, job: str, settings: dict[str, Any], about: dict[str
 def find_preset(name: str, presets: Presets, job: str) -> tuple[dict[str, Any], str]:
     """Settings by dotted key, and how to call their source. `name`: of a preset, or a JSON file's path; "": none.
 
-    Raises ValueError: no such preset (the valid ones are listed), a file that is absent, broken or of another job.
+    Raises UserError: no such preset (the valid ones are listed), a file that is absent, broken or of another job.
     """
     if not name:
         return {}, ""
@@ -31,29 +32,29 @@ def find_preset(name: str, presets: Presets, job: str) -> tuple[dict[str, Any], 
         return presets[name](), f"--preset {name}"
     path = Path(name).expanduser()
     if path.suffix != ".json" and not path.exists():
-        raise ValueError(
+        raise UserError(
             f"--preset {name}: no such preset of jobs.{job}; there are {', '.join(presets)}, or a JSON file"
         )
     record = read_json(path)
     kind = record.get("preset", job)
     if kind != job:
-        raise ValueError(f"{path}: a preset of jobs.{kind}, not of jobs.{job}")
+        raise UserError(f"{path}: a preset of jobs.{kind}, not of jobs.{job}")
     settings = record.get("settings", record)
     if not isinstance(settings, dict):
-        raise ValueError(f"{path}: its settings are no object of key: value")
+        raise UserError(f"{path}: its settings are no object of key: value")
     return flat(settings), str(path)
 
 
 def apply(settings: dict[str, Any], source: str, *configs: Any) -> tuple[Any, ...]:
     """Copies of some dataclasses of settings with the preset's values in the one that has the key.
 
-    Raises ValueError, naming the source, for a key that none has (listing the valid ones) or a value that cannot be.
+    Raises UserError, naming the source, for a key that none has (listing the valid ones) or a value that cannot be.
     """
     shares: list[dict[str, Any]] = [{} for _ in configs]
     for key, value in settings.items():
         owner = next((n for n, config in enumerate(configs) if key.split(".")[0] in fields(type(config))), None)
         if owner is None:
             valid = ", ".join(name for config in configs for name in keys(type(config)))
-            raise ValueError(f"{source}: unknown key {key!r}; valid keys: {valid}")
+            raise UserError(f"{source}: unknown key {key!r}; valid keys: {valid}")
         shares[owner][key] = value
     return tuple(changed(config, share, source) for config, share in zip(configs, shares, strict=True))

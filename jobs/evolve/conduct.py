@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from data.errors import UserError
 from distributed.reporting.ray_metrics import GenerationTelemetry
 from distributed.reporting.tensorboard import Events
 from es import engine
@@ -39,10 +40,10 @@ NO_CURVE = {"event", "generation", "theta_crc32"}
 def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
     """Tune to the end and return summary.json as a dict.
 
-    Raises ValueError in one line for what cannot be tuned, before anything is written.
+    Raises UserError in one line for what cannot be tuned, before anything is written.
     """
     if arguments.out is None:
-        raise ValueError("--out DIR is needed: the run directory")
+        raise UserError("--out DIR is needed: the run directory")
     out, config = arguments.out, arguments.config
     kind = find_objective(arguments.objective)
     check_tracking()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import ray.cloudpickle
 
+from data.errors import UserError
 from es.objectives.base import Objective
 from es.objectives.registry import OBJECTIVES, made
 from funnel.panels import Panel, Record, Table
@@ -48,7 +49,7 @@ class Plain:
 
     def smaller_is_better(self, figure: str) -> bool:
         if figure != self.goal:
-            raise ValueError(f"no figure {figure!r} of {self.name}: want {self.goal}")
+            raise UserError(f"no figure {figure!r} of {self.name}: want {self.goal}")
         return False
 
     def judge(self, theta_D: np.ndarray, resamples: int, seed: int, part: HeldOut = "test") -> dict[str, Any]:
@@ -62,19 +63,19 @@ class Plain:
 
 
 def find_objective(name: str) -> type[Tunable]:
-    """The tunable of that name. Raises ValueError, listing the names there are, for what is none."""
+    """The tunable of that name. Raises UserError, listing the names there are, for what is none."""
     path, colon, attribute = name.rpartition(":")
     if colon and path.endswith(".py"):
         found = getattr(load_file(Path(path)), attribute, None)
         if found is None:
-            raise ValueError(f"--objective {name}: {path} has no {attribute!r}")
+            raise UserError(f"--objective {name}: {path} has no {attribute!r}")
     else:
         found = OBJECTIVES[name] if name in OBJECTIVES else find(name, {**TUNABLES, **plain_names()}, "objective")
     if hasattr(found, "open") and hasattr(found, "settings_type"):
         tunable: type[Tunable] = found
         return tunable
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
-        raise ValueError(f"--objective {name}: {attribute} must be a tunable or a dataclass of settings")
+        raise UserError(f"--objective {name}: {attribute} must be a tunable or a dataclass of settings")
     plain: Any = Plain(name, found)
     return plain
 
@@ -94,7 +95,7 @@ def load_file(path: Path) -> Any:
     """Import a file as a module that travels to workers whole, as they cannot import it; once for each state of it."""
     path = path.expanduser().absolute()
     if not path.is_file():
-        raise ValueError(f"--objective {path}: no such file")
+        raise UserError(f"--objective {path}: no such file")
     name, stamp = f"objective_{path.stem}", (str(path), path.stat().st_mtime_ns)
     known = sys.modules.get(name)
     if known is not None and getattr(known, "stamp", None) == stamp:
@@ -108,7 +109,7 @@ def load_file(path: Path) -> Any:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise ValueError(f"--objective {path}: {type(error).__name__}: {error}") from error
+        raise UserError(f"--objective {path}: {type(error).__name__}: {error}") from error
     module.stamp = stamp
     ray.cloudpickle.register_pickle_by_value(module)
     return module

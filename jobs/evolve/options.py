@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.errors import UserError
 from es.config import ESConfig
 from funnel.registry import DEFAULT_TUNABLE
 from funnel.settings import changed, fields, keys, read
@@ -49,7 +50,7 @@ class Arguments:
 
     def __post_init__(self) -> None:
         if not 10 <= self.resamples <= 100_000:
-            raise ValueError(f"--resamples is {self.resamples}: it must be between 10 and 100000")
+            raise UserError(f"--resamples is {self.resamples}: it must be between 10 and 100000")
 
 
 def options(words: Sequence[str]) -> type:
@@ -65,7 +66,7 @@ def options(words: Sequence[str]) -> type:
 
 
 def arguments_of(*words: object) -> Arguments:
-    """What the command line would give; raises ValueError for an unknown option."""
+    """What the command line would give; raises UserError for an unknown option."""
     parsed: Arguments = parse(options, [str(word) for word in words])
     return parsed
 
@@ -85,12 +86,12 @@ def resuming(out: Path) -> type:
 
 
 def kept_settings(record: dict[str, Any], where: str) -> dict[str, Any]:
-    """What run.json keeps of a run's settings. Raises ValueError for a run of another command or an earlier version."""
+    """What run.json keeps of a run's settings. Raises UserError for a run of another command or an earlier version."""
     kept = record.get("config")
     if record.get("kind") not in ("evolve", "evolve_objective") or not isinstance(kept, dict):
-        raise ValueError(f"{where}: is no run of jobs.evolve")
+        raise UserError(f"{where}: is no run of jobs.evolve")
     if not {"objective", "settings", "es", "workers", "resamples"} <= kept.keys():
-        raise ValueError(
+        raise UserError(
             f"{where}: was begun by an earlier version, which kept its settings in another form; a new run with "
             "--start-from and this directory begins with its theta"
         )
@@ -107,7 +108,7 @@ def fill(settings_type: type, values: dict[str, Any], source: str, base: tuple[A
     """(engine's settings, objective's settings) with values by dotted key in them; beyond the defaults, or `base`.
 
     Keys are the names of the options. Where the objective's settings have fields without a default and none is given,
-    the dataclass itself stands for them. Raises ValueError, naming the source, for a key that neither has.
+    the dataclass itself stands for them. Raises UserError, naming the source, for a key that neither has.
     """
     config: Any
     settings: Any
@@ -125,12 +126,12 @@ def fill(settings_type: type, values: dict[str, Any], source: str, base: tuple[A
             own[key] = value
         else:
             valid = ", ".join([*keys(ESConfig), *keys(settings_type, front)])
-            raise ValueError(f"{source}: unknown key {key!r}; valid keys: {valid}")
+            raise UserError(f"{source}: unknown key {key!r}; valid keys: {valid}")
     config = changed(config, engine, source)
     try:
         config.check()
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}" if source else str(error)) from None
+    except UserError as error:
+        raise UserError(f"{source}: {error}" if source else str(error)) from None
     if settings is not None:
         return config, changed(settings, own, source)
     if own or not needed(settings_type):

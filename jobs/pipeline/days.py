@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.errors import UserError
 from data.generate import WHOLE_DAY
 from data.hashing import hash_array, splitmix64
 from data.log import Log
@@ -26,14 +27,14 @@ DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 def whole_days(where: Path) -> list[str]:
-    """The days that are there, in order. ValueError for a directory named like a day that is none."""
+    """The days that are there, in order. UserError for a directory named like a day that is none."""
     found = []
     for path in where.iterdir():
         if DAY.fullmatch(path.name) and (path / WHOLE_DAY).is_file():
             try:
                 date.fromisoformat(path.name)
             except ValueError:
-                raise ValueError(f"{path}: is no day of the calendar") from None
+                raise UserError(f"{path}: is no day of the calendar") from None
             found.append(path.name)
     return sorted(found)
 
@@ -43,7 +44,7 @@ def cut_day(log: Log, day: str, share: float, seed: int, out: Path) -> dict[str,
 
     Whole users (else whole requests, else rows) go to one side, by a hash of (user, day, seed): what the policy is
     tuned on was not trained on that day, by users that the model knows from other days. Returns rows by part. Raises
-    ValueError if a side has no rows.
+    UserError if a side has no rows.
     """
     key = log.schema.user or log.schema.request
     plain = dataclasses.replace(log.schema, truth=None)
@@ -63,7 +64,7 @@ def cut_day(log: Log, day: str, share: float, seed: int, out: Path) -> dict[str,
             writer.close()
         for name, count in rows.items():
             if not count:
-                raise ValueError(f"{log.location}/{day}: no rows are left for {name}; change --valid-share")
+                raise UserError(f"{log.location}/{day}: no rows are left for {name}; change --valid-share")
     return rows
 
 

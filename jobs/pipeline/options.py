@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from data.errors import UserError
 from distributed.config import TrainConfig
 from es.config import ESConfig
 from funnel.registry import DEFAULT_PROBLEM, DEFAULT_TUNABLE, find_problem
@@ -86,15 +87,15 @@ def options(words: Sequence[str]) -> type:
 
 
 def arguments_of(*words: object) -> Arguments:
-    """What the command line would give, of the class above, which other processes know too. Raises ValueError for an
+    """What the command line would give, of the class above, which other processes know too. Raises UserError for an
     unknown option."""
     return Arguments(**vars(parse(options, [str(word) for word in words])))
 
 
 def score_tunable(name: str) -> type[ScoreTunable]:
-    """Raises ValueError for an objective that does not tune scores."""
+    """Raises UserError for an objective that does not tune scores."""
     found: Any = find_objective(name)
     if not hasattr(found, "on_scores"):
-        raise ValueError(f"--objective {name}: tunes no scores of logged exposures, which is what a pipeline makes")
+        raise UserError(f"--objective {name}: tunes no scores of logged exposures, which is what a pipeline makes")
     kind: type[ScoreTunable] = found
     return kind

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.errors import UserError
 from data.log import Log, open_log
 from data.schema import Schema
 from es.config import EXECUTION_SETTINGS, ESConfig
@@ -83,24 +84,24 @@ class Plan:
 
 
 def check_options(options: Arguments) -> None:
-    """ValueError, naming the option, for what cannot be; no data are read."""
+    """UserError, naming the option, for what cannot be; no data are read."""
     if options.data is None and options.watch is None:
-        raise ValueError("--data LOG is needed, or --watch DIR of day partitions, or both")
+        raise UserError("--data LOG is needed, or --watch DIR of day partitions, or both")
     for name in ("keep", "day_epochs", "day_generations"):
         if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
     if not 0 < options.valid_share < 1:
-        raise ValueError(f"--valid-share must be between 0 and 1, got {options.valid_share}")
+        raise UserError(f"--valid-share must be between 0 and 1, got {options.valid_share}")
     if not options.poll > 0:
-        raise ValueError(f"--poll must be positive, got {options.poll}")
+        raise UserError(f"--poll must be positive, got {options.poll}")
     alone = [name for name in ("days", "until_idle") if getattr(options, name) is not None]
     if alone and options.watch is None:
-        raise ValueError(f"--{alone[0].replace('_', '-')} goes with --watch DIR")
+        raise UserError(f"--{alone[0].replace('_', '-')} goes with --watch DIR")
     if options.replicates < 40:
-        raise ValueError(f"--replicates must be at least 40, got {options.replicates}")
+        raise UserError(f"--replicates must be at least 40, got {options.replicates}")
     plan = Plan(options, options.out)
     if options.es.seed not in (0, plan.seed):
-        raise ValueError(f"--es.seed {options.es.seed}: --seed decides the evolution, too")
+        raise UserError(f"--es.seed {options.es.seed}: --seed decides the evolution, too")
     plan.evolve_arguments(options.out, options.out).config.check()
     export.check(
         export.Arguments(options.out, options.out, rows=options.export_rows, formats=options.formats or ("pt2",)),
@@ -109,7 +110,7 @@ def check_options(options: Arguments) -> None:
 
 
 def check_log(plan: Plan, log: Log) -> None:
-    """ValueError for a log, or for given runs, that the stages would refuse later."""
+    """UserError for a log, or for given runs, that the stages would refuse later."""
     for role, run in given_runs(plan.options.given, plan.problem.roles).items():
         where = f"--given {role}={run}"
         record = finished_record(run, where)
@@ -118,9 +119,9 @@ def check_log(plan: Plan, log: Log) -> None:
 
 
 def opened(location: str, parts: tuple[str, ...], option: str = "--data") -> Log:
-    """A log that has these parts. Raises ValueError naming the one that is not there."""
+    """A log that has these parts. Raises UserError naming the one that is not there."""
     log = open_log(location)
     absent = [name for name in parts if name not in log.part_names()]
     if absent:
-        raise ValueError(f"{option} {location}: has no part {absent[0]!r}; a pipeline takes {', '.join(parts)}")
+        raise UserError(f"{option} {location}: has no part {absent[0]!r}; a pipeline takes {', '.join(parts)}")
     return log

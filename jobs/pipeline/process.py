@@ -11,18 +11,20 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from data.errors import UserError
+
 LOCK, OUTPUT = ".lock", "output.log"
 STOPPED = 143
 
 
 @contextlib.contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Nobody else works in `out`. Raises ValueError if somebody does."""
+    """Nobody else works in `out`. Raises UserError if somebody does."""
     lock = FileLock(out / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"--out {out}: another process is at work there") from None
+        raise UserError(f"--out {out}: another process is at work there") from None
     try:
         yield
     finally:

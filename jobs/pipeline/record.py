@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow.fs as pafs
 from rich.console import Console
 
+from data.errors import UserError
 from data.log import TRUTH, Log, parquet_files
 from data.schema import SCHEMA_FILE
 from jobs.run.directory import inside, read_json, write_json
@@ -58,22 +59,22 @@ class Record:
         if self.path.exists():
             content = read_json(self.path)
             if content.get("format") != FORMAT or not isinstance(content.get("version"), int):
-                raise ValueError(f"{self.path}: not a pipeline's record")
+                raise UserError(f"{self.path}: not a pipeline's record")
             if content["version"] > VERSION:
-                raise ValueError(f"{self.path}: version {content['version']}; this program reads version {VERSION}")
+                raise UserError(f"{self.path}: version {content['version']}; this program reads version {VERSION}")
             for name in ("stages", "files", "days"):
                 if not isinstance(content.get(name) or {}, dict):
-                    raise ValueError(f"{self.path}: its {name!r} is no object of key: value")
+                    raise UserError(f"{self.path}: its {name!r} is no object of key: value")
             self.stages, self.files = dict(content.get("stages") or {}), dict(content.get("files") or {})
             self.days = dict(content.get("days") or {})
             for name, entry in self.stages.items():
                 self.check(name, entry)
 
     def check(self, name: str, entry: Any) -> None:
-        """Raise ValueError for a stage that no pipeline writes, or whose outputs lie outside the directory."""
+        """Raise UserError for a stage that no pipeline writes, or whose outputs lie outside the directory."""
         kinds = {"state": str, "made": int, "seconds": int | float, "inputs": dict, "outputs": dict, "facts": dict}
         if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()):
-            raise ValueError(f"{self.path}: stage {name!r} is not what a pipeline's record has there")
+            raise UserError(f"{self.path}: stage {name!r} is not what a pipeline's record has there")
         for path in entry["outputs"]:
             inside(self.out, path)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.errors import UserError
 from data.files import sync_directory, write_whole
 from data.labels import check_labels
 from data.log import Log, open_log
@@ -98,7 +99,7 @@ class Watch:
             follows, first = not first, False
             if facts.get("pruned"):
                 if again:
-                    raise ValueError(f"{self.place(day)}: has to be done again, but only its figures were kept")
+                    raise UserError(f"{self.place(day)}: has to be done again, but only its figures were kept")
                 continue
             names = [f"{day} {stage}" for stage in CHECKED if stage != "export" or self.plan.options.formats]
             broken = [why for name in names if (why := self.record.invalid(name))]
@@ -107,7 +108,7 @@ class Watch:
                 again = True
             if again:
                 if self.current is None and follows:
-                    raise ValueError(f"{self.place(day)}: is damaged, and the model of the day before was not kept")
+                    raise UserError(f"{self.place(day)}: is damaged, and the model of the day before was not kept")
                 if self.current is None and self.base is not None:
                     self.current = self.base()
                 self.take(day)
@@ -220,7 +221,7 @@ def untunable(plan: Plan, log: Log) -> str:
     """Why the policy cannot be tuned on the day's valid part, or nothing."""
     try:
         plan.tunable.check_log(plan.tuning, log, "valid", None, plan.seed)
-    except ValueError as error:
+    except UserError as error:
         return str(error)
     return ""
 

@@ -27,7 +27,7 @@ class Args:
 
 
 def run(args: Args) -> Path:
-    """Write the report and return its absolute path; ValueError if a run or the target is not what it should be."""
+    """Write the report and return its absolute path; UserError if a run or the target is not what it should be."""
     out = args.out.resolve()
     check_target(out)
     write(out, load_runs(args.runs))

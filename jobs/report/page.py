@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from data.errors import UserError
 from data.files import write_whole
 from funnel.numbers import count
 from funnel.panels import RUNS, Calibration, Curve, Glossary, Intervals, Panel, Record, Sentence
@@ -154,11 +155,11 @@ def started(stamp: object) -> str:
 
 
 def check_target(out: Path) -> None:
-    """Raise ValueError if `out` holds anything but an earlier report."""
+    """Raise UserError if `out` holds anything but an earlier report."""
     if out.is_dir():
-        raise ValueError(f"--out {out} is a directory; name a file, {out / 'report.html'} say")
+        raise UserError(f"--out {out} is a directory; name a file, {out / 'report.html'} say")
     if out.exists() and MARKER not in out.read_bytes()[:4096].decode(errors="replace"):
-        raise ValueError(f"--out {out} exists and is not a report of ours: choose another name")
+        raise UserError(f"--out {out} exists and is not a report of ours: choose another name")
 
 
 def write(out: Path, runs: Sequence[Run]) -> None:

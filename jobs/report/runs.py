@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data.errors import UserError
 from funnel.panels import Cell, Panel, Record, Sentence, Table, finite
 from funnel.progress import evolution, evolution_cost, evolution_headline, training, training_cost
 from funnel.registry import DEFAULT_PROBLEM, DEFAULT_TUNABLE, find_problem, find_tunable
@@ -82,13 +83,13 @@ def figures(record: Record) -> Table:
 
 
 def load_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read the runs in the order given; ValueError names the run that is absent, unfinished, unknown or given twice."""
+    """Read the runs in the order given; UserError names the run that is absent, unfinished, unknown or given twice."""
     if not paths:
-        raise ValueError("no run given: name at least one directory written by jobs.train or jobs.evolve")
+        raise UserError("no run given: name at least one directory written by jobs.train or jobs.evolve")
     seen: set[Path] = set()
     for path in paths:
         if path.resolve() in seen:
-            raise ValueError(f"{path} is given twice")
+            raise UserError(f"{path} is given twice")
         seen.add(path.resolve())
     runs = [load_run(path) for path in paths]
     names = distinct_names([run.record.directory for run in runs])
@@ -98,18 +99,18 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
 def load_run(path: Path) -> Run:
     path = path.resolve()
     if not path.is_dir():
-        raise ValueError(f"{path}: no such run directory")
+        raise UserError(f"{path}: no such run directory")
     if not (path / RUN_FILE).exists():
-        raise ValueError(f"{path}: not a run directory (it holds no {RUN_FILE}); name what --out of jobs.train was")
+        raise UserError(f"{path}: not a run directory (it holds no {RUN_FILE}); name what --out of jobs.train was")
     run = read_json(path / RUN_FILE)
     kind = run.get("kind")
     if kind not in KINDS:
-        raise ValueError(
+        raise UserError(
             f"{path}: a {kind!r} run; a report takes runs of jobs.train, jobs.evaluate and jobs.evolve, "
             "searches of jobs.tune and pipelines"
         )
     if not (path / SUMMARY_FILE).exists():
-        raise ValueError(
+        raise UserError(
             f"{path}: the run is not finished (it holds no {SUMMARY_FILE}); "
             f"repeat its {KINDS[kind]} command to finish it"
         )
@@ -137,7 +138,7 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """(records in the order of their step, notes).
 
     A run that was stopped and continued logs some steps twice: the later record is the one that counts. A half-written
-    last line (a crash while logging) is left out and noted; a broken line before it is a ValueError.
+    last line (a crash while logging) is left out and noted; a broken line before it is a UserError.
     """
     if not path.exists():
         return [], (f"{path.name} is absent, so there are no curves.",)
@@ -154,7 +155,7 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
                 raise ValueError("not an object")
         except ValueError as error:
             if number < len(lines):
-                raise ValueError(f"{path}, line {number}: not readable as JSON ({error})") from None
+                raise UserError(f"{path}, line {number}: not readable as JSON ({error})") from None
             notes.append(f"The last line of {path.name} is half-written and was left out.")
             continue
         event = str(record.get("event"))

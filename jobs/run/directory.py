@@ -17,6 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from data.errors import UserError
 from data.files import make_directory, write_whole
 from data.write import check_local
 
@@ -33,28 +34,28 @@ def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozen
     """Say what `out` holds for a run of this kind and config, writing nothing.
 
     `may_change` names dotted config keys that a resumed run may change (the number of workers, say).
-    Raises ValueError if the directory holds something else.
+    Raises UserError if the directory holds something else.
     """
     check_local(out)
     if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file, not a directory")
+        raise UserError(f"--out {out} is a file, not a directory")
     if not out.exists() or all(half_written(path) for path in out.iterdir()):
         return RunState.NEW
     path = out / RUN_FILE
     if not path.exists():
-        raise ValueError(f"--out {out} is not empty and holds no {RUN_FILE}: choose a new directory")
+        raise UserError(f"--out {out} is not empty and holds no {RUN_FILE}: choose a new directory")
     earlier = read_json(path)
     if earlier.get("kind") != kind:
-        raise ValueError(f"--out {out} holds a {earlier.get('kind')} run, not a {kind} run: choose another directory")
+        raise UserError(f"--out {out} holds a {earlier.get('kind')} run, not a {kind} run: choose another directory")
     if not isinstance(earlier.get("config", {}), dict):
-        raise ValueError(f"{path}: its 'config' is no object of key: value")
+        raise UserError(f"{path}: its 'config' is no object of key: value")
     before, now = flatten(earlier.get("config", {})), flatten(json.loads(json.dumps(config)))
     differs = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     differs = [key for key in differs if key not in may_change]
     if differs:
         key = differs[0]
         more = f" (and {len(differs) - 1} more)" if len(differs) > 1 else ""
-        raise ValueError(
+        raise UserError(
             f"--out {out} holds another run: {key} was {before.get(key)!r}, now {now.get(key)!r}{more}; "
             "choose another directory, or the same settings to continue it"
         )
@@ -124,26 +125,26 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raise ValueError naming the file if it is absent or broken."""
+    """Read a JSON object; raise UserError naming the file if it is absent or broken."""
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error})") from None
+        raise UserError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds a JSON {type(value).__name__}, not an object")
+        raise UserError(f"{path}: holds a JSON {type(value).__name__}, not an object")
     return value
 
 
 def inside(root: Path, name: str) -> Path:
-    """root/name for a name that a file held. ValueError if it leads out: by `..`, as an absolute path, by a link."""
+    """root/name for a name that a file held. UserError if it leads out: by `..`, as an absolute path, by a link."""
     path = root / name
     if not path.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"{root}: the name {name!r} leads out of the directory")
+        raise UserError(f"{root}: the name {name!r} leads out of the directory")
     return path
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write whole or not at all. ValueError if the disk is full or closed to us."""
+    """Write whole or not at all. UserError if the disk is full or closed to us."""
     write_whole(path, json.dumps(value, indent=1) + "\n")

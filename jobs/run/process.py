@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from data.errors import UserError
 from data.files import write_whole
 from jobs.run.directory import SUMMARY_FILE, read_json, write_json
 
@@ -107,7 +108,7 @@ def find_process(out: Path) -> tuple[str, dict[str, Any]]:
     path = out / PROCESS_FILE
     try:
         about = read_json(path)
-    except ValueError:  # absent, or emptied by a power cut
+    except UserError:  # absent, or emptied by a power cut
         return UNKNOWN, {}
     ended, pid, born = about.get("ended"), about.get("pid"), about.get("born")
     # Of an end that went well the summary is written a moment later, after a judgement on held-out data, say.

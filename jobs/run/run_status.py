@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.errors import UserError
 from jobs.run.directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_json
 from jobs.run.process import ALIVE, FINISHED, GONE, PROCESS_FILE, find_process
 
@@ -41,11 +42,11 @@ class RunStatus:
 
 
 def read_status(run: Path) -> RunStatus:
-    """Where a run stands. Raises ValueError, one line, for what is no run directory."""
+    """Where a run stands. Raises UserError, one line, for what is no run directory."""
     if not run.is_dir():
-        raise ValueError(f"{run}: no such run directory")
+        raise UserError(f"{run}: no such run directory")
     if not (run / RUN_FILE).exists():
-        raise ValueError(f"{run}: is no run (it holds no {RUN_FILE})")
+        raise UserError(f"{run}: is no run (it holds no {RUN_FILE})")
     where, about = find_process(run)
     found = RunStatus(run=str(run), kind=str(read_json(run / RUN_FILE).get("kind")))
     found.unit, found.now = str(about.get("unit") or ""), str(about.get("now") or "")

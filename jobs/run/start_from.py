@@ -1,6 +1,6 @@
 """Beginning where another run ended: a training with its weights, an evolution with its theta.
 
-What does not fit is a ValueError of one line, before anything starts. A run that has a checkpoint of its own goes on
+What does not fit is a UserError of one line, before anything starts. A run that has a checkpoint of its own goes on
 from that and does not look at the other one again.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import UserError
 from data.schema import Schema
 from distributed.checkpoint.read import MODEL, MODEL_DIRECTORY, OPTIMIZER, RECORD, facts_of, read_record
 from distributed.checkpoint.store import CheckpointStore
@@ -34,7 +35,7 @@ EVOLUTIONS = ("evolve", "evolve_objective")
 def model_to_start_from(run: Path, job: TrainJob) -> tuple[str, dict[str, Any]]:
     """(model directory, facts for run.json) of the run whose weights a training begins with.
 
-    ("", {}) where the training has a checkpoint already. Raises ValueError: no finished training run, or its features,
+    ("", {}) where the training has a checkpoint already. Raises UserError: no finished training run, or its features,
     its network or its tasks are others.
     """
     if CheckpointStore(Path(job.run) / CHECKPOINTS).latest() is not None:
@@ -42,30 +43,28 @@ def model_to_start_from(run: Path, job: TrainJob) -> tuple[str, dict[str, Any]]:
     directory = run / MODEL_DIRECTORY
     record = finished_record(run, f"{OPTION} {run}")
     if record.get("problem", DEFAULT_PROBLEM) != job.problem:
-        raise ValueError(f"{OPTION} {run}: trained as {record.get('problem', DEFAULT_PROBLEM)}, this is {job.problem}")
+        raise UserError(f"{OPTION} {run}: trained as {record.get('problem', DEFAULT_PROBLEM)}, this is {job.problem}")
     same_features(f"{OPTION} {run}", Schema.from_dict(record["schema"], f"{directory}: schema"), job.schema)
     before = flat({"model": record["config"].get("model", {})})
     now = flat({"model": plain(job.settings).get("model", {})})
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
-            raise ValueError(f"{OPTION} {run}: {key} is {before.get(key)!r} there, {now.get(key)!r} here")
+            raise UserError(f"{OPTION} {run}: {key} is {before.get(key)!r} there, {now.get(key)!r} here")
     there, here = facts_of(record).get("tasks"), job.facts.get("tasks")
     if there != here:
         tasks = [", ".join(names or ()) for names in (there, here)]
-        raise ValueError(f"{OPTION} {run}: its model has the tasks {tasks[0]}, this one {tasks[1]}")
+        raise UserError(f"{OPTION} {run}: its model has the tasks {tasks[0]}, this one {tasks[1]}")
     facts = {"run": str(run), "step": record["progress"]["step"], "checksum": record["checksums"][MODEL]}
     return str(directory), {"started_from": facts}
 
 
 def given_runs(words: Sequence[str], roles: Mapping[str, str]) -> dict[str, Path]:
-    """{role: run directory} of ROLE=RUN words. Raises ValueError for a role that the problem does not have."""
+    """{role: run directory} of ROLE=RUN words. Raises UserError for a role that the problem does not have."""
     runs = {}
     for word in words:
         role, equals, run = word.partition("=")
         if not equals or not run or role not in roles:
-            raise ValueError(
-                f"--given {word}: want ROLE=RUN with ROLE of {', '.join(roles) or 'none for this problem'}"
-            )
+            raise UserError(f"--given {word}: want ROLE=RUN with ROLE of {', '.join(roles) or 'none for this problem'}")
         runs[role] = Path(run).expanduser().absolute()
     return runs
 
@@ -73,7 +72,7 @@ def given_runs(words: Sequence[str], roles: Mapping[str, str]) -> dict[str, Path
 def check_given(given: Mapping[str, Path], job: TrainJob) -> dict[str, Any]:
     """Facts for run.json about the finished runs that a training builds on.
 
-    Raises ValueError: no finished training run, other features, or another model than the training was begun with.
+    Raises UserError: no finished training run, other features, or another model than the training was begun with.
     """
     found = {}
     path = Path(job.run) / RUN_FILE
@@ -84,12 +83,12 @@ def check_given(given: Mapping[str, Path], job: TrainJob) -> dict[str, Any]:
         same_features(where, Schema.from_dict(record["schema"], f"{run}: schema"), job.schema)
         found[role] = about_model(run, where)
         if began_with.get(role) not in (None, found[role]):
-            raise ValueError(f"{where}: holds another model now than when {job.run} was begun")
+            raise UserError(f"{where}: holds another model now than when {job.run} was begun")
     return found
 
 
 def about_model(run: Path, where: str) -> dict[str, Any]:
-    """Which model a finished run holds: its place, step and checksums. Raises ValueError if it holds none."""
+    """Which model a finished run holds: its place, step and checksums. Raises UserError if it holds none."""
     record = finished_record(run, where)
     checksums = {name: value for name, value in record["checksums"].items() if name != OPTIMIZER}
     for path in sorted((run / MODEL_DIRECTORY).glob("*.json")):  # a calibration changes what the model says
@@ -99,23 +98,23 @@ def about_model(run: Path, where: str) -> dict[str, Any]:
 
 
 def finished_record(run: Path, where: str) -> dict[str, Any]:
-    """The record of a finished run's model. Raises ValueError if there is none."""
+    """The record of a finished run's model. Raises UserError if there is none."""
     path = run / MODEL_DIRECTORY / RECORD
     if not path.exists():
-        raise ValueError(f"{where}: holds no trained model; name a finished run of jobs.train")
+        raise UserError(f"{where}: holds no trained model; name a finished run of jobs.train")
     return read_record(path)
 
 
 def same_features(where: str, known: Schema, schema: Schema) -> None:
-    """ValueError, opening with `where`, if a model trained on the one cannot read the other."""
+    """UserError, opening with `where`, if a model trained on the one cannot read the other."""
     if known.categorical != schema.categorical:
         theirs, ours = ([entry.name for entry in each.categorical] for each in (known, schema))
         differing = [name for name in theirs + ours if (name in theirs) != (name in ours)] or [
             a.name for a, b in zip(known.categorical, schema.categorical, strict=True) if a != b
         ]
-        raise ValueError(f"{where}: the categorical feature {differing[0]!r} is not the same there and in --data")
+        raise UserError(f"{where}: the categorical feature {differing[0]!r} is not the same there and in --data")
     if known.numeric != schema.numeric:
-        raise ValueError(
+        raise UserError(
             f"{where}: has the numeric features {', '.join(known.numeric)}, --data {', '.join(schema.numeric)}"
         )
 
@@ -142,23 +141,23 @@ def begins_with(start: Start | None) -> dict[str, Any]:
 def theta_to_start_from(run: Path, objective: Objective, out: Path) -> Start | None:
     """The theta of another run, for an evolution in `out`; None where `out` has a checkpoint already.
 
-    Raises ValueError: no run of jobs.evolve, of another objective (the data may be others) or of another dimension.
+    Raises UserError: no run of jobs.evolve, of another objective (the data may be others) or of another dimension.
     """
     if (out / CHECKPOINT_FILE).exists():
         return None
     if read_json(run / RUN_FILE).get("kind") not in EVOLUTIONS:
-        raise ValueError(f"{OPTION} {run}: is no run of jobs.evolve")
+        raise UserError(f"{OPTION} {run}: is no run of jobs.evolve")
     if not (run / CHECKPOINT_FILE).exists():
-        raise ValueError(f"{OPTION} {run}: has no {CHECKPOINT_FILE} yet")
+        raise UserError(f"{OPTION} {run}: has no {CHECKPOINT_FILE} yet")
     header, tensors = read_checkpoint(run / CHECKPOINT_FILE)
     there = dict((header.get("identity") or {}).get("objective") or {})
     here = dict(objective.describe())
     for key in sorted((there.keys() | here.keys()) - {"data"}):
         if there.get(key) != as_json(here.get(key)):
-            raise ValueError(f"{OPTION} {run}: its objective has {key} {there.get(key)!r}, this one {here.get(key)!r}")
+            raise UserError(f"{OPTION} {run}: its objective has {key} {there.get(key)!r}, this one {here.get(key)!r}")
     theta_D, needed = np.asarray(tensors["theta"], np.float32), len(objective.initial())
     if theta_D.shape != (needed,):
-        raise ValueError(f"{OPTION} {run}: its theta has {theta_D.size} numbers, this objective {needed}")
+        raise UserError(f"{OPTION} {run}: its theta has {theta_D.size} numbers, this objective {needed}")
     length = len(OBJECTIVE_PREFIX)
     learned = {name[length:]: value for name, value in tensors.items() if name.startswith(OBJECTIVE_PREFIX)}
     crc32 = zlib.crc32(np.ascontiguousarray(theta_D).data)

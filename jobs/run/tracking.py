@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from data.errors import UserError
 from distributed.reporting.ray_metrics import RUN_ID
 from distributed.reporting.tensorboard import is_number
 from funnel.settings import flat
@@ -33,9 +34,9 @@ NO_FIGURE = {"event", "step", "epoch", "generation", "theta_crc32", "best"}
 
 
 def check_tracking() -> None:
-    """Raise ValueError if the tracking URI holds a password: error messages and child processes would show it."""
+    """Raise UserError if the tracking URI holds a password: error messages and child processes would show it."""
     if urlsplit(os.environ.get(TRACKING_URI, "")).password is not None:
-        raise ValueError(
+        raise UserError(
             f"{TRACKING_URI} holds a password; leave it to MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
+from data.errors import UserError
 from jobs.cluster.connect import connect, names_cluster
 from jobs.command.paths import absolute as absolute_paths
 from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
@@ -85,23 +86,23 @@ def completed(arguments: Arguments) -> Arguments:
 
 
 def check(arguments: Arguments) -> None:
-    """ValueError, naming the option, for what cannot be."""
+    """UserError, naming the option, for what cannot be."""
     if arguments.out is None:
-        raise ValueError("--out DIR is needed: the run directory of the search")
+        raise UserError("--out DIR is needed: the run directory of the search")
     if arguments.trains and not arguments.data:
-        raise ValueError("--data LOG is needed: the log to train on")
+        raise UserError("--data LOG is needed: the log to train on")
     if not arguments.trains and arguments.scheduler == "pbt":
-        raise ValueError("--scheduler pbt is for --problem: the state of an evolution belongs to its settings")
+        raise UserError("--scheduler pbt is for --problem: the state of an evolution belongs to its settings")
     if arguments.samples < 1 or arguments.concurrent < 1:
         name = "samples" if arguments.samples < 1 else "concurrent"
-        raise ValueError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
+        raise UserError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
     check_workers(arguments)
     if arguments.scheduler == "pbt" and arguments.samples < LEAST_POPULATION:
-        raise ValueError(
+        raise UserError(
             f"--samples {arguments.samples}: a population (--scheduler pbt) needs {LEAST_POPULATION} or more"
         )
     if arguments.pareto and arguments.scheduler != "none":
-        raise ValueError(f"--scheduler {arguments.scheduler} goes by one figure: --pareto needs --scheduler none")
+        raise UserError(f"--scheduler {arguments.scheduler} goes by one figure: --pareto needs --scheduler none")
 
 
 def cpus(arguments: Arguments) -> int:
@@ -121,23 +122,23 @@ def asked_cpus(arguments: Arguments) -> str:
 
 
 def check_workers(arguments: Arguments) -> None:
-    """ValueError where trials cannot have their workers, or not so many at a time."""
+    """UserError where trials cannot have their workers, or not so many at a time."""
     workers = arguments.trial_workers
     if workers < 0 or workers == 1:
-        raise ValueError(f"--trial-workers must be 0 (the trial's own process) or at least 2, got {workers}")
+        raise UserError(f"--trial-workers must be 0 (the trial's own process) or at least 2, got {workers}")
     if workers and not arguments.trains:
-        raise ValueError("--trial-workers is for --problem: an evolution runs in the trial's own process")
+        raise UserError("--trial-workers is for --problem: an evolution runs in the trial's own process")
     if workers and arguments.scheduler == "pbt":
-        raise ValueError(
+        raise UserError(
             "--trial-workers needs --scheduler asha or none: pbt interrupts trials, and would leave workers behind"
         )
     if names_cluster():
         return  # it is asked once it is there
     if workers > usable_cpus():
-        raise ValueError(f"--trial-workers {workers}: this machine has {usable_cpus()} CPUs; ask for at most that many")
+        raise UserError(f"--trial-workers {workers}: this machine has {usable_cpus()} CPUs; ask for at most that many")
     if arguments.concurrent > room(arguments):
         fits = f"; --concurrent {room(arguments)} fits" if workers else ""
-        raise ValueError(f"{asked_cpus(arguments)}: this machine has {usable_cpus()} CPUs{fits}")
+        raise UserError(f"{asked_cpus(arguments)}: this machine has {usable_cpus()} CPUs{fits}")
 
 
 def absolute(location: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data.errors import UserError
 from jobs.tune.subject import Subject
 
 INFEASIBLE = -1e6
@@ -83,18 +84,18 @@ class Aim:
 
 
 def read_aim(subject: Subject, metric: str, subject_to: Sequence[str], pareto: Sequence[str]) -> Aim:
-    """The command line's --metric, --subject-to, --pareto. ValueError, one line, for what is none."""
+    """The command line's --metric, --subject-to, --pareto. UserError, one line, for what is none."""
     if metric and pareto:
-        raise ValueError("--metric and --pareto: give one of the two")
+        raise UserError("--metric and --pareto: give one of the two")
     if pareto and (len(pareto) != 2 or pareto[0] == pareto[1]):
-        raise ValueError(f"--pareto {' '.join(pareto)}: want two different figures")
+        raise UserError(f"--pareto {' '.join(pareto)}: want two different figures")
     option, metrics = "--pareto" if pareto else "--metric", tuple(pareto) or (metric or subject.goal,)
     smaller = set()
     for name in metrics:
         try:
             smaller |= {name} if subject.smaller_is_better(name) else set()
-        except ValueError as error:
-            raise ValueError(f"{option} {name}: {error}") from None
+        except UserError as error:
+            raise UserError(f"{option} {name}: {error}") from None
     reported = subject.reported() if subject_to else ()
     return Aim(metrics, tuple(read_limit(text, reported) for text in subject_to), frozenset(smaller))
 
@@ -108,9 +109,9 @@ def read_limit(text: str, reported: Collection[str]) -> Limit:
         if not math.isfinite(limit.bound):
             raise ValueError
     except ValueError:
-        raise ValueError(f"--subject-to {text}: want FIGURE>=NUMBER or FIGURE<=NUMBER") from None
+        raise UserError(f"--subject-to {text}: want FIGURE>=NUMBER or FIGURE<=NUMBER") from None
     if limit.metric not in reported:
-        raise ValueError(f"--subject-to {limit.metric}: no such validation figure; there are {', '.join(reported)}")
+        raise UserError(f"--subject-to {limit.metric}: no such validation figure; there are {', '.join(reported)}")
     return limit
 
 

@@ -10,6 +10,7 @@ from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 from rich.table import Table
 
+from data.errors import UserError
 from es.tasks import Interrupted
 from funnel.spaces import Space
 from jobs.command.preset import write_preset
@@ -57,7 +58,7 @@ def prepare(arguments: Arguments, space: Space, out: Path) -> Study:
     if arguments.scheduler == "pbt":
         found = continuous(found)
     if not found:
-        raise ValueError(f"--space {arguments.space}: the options that are given leave nothing of it to search")
+        raise UserError(f"--space {arguments.space}: the options that are given leave nothing of it to search")
     subject: Subject
     if arguments.trains:
         subject = Training.open(
@@ -84,7 +85,7 @@ def prepare(arguments: Arguments, space: Space, out: Path) -> Study:
 def conduct(study: Study, arguments: Arguments, console: Console) -> dict[str, Any]:
     """Search, judge the best on the test part, write best.json and trials.csv; returns the summary.
 
-    Raises ValueError if every trial failed.
+    Raises UserError if every trial failed.
     """
     trials = Path(study.plan.trials)
     trials.mkdir(parents=True, exist_ok=True)
@@ -106,7 +107,7 @@ def conduct(study: Study, arguments: Arguments, console: Console) -> dict[str, A
     write_table(study.out / TABLE, rows)
     if not any(row.ended for row in rows):
         why = rows[0].error or f"no {', '.join(aim.metrics)} to go by"
-        raise ValueError(f"all {len(rows)} trials failed; the first: {why} (more in {trials})")
+        raise UserError(f"all {len(rows)} trials failed; the first: {why} (more in {trials})")
     summary = counted(rows, study)
     chosen = front_of(rows, aim) if len(aim.metrics) > 1 else [row for row in [best_of(rows)] if row]
     show(console, rows, aim)

@@ -45,7 +45,7 @@ class Evolution:
 
     @classmethod
     def open(cls, objective: str, config: ESConfig, settings: Any) -> Self:
-        """Raises ValueError for what cannot be tuned."""
+        """Raises UserError for what cannot be tuned."""
         config.check()
         tunable = find_objective(objective).open(settings, config.seed, searching=True)
         names = tuple(tunable.measure(tunable.objective.initial()))

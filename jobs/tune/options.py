@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from data.errors import UserError
 from distributed.config import TrainConfig
 from es.config import ESConfig
 from funnel.registry import DEFAULT_PROBLEM, find_problem
@@ -70,13 +71,13 @@ class Arguments:
 
     @property
     def kind(self) -> Any:
-        """The class whose settings are searched. Raises ValueError for names that are none."""
+        """The class whose settings are searched. Raises UserError for names that are none."""
         return kind_of(self.problem, self.objective)
 
 
 def kind_of(problem: str, objective: str) -> Any:
     if problem and objective:
-        raise ValueError("--problem and --objective: give one of the two")
+        raise UserError("--problem and --objective: give one of the two")
     return find_objective(objective) if objective else find_problem(problem or DEFAULT_PROBLEM)
 
 
@@ -109,7 +110,7 @@ def default_settings(settings_type: Any) -> Any:
 
 
 def arguments_of(*words: object) -> Arguments:
-    """What the command line would give; raises ValueError for an unknown option."""
+    """What the command line would give; raises UserError for an unknown option."""
     parsed: Arguments = parse(options, [str(word) for word in words])
     return parsed
 
@@ -126,10 +127,10 @@ def joined(make: Any) -> Any:
 
 
 def find_space(kind: Any, evolves: bool, name: str) -> Space:
-    """Raises ValueError, listing the names there are, for one that is none."""
+    """Raises UserError, listing the names there are, for one that is none."""
     spaces = spaces_of(kind, evolves)
     if name not in spaces:
-        raise ValueError(f"--space {name}: no such space of {kind.name}; there are {', '.join(spaces) or 'none'}")
+        raise UserError(f"--space {name}: no such space of {kind.name}; there are {', '.join(spaces) or 'none'}")
     return spaces[name]()
 
 
@@ -159,9 +160,9 @@ def resuming(out: Path) -> type:
     record = read_json(out / RUN_FILE)
     kept = record.get("config")
     if record.get("kind") != "tune" or not isinstance(kept, dict):
-        raise ValueError(f"--resume {out}: its {RUN_FILE} is not of jobs.tune")
+        raise UserError(f"--resume {out}: its {RUN_FILE} is not of jobs.tune")
     if not {"problem", "objective", "config", "settings"} <= kept.keys():
-        raise ValueError(f"--resume {out}: was begun by an earlier version, which kept its settings in another form")
+        raise UserError(f"--resume {out}: was begun by an earlier version, which kept its settings in another form")
     kind, where = kind_of(kept["problem"], kept["objective"]), f"{out / RUN_FILE}: config"
     config = read(type(first_config(kept["objective"])), kept.pop("config"), where)
     settings = read(kind.settings_type, kept.pop("settings"), where)

@@ -23,6 +23,7 @@ from ray.tune.search import BasicVariantGenerator, Searcher
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain, Float
 
+from data.errors import UserError
 from funnel.spaces import Choice, LogUniform, Space, Uniform
 from jobs.run.directory import read_json
 from jobs.tune.files import SETTINGS_FILE, STOP_FILE, Ledger, name_of
@@ -210,14 +211,14 @@ def within(space: Domains) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 def default_of(space: Domains, defaults: Settings) -> Settings:
-    """The default of each key, as the space writes it; ValueError if the space does not hold it."""
+    """The default of each key, as the space writes it; UserError if the space does not hold it."""
     point = {}
     for key, domain in space.items():
         assert isinstance(domain, Domain)
         value = defaults[key]
         text = ",".join(map(str, value)) if isinstance(value, tuple | list) else value
         if not domain.is_valid(text):
-            raise ValueError(f"--space: the default of {key}, {text}, is no point of it")
+            raise UserError(f"--space: the default of {key}, {text}, is no point of it")
         point[key] = text
     return point
 

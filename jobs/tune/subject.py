@@ -41,7 +41,7 @@ class Subject(Protocol):
         """The figure to aim at where none is named."""
 
     def smaller_is_better(self, figure: str) -> bool:
-        """Raises ValueError for a figure that cannot be aimed at."""
+        """Raises UserError for a figure that cannot be aimed at."""
 
     def reported(self) -> list[str]:
         """Names of the figures that trials report."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from data.errors import UserError
 from data.filesystems import in_process
 from data.log import Part, PartFile, open_log
 from distributed.config import TrainConfig
@@ -40,11 +41,11 @@ class Training:
     def open(
         cls, out: Path, data: str, problem: str, config: TrainConfig, settings: Any, workers: int, checkpoints: bool
     ) -> Self:
-        """Raises ValueError for a log that cannot be trained on."""
+        """Raises UserError for a log that cannot be trained on."""
         if in_process(data):
-            raise ValueError(f"--data {data} lies in this process's memory, where no trial sees it")
+            raise UserError(f"--data {data} lies in this process's memory, where no trial sees it")
         if workers > config.stream.lanes:
-            raise ValueError(f"--trial-workers {workers} needs --stream.lanes {workers} or more")
+            raise UserError(f"--trial-workers {workers} needs --stream.lanes {workers} or more")
         training = prepare(out, open_log(data), config, settings, time.time(), problem)
         facts = {"location": training.location, "name": training.schema.name, "parts": training.facts["parts"]}
         return cls(training, workers, checkpoints, data=facts)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from data.errors import UserError
+
 
 class Backbone(nn.Module):
     """x_BI -> one representation per task, each (B, output_width)."""
@@ -37,10 +39,10 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         for key, least in (("experts", 1), ("shared_experts", 0), ("task_experts", 0), ("levels", 1)):
             if getattr(self, key) < least:
-                raise ValueError(f"model.backbone.{key} must be at least {least}, got {getattr(self, key)}")
+                raise UserError(f"model.backbone.{key} must be at least {least}, got {getattr(self, key)}")
         if self.shared_experts + self.task_experts == 0:
-            raise ValueError("model.backbone.shared_experts and .task_experts are both 0: a task needs an expert")
+            raise UserError("model.backbone.shared_experts and .task_experts are both 0: a task needs an expert")
         if not self.expert_hidden or min(self.expert_hidden) < 1:
-            raise ValueError(f"model.backbone.expert_hidden needs positive widths, got {self.expert_hidden}")
+            raise UserError(f"model.backbone.expert_hidden needs positive widths, got {self.expert_hidden}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.backbone.dropout must lie in [0, 1), got {self.dropout}")
+            raise UserError(f"model.backbone.dropout must lie in [0, 1), got {self.dropout}")

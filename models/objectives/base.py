@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from data.errors import UserError
 from models.objectives.propensity import inverse_propensity, resolve_clip
 from models.objectives.terms import binary_cross_entropy, product_cross_entropy
 
@@ -43,11 +44,11 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         for key in ("lambda_ctr", "lambda_c", "lambda_g", "alternate_every"):
             if not getattr(self, key) >= 0:
-                raise ValueError(f"objective.{key} must be at least 0, got {getattr(self, key)}")
+                raise UserError(f"objective.{key} must be at least 0, got {getattr(self, key)}")
         if self.imputation not in ("error", "label"):
-            raise ValueError(f"objective.imputation must be 'error' or 'label', got {self.imputation!r}")
+            raise UserError(f"objective.imputation must be 'error' or 'label', got {self.imputation!r}")
         if self.ctcvr_space not in ("entire", "click"):
-            raise ValueError(f"objective.ctcvr_space must be 'entire' or 'click', got {self.ctcvr_space!r}")
+            raise UserError(f"objective.ctcvr_space must be 'entire' or 'click', got {self.ctcvr_space!r}")
         resolve_clip(self.clip, click_rate=0.5)
 
 
