@@ -1,5 +1,6 @@
 """Checks the labels of a whole part before a run starts: a bad row found after an hour is an hour lost."""
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ class LabelFacts:
     rows: int
     positives: dict[str, int]
     """Rows where a label is 1, by label."""
+    weight: float
+    """What all rows weigh: their number, if the schema names no weight."""
+    weights: dict[str, float]
+    """What the rows weigh where a label is 1, by label."""
 
 
 def check_labels(log: Log, part: Part) -> LabelFacts:
@@ -32,14 +37,20 @@ def check_labels(log: Log, part: Part) -> LabelFacts:
     """
     with ThreadPoolExecutor(THREADS) as pool:
         facts = list(pool.map(lambda file: check_file(log, file), part.files))
-    positives = {name: sum(f.positives[name] for f in facts) for name in log.schema.labels}
-    return LabelFacts(sum(f.rows for f in facts), positives)
+    names = list(log.schema.labels)
+    return LabelFacts(
+        sum(f.rows for f in facts),
+        {name: sum(f.positives[name] for f in facts) for name in names},
+        math.fsum(f.weight for f in facts),
+        {name: math.fsum(f.weights[name] for f in facts) for name in names},
+    )
 
 
 def check_file(log: Log, file: PartFile) -> LabelFacts:
     schema = log.schema
     columns = [*schema.labels.values(), *([schema.weight] if schema.weight else [])]
     start, positives = 0, dict.fromkeys(schema.labels, 0)
+    weight, weights = 0.0, dict.fromkeys(schema.labels, 0.0)
     for index, rows in enumerate(file.row_groups):
         table = log.read_row_group(file, index, columns)
         found = {name: label(table, column, file.path, start) for name, column in schema.labels.items()}
@@ -51,12 +62,14 @@ def check_file(log: Log, file: PartFile) -> LabelFacts:
                         f"{file.path}: row {start + alone[0]}: column {schema.labels[inner]!r} is 1 where "
                         f"{schema.labels[outer]!r} is 0; a {inner} needs a {outer}"
                     )
-        if schema.weight:
-            check_weight(table, schema.weight, file.path, start)
+        weight_R = check_weight(table, schema.weight, file.path, start) if schema.weight else None
         start += rows
+        weight += rows if weight_R is None else float(weight_R.sum())
         for name, label_R in found.items():
-            positives[name] += int(label_R.sum())
-    return LabelFacts(start, positives)
+            ones = int(label_R.sum())
+            positives[name] += ones
+            weights[name] += ones if weight_R is None else float(weight_R[label_R].sum())
+    return LabelFacts(start, positives, weight, weights)
 
 
 def label(table: pa.Table, name: str, path: str, start: int) -> np.ndarray:
@@ -73,7 +86,8 @@ def label(table: pa.Table, name: str, path: str, start: int) -> np.ndarray:
     return values_R.astype(bool)
 
 
-def check_weight(table: pa.Table, name: str, path: str, start: int) -> None:
+def check_weight(table: pa.Table, name: str, path: str, start: int) -> np.ndarray:
+    """The column as float64_R."""
     # as the loss reads it: what float32 cannot hold is infinite there
     weight_R = table.column(name).cast(pa.float32(), safe=False).fill_null(float("nan")).to_numpy()
     wrong = np.flatnonzero(~((weight_R >= 0) & (weight_R < np.inf)))
@@ -82,3 +96,4 @@ def check_weight(table: pa.Table, name: str, path: str, start: int) -> None:
             f"{path}: row {start + int(wrong[0])}: column {name!r} is {weight_R[wrong[0]]}; "
             "a weight is a finite number of at least 0"
         )
+    return weight_R.astype(np.float64)

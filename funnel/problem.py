@@ -61,7 +61,8 @@ class Counts(Protocol):
     """Columns of the log that `add` looks up beside those of the problem, such as the key of the truth."""
 
     def add(self, outputs: Outputs, batch: Any, table: pa.Table) -> None:
-        """Count the units of one row group, on the CPU: outputs and batch of all of them, and the table they were."""
+        """Count the units of one row group, on the CPU: outputs of the network and, by role, of given ones; the batch
+        of all units, and the table they were."""
 
     def sums(self) -> list[Tensor]:
         """int64 or float64 counters themselves: the caller adds them up over workers, in place."""
@@ -136,7 +137,8 @@ class Problem(Protocol):
         """With the weights that the seed draws. Its embedding tables are found by type and placed by the loop."""
 
     def complete(self, batch: Any) -> Any:
-        """The batch with what the given networks say of it; called once a step, on the batch's device."""
+        """The batch with what the given networks say of it under `given`, on the batch's device: called once a step,
+        and when a part is counted."""
 
     def totals(self, outputs: Outputs, batch: Any) -> Tensor:
         """(T,) float64 sums over these units; the loop adds them up over workers before `loss` divides by them."""

@@ -87,7 +87,7 @@ class Evaluating(Protocol):
         """What of the run decides the figures, for run.json: two evaluations are the same if this is."""
 
     def prepare(
-        self, run: Given, log: Log, part: str, by: Sequence[str], raw: bool, replicates: int, seed: int
+        self, run: Given, given: GivenTo, log: Log, part: str, by: Sequence[str], raw: bool, replicates: int, seed: int
     ) -> Evaluation:
         """`by`: columns to slice by; `replicates`, `seed`: of the bootstrap. Raises UserError for what cannot be."""
 

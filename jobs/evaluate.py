@@ -28,7 +28,7 @@ from distributed.training.recorder import EVALUATION
 from funnel.registry import tool
 from funnel.tools import Evaluating
 from jobs.command.cli import main
-from jobs.command.finished import device, open_run, read_finished
+from jobs.command.finished import device, given_to, open_run, read_finished
 from jobs.command.tables import print_table
 from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
 from jobs.run.progress import Lines
@@ -80,7 +80,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         return summary
     log = open_log(arguments.data)
     asked = (arguments.part, arguments.by, arguments.raw, arguments.replicates, arguments.seed)
-    evaluation = evaluating.prepare(finished, log, *asked)
+    evaluation = evaluating.prepare(finished, given_to(record), log, *asked)
     if state is RunState.NEW:
         data = {"location": arguments.data, "name": log.schema.name, "parts": {arguments.part: evaluation.counts}}
         problem = {"problem": record["problem"]} if "problem" in record else {}

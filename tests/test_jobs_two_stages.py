@@ -1,6 +1,7 @@
 """jobs.train --given propensities=RUN: clicks weighed by a click model that was trained before."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from funnel.ranking.calibration import Calibration, Calibrator
 from funnel.ranking.calibration_fit import fit_calibration, fit_clicks, gather, inverse_calibrated
 from funnel.ranking.click_model import ClickModel
 from funnel.ranking.problem import labels_of
-from jobs import calibrate, train
+from jobs import calibrate, evaluate, train
 from jobs.run.directory import read_json
 
 CPU = torch.device("cpu")
@@ -192,3 +193,38 @@ def test_entire_space_calibration_takes_the_same_weights(clicks: Path, second: P
     weight_B = encoded.labels["click"] * inverse_calibrated(fit_clicks(given, "platt"), logit_B, trained.problem.clip)
     predicted, seen = np.average(cvr_B, weights=weight_B), np.average(encoded.labels["conversion"], weights=weight_B)
     assert predicted == pytest.approx(seen, rel=0.02)  # Platt's targets are not quite 0 and 1
+
+
+def test_propensity_health_is_of_the_propensities_that_weigh_the_clicks(
+    clicks: Path, second: Path, small_log: Path, tmp_path: Path
+) -> None:
+    """In the summary of the training, after a calibration, and in an evaluation: of the click model, not of the run's
+    own CTR tower. Where its run is gone there is a reason, and no figure."""
+    log = open_log(str(small_log))
+    table = pa.concat_tables(list(log.read(log.part("test"))))
+    with torch.no_grad():
+        own, given = (
+            load_run(run).network(Batch.of(Encoder(log.schema).encode(table)))["ctr"] for run in (second, clicks)
+        )
+    clip, clicked = load_run(second).problem.clip, table["click"].to_numpy() == 1
+
+    def share(logit: torch.Tensor) -> float:
+        weight = 1 / np.maximum(logit.double().sigmoid().numpy()[clicked], clip)
+        return float(weight.sum() ** 2 / (weight**2).sum() / len(weight))
+
+    run = tmp_path / "run"
+    shutil.copytree(second, run)
+    summary = read_json(run / "summary.json")
+    assert abs(share(own) - share(given)) > 1e-3
+    assert summary["propensity.effective_share"] == pytest.approx(share(given), rel=1e-6)
+    assert summary["propensity.ece"] != summary["ctr.ece"]
+    after = calibrate.run(calibrate.arguments_of("--run", str(run)))
+    assert after["calibrated.propensity.effective_share"] == pytest.approx(share(given), rel=1e-6)
+    evaluated = evaluate.run(evaluate.Arguments(run=run, data=str(small_log), part="test", out=tmp_path / "found"))
+    assert evaluated["propensity.effective_share"] == pytest.approx(share(given), rel=1e-5)
+    record = read_json(run / "run.json")
+    record["config"]["propensities"] = str(tmp_path / "gone")
+    (run / "run.json").write_text(json.dumps(record))
+    evaluated = evaluate.run(evaluate.Arguments(run=run, data=str(small_log), part="test", out=tmp_path / "other"))
+    assert "propensity.effective_share" not in evaluated
+    assert "cannot be had" in evaluated["absent"]["propensity.effective_sample_size"]

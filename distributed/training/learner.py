@@ -59,8 +59,10 @@ class Learner:
         outputs = {name: output.float() for name, output in outputs.items()}
         # The loss divides by sums over the global batch. With them known before backward, the workers' gradients simply
         # add up to those of one process, however unevenly positives are dealt.
-        totals, sizes_TW = self.share_numbers(problem.totals(outputs, batch).detach())
+        totals, sizes_TW, empty = self.share_numbers(problem.totals(outputs, batch).detach())
         terms = problem.loss(outputs, batch, totals, step)
+        if empty:  # no row of the global batch weighs anything: momentum and decay alone would move the weights
+            return {name: term.detach() for name, term in terms.items()}
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         sum_gradients(self.parameters)
@@ -80,8 +82,9 @@ class Learner:
             vectors_VE = table.touched.vectors_UE.detach() if alone else None
             row_optimizer.step(table.weight, ids_V, gradient_VE, vectors_VE)
 
-    def share_numbers(self, totals: Tensor) -> tuple[Tensor, list[list[int]]]:
-        """The totals of the global batch, and how many rows of each table every worker touched: in one message.
+    def share_numbers(self, totals: Tensor) -> tuple[Tensor, list[list[int]], bool]:
+        """The totals of the global batch, how many rows of each table every worker touched, and whether all totals are
+        0: in one message.
 
         With it goes whether a worker is to stop, and why: the largest code counts.
         """
@@ -89,11 +92,12 @@ class Learner:
         sizes = [0 if rows is None else len(rows.ids_U) for rows in touched]
         own = torch.cat([totals, totals.new_tensor([*sizes, self.context.stop.code()])])
         everyone_WN = gather_numbers(own)
-        numbers_W = everyone_WN[:, len(totals) :].long().tolist()
-        *sizes_TW, codes_W = [list(column) for column in zip(*numbers_W, strict=True)]
+        columns = [list(column) for column in zip(*everyone_WN.tolist(), strict=True)]
+        *sizes_TW, codes_W = [[int(number) for number in column] for column in columns[len(totals) :]]
         if max(codes_W):
             raise Interrupted(max(codes_W))
-        return everyone_WN[:, : len(totals)].sum(0), sizes_TW
+        empty = bool(columns[: len(totals)]) and not any(map(any, columns[: len(totals)]))
+        return everyone_WN[:, : len(totals)].sum(0), sizes_TW, empty
 
     def set_rates(self, step: int) -> None:
         settings = self.config.optimizer

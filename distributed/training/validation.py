@@ -41,7 +41,7 @@ def count(
             if stop and stop.code():
                 break
             units = problem.encode(table)
-            counts.add(predict(network, units, table.num_rows, context.device), units.batch(), table)
+            counts.add(predict(problem, network, units, table.num_rows, context.device), units.batch(), table)
     network.train(training)
     add_up(counts.sums(), counts.peaks(), context.device)
     if stop and (code := int(max_over_workers(torch.tensor(float(stop.code()), device=context.device)))):
@@ -50,11 +50,13 @@ def count(
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, units: Units, rows: int, device: torch.device) -> Outputs:
-    """Outputs of some units that have so many rows, on the CPU, computed in pieces of about ROWS rows."""
+def predict(problem: Problem, network: nn.Module, units: Units, rows: int, device: torch.device) -> Outputs:
+    """Outputs of some units that have so many rows, on the CPU, computed in pieces of about ROWS rows; beside them, by
+    role, what the networks of finished runs say that the problem was given."""
     step = max(1, ROWS * len(units) // max(rows, 1)) if rows > len(units) else ROWS
     pieces = []
     for begin in range(0, max(len(units), 1), step):
-        outputs = network(units.take(slice(begin, begin + step)).batch().to(device))
+        batch = problem.complete(units.take(slice(begin, begin + step)).batch().to(device))
+        outputs = {**network(batch), **(getattr(batch, "given", None) or {})}
         pieces.append({name: output.cpu() for name, output in outputs.items()})
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}

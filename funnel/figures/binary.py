@@ -3,6 +3,9 @@
 Scores fall into 2^18 equal bins of the logit over [-20, 20] (a bin is 1.5e-4 wide, relative in probability where it is
 small). Counts are integers and add exactly, so the AUC of a part is the same bits however the rows were dealt. The only
 approximation is that scores of one bin count as tied; `auc_error` bounds what that can change.
+
+Rows may weigh more or less than once (negatives kept at 1/10 weigh 10). Then a figure is the one of a log in which
+every row stands as often as it weighs; sums of weights are float64, the same over workers but for their last bits.
 """
 
 from dataclasses import dataclass, field
@@ -22,27 +25,41 @@ FIGURES = ("auc", "ks", "log_loss", "pcoc", "ece")
 class BinaryMetrics:
     """Figures of one prediction in one space: `add` rows, add up the `sums` of workers, read `figures`."""
 
+    weighted: bool = False
+    """Whether rows have weights."""
     counts_2N: Tensor = field(default_factory=lambda: torch.zeros(2, BINS, dtype=torch.int64))
     """Rows by label (0, 1) and bin."""
     sums_2: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
-    """Sum of the log-losses and of the predictions."""
+    """Weighted sum of the log-losses and of the predictions."""
+    weights_2N: Tensor = field(init=False)
+    """What those rows weigh, float64; the counts themselves where rows have no weights."""
 
-    def add(self, logit_B: Tensor, label_B: Tensor) -> None:
+    def __post_init__(self) -> None:
+        self.weights_2N = torch.zeros(2, BINS, dtype=torch.float64) if self.weighted else self.counts_2N
+
+    def add(self, logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None = None) -> None:
+        """Rows with their weights, if they have any."""
+        assert self.weighted == (weight_B is not None)
         logit_B, label_B = logit_B.detach().cpu().double(), label_B.detach().cpu().double()
         bin_B = ((logit_B + LIMIT) * (BINS / (2 * LIMIT))).clamp_(0, BINS - 1).long()
         index_B = bin_B + BINS * (label_B > 0.5).long()
         self.counts_2N += torch.bincount(index_B, minlength=2 * BINS).view(2, BINS)
-        self.sums_2 += torch.stack([(softplus(logit_B) - label_B * logit_B).sum(), logit_B.sigmoid().sum()])
+        loss_B, prediction_B = softplus(logit_B) - label_B * logit_B, logit_B.sigmoid()
+        if weight_B is not None:
+            weight_B = weight_B.detach().cpu().double()
+            self.weights_2N += torch.bincount(index_B, weight_B, minlength=2 * BINS).view(2, BINS)
+            loss_B, prediction_B = weight_B * loss_B, weight_B * prediction_B
+        self.sums_2 += torch.stack([loss_B.sum(), prediction_B.sum()])
 
     def sums(self) -> list[Tensor]:
         """The counters: with those of other workers added in place, every figure is that of all rows."""
-        return [self.counts_2N, self.sums_2]
+        return [self.counts_2N, self.sums_2, *([self.weights_2N] if self.weighted else [])]
 
     def used(self) -> tuple[np.ndarray, np.ndarray]:
-        """(bins that hold rows, float64 counts by label of those): what every figure follows from."""
-        counts_2N = self.counts_2N.numpy()
-        bins = np.flatnonzero(counts_2N.any(axis=0))
-        return bins, counts_2N[:, bins].astype(np.float64)
+        """(bins in use, float64 weights by label of their rows): what every figure follows from."""
+        weights_2N = self.weights_2N.numpy()
+        bins = np.flatnonzero(weights_2N.any(axis=0))
+        return bins, weights_2N[:, bins].astype(np.float64)
 
     @property
     def count(self) -> int:
@@ -71,31 +88,42 @@ class BinaryMetrics:
     def ece(self) -> float:
         """Expected calibration error over ECE_GROUPS groups of equal count: mean |mean prediction - mean label|."""
         groups = self.calibration(ECE_GROUPS)
-        errors = [group["count"] * abs(group["mean_prediction"] - group["mean_label"]) for group in groups]
-        return sum(errors) / self.count
+        errors = [group[self.mass] * abs(group["mean_prediction"] - group["mean_label"]) for group in groups]
+        return sum(errors) / float(self.weights_2N.sum())
 
     def figures(self) -> tuple[dict[str, float], dict[str, str]]:
         """(figures by name, reasons for those that cannot be computed)."""
-        count, positives = self.count, self.positives
-        figures: dict[str, float] = {"count": count, "positives": positives}
+        figures: dict[str, float] = {"count": self.count, "positives": self.positives}
         absent: dict[str, str] = {}
-        if count == 0:
+        if self.count == 0:
             return figures, dict.fromkeys(FIGURES, "no rows")
-        log_loss, prediction = (self.sums_2 / count).tolist()
-        figures |= {"log_loss": log_loss, "mean_prediction": prediction, "mean_label": positives / count}
+        negative, positive = self.weights_2N.sum(1).tolist()
+        total = negative + positive
+        if self.weighted:
+            figures["weight"] = total
+            if total == 0:
+                return figures, dict.fromkeys(FIGURES, "all rows weigh 0")
+        log_loss, prediction = (self.sums_2 / total).tolist()
+        figures |= {"log_loss": log_loss, "mean_prediction": prediction, "mean_label": positive / total}
         figures["ece"] = self.ece()
-        if 0 < positives < count:
+        if positive and negative:
             figures |= {"auc": self.auc(), "auc_error": self.auc_error(), "ks": self.ks()}
         else:
-            absent |= dict.fromkeys(("auc", "ks"), "no positives" if positives == 0 else "no negatives")
-        if positives:
-            figures["pcoc"] = prediction * count / positives
+            absent |= dict.fromkeys(("auc", "ks"), "no negatives" if positive else "no positives")
+        if positive:
+            figures["pcoc"] = prediction * total / positive
         else:
             absent["pcoc"] = "no positives"
         return figures, absent
 
+    @property
+    def mass(self) -> str:
+        """What the groups of `calibration` are equal in."""
+        return "weight" if self.weighted else "count"
+
     def calibration(self, groups: int = ECE_GROUPS) -> list[dict[str, float]]:
-        """Equal-count groups of rows by score: mean prediction (from bin centres), mean label, count."""
+        """Groups of rows by score, equal in count (in weight, if rows have any): mean prediction (from bin centres),
+        mean label, count, and the weight if rows have any."""
         used, (negative, positive) = self.used()
         if not len(used):
             return []
@@ -104,8 +132,11 @@ class BinaryMetrics:
         result = []
         for group in np.unique(group_V):
             here = group_V == group
-            count = total[here].sum()
-            mean = float((total[here] * centre[here]).sum() / count)
-            label = float(positive[here].sum() / count)
-            result.append({"mean_prediction": mean, "mean_label": label, "count": int(count)})
+            mass = float(total[here].sum())
+            mean = float((total[here] * centre[here]).sum() / mass)
+            label = float(positive[here].sum() / mass)
+            count = int(self.counts_2N[:, torch.from_numpy(used[here])].sum()) if self.weighted else int(mass)
+            result.append({"mean_prediction": mean, "mean_label": label, "count": count})
+            if self.weighted:
+                result[-1]["weight"] = mass
         return result

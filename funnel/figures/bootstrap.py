@@ -6,6 +6,7 @@ of users: counts_CB = S_CU w_UB. Rows without users are independent: a replicate
 Weights follow from (seed, bucket, chunk) and the users' order in it: the order of the log's rows does not matter.
 Scores fall into at most K groups of equal count; what that shifts is taken off (the interval is moved by the figure
 minus the same figure from the groups).
+Where rows have weights, a cell holds what its rows weigh in place of how many they are.
 Shapes: R rows, U users, B replicates, C cells, G slices, L labels, K groups of scores, N fine bins, V of them in use.
 """
 
@@ -22,22 +23,31 @@ LEVEL = 0.95
 
 
 class Replicates:
-    """Counts of C cells in each of B replicates."""
+    """Counts of C cells in each of B replicates; sums of row weights where rows are `weighted`."""
 
-    def __init__(self, cells: int, replicates: int) -> None:
-        self.counts_CB = np.zeros((cells, replicates), np.int32)
+    def __init__(self, cells: int, replicates: int, weighted: bool = False) -> None:
+        self.counts_CB = np.zeros((cells, replicates), np.float64 if weighted else np.int32)
 
-    def add(self, cell_R: np.ndarray, user_R: np.ndarray, weight_UB: np.ndarray) -> None:
+    def add(
+        self, cell_R: np.ndarray, user_R: np.ndarray, weight_UB: np.ndarray, row_weight_R: np.ndarray | None = None
+    ) -> None:
         """Rows of a chunk: their cells, their users (0..U-1), the users' weights (float32 whole numbers)."""
         shape = (len(self.counts_CB), len(weight_UB))
-        counts_CU = scipy.sparse.csr_array((np.ones(len(cell_R), np.float32), (cell_R, user_R)), shape=shape)
+        rows_R = np.ones(len(cell_R), np.float32) if row_weight_R is None else row_weight_R.astype(np.float64)
+        counts_CU = scipy.sparse.csr_array((rows_R, (cell_R, user_R)), shape=shape)
         used = np.flatnonzero(np.diff(counts_CU.indptr))
-        self.counts_CB[used] += (counts_CU[used] @ weight_UB).astype(np.int32)
+        self.counts_CB[used] += (counts_CU[used] @ weight_UB).astype(self.counts_CB.dtype)
 
-    def draw(self, counts_C: np.ndarray, rng: np.random.Generator) -> None:
-        """Independent rows: every cell's count is Poisson around what was found."""
+    def draw(self, counts_C: np.ndarray, rng: np.random.Generator, squares_C: np.ndarray | None = None) -> None:
+        """Independent rows: every cell's count is Poisson around what was found.
+
+        With `squares_C`, sums of squared row weights, counts_C are sums of weights: a cell is then a scaled Poisson
+        number of the mean and the variance that its rows give it, each counted Poisson(1) times.
+        """
         used = np.flatnonzero(counts_C)
-        self.counts_CB[used] = rng.poisson(counts_C[used, None], (len(used), self.counts_CB.shape[1]))
+        rows = counts_C[used, None]
+        scale = 1 if squares_C is None else squares_C[used, None] / rows
+        self.counts_CB[used] = scale * rng.poisson(rows / scale, (len(used), self.counts_CB.shape[1]))
 
 
 def chunks(
@@ -72,7 +82,7 @@ class ScoreGroups:
         """Centres of the V bins in use."""
         total_V = self.counts_LV.sum(0)
         before_V = np.cumsum(total_V) - total_V
-        self.of_V = np.minimum(before_V * groups / max(total_V.sum(), 1), groups - 1).astype(np.int64)
+        self.of_V = np.minimum(before_V * groups / (total_V.sum() or 1), groups - 1).astype(np.int64)
         self.of_N = np.zeros(BINS, np.int16)
         self.of_N[used] = self.of_V
         self.counts_LK = np.stack([np.bincount(self.of_V, row, groups) for row in self.counts_LV])
@@ -80,7 +90,7 @@ class ScoreGroups:
     def means(self, label: int, value_V: np.ndarray) -> np.ndarray:
         """Mean of a function of the score over the rows of a label, by group; 0 where there are none."""
         sums_K = np.bincount(self.of_V, self.counts_LV[label] * value_V, self.size)
-        return sums_K / np.maximum(self.counts_LK[label], 1)
+        return sums_K / np.where(self.counts_LK[label] > 0, self.counts_LK[label], 1)
 
 
 def figures_by_replicate(counts_2KB: np.ndarray, groups: ScoreGroups) -> dict[str, np.ndarray]:

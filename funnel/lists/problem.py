@@ -72,6 +72,8 @@ class ListWise:
         schema, where = log.schema, shown(log.location)
         if schema.request is None:
             raise UserError(f"{where}/schema.json: names no 'request'; a list-wise problem needs one")
+        if schema.weight is not None:
+            raise UserError(f"{where}/schema.json: names a 'weight', which a list-wise loss cannot use; leave it out")
         label = settings.label or next(iter(schema.labels), "")
         if label not in schema.labels:
             raise UserError(f"{where}/schema.json: no label {label!r}; it has {', '.join(schema.labels) or 'none'}")

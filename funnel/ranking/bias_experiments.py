@@ -28,9 +28,9 @@ def strata(ctr_logit_R: np.ndarray) -> np.ndarray:
 class Bias:
     """Counts of (click + 2 potential) by score group; built on the fine counts of pCVR over D."""
 
-    def __init__(self, counts_4N: np.ndarray, replicates: int) -> None:
+    def __init__(self, counts_4N: np.ndarray, replicates: int, weighted: bool = False) -> None:
         self.groups = ScoreGroups(counts_4N)
-        self.replicates = Replicates(4 * self.groups.size, replicates)
+        self.replicates = Replicates(4 * self.groups.size, replicates, weighted)
 
     def cells(self, cvr_logit_R: np.ndarray, label_R: np.ndarray) -> np.ndarray:
         return label_R * self.groups.size + self.groups.of_N[fine_bins(cvr_logit_R)]
@@ -66,24 +66,25 @@ class Bias:
 class Matching:
     """Counts by stratum of q, label and score group."""
 
-    def __init__(self, counts_4N: np.ndarray, replicates: int) -> None:
+    def __init__(self, counts_4N: np.ndarray, replicates: int, weighted: bool = False) -> None:
         self.groups = ScoreGroups(counts_4N, PIP_GROUPS)
         cells = STRATA * 4 * PIP_GROUPS
-        self.counts_C, self.sums_C = np.zeros(cells, np.int64), np.zeros(cells)
-        self.replicates = Replicates(cells, replicates)
+        self.counts_C, self.sums_C = np.zeros(cells, np.float64 if weighted else np.int64), np.zeros(cells)
+        self.replicates = Replicates(cells, replicates, weighted)
 
     def cells(self, ctr_logit_R: np.ndarray, cvr_logit_R: np.ndarray, label_R: np.ndarray) -> np.ndarray:
         return (strata(ctr_logit_R) * 4 + label_R) * PIP_GROUPS + self.groups.of_N[fine_bins(cvr_logit_R)]
 
-    def add(self, cell_R: np.ndarray, cvr_logit_R: np.ndarray) -> None:
-        self.counts_C += np.bincount(cell_R, minlength=len(self.counts_C))
+    def add(self, cell_R: np.ndarray, cvr_logit_R: np.ndarray, weight_R: np.ndarray | None = None) -> None:
+        self.counts_C += np.bincount(cell_R, weight_R, len(self.counts_C)).astype(self.counts_C.dtype)
         prediction_R = 1 / (1 + np.exp(-cvr_logit_R.astype(np.float64)))
+        prediction_R = prediction_R if weight_R is None else weight_R * prediction_R
         self.sums_C += np.bincount(cell_R, prediction_R, len(self.counts_C))
 
     def figures(self, truth: bool) -> tuple[dict[str, float], list[dict[str, Any]], str]:
         """(figures, strata for a plot, reason where there is no ratio)."""
         shape = (STRATA, 4, PIP_GROUPS)
-        mean_C = self.sums_C / np.maximum(self.counts_C, 1)
+        mean_C = self.sums_C / np.where(self.counts_C > 0, self.counts_C, 1)
         exact = self._tables(self.counts_C[:, None], mean_C, shape)
         rows_S2, predicted_S2, converted_S2 = (table[..., 0] for table in exact)
         both_S = (rows_S2 > 0).all(1)
@@ -126,7 +127,7 @@ def ratio(rows_S2B: np.ndarray, sums_S2B: np.ndarray) -> np.ndarray:
     """Sum over strata of clicks x mean of the clicked, over the same with the mean of the unclicked."""
     both_SB = (rows_S2B > 0).all(1)
     weight_SB = np.where(both_SB, rows_S2B[:, 1], 0.0)
-    means_S2B = sums_S2B / np.maximum(rows_S2B, 1)
+    means_S2B = sums_S2B / np.where(rows_S2B > 0, rows_S2B, 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (weight_SB * means_S2B[:, 1]).sum(0) / (weight_SB * means_S2B[:, 0]).sum(0)
 

@@ -10,13 +10,12 @@ from funnel.network import BatchNetwork
 from funnel.panels import Cell, Table
 from funnel.problem import Given
 from funnel.ranking.calibration import CALIBRATION
-from funnel.ranking.calibration_fit import fit_calibration, gather
-from funnel.ranking.click_model import ClickModel
+from funnel.ranking.calibration_fit import FEWEST_FOR_ISOTONIC, fit_calibration, gather
+from funnel.ranking.click_model import click_model_of
 from funnel.ranking.results import LONG_NAMES, rounded
 from funnel.ranking.scoring import for_scoring
 from funnel.tools import Calibrated, Count, GivenTo
 
-PROPENSITIES = "propensities"
 FIGURES = (("log_loss", "log-loss", 5), ("pcoc", "PCOC", 3), ("ece", "ECE", 5))
 
 
@@ -40,27 +39,40 @@ def calibrate(run: Given, given: GivenTo, log: Log, settings: Settings, count: C
 
     For the entire space the click model that the training was given, if it was, gives the weights.
     """
-    problem, network = run.problem, run.network
+    network = run.network
     assert isinstance(network, BatchNetwork)
     device = next(network.parameters()).device
-    log = for_scoring(log, problem.schema, truth=True)
+    log = for_scoring(log, run.problem.schema, truth=True)
+    problem = type(run.problem)(run.problem.settings, log.schema, run.problem.facts)
     counted = log.part("test" if "test" in log.part_names() else "valid")
-    other = given(PROPENSITIES) if settings.space == "entire" else None
-    samples = gather(network, log, log.part("valid"), device, ClickModel(other) if other else None)
+    click_model, missing = click_model_of(given)
+    if missing and settings.space == "entire":
+        raise UserError(f"{missing}; --space click needs none")
+    weighing = click_model if settings.space == "entire" else None
+    samples = gather(network, log, log.part("valid"), device, weighing)
     found = fit_calibration(samples, settings.method, settings.space, problem.clip, settings.negative_rate)
     if settings.method == "none" and settings.negative_rate == 1:
         (run.directory / CALIBRATION).unlink(missing_ok=True)
         return Calibrated()
+    problem.click_model = click_model
     counts = count(problem, network, log, counted, problem.counts(log, counted, truth=True, calibration=found))
     found.save(run.directory)
-    figures = {f"calibrated.{name}": value for name, value in counts.figures().items() if name != "absent"}
+    hidden = ("absent", "propensity.") if missing else ("absent",)  # of the CTR tower, which did not weigh the clicks
+    figures = {f"calibrated.{name}": value for name, value in counts.figures().items() if not name.startswith(hidden)}
     return Calibrated(figures | {f"calibration.{name}": value for name, value in found.about.items()}, counts.curves())
 
 
 def results(summary: Mapping[str, Any], part: str) -> Table:
-    """Log-loss, PCOC and ECE before and after."""
-    method, space = summary["calibration.method"], summary["calibration.space"]
-    title = f"{part} part, calibrated on valid ({method}, CVR for {'all exposures' if space == 'entire' else 'clicks'})"
+    """Log-loss, PCOC and ECE before and after, and what the maps rest on."""
+    about = {name: summary.get(f"calibration.{name}") for name in ("method", "space", "clicks", "conversions")}
+    kinds = [summary.get(f"calibration.{task}.method", about["method"]) for task in ("ctr", "cvr")]
+    space = "all exposures" if about["space"] == "entire" else "clicks"
+    title = (
+        f"{part} part, calibrated on valid: CTR by {kinds[0]} on {about['clicks']:,} clicks, "
+        f"CVR (for {space}) by {kinds[1]} on {about['conversions']:,} conversions"
+    )
+    if min(about["clicks"], about["conversions"]) < FEWEST_FOR_ISOTONIC:
+        title += f"; fewer than {FEWEST_FOR_ISOTONIC}: such a map follows chance, take it as a first guess"
     columns, rows = ["task"], list[tuple[Cell, ...]]()
     for _, name, _ in FIGURES:
         columns += [name, "after"]

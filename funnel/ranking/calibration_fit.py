@@ -7,9 +7,11 @@ CTR is fitted on all exposures. CVR labels exist on clicks only, so its fit answ
              where pCVR is used for every exposure, at the price of the weights' variance
     click    clicks count 1 each: right on clicked exposures, and so for pCTCVR = q p, since E[c] = E[o p]
 
+Where the log's rows have weights, all of this is of rows that stand as often as they weigh.
 Shapes: R rows, N bins of the logit, G groups.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,17 +32,25 @@ from funnel.ranking.counts import predict
 FEWEST = 10
 """Positives and negatives that a step of the isotonic fit rests on, at least."""
 MOST_KNOTS = 32
+FEWEST_FOR_ISOTONIC = 50
+"""Positives and negatives below which Platt's two numbers are fitted in place of a curve: on fewer the curve follows
+chance."""
 
 
 @dataclass
 class FitData:
     """What a fit needs of a part: counts of CTR logits by label, and the clicked rows."""
 
-    ctr: BinaryMetrics = field(default_factory=BinaryMetrics)
+    weighted: bool = False
+    """Whether rows have weights."""
+    ctr: BinaryMetrics = field(init=False)
     clicked: list[np.ndarray] = field(default_factory=list)
-    """Float32 [rows, 3] each: click logit for the weights, cvr logit, conversion."""
+    """Float32 [rows, 4] each: click logit for the weights, cvr logit, conversion, weight of the row."""
     given: BinaryMetrics | None = None
     """Counts of the click logits that the weights come from, where it is not the CTR tower that gives them."""
+
+    def __post_init__(self) -> None:
+        self.ctr = BinaryMetrics(self.weighted)
 
     def add(
         self,
@@ -48,26 +58,29 @@ class FitData:
         click_R: torch.Tensor,
         conversion_R: torch.Tensor,
         click_logit_R: torch.Tensor | None = None,
+        weight_R: torch.Tensor | None = None,
     ) -> None:
-        self.ctr.add(logits["ctr"], click_R)
+        self.ctr.add(logits["ctr"], click_R, weight_R)
         if click_logit_R is not None:
-            self.given = self.given or BinaryMetrics()
-            self.given.add(click_logit_R, click_R)
+            self.given = self.given or BinaryMetrics(self.weighted)
+            self.given.add(click_logit_R, click_R, weight_R)
         weighing_R = logits["ctr"] if click_logit_R is None else click_logit_R
-        columns = torch.stack([weighing_R.float(), logits["cvr"].float(), conversion_R.float()], dim=1)
+        row_R = torch.ones_like(conversion_R) if weight_R is None else weight_R
+        columns = torch.stack([weighing_R.float(), logits["cvr"].float(), conversion_R.float(), row_R.float()], dim=1)
         self.clicked.append(columns[click_R > 0.5].numpy())
 
 
 def gather(
     network: BatchNetwork, log: Log, part: Part, device: torch.device, click_model: ClickModel | None = None
 ) -> FitData:
-    """Score a part once and keep what a fit needs: 12 bytes a click, and counts."""
-    encoder, data = Encoder(log.schema), FitData()
+    """Score a part once and keep what a fit needs: 16 bytes a click, and counts."""
+    encoder, data = Encoder(log.schema), FitData(log.schema.weight is not None)
     for table in ordered_tables(log, part, log.schema.columns):
         rows = encoder.encode(table)
-        given_R = predict(click_model.network, rows, device)["ctr"] if click_model else None
+        given_R = click_model.logits_of(rows, device) if click_model else None
         click_R, conversion_R = (torch.tensor(rows.labels[name]) for name in ("click", "conversion"))
-        data.add(predict(network, rows, device), click_R, conversion_R, given_R)
+        weight_R = None if rows.weight_R is None else torch.tensor(rows.weight_R)
+        data.add(predict(network, rows, device), click_R, conversion_R, given_R, weight_R)
     return data
 
 
@@ -76,7 +89,7 @@ def fit_calibration(
 ) -> Calibration:
     """Fit CTR and CVR. `negative_rate` is the share of the unclicked exposures that the log kept, in all its parts.
 
-    Raises UserError: an unknown method or space, a rate outside (0, 1], one class only.
+    Raises UserError: an unknown method or space, a rate outside (0, 1], one beside weights, one class only.
     """
     if method not in METHODS:
         raise UserError(f"unknown calibration {method!r}; known: {', '.join(METHODS)}")
@@ -84,24 +97,30 @@ def fit_calibration(
         raise UserError(f"unknown space {space!r} for the calibration of CVR; known: {', '.join(SPACES)}")
     if not 0 < negative_rate <= 1:
         raise UserError(f"the rate of negative sampling must be in (0, 1], got {negative_rate}")
-    rows_R3 = np.concatenate(data.clicked).astype(np.float64)
+    if data.weighted and negative_rate != 1:
+        raise UserError(
+            f"a rate of negative sampling ({negative_rate}) and a log with a 'weight': one of them corrects for the "
+            "sampling, both would do it twice; leave the rate at 1"
+        )
+    rows_R4 = np.concatenate(data.clicked).astype(np.float64)
     about = {"method": method, "space": space, "negative_rate": negative_rate, "clip": clip,
-             "rows": data.ctr.count, "clicks": len(rows_R3), "conversions": int(rows_R3[:, 2].sum())}  # fmt: skip
+             "rows": data.ctr.count, "clicks": len(rows_R4), "conversions": int(rows_R4[:, 2].sum())}  # fmt: skip
     ctr = fit_clicks(data.ctr, method).scaled(negative_rate)
     tasks = {"ctr": ctr}
     if method != "none":
-        weight_R = np.ones(len(rows_R3))
+        weight_R = rows_R4[:, 3]
         if space == "entire":
             weighing = fit_clicks(data.given, method).scaled(negative_rate) if data.given else ctr
-            weight_R = inverse_calibrated(weighing, rows_R3[:, 0], clip)
-        tasks["cvr"] = fit("cvr", method, rows_R3[:, 1], rows_R3[:, 2], weight_R, np.ones(len(rows_R3)))
+            weight_R = weight_R * inverse_calibrated(weighing, rows_R4[:, 0], clip)
+        tasks["cvr"] = fit("cvr", method, rows_R4[:, 1], rows_R4[:, 2], weight_R, np.ones(len(rows_R4)))
+        about |= {f"{task}.method": calibrator.method for task, calibrator in tasks.items()}
     return Calibration(tasks, about)
 
 
 def fit_clicks(counted: BinaryMetrics, method: str) -> Calibrator:
     """The map of click logits, on all exposures."""
-    logit_N, count_N, label_N = binned(counted)
-    return fit("ctr", method, logit_N, label_N, count_N, count_N)
+    logit_N, count_N, label_N, weight_N = binned(counted)
+    return fit("ctr", method, logit_N, label_N, weight_N, count_N)
 
 
 def inverse_calibrated(ctr: Calibrator, logit_R: np.ndarray, clip: float) -> np.ndarray:
@@ -110,27 +129,33 @@ def inverse_calibrated(ctr: Calibrator, logit_R: np.ndarray, clip: float) -> np.
     return (1 / ctr.apply_logit(logit).sigmoid()).numpy()
 
 
-def binned(metrics: BinaryMetrics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(logit, rows, label) of every bin in use, one entry for each label."""
+def binned(metrics: BinaryMetrics) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(logit, rows, label, what the rows weigh) of every bin in use, one entry for each label."""
     label, index = np.nonzero(metrics.counts_2N.numpy())
     return (
         (index + 0.5) * (2 * LIMIT / BINS) - LIMIT,
         metrics.counts_2N.numpy()[label, index].astype(float),
         label * 1.0,
+        metrics.weights_2N.numpy()[label, index].astype(float),
     )
 
 
 def fit(
     task: str, method: str, logit_R: np.ndarray, label_R: np.ndarray, weight_R: np.ndarray, count_R: np.ndarray
 ) -> Calibrator:
-    """One task. weight_R is what an entry weighs in the fit, count_R how many rows it stands for."""
+    """One task. weight_R is what an entry weighs in the fit, count_R how many rows it stands for.
+
+    Entries that weigh nothing are left out. Isotonic becomes Platt where positives or negatives are too few for it.
+    """
     if method == "none":
         return Calibrator()
+    used_R = weight_R > 0
+    logit_R, label_R, weight_R, count_R = (values_R[used_R] for values_R in (logit_R, label_R, weight_R, count_R))
     logit_R = np.clip(logit_R, -LIMIT, LIMIT)
     positives, negatives = (count_R * label_R).sum(), (count_R * (1 - label_R)).sum()
     if not positives or not negatives:
         raise UserError(f"{task} cannot be calibrated: no {'negatives' if positives else 'positives'} in the part")
-    if method == "platt":
+    if method == "platt" or min(positives, negatives) < FEWEST_FOR_ISOTONIC:
         return platt(logit_R, label_R, weight_R, positives, negatives)
     return isotonic(logit_R, label_R, weight_R, count_R)
 
@@ -167,7 +192,12 @@ def shift(logit_R: np.ndarray, rate: float, weight_R: np.ndarray) -> float:
 
 def isotonic(logit_R: np.ndarray, label_R: np.ndarray, weight_R: np.ndarray, count_R: np.ndarray) -> Calibrator:
     """Isotonic regression, made strictly increasing: one knot for each of its steps at the step's mean logit, as in
-    centred isotonic regression [Oron and Flournoy 2017]; steps with few positives or negatives join a neighbour."""
+    centred isotonic regression [Oron and Flournoy 2017]; steps with few positives or negatives join a neighbour.
+
+    Between knots the map is a line in the logit, whose probability is not the mean of its ends' (Jensen): on a convex
+    stretch, where all rare events lie, it would be too high. A shift of all knots makes the mean prediction of the fit
+    its mean label.
+    """
     level_R = IsotonicRegression(out_of_bounds="clip").fit_transform(logit_R, label_R, sample_weight=weight_R)
     order_R = np.lexsort((logit_R, level_R))
     new_R = np.diff(level_R[order_R], prepend=-1.0) > 1e-12
@@ -187,7 +217,10 @@ def isotonic(logit_R: np.ndarray, label_R: np.ndarray, weight_R: np.ndarray, cou
     for g in range(1, len(x_G)):
         if x_G[g] > x_G[kept[-1]] and y_G[g] > y_G[kept[-1]]:
             kept.append(g)
-    return Calibrator("isotonic", knots=tuple((float(x_G[g]), float(y_G[g])) for g in kept))
+    found = Calibrator("isotonic", knots=tuple((float(x_G[g]), float(y_G[g])) for g in kept))
+    mapped_R = found.apply_logit(torch.from_numpy(logit_R)).numpy()
+    intercept = shift(mapped_R, np.average(label_R, weights=weight_R), weight_R)
+    return dataclasses.replace(found, intercept=intercept)
 
 
 def merged(groups_G5: np.ndarray) -> np.ndarray:

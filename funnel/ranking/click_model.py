@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.encode import Rows
 from data.errors import UserError
 from funnel.batch import Batch
 from funnel.problem import Given
 from funnel.ranking.calibration import Calibration
+from funnel.ranking.counts import PROPENSITIES, predict
+from funnel.tools import GivenTo
 
 
 class ClickModel:
@@ -32,5 +35,21 @@ class ClickModel:
     @torch.no_grad()
     def logits(self, batch: Batch) -> Tensor:
         """Click logits of the batch's rows, float32 [B]."""
-        logit_B: Tensor = self.network(batch)["ctr"]
+        return self.calibrated(self.network(batch)["ctr"])
+
+    def logits_of(self, rows: Rows, device: torch.device) -> Tensor:
+        """The same of any number of encoded rows, on the CPU."""
+        return self.calibrated(predict(self.network, rows, device)["ctr"])
+
+    def calibrated(self, logit_B: Tensor) -> Tensor:
         return (logit_B if self.calibrator is None else self.calibrator.apply_logit(logit_B)).float()
+
+
+def click_model_of(given: GivenTo) -> tuple[ClickModel | None, str]:
+    """The click model that a finished training was given (None: it was given none), and why it cannot be had, if so:
+    its run may be gone or retrained by now."""
+    try:
+        run = given(PROPENSITIES)
+        return (ClickModel(run) if run else None), ""
+    except UserError as error:
+        return None, f"the propensities of the training cannot be had ({error})"

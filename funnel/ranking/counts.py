@@ -22,6 +22,8 @@ from funnel.ranking.propensity_health import PropensityHealth
 from models.objectives.terms import product_logit
 
 ROWS = 8192
+PROPENSITIES = "propensities"
+"""The role of a click model that gives the propensities."""
 NO_TRUTH = "the log has no truth: conversions of unclicked exposures are not observed"
 
 
@@ -32,16 +34,21 @@ class RankingCounts:
     clip: float
     calibration: Calibration | None = None
     """Applied to the logits before they are counted."""
+    weighted: bool = False
+    """Whether the log's rows have weights: every figure obeys them."""
     truth: Truth | None = None
     key: str | None = None
     """Column by which the truth is looked up."""
+    click_model: bool = False
+    """Whether the outputs hold click logits of a model of their own, which gave the training its propensities."""
     spaces: dict[str, BinaryMetrics] = field(default_factory=dict)
     propensity: PropensityHealth = field(init=False)
 
     def __post_init__(self) -> None:
         self.propensity = PropensityHealth(self.clip)
         for space in ("ctr", "cvr.click", "ctcvr", *(("cvr.entire",) if self.truth else ())):
-            self.spaces.setdefault(space, BinaryMetrics())
+            self.spaces.setdefault(space, BinaryMetrics(self.weighted))
+        self.clicks = BinaryMetrics(self.weighted) if self.click_model else self.spaces["ctr"]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -50,20 +57,25 @@ class RankingCounts:
     def add(self, outputs: Outputs, batch: Batch, table: pa.Table) -> None:
         """Count the rows of a table."""
         logits = dict(outputs) if self.calibration is None else self.calibration.apply(dict(outputs))
-        click_B, conversion_B = batch.labels["click"], batch.labels["conversion"]
+        click_B, conversion_B, weight_B = batch.labels["click"], batch.labels["conversion"], batch.weight_B
         clicked = click_B > 0.5
-        self.spaces["ctr"].add(logits["ctr"], click_B)
-        self.spaces["cvr.click"].add(logits["cvr"][clicked], conversion_B[clicked])
-        self.spaces["ctcvr"].add(product_logit(logits["ctr"], logits["cvr"]), conversion_B)
+        self.spaces["ctr"].add(logits["ctr"], click_B, weight_B)
+        weight_of_clicked_B = weight_B[clicked] if weight_B is not None else None
+        self.spaces["cvr.click"].add(logits["cvr"][clicked], conversion_B[clicked], weight_of_clicked_B)
+        self.spaces["ctcvr"].add(product_logit(logits["ctr"], logits["cvr"]), conversion_B, weight_B)
         if self.truth is not None:
             found = self.truth.lookup(table.column(self.key).to_numpy())
             potential_B = torch.from_numpy(self.truth.potential_R[found].astype(np.float32))
-            self.spaces["cvr.entire"].add(logits["cvr"], potential_B)
-        self.propensity.add(logits["ctr"], click_B)
+            self.spaces["cvr.entire"].add(logits["cvr"], potential_B, weight_B)
+        # What weighs the clicks: the given click model, else the CTR tower as it is in training, not calibrated.
+        weighing_B = outputs[PROPENSITIES] if self.click_model else outputs["ctr"]
+        self.propensity.add(weighing_B, click_B, weight_B)
+        if self.click_model:
+            self.clicks.add(weighing_B, click_B, weight_B)
 
     def sums(self) -> list[Tensor]:
         binary = [tensor for space in sorted(self.spaces) for tensor in self.spaces[space].sums()]
-        return [*binary, *self.propensity.sums()]
+        return [*binary, *self.propensity.sums(), *(self.clicks.sums() if self.click_model else [])]
 
     def peaks(self) -> list[Tensor]:
         return self.propensity.peaks()
@@ -74,8 +86,8 @@ class RankingCounts:
         if "cvr.entire" not in self.spaces:
             absent |= {f"cvr.entire.{name}": NO_TRUTH for name in FIGURES}
         figures |= {f"propensity.{name}": value for name, value in self.propensity.figures().items()}
-        if "ctr.ece" in figures:
-            figures["propensity.ece"] = figures["ctr.ece"]
+        if self.clicks.count and "ctr.ece" in figures:
+            figures["propensity.ece"] = self.clicks.ece() if self.click_model else figures["ctr.ece"]
         return figures | {"absent": absent}
 
     def curves(self) -> dict[str, Any]:

@@ -18,12 +18,13 @@ from funnel.network import BatchNetwork
 from funnel.panels import Table
 from funnel.problem import Given
 from funnel.ranking.calibration import Calibration
+from funnel.ranking.click_model import ClickModel, click_model_of
 from funnel.ranking.evaluation import Scored, activity_figures, figures_of, slice_figures
 from funnel.ranking.evaluation_tables import figures_table, slices_table
 from funnel.ranking.problem import counted
 from funnel.ranking.scored_part import score_part
 from funnel.ranking.scoring import for_scoring
-from funnel.tools import Say
+from funnel.tools import GivenTo, Say
 
 
 @dataclass
@@ -53,6 +54,9 @@ class Evaluation:
     slicings: list[Slicing]
     replicates: int
     seed: int
+    click_model: ClickModel | None
+    no_click_model: str
+    """Why there is none, though the training was given one."""
 
     def run(self, folder: Path, device: torch.device, say: Say) -> tuple[dict[str, Any], dict[str, Any]]:
         """(figures, curves); see funnel/tools.py."""
@@ -62,8 +66,9 @@ class Evaluation:
         def on_rows(rows: int) -> None:
             say(f"scored {rows:,} of {part.rows:,} rows")
 
-        kept = score_part(network, self.log, part, device, folder, self.slicings, on_rows)
-        scored = Scored(kept, self.calibration, self.given.problem.clip, self.replicates, self.seed)
+        kept = score_part(network, self.log, part, device, folder, self.slicings, on_rows, self.click_model)
+        clip = self.given.problem.clip
+        scored = Scored(kept, self.calibration, clip, self.replicates, self.seed, self.no_click_model)
         say(f"figures of {part.rows:,} rows and their intervals")
         result, sliced = figures_of(scored), list[Slices]()
         numbers = {slicing.column: index for index, slicing in enumerate(self.slicings)}
@@ -76,7 +81,9 @@ class Evaluation:
         return figures, {**result.curves, "slices": [asdict(entry) for entry in sliced]}
 
 
-def prepare(run: Given, log: Log, part: str, by: Sequence[str], raw: bool, replicates: int, seed: int) -> Evaluation:
+def prepare(
+    run: Given, given: GivenTo, log: Log, part: str, by: Sequence[str], raw: bool, replicates: int, seed: int
+) -> Evaluation:
     """Raises UserError: no such part, wrong labels, a column to slice by that is not there or cannot be."""
     log = for_scoring(log, run.problem.schema, truth=True)
     rows = log.part(part)
@@ -85,7 +92,8 @@ def prepare(run: Given, log: Log, part: str, by: Sequence[str], raw: bool, repli
         raise UserError(f"--by {ACTIVITY}: the log's schema names no user")
     slicings = plan_slices(log, rows, [name for name in by if name != ACTIVITY])
     calibration = None if raw else Calibration.load(run.directory)
-    return Evaluation(run, calibration, log, rows, counts, by, slicings, replicates, seed)
+    click_model = click_model_of(given)
+    return Evaluation(run, calibration, log, rows, counts, by, slicings, replicates, seed, *click_model)
 
 
 def flat(sliced: Sequence[Slices]) -> dict[str, float]:

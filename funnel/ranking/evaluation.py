@@ -31,11 +31,12 @@ Codes = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class View:
-    """One space of some rows: which of them, their logits (float64) and labels (0, 1)."""
+    """One space of some rows: which of them, their logits (float64), labels (0, 1) and weights (None: 1 each)."""
 
     inside_R: np.ndarray
     logit: np.ndarray
     label: np.ndarray
+    weight: np.ndarray | None
 
 
 @dataclass
@@ -51,9 +52,16 @@ class Scored:
     """What all passes share: the rows, how they are calibrated, and the bootstrap's size and seed."""
 
     def __init__(
-        self, part: ScoredPart, calibration: Calibration | None, clip: float, replicates: int = 400, seed: int = 0
+        self,
+        part: ScoredPart,
+        calibration: Calibration | None,
+        clip: float,
+        replicates: int = 400,
+        seed: int = 0,
+        no_click_model: str = "",
     ) -> None:
-        self.part, self.calibration, self.clip = part, calibration, clip
+        """`no_click_model`: why the click model is missing that gave the training its propensities, if it is."""
+        self.part, self.calibration, self.clip, self.no_click_model = part, calibration, clip, no_click_model
         self.replicates, self.seed = replicates, seed
         self.spaces = ("ctr", "cvr.click", "ctcvr", *(("cvr.entire",) if part.has_truth else ()))
 
@@ -68,47 +76,62 @@ class Scored:
         ctr, cvr = self.logits(rows, raw)
         labels = rows["labels"]
         click, conversion, potential = ((labels & bit > 0) for bit in (CLICK, CONVERSION, POTENTIAL))
-        every = np.ones(len(rows), bool)
+        every, weight = np.ones(len(rows), bool), self.weights(rows)
         found = {
-            "ctr": View(every, ctr.numpy(), click),
-            "cvr.click": View(click, cvr.numpy()[click], conversion[click]),
-            "ctcvr": View(every, product_logit(ctr, cvr).numpy(), conversion),
+            "ctr": View(every, ctr.numpy(), click, weight),
+            "cvr.click": View(click, cvr.numpy()[click], conversion[click], None if weight is None else weight[click]),
+            "ctcvr": View(every, product_logit(ctr, cvr).numpy(), conversion, weight),
         }
         if self.part.has_truth:
-            found["cvr.entire"] = View(every, cvr.numpy(), potential)
+            found["cvr.entire"] = View(every, cvr.numpy(), potential, weight)
         return found
+
+    def weights(self, rows: np.ndarray) -> np.ndarray | None:
+        return np.ascontiguousarray(rows["weight"]) if self.part.weighted else None
 
     def by_slice(self, codes: Codes, slices: int, raw: bool = False) -> list[dict[str, BinaryMetrics]]:
         """Counts of every slice and space."""
-        found = [{space: BinaryMetrics() for space in self.spaces} for _ in range(slices)]
+        found = [{space: BinaryMetrics(self.part.weighted) for space in self.spaces} for _ in range(slices)]
         for rows in self.part.read():
             code_R = codes(rows)
             for space, view in self.views(rows, raw).items():
                 code = code_R[view.inside_R]
                 for number in np.unique(code):
                     here = code == number
-                    metrics = found[number][space]
-                    metrics.add(torch.from_numpy(view.logit[here]), torch.from_numpy(view.label[here]))
+                    columns = (view.logit, view.label, *(() if view.weight is None else (view.weight,)))
+                    found[number][space].add(*(torch.from_numpy(column[here]) for column in columns))
         return found
 
     def bootstrap(self, codes: Codes, counted: list[dict[str, BinaryMetrics]], groups: int) -> list[dict[str, float]]:
         """For every slice {"ctr.auc.low": ..., ...}."""
-        groups_of = [{s: ScoreGroups(m.counts_2N.numpy(), groups) for s, m in row.items()} for row in counted]
-        cells = 2 * groups
-        found: dict[str, Replicates] = {s: Replicates(len(counted) * cells, self.replicates) for s in self.spaces}
+        groups_of = [{s: ScoreGroups(m.weights_2N.numpy(), groups) for s, m in row.items()} for row in counted]
+        cells, weighted = 2 * groups, self.part.weighted
+        found = {s: Replicates(len(counted) * cells, self.replicates, weighted) for s in self.spaces}
+
+        def cells_of(code: np.ndarray, space: str, view: View) -> np.ndarray:
+            of_SN = np.stack([row[space].of_N for row in groups_of])
+            cell: np.ndarray = code * cells + view.label * groups + of_SN[code, fine_bins(view.logit)]
+            return cell
+
         if self.part.has_users:
             for bucket, rows in enumerate(self.part.read()):
                 for piece, user_R, weight_UB in chunks(rows["user"], bucket, self.seed, self.replicates):
                     code_R = codes(rows[piece])
                     for space, view in self.views(rows[piece]).items():
-                        code = code_R[view.inside_R].astype(np.int64)
-                        of_SN = np.stack([row[space].of_N for row in groups_of])
-                        cell = code * cells + view.label * groups + of_SN[code, fine_bins(view.logit)]
-                        found[space].add(cell, user_R[view.inside_R], weight_UB)
+                        cell = cells_of(code_R[view.inside_R].astype(np.int64), space, view)
+                        found[space].add(cell, user_R[view.inside_R], weight_UB, view.weight)
         else:
+            squares = {space: np.zeros(len(counted) * cells) for space in self.spaces if weighted}
+            for rows in self.part.read() if weighted else ():
+                code_R = codes(rows)
+                for space, view in self.views(rows).items():
+                    assert view.weight is not None
+                    cell = cells_of(code_R[view.inside_R].astype(np.int64), space, view)
+                    squares[space] += np.bincount(cell, np.square(view.weight, dtype=np.float64), len(squares[space]))
             for number, space in enumerate(self.spaces):
                 counts = np.concatenate([row[space].counts_LK.ravel() for row in groups_of])
-                found[space].draw(counts.astype(np.int64), np.random.default_rng([self.seed, number, len(counted)]))
+                rng = np.random.default_rng([self.seed, number, len(counted)])
+                found[space].draw(counts if weighted else counts.astype(np.int64), rng, squares.get(space))
         result = []
         for index, row in enumerate(counted):
             here: dict[str, float] = {}
@@ -149,14 +172,23 @@ def figures_of(scored: Scored) -> Figures:
 
 
 def add_propensity(scored: Scored, result: Figures) -> None:
-    health = PropensityHealth(scored.clip)
+    if scored.no_click_model:
+        result.absent["propensity.effective_sample_size"] = scored.no_click_model
+        return
+    health, own = PropensityHealth(scored.clip), scored.part.has_click_model
+    clicks = BinaryMetrics(scored.part.weighted)
     for rows in scored.part.read():
-        ctr, _ = scored.logits(rows)
-        health.add(ctr, torch.from_numpy((rows["labels"] & CLICK > 0).astype(np.float32)))
+        # The propensities as the training used them: of the click model, else of the CTR tower before calibration.
+        logit = torch.from_numpy(rows["click" if own else "ctr"].astype(np.float64))
+        click, weight = torch.from_numpy(rows["labels"] & CLICK > 0), scored.weights(rows)
+        columns = (logit, click, *(() if weight is None else (torch.from_numpy(weight),)))
+        health.add(*columns)
+        if own:
+            clicks.add(*columns)
     result.figures |= {f"propensity.{name}": value for name, value in health.figures().items()}
     result.curves["propensity"] = {**health.figures(), "weight_histogram": health.weight_histogram()}
     if "ctr.ece" in result.figures:
-        result.figures["propensity.ece"] = result.figures["ctr.ece"]
+        result.figures["propensity.ece"] = clicks.ece() if own else result.figures["ctr.ece"]
 
 
 def add_user_figures(scored: Scored, result: Figures) -> None:
@@ -170,7 +202,7 @@ def add_user_figures(scored: Scored, result: Figures) -> None:
         for piece, user_R, weight_UB in chunks(rows["user"], bucket, scored.seed, scored.replicates):
             users += len(weight_UB)
             for space, view in scored.views(rows[piece]).items():
-                sums[space].add(user_R[view.inside_R], view.logit, view.label, weight_UB)
+                sums[space].add(user_R[view.inside_R], view.logit, view.label, weight_UB, view.weight)
     result.figures["users"] = users
     for space, found in sums.items():
         figures = found.figures()
@@ -193,23 +225,33 @@ def add_experiments(scored: Scored, result: Figures) -> None:
         known = labels & (POTENTIAL if scored.part.has_truth else CONVERSION) > 0
         return ctr.numpy(), cvr.numpy(), (labels & CLICK > 0).astype(np.int64) + 2 * known
 
-    counts_4N = np.zeros(4 * BINS, np.int64)
+    weighted = scored.part.weighted
+    counts_4N = np.zeros(4 * BINS, np.float64 if weighted else np.int64)
     for rows in scored.part.read():
         _, cvr_R, label_R = parts(rows)
-        counts_4N += np.bincount(label_R * BINS + fine_bins(cvr_R), minlength=4 * BINS)
-    bias = Bias(counts_4N.reshape(4, BINS), scored.replicates)
-    matching = Matching(counts_4N.reshape(4, BINS), scored.replicates)
+        counts_4N += np.bincount(label_R * BINS + fine_bins(cvr_R), scored.weights(rows), 4 * BINS)
+    bias = Bias(counts_4N.reshape(4, BINS), scored.replicates, weighted)
+    matching = Matching(counts_4N.reshape(4, BINS), scored.replicates, weighted)
+    squares = (np.zeros(4 * bias.groups.size), np.zeros(len(matching.counts_C)))
     for bucket, rows in enumerate(scored.part.read()):
         ctr_R, cvr_R, label_R = parts(rows)
-        matching.add(matching.cells(ctr_R, cvr_R, label_R), cvr_R)
+        weight_R = scored.weights(rows)
+        matching.add(matching.cells(ctr_R, cvr_R, label_R), cvr_R, weight_R)
+        if weight_R is not None and not scored.part.has_users:
+            cells = (bias.cells(cvr_R, label_R), matching.cells(ctr_R, cvr_R, label_R))
+            for total, cell_R in zip(squares, cells, strict=True):
+                total += np.bincount(cell_R, np.square(weight_R, dtype=np.float64), len(total))
         if scored.part.has_users:
             for piece, user_R, weight_UB in chunks(rows["user"], bucket, scored.seed, scored.replicates):
                 ctr_R, cvr_R, label_R = parts(rows[piece])
-                bias.replicates.add(bias.cells(cvr_R, label_R), user_R, weight_UB)
-                matching.replicates.add(matching.cells(ctr_R, cvr_R, label_R), user_R, weight_UB)
+                weight_R = scored.weights(rows[piece])
+                bias.replicates.add(bias.cells(cvr_R, label_R), user_R, weight_UB, weight_R)
+                matching.replicates.add(matching.cells(ctr_R, cvr_R, label_R), user_R, weight_UB, weight_R)
     if not scored.part.has_users:
-        bias.replicates.draw(bias.groups.counts_LK.ravel().astype(np.int64), np.random.default_rng([scored.seed, 90]))
-        matching.replicates.draw(matching.counts_C, np.random.default_rng([scored.seed, 91]))
+        counts_C = bias.groups.counts_LK.ravel().astype(counts_4N.dtype)
+        of_bias, of_matching = squares if weighted else (None, None)
+        bias.replicates.draw(counts_C, np.random.default_rng([scored.seed, 90]), of_bias)
+        matching.replicates.draw(matching.counts_C, np.random.default_rng([scored.seed, 91]), of_matching)
     truth = scored.part.has_truth
     result.figures |= {f"ieb.{name}": value for name, value in bias.figures(truth).items()}
     if not truth:

@@ -27,19 +27,18 @@ from funnel.panels import Panel, Record, Table
 from funnel.problem import Given, Outputs
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.click_model import ClickModel
-from funnel.ranking.counts import RankingCounts
+from funnel.ranking.counts import PROPENSITIES, RankingCounts
 from funnel.ranking.presets import PRESETS, SPACES
 from funnel.ranking.results import WATCHED, results
 from funnel.rows import RowUnits
 from funnel.spaces import Presets, Spaces
 from models.entire_space import ModelConfig
-from models.objectives.base import Labels, Objective, ObjectiveConfig
+from models.objectives.base import TINY, Labels, Objective, ObjectiveConfig
 from models.objectives.propensity import resolve_clip
 from models.registry import BACKBONES, build_objective, find_objective, lookup
 from models.rows import EVERY_ROW, Share
 
 LABELS = ("click", "conversion")
-PROPENSITIES = "propensities"
 AIMS = [f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr") for figure in ("auc", "log_loss")]
 """Figures by which an epoch may be chosen."""
 
@@ -92,11 +91,11 @@ class EntireSpace:
         for name in ("train", "valid"):
             refuse_empty(f"{shown(log.location)}/{name}", facts[name])
         mean_N, std_N = numeric_moments(log, parts["train"])
-        rows, (clicks, conversions) = facts["train"].rows, (facts["train"].positives[name] for name in LABELS)
+        train = facts["train"]
         return {
             "tasks": list(objective.tasks),
-            "click_rate": clicks / rows,
-            "conversion_rate": conversions / clicks,
+            "click_rate": train.weights["click"] / train.weight,
+            "conversion_rate": train.weights["conversion"] / train.weights["click"],
             "numeric_mean": mean_N.tolist(),
             "numeric_std": std_N.tolist(),
             "parts": {name: counted(fact) for name, fact in facts.items()},
@@ -163,13 +162,15 @@ class EntireSpace:
 
     def loss(self, outputs: Outputs, batch: Batch, totals: Tensor, step: int) -> dict[str, Tensor]:
         self.objective.step = step
-        return self.objective(dict(outputs), labels_of(batch), totals)
+        # Nothing in the batch weighs anything: the sums above are 0 too, and 0 / TINY is no NaN.
+        return self.objective(dict(outputs), labels_of(batch), torch.where(totals == 0, TINY, totals))
 
     def counts(
         self, log: Log, part: Part, truth: bool = False, calibration: Calibration | None = None
     ) -> RankingCounts:
         known = log.truth(part) if truth and log.has_truth(part) else None
-        return RankingCounts(self.clip, calibration, known, log.schema.exposure)
+        weighted = self.schema.weight is not None
+        return RankingCounts(self.clip, calibration, weighted, known, log.schema.exposure, self.click_model is not None)
 
     def smaller_is_better(self, figure: str) -> bool:
         if figure not in AIMS:
@@ -209,6 +210,10 @@ def refuse_empty(where: str, facts: LabelFacts) -> None:
     for name in LABELS:
         if facts.positives[name] == 0:
             raise UserError(f"{where}: no {name}s in {facts.rows} rows; there is nothing to learn")
+        if facts.weights[name] == 0:
+            raise UserError(f"{where}: all {name}s weigh 0; there is nothing to learn")
+    if facts.weights["click"] == facts.weight:
+        raise UserError(f"{where}: all rows that weigh anything are clicks; there is nothing to learn")
 
 
 def counted(facts: LabelFacts) -> dict[str, int]:

@@ -8,7 +8,10 @@ from torch import Tensor
 
 @dataclass
 class PropensityHealth:
-    """What the inverse propensities of clicked rows are like: few large weights mean few rows carry the estimate."""
+    """What the inverse propensities of clicked rows are like: few large weights mean few rows carry the estimate.
+
+    Where rows weigh more or less than once, what counts is row weight x inverse propensity, as in the loss.
+    """
 
     clip: float
     sums_4: Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
@@ -17,11 +20,15 @@ class PropensityHealth:
     """Clicks by log10 of the weight, in 40 bins over [0, 4]."""
     largest_1: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
 
-    def add(self, ctr_logit_B: Tensor, click_B: Tensor) -> None:
-        q_B = ctr_logit_B.detach().cpu().double().sigmoid()[click_B.cpu() > 0.5]
+    def add(self, click_logit_B: Tensor, click_B: Tensor, row_weight_B: Tensor | None = None) -> None:
+        """`click_logit_B`: of the propensities that weigh the clicks in training."""
+        clicked = click_B.cpu() > 0.5
+        q_B = click_logit_B.detach().cpu().double().sigmoid()[clicked]
         if not len(q_B):
             return
         weight_B = 1 / q_B.clamp(min=max(self.clip, 1e-12))
+        if row_weight_B is not None:
+            weight_B = weight_B * row_weight_B.cpu().double()[clicked]
         clipped = (q_B < self.clip).sum().double()
         self.sums_4 += torch.stack([weight_B.new_tensor(len(q_B)), weight_B.sum(), weight_B.square().sum(), clipped])
         self.largest_1 = torch.maximum(self.largest_1, weight_B.max().view(1))
@@ -39,8 +46,8 @@ class PropensityHealth:
     def figures(self) -> dict[str, float]:
         """Effective sample size (sum w)^2 / sum w^2 and its share of the clicks, largest weight, share clipped."""
         clicks, total, squares, clipped = self.sums_4.tolist()
-        if not clicks:
-            return {"clicks": 0, "clip": self.clip}
+        if not total:
+            return {"clicks": int(clicks), "clip": self.clip}
         size = total**2 / squares
         return {
             "clicks": int(clicks),

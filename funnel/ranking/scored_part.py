@@ -1,7 +1,8 @@
 """A part scored once and kept in buckets of whole users, so that figures by user need one bucket in memory at a time.
 
-A row takes 17 bytes and 2 for each slicing. Up to a million rows stay in memory; larger parts go to one temporary file
-a bucket, some million rows each. What bucket a user is in, and the users' order in it, follow from their ids alone.
+A row takes 17 bytes, 2 for each slicing, 4 for a weight and 4 for a click model's logit. Up to a million rows stay in
+memory; larger parts go to one temporary file a bucket, some million rows each. What bucket a user is in, and the users'
+order in it, follow from their ids alone.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from data.log import Log, Part
 from data.reading import ordered_tables
 from funnel.figures.slices import Slicing
 from funnel.network import BatchNetwork
+from funnel.ranking.click_model import ClickModel
 from funnel.ranking.counts import predict
 
 BUCKET_ROWS = 1 << 20
@@ -36,14 +38,21 @@ class ScoredPart:
     has_users: bool
     has_truth: bool
     slicings: list[Slicing] = field(default_factory=list)
+    weighted: bool = False
+    """Whether rows have weights."""
+    has_click_model: bool = False
+    """Whether a click model's logits are kept, which gave the training its propensities."""
     rows: int = 0
     bucket_rows: int = BUCKET_ROWS
     kept: dict[int, list[np.ndarray]] = field(default_factory=dict)
 
     @property
     def dtype(self) -> np.dtype:
-        """user uint64 (a hash), ctr and cvr float32 logits, labels uint8 (bits), a slice number for each slicing."""
+        """user uint64 (a hash), ctr and cvr float32 logits, labels uint8 (bits), a slice number for each slicing;
+        weight and the click model's logit, float32, where there are such."""
         fixed = [("user", "u8"), ("ctr", "f4"), ("cvr", "f4"), ("labels", "u1")]
+        fixed += [("weight", "f4")] if self.weighted else []
+        fixed += [("click", "f4")] if self.has_click_model else []
         return np.dtype(fixed + [(f"by{index}", "i2") for index in range(len(self.slicings))])
 
     def add(self, rows: np.ndarray) -> None:
@@ -79,13 +88,15 @@ def score_part(
     folder: Path,
     slicings: list[Slicing],
     on_rows: Callable[[int], None] = lambda rows: None,
+    click_model: ClickModel | None = None,
 ) -> ScoredPart:
-    """Score a part once: raw logits, labels, the truth where the log has it, slice numbers. `on_rows` is called with
-    the number of rows so far."""
+    """Score a part once: raw logits, labels, weights, the truth where the log has it, slice numbers. `on_rows` is
+    called with the number of rows so far."""
     schema = log.schema
     truth = log.truth(part) if log.has_truth(part) else None
     buckets = max(1, -(-part.rows // BUCKET_ROWS))
-    scored = ScoredPart(folder, buckets, schema.user is not None, truth is not None, slicings)
+    weighted, given = schema.weight is not None, click_model is not None
+    scored = ScoredPart(folder, buckets, schema.user is not None, truth is not None, slicings, weighted, given)
     wanted = [*schema.columns, schema.user, schema.exposure if truth else None, *(s.column for s in slicings)]
     columns = list(dict.fromkeys(name for name in wanted if name))
     encoder = Encoder(schema)
@@ -100,6 +111,10 @@ def score_part(
             potential_R = truth.potential_R[truth.lookup(table.column(schema.exposure).to_numpy())]
             labels_R = labels_R + POTENTIAL * (potential_R > 0)
         rows["labels"] = labels_R
+        if encoded.weight_R is not None:
+            rows["weight"] = encoded.weight_R
+        if click_model is not None:
+            rows["click"] = click_model.logits_of(encoded, device).numpy()
         for index, slicing in enumerate(slicings):
             rows[f"by{index}"] = slicing.codes(table)
         scored.add(rows)

@@ -25,7 +25,7 @@ SCORES = ("pctr", "pcvr", "pctcvr")
 
 
 def for_scoring(log: Log, trained: Schema, truth: bool = False) -> Log:
-    """The log read with the trained model's features and labels, and the log's own keys (and truth) beside them."""
+    """The log read with the trained model's features and labels, and the log's own keys and weights (and truth)."""
     own = log.schema
     schema = dataclasses.replace(
         trained,
@@ -33,7 +33,7 @@ def for_scoring(log: Log, trained: Schema, truth: bool = False) -> Log:
         user=own.user,
         request=own.request,
         value=own.value,
-        weight=None,
+        weight=own.weight,
         truth=own.truth if truth else None,
     )
     return dataclasses.replace(log, schema=schema)
@@ -52,7 +52,8 @@ def score_part(run: Given, log: Log, part: str, device: torch.device, raw: bool)
 def score(
     network: BatchNetwork, log: Log, part: Part, device: torch.device, calibration: Calibration | None = None
 ) -> Iterator[pa.Table]:
-    """Tables of exposure_id, user, request (where the schema names them), click, conversion, pctr, pcvr, pctcvr, value.
+    """Tables of exposure_id, user, request (where the schema names them), click, conversion, pctr, pcvr, pctcvr, value,
+    weight.
 
     One table a row group, read ahead: memory is flat in the number of rows.
     """
@@ -74,4 +75,6 @@ def score(
         columns |= {name: pa.array(values.numpy().astype(np.float32)) for name, values in probabilities.items()}
         if schema.value:
             columns["value"] = table.column(schema.value).cast(pa.float32())
+        if schema.weight:
+            columns["weight"] = table.column(schema.weight).cast(pa.float32())
         yield pa.table(columns)
