@@ -74,6 +74,8 @@ class Evaluation(Protocol):
 
     counts: Mapping[str, int]
     """Of the part, for run.json."""
+    warnings: Sequence[str]
+    """Lines on what looks wrong in the part."""
 
     def run(self, folder: Path, device: torch.device, say: Say) -> tuple[dict[str, Any], dict[str, Any]]:
         """(figures for summary.json, with {"absent": {name: reason}}; curves for evaluation.json). `folder`: an empty

@@ -81,6 +81,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     log = open_log(arguments.data)
     asked = (arguments.part, arguments.by, arguments.raw, arguments.replicates, arguments.seed)
     evaluation = evaluating.prepare(finished, given_to(record), log, *asked)
+    for line in evaluation.warnings:
+        console.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False, highlight=False)
     if state is RunState.NEW:
         data = {"location": arguments.data, "name": log.schema.name, "parts": {arguments.part: evaluation.counts}}
         problem = {"problem": record["problem"]} if "problem" in record else {}

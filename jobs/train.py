@@ -196,6 +196,8 @@ def announce(console: Console, arguments: Arguments, job: TrainJob, state: RunSt
     kind = find_problem(job.problem)
     what = kind(job.settings, job.schema, job.facts, {}).describe()
     console.print(f"{verb} {what}: {job.units('train'):,} {kind.units} of {job.schema.name!r} in {where}")
+    for line in job.facts.get("warnings", ()):
+        console.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

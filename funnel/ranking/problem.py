@@ -20,7 +20,10 @@ from data.errors import UserError
 from data.filesystems import shown
 from data.labels import LabelFacts, check_labels
 from data.log import Log, Part
+from data.repeats import repeat_warnings
 from data.schema import Schema
+from data.suspects import suspicious_columns
+from data.truth_check import check_truth
 from funnel.batch import Batch
 from funnel.network import BatchNetwork, build_network
 from funnel.panels import Panel, Record, Table
@@ -75,10 +78,11 @@ class EntireSpace:
         cls, settings: EntireSpaceSettings, log: Log, parts: Mapping[str, Part], roles: Collection[str] = ()
     ) -> dict[str, Any]:
         """Check labels, measure the features: {"tasks", "click_rate", "conversion_rate", "numeric_mean", "numeric_std",
-        "parts"}.
+        "parts"}, and "warnings" of columns and rows that look wrong, if any do.
 
         Raises UserError: an unknown backbone or objective, a label that is not there or wrong, a part without clicks
-        or conversions, a click model for an objective that weighs nothing.
+        or conversions, a truth that lacks rows or contradicts the log, a click model for an objective that weighs
+        nothing.
         """
         lookup(BACKBONES, settings.model.backbone.name, "backbone")
         objective = find_objective(settings.objective.name)
@@ -90,7 +94,14 @@ class EntireSpace:
         facts = {name: check_labels(log, part) for name, part in parts.items()}
         for name in ("train", "valid"):
             refuse_empty(f"{shown(log.location)}/{name}", facts[name])
+        judged = "test" if "test" in parts else "valid"
+        if log.has_truth(parts[judged]):
+            check_truth(log, parts[judged])
         mean_N, std_N = numeric_moments(log, parts["train"])
+        warnings = [
+            *repeat_warnings(log, parts, {name: fact.keys for name, fact in facts.items()}),
+            *suspicious_columns(log, parts["train"], mean_N.tolist(), std_N.tolist()),
+        ]
         train = facts["train"]
         return {
             "tasks": list(objective.tasks),
@@ -99,6 +110,7 @@ class EntireSpace:
             "numeric_mean": mean_N.tolist(),
             "numeric_std": std_N.tolist(),
             "parts": {name: counted(fact) for name, fact in facts.items()},
+            **({"warnings": warnings} if warnings else {}),
         }
 
     def __init__(
@@ -147,8 +159,8 @@ class EntireSpace:
         network = build_network(BatchNetwork, self.settings.model, self.schema, tasks, seed, share)
         if "numeric_mean" in facts:  # not in an older checkpoint, whose tensors say the same
             network.start_at({"ctr": facts["click_rate"], "cvr": facts["conversion_rate"]})
-            network.standardise.mean.copy_(torch.tensor(facts["numeric_mean"]))
-            network.standardise.std.copy_(torch.tensor(facts["numeric_std"]))
+            network.standardise.mean.copy_(torch.tensor(facts["numeric_mean"], dtype=torch.float64))
+            network.standardise.std.copy_(torch.tensor(facts["numeric_std"], dtype=torch.float64))
         return network
 
     def complete(self, batch: Batch) -> Batch:
