@@ -16,7 +16,7 @@ from data.errors import UserError
 from data.hashing import hash_array
 from data.kinds import is_list, is_text, number
 from data.log import Log, Part, PartFile
-from data.schema import CategoricalField, Schema
+from data.schema import WITHIN, CategoricalField, Schema
 
 FLOAT32_MOST = float(np.finfo(np.float32).max)
 
@@ -28,7 +28,7 @@ class Rows:
     ids_RK         int64, C-contiguous: rows of the fused embedding table (every field's offset is added) of the
                    single-valued fields
     numeric_RN     C-contiguous: as in the log, NaN where missing; float64 if a column has numbers that float32 does not
-    labels         float32_R by label, 0 or 1
+    labels         float32_R by label, 0 or 1; "conversion" is there, 0, where a log has clicks and no conversions
     weight_R       float32, or None if the schema names no weight
     bags           the same ids of the multi-valued fields, one Bags a field, in the schema's order
     """
@@ -110,7 +110,7 @@ class Encoder:
         return Rows(
             np.ascontiguousarray(ids_KR.T),
             numeric_RN,
-            {name: label_number(table, column) for name, column in schema.labels.items()},
+            self._with_absent({name: label_number(table, column) for name, column in schema.labels.items()}),
             number(table, schema.weight) if schema.weight else None,
             tuple(self._bags(field.name, table) for field in schema.many),
         )
@@ -121,7 +121,14 @@ class Encoder:
         ids_RK = np.empty((0, len(schema.single)), np.int64)
         numeric_RN = np.empty((0, len(schema.numeric)), np.float32)
         bags = tuple(Bags.none() for _ in schema.many)
-        return Rows(ids_RK, numeric_RN, dict.fromkeys(schema.labels, none), none if schema.weight else None, bags)
+        labels = self._with_absent(dict.fromkeys(schema.labels, none))
+        return Rows(ids_RK, numeric_RN, labels, none if schema.weight else None, bags)
+
+    def _with_absent(self, labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A label within another one that the log does not have, conversions in a log of clicks, is nowhere 1."""
+        absent = {name: np.zeros_like(labels[outer]) for name, outer in WITHIN.items()
+                  if outer in labels and name not in labels}  # fmt: skip
+        return labels | absent
 
     def _bags(self, name: str, table: pa.Table) -> Bags:
         field, vocabulary, offset = self._parts[name]

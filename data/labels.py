@@ -13,12 +13,9 @@ from data.errors import UserError
 from data.kinds import number
 from data.log import Log, Part, PartFile
 from data.repeats import Keys, key_hashes, share_of
-from data.schema import Schema
+from data.schema import WITHIN, Schema
 
 THREADS = min(16, 2 * (os.cpu_count() or 1))
-
-WITHIN = {"conversion": "click"}
-"""A label that is 1 only where another one is."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ FORMAT, VERSION = "counterpoint.schema", 2
 SCHEMA_FILE = "schema.json"
 REQUIRED_KEYS = ("format", "version", "name", "categorical", "numeric", "labels")
 VERSION_1_LABELS = ("click", "conversion")
+WITHIN = {"conversion": "click"}
+"""A label that is 1 only where another one is."""
 COLUMN_KEYS = ("exposure", "user", "request", "weight", "value", "reward")
 OPTIONAL_KEYS = (*COLUMN_KEYS, "kinds", "truth")
 KINDS_OF_IDS = ("integers", "text")

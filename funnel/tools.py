@@ -37,6 +37,8 @@ class Scores:
     """One a row group, all of one schema."""
     about: Mapping[str, Any]
     """Kept in the file's metadata; "calibration" is the name of the calibration's method, or "none"."""
+    warnings: list[str] = field(default_factory=list)
+    """Lines on what looks wrong; complete once all tables are read."""
 
 
 class Scoring(Protocol):

@@ -90,10 +90,11 @@ class EntireSpace:
             raise UserError(
                 f"--given {PROPENSITIES}=...: objective {settings.objective.name} uses no propensities; leave it out"
             )
-        require_labels(log)
+        needed = needed_labels(settings)
+        require_labels(log, needed)
         facts = {name: check_labels(log, part) for name, part in parts.items()}
         for name in ("train", "valid"):
-            refuse_empty(f"{shown(log.location)}/{name}", facts[name])
+            refuse_empty(f"{shown(log.location)}/{name}", facts[name], needed)
         judged = "test" if "test" in parts else "valid"
         if log.has_truth(parts[judged]):
             check_truth(log, parts[judged])
@@ -103,10 +104,12 @@ class EntireSpace:
             *suspicious_columns(log, parts["train"], mean_N.tolist(), std_N.tolist()),
         ]
         train = facts["train"]
+        if not train.positives.get("conversion") or not facts["valid"].positives.get("conversion"):
+            warnings.append("train or valid has no conversions: a model of clicks; its pcvr and pctcvr mean nothing")
         return {
             "tasks": list(objective.tasks),
             "click_rate": train.weights["click"] / train.weight,
-            "conversion_rate": train.weights["conversion"] / train.weights["click"],
+            "conversion_rate": train.weights.get("conversion", 0) / train.weights["click"],
             "numeric_mean": mean_N.tolist(),
             "numeric_std": std_N.tolist(),
             "parts": {name: counted(fact) for name, fact in facts.items()},
@@ -187,6 +190,12 @@ class EntireSpace:
     def smaller_is_better(self, figure: str) -> bool:
         if figure not in AIMS:
             raise UserError(f"stop_metric {figure!r}: want one of {', '.join(AIMS)}")
+        valid = self.facts.get("parts", {}).get("valid", {})
+        if not figure.startswith("ctr.") and valid.get("conversions", 1) == 0:
+            raise UserError(
+                f"stop_metric {figure}: the valid part has no conversions; for a model of clicks take ctr.log_loss, as "
+                "--preset clicks does"
+            )
         return figure.endswith("log_loss")
 
     @classmethod
@@ -211,15 +220,20 @@ def labels_of(batch: Batch) -> Labels:
     return Labels(batch.labels["click"], batch.labels["conversion"], batch.weight_B, given)
 
 
-def require_labels(log: Log) -> None:
-    absent = [name for name in LABELS if name not in log.schema.labels]
+def needed_labels(settings: EntireSpaceSettings) -> tuple[str, ...]:
+    """Both, but for a model of clicks alone (--preset clicks), which the naive objective makes."""
+    return LABELS[:1] if settings.objective.name == "naive" else LABELS
+
+
+def require_labels(log: Log, needed: tuple[str, ...]) -> None:
+    absent = [name for name in needed if name not in log.schema.labels]
     if absent:
         have = ", ".join(log.schema.labels) or "none"
         raise UserError(f"{shown(log.location)}/schema.json: no label {absent[0]!r}; it has {have}")
 
 
-def refuse_empty(where: str, facts: LabelFacts) -> None:
-    for name in LABELS:
+def refuse_empty(where: str, facts: LabelFacts, needed: tuple[str, ...]) -> None:
+    for name in needed:
         if facts.positives[name] == 0:
             raise UserError(f"{where}: no {name}s in {facts.rows} rows; there is nothing to learn")
         if facts.weights[name] == 0:
@@ -230,4 +244,4 @@ def refuse_empty(where: str, facts: LabelFacts) -> None:
 
 def counted(facts: LabelFacts) -> dict[str, int]:
     """Counts of a part for people: {"rows": ., "clicks": ., "conversions": .}"""
-    return {"rows": facts.rows, **{f"{name}s": facts.positives[name] for name in LABELS}}
+    return {"rows": facts.rows, **{f"{name}s": facts.positives.get(name, 0) for name in LABELS}}

@@ -49,7 +49,28 @@ def score_part(run: Given, log: Log, part: str, device: torch.device, raw: bool)
     log = for_scoring(log, run.problem.schema)
     rows, network = log.part(part), run.network.to(device)
     assert isinstance(network, BatchNetwork)
-    return Scores(rows, score(network, log, rows, device, calibration), {"calibration": method})
+    warnings: list[str] = []
+    tables = score(network, log, rows, device, calibration)
+    if log.schema.value and "conversion" in log.schema.labels:
+        tables = watched_value(tables, log.schema.value, warnings)
+    return Scores(rows, tables, {"calibration": method}, warnings)
+
+
+def watched_value(tables: Iterator[pa.Table], column: str, warnings: list[str]) -> Iterator[pa.Table]:
+    """The tables, and a line among the warnings if the value is there only where there was a conversion."""
+    there = elsewhere = rows = conversions = 0
+    for table in tables:
+        value_R = np.nan_to_num(table.column("value").to_numpy())
+        conversion_R = table.column("conversion").to_numpy()
+        rows, conversions = rows + len(value_R), conversions + int(conversion_R.sum())
+        there += int(np.count_nonzero(value_R))
+        elsewhere += int(np.count_nonzero(value_R[conversion_R == 0]))
+        yield table
+    if not elsewhere and (conversions / max(rows, 1)) ** there < 1e-6:
+        warnings.append(
+            f"column {column!r}, the 'value', is there, and not 0, only where there was a conversion: name what is known "
+            "only afterwards under 'reward'"
+        )
 
 
 def score(
@@ -78,7 +99,7 @@ def score(
         }
         own = cast_table(table.select(list(dict.fromkeys(filter(None, keys.values())))), part.types, file.path)
         columns = {name: own.column(source) for name, source in keys.items() if source}
-        columns |= {name: pa.array(labels[name].astype(np.int8)) for name in ("click", "conversion")}
+        columns |= {name: pa.array(labels[name].astype(np.int8)) for name in ("click", "conversion") if name in labels}
         columns |= {name: pa.array(values.numpy().astype(np.float32)) for name, values in probabilities.items()}
         for name, source in (("value", schema.value), ("reward", schema.reward), ("weight", schema.weight)):
             if source:
