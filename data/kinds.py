@@ -114,7 +114,10 @@ def common_type(kinds: Sequence[pa.DataType]) -> pa.DataType:
 
 
 def cast_table(table: pa.Table, types: Mapping[str, pa.DataType], where: str) -> pa.Table:
-    """The table with these types, by column. Raises UserError where a value does not fit."""
+    """The table with these types, by column, any of which may hold nulls: so all such tables join to one.
+
+    Raises UserError where a value does not fit.
+    """
     for index, field in enumerate(table.schema):
         wanted = types.get(field.name, field.type)
         if wanted != field.type:
@@ -123,7 +126,7 @@ def cast_table(table: pa.Table, types: Mapping[str, pa.DataType], where: str) ->
             except pa.ArrowException as error:
                 reason = str(error).splitlines()[0]
                 raise UserError(f"{where}: column {field.name!r} does not fit {wanted} ({reason})") from None
-    return table
+    return pa.table(table.columns, names=table.column_names)
 
 
 def number(table: pa.Table, name: str, wide: bool = False) -> np.ndarray:

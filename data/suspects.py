@@ -91,7 +91,7 @@ def outcome(what: str, values_R: np.ndarray, labels: dict[str, np.ndarray]) -> I
         if order_R is None:
             ranked_R = np.nan_to_num(values_R, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
             order_R = np.argsort(ranked_R, kind="stable")
-            group_R = np.concatenate([[0], np.cumsum(np.diff(ranked_R[order_R]) != 0)])
+            group_R = np.concatenate([[0], np.cumsum(ranked_R[order_R][1:] != ranked_R[order_R][:-1])])
         auc = grouped_auc(group_R, label_R[order_R])
         if max(auc, 1 - auc) > ALONE:
             yield f"{what} alone tells where {name!r} is 1 (AUC {max(auc, 1 - auc):.3f}): is it an outcome?"
@@ -133,4 +133,4 @@ def standardised(values_R: np.ndarray, mean: float, std: float) -> np.ndarray:
 
 
 def distinct(sorted_R: np.ndarray) -> int:
-    return 1 + int((np.diff(sorted_R) != 0).sum()) if len(sorted_R) else 0
+    return 1 + int((sorted_R[1:] != sorted_R[:-1]).sum()) if len(sorted_R) else 0

@@ -66,7 +66,7 @@ def prepare(
         config=config,
         settings=settings,
         schema=log.schema,
-        parts=parts,
+        parts={name: dataclasses.replace(part, kinds={}, types={}) for name, part in parts.items()},  # plain values
         sizes={name: plain.sizes(log, part) for name, part in parts.items()},
         facts=facts,
         started=started,

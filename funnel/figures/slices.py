@@ -37,7 +37,7 @@ class Slicing:
     column: str
     labels: tuple[str, ...]
     """What the slices are called, by number."""
-    edges: tuple[float, ...] = ()
+    edges: tuple[float, ...] | tuple[int, ...] = ()
     """Numbers: slice s holds edges[s-1] < value <= edges[s]; the last edge is left out."""
     values: tuple[object, ...] = ()
     """Values: slice s holds values[s]; the others come after them."""
@@ -52,9 +52,11 @@ class Slicing:
             found = pc.index_in(column, pa.array(self.values, column.type))
             codes_R = found.fill_null(len(self.values)).to_numpy().astype(np.int16)
         else:
-            values_R = column.cast(pa.float64(), safe=False).fill_null(float("nan")).to_numpy()
+            edges, values_R = np.array(self.edges), column.fill_null(0).to_numpy()
+            if edges.dtype.kind == "f":
+                values_R = values_R.astype(np.float64)
             missing_R = missing_R | np.isnan(values_R)
-            codes_R = np.searchsorted(self.edges, values_R, side="left").astype(np.int16)
+            codes_R = np.searchsorted(edges, values_R, side="left").astype(np.int16)
         codes_R[missing_R] = len(self.labels) - 1
         return codes_R
 
@@ -80,7 +82,7 @@ def plan(log: Log, part: Part, name: str) -> Slicing:
             continue
         floating = floating or pat.is_floating(column.type)
         if not pat.is_large_string(column.type):
-            values_R = column.cast(pa.float64(), safe=False).drop_null().to_numpy()
+            values_R = column.drop_null().to_numpy()
             numbers.append(values_R[~np.isnan(values_R)][::stride])
         if not pat.is_floating(column.type) and len(counts) <= DISTINCT:
             found = column.drop_null().value_counts()
@@ -96,9 +98,13 @@ def by_quantiles(name: str, values_R: np.ndarray) -> Slicing:
     """Equal shares of the rows; edges that coincide become one."""
     if not len(values_R):
         return Slicing(name, (MISSING,))
-    edges = np.unique(np.quantile(values_R, np.arange(1, PARTS) / PARTS, method="inverted_cdf"))
+    place = np.ceil(np.arange(1, PARTS) / PARTS * len(values_R)).astype(int) - 1
+    edges = np.unique(np.sort(values_R)[place])  # which whole numbers of 64 bits are themselves
     edges = edges[edges < values_R.max()]
     texts = [f"{edge:,.4g}" for edge in edges]
+    if len(set(texts)) < len(texts):  # numbers of many digits: ids
+        parts = (f"part {number} of {len(edges) + 1}" for number in range(1, len(edges) + 2))
+        return Slicing(name, (*parts, MISSING), tuple(edges.tolist()))
     if not texts:
         return Slicing(name, ("all", MISSING), ())
     middle = [f"{low} to {high}" for low, high in itertools.pairwise(texts)]
@@ -153,9 +159,9 @@ def check_type(log: Log, part: Part, name: str) -> None:
         with open_parquet(log.filesystem, file.path) as source:
             found = source.schema_arrow
         if found.names.count(name) != 1:
-            has = "no such column" if name not in found.names else f"{found.names.count(name)} columns of that name"
-            names = ", ".join(dict.fromkeys(found.names))
-            raise UserError(f"--by {name}: {has} in {file.path}, which has {names}; or {ACTIVITY}")
+            if file == part.files[0] and name not in found.names:
+                raise UserError(f"--by {name}: no such column; the log has {', '.join(found.names)}; or {ACTIVITY}")
+            raise UserError(f"--by {name}: {found.names.count(name) or 'no'} columns of that name in {file.path}")
         kind = found.field(name).type
         if is_list(kind) or not (is_number(kind) or id_kind(kind)):
             raise UserError(f"--by {name}: a column of {kind} in {file.path}; slices need numbers, booleans or strings")

@@ -68,8 +68,8 @@ def watched_value(tables: Iterator[pa.Table], column: str, warnings: list[str]) 
         yield table
     if not elsewhere and (conversions / max(rows, 1)) ** there < 1e-6:
         warnings.append(
-            f"column {column!r}, the 'value', is there, and not 0, only where there was a conversion: name what is known "
-            "only afterwards under 'reward'"
+            f"column {column!r}, the 'value', is there, and not 0, only where there was a conversion: name what is "
+            "known only afterwards under 'reward'"
         )
 
 
