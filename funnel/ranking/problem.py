@@ -22,6 +22,7 @@ from data.labels import LabelFacts, check_labels
 from data.log import Log, Part
 from data.schema import Schema
 from funnel.batch import Batch
+from funnel.figures.threshold import checked
 from funnel.network import BatchNetwork, build_network
 from funnel.panels import Panel, Record, Table
 from funnel.problem import Given, Outputs
@@ -47,6 +48,12 @@ AIMS = [f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr") for figur
 class EntireSpaceSettings:
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    threshold: float | str = "auto"
+    """Prediction from which on a row is called positive, for precision, recall and F1 among the figures: a probability,
+    or auto = the mean label of the rows they are taken over."""
+
+    def __post_init__(self) -> None:
+        checked(self.threshold)
 
 
 class EntireSpace:
@@ -169,8 +176,9 @@ class EntireSpace:
         self, log: Log, part: Part, truth: bool = False, calibration: Calibration | None = None
     ) -> RankingCounts:
         known = log.truth(part) if truth and log.has_truth(part) else None
-        weighted = self.schema.weight is not None
-        return RankingCounts(self.clip, calibration, weighted, known, log.schema.exposure, self.click_model is not None)
+        weighted, given = self.schema.weight is not None, self.click_model is not None
+        threshold = checked(self.settings.threshold)
+        return RankingCounts(self.clip, calibration, weighted, known, log.schema.exposure, given, threshold)
 
     def smaller_is_better(self, figure: str) -> bool:
         if figure not in AIMS:
