@@ -152,6 +152,7 @@ class EntireSpace:
         facts = self.facts
         tasks = tuple(facts["tasks"])
         network = build_network(BatchNetwork, self.settings.model, self.schema, tasks, seed, share)
+        network.ending = self.settings.objective.ending(tasks)
         if "numeric_mean" in facts:  # not in an older checkpoint, whose tensors say the same
             network.start_at({"ctr": facts["click_rate"], "cvr": facts["conversion_rate"]})
             network.standardise.mean.copy_(torch.tensor(facts["numeric_mean"]))
@@ -167,8 +168,8 @@ class EntireSpace:
     def totals(self, outputs: Outputs, batch: Batch) -> Tensor:
         return self.objective.totals(dict(outputs), labels_of(batch))
 
-    def loss(self, outputs: Outputs, batch: Batch, totals: Tensor, step: int) -> dict[str, Tensor]:
-        self.objective.step = step
+    def loss(self, outputs: Outputs, batch: Batch, totals: Tensor, step: int, epoch: int = 0) -> dict[str, Tensor]:
+        self.objective.step, self.objective.epoch = step, epoch
         # Nothing in the batch weighs anything: the sums above are 0 too, and 0 / TINY is no NaN.
         return self.objective(dict(outputs), labels_of(batch), torch.where(totals == 0, TINY, totals))
 
