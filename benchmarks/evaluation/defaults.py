@@ -124,7 +124,8 @@ def logs(arguments: Arguments, seed: int, folder: Path) -> Iterator[tuple[str, P
             train = int(clicks / CLICK_RATE[world])
             where = folder / f"{world}-{clicks}"
             cut(open_log(whole), where, {"train": train, "valid": train // 4, "test": TEST_ROWS})
-            steps = {"batch_size": min(max(train // 60, 64), 1024), "epochs": 5, "patience": 2}
+            batch = min(max(train // 60, 64), 1024)
+            steps = {"batch_size": batch, "epochs": min(-(-500 * batch // train), 5), "patience": 2}
             yield f"{world}, {clicks:,} clicks", where, {**small(), **steps}
 
 
