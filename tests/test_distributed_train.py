@@ -36,7 +36,7 @@ def test_training_learns(unbroken: tuple[Path, dict]) -> None:
     assert 0.8 < figures["ctr.pcoc"] < 1.25
     steps = events(run, "step")
     rate = figures["ctr.mean_label"]
-    assert figures["ctr.log_loss"] < -rate * np.log(rate) - (1 - rate) * np.log(1 - rate) - 0.01  # beats the base rate
+    assert figures["ctr.log_loss"] < -rate * np.log(rate) - (1 - rate) * np.log(1 - rate) - 0.005  # beats the base rate
     assert steps[-1]["step"] == figures["train.steps"] == 48
     assert [event["epoch"] for event in events(run, "valid")] == [1, 2]
 

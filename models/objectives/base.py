@@ -40,12 +40,13 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    name: str = "escm2_ips"
+    name: str = "escm2_snips"
     """A name of models/registry.py, or module.path:Class of your own."""
     lambda_ctr: float = 1.0
     """Weight of the CTR term."""
-    lambda_c: float = 0.1
-    """Weight of the CVR term (all but naive, mtl_imp, esmm); the ESCM2 paper uses 0.1 to 1."""
+    lambda_c: float = 1.0
+    """Weight of the CVR term (all but naive, mtl_imp, esmm); the ESCM2 paper uses 0.1 to 1, and with few clicks 0.1 is
+    too little (docs/measured.md)."""
     lambda_g: float = 1.0
     """Weight of the CTCVR term (all but naive, mtl_imp, esmm)."""
     lambda_imp: float = 1.0
