@@ -13,7 +13,7 @@ def default() -> Settings:
 
 
 def doubly_robust() -> Settings:
-    """ESCM2-DR with the imputation of the paper: more bias removed than by IPS, at less variance, for a third tower."""
+    """ESCM2-DR as in the paper, with a third tower that imputes losses; alone in its tower, it trains as IPS does."""
     return {"objective.name": "escm2_dr"}
 
 
