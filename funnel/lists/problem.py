@@ -138,7 +138,7 @@ class ListWise:
         counts_B = counted(batch.list_B, len(batch), rows.labels[self.label]).double()
         return (counts_B if rows.weight_B is None else counts_B * rows.weight_B).sum().unsqueeze(0)
 
-    def loss(self, outputs: Outputs, batch: ListBatch, totals: Tensor, step: int) -> dict[str, Tensor]:
+    def loss(self, outputs: Outputs, batch: ListBatch, totals: Tensor, step: int, epoch: int = 0) -> dict[str, Tensor]:
         rows = batch.rows
         index_P, term_P = listwise_terms(outputs[SCORE], batch.list_B, len(batch), rows.labels[self.label])
         if rows.weight_B is not None:

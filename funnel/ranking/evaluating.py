@@ -16,6 +16,7 @@ from data.log import Log, Part
 from data.repeats import repeat_warnings
 from data.truth_check import check_truth
 from funnel.figures.slices import ACTIVITY, Slicing, plan_slices
+from funnel.figures.threshold import checked
 from funnel.network import BatchNetwork
 from funnel.panels import Table
 from funnel.problem import Given
@@ -70,8 +71,10 @@ class Evaluation:
             say(f"scored {rows:,} of {part.rows:,} rows")
 
         kept = score_part(network, self.log, part, device, folder, self.slicings, on_rows, self.click_model)
-        clip = self.given.problem.clip
-        scored = Scored(kept, self.calibration, clip, self.replicates, self.seed, self.no_click_model)
+        problem = self.given.problem
+        threshold = checked(problem.settings.threshold)
+        more = (self.replicates, self.seed, self.no_click_model, threshold)
+        scored = Scored(kept, self.calibration, problem.clip, *more)
         say(f"figures of {part.rows:,} rows and their intervals")
         result, sliced = figures_of(scored), list[Slices]()
         numbers = {slicing.column: index for index, slicing in enumerate(self.slicings)}

@@ -25,6 +25,7 @@ from data.schema import Schema
 from data.suspects import suspicious_columns
 from data.truth_check import check_truth
 from funnel.batch import Batch
+from funnel.figures.threshold import checked
 from funnel.network import BatchNetwork, build_network
 from funnel.panels import Panel, Record, Table
 from funnel.problem import Given, Outputs
@@ -50,6 +51,12 @@ AIMS = [f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr") for figur
 class EntireSpaceSettings:
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    threshold: float | str = "auto"
+    """Prediction from which on a row is called positive, for precision, recall and F1 among the figures: a probability,
+    or auto = the mean label of the rows they are taken over."""
+
+    def __post_init__(self) -> None:
+        checked(self.threshold)
 
 
 class EntireSpace:
@@ -160,6 +167,7 @@ class EntireSpace:
         facts = self.facts
         tasks = tuple(facts["tasks"])
         network = build_network(BatchNetwork, self.settings.model, self.schema, tasks, seed, share)
+        network.ending = self.settings.objective.ending(tasks)
         if "numeric_mean" in facts:  # not in an older checkpoint, whose tensors say the same
             network.start_at({"ctr": facts["click_rate"], "cvr": facts["conversion_rate"]})
             network.standardise.mean.copy_(torch.tensor(facts["numeric_mean"], dtype=torch.float64))
@@ -175,8 +183,8 @@ class EntireSpace:
     def totals(self, outputs: Outputs, batch: Batch) -> Tensor:
         return self.objective.totals(dict(outputs), labels_of(batch))
 
-    def loss(self, outputs: Outputs, batch: Batch, totals: Tensor, step: int) -> dict[str, Tensor]:
-        self.objective.step = step
+    def loss(self, outputs: Outputs, batch: Batch, totals: Tensor, step: int, epoch: int = 0) -> dict[str, Tensor]:
+        self.objective.step, self.objective.epoch = step, epoch
         # Nothing in the batch weighs anything: the sums above are 0 too, and 0 / TINY is no NaN.
         return self.objective(dict(outputs), labels_of(batch), torch.where(totals == 0, TINY, totals))
 
@@ -184,8 +192,9 @@ class EntireSpace:
         self, log: Log, part: Part, truth: bool = False, calibration: Calibration | None = None
     ) -> RankingCounts:
         known = log.truth(part) if truth and log.has_truth(part) else None
-        weighted = self.schema.weight is not None
-        return RankingCounts(self.clip, calibration, weighted, known, log.schema.exposure, self.click_model is not None)
+        weighted, given = self.schema.weight is not None, self.click_model is not None
+        threshold = checked(self.settings.threshold)
+        return RankingCounts(self.clip, calibration, weighted, known, log.schema.exposure, given, threshold)
 
     def smaller_is_better(self, figure: str) -> bool:
         if figure not in AIMS:
