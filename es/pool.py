@@ -14,6 +14,7 @@ from es.noise import Noise
 from es.objectives.base import Objective
 from es.ray_pool import RayPool, join_statistics
 from es.tasks import Choice, Evaluation, Interrupted, Pace, choose, split
+from es.wire import unpicklable
 from es.worker import Evaluator, Task
 
 PATIENCE_S = 0.2  # of evaluation in this process between two looks at whether the run is to stop
@@ -48,18 +49,19 @@ class LocalPool:
     ) -> Evaluation:
         parts = int(np.ceil(self.pace.pair_s * pairs / PATIENCE_S)) if self.pace.pair_s is not None else pairs
         tasks = split(pairs, centre, self.evaluator.batch_pairs, parts)
-        result, replies = Evaluation(np.empty((pairs, 2)), None), {}
-        for index, task in enumerate(tasks):
+        result, answered = Evaluation(np.empty((pairs, 2)), None), []
+        for task in tasks:
             if self.stopping():
                 raise Interrupted
             rows_PD = proposal.rows(task.start, task.stop)
-            reply = replies[index] = self.evaluator.evaluate(proposal, task, rows_PD)
+            reply = self.evaluator.evaluate(proposal, task, rows_PD)
+            answered.append((task, reply))
             result.returns_n2[task.start : task.stop] = reply.returns_k2
             result.centre = reply.centre if task.centre else result.centre
             result.error = result.error or reply.error
-        result.statistics_n2S = join_statistics(tasks, replies)
+        result.statistics_n2S = join_statistics(answered, pairs)
         if pairs:
-            self.pace.add(pairs, sum(reply.seconds for reply in replies.values()))
+            self.pace.add(pairs, sum(reply.seconds for _, reply in answered))
         return result
 
     def close(self) -> None:
@@ -110,6 +112,8 @@ class AutoPool:
 
     def _choose(self, generation_s: float, generations: int) -> None:
         self.choice = choose(generation_s, generations, self._workers(), ray.is_initialized())
+        if self.choice.workers and (why := unpicklable(self.objective)):
+            self.choice = Choice(0, generation_s, f"the objective cannot be sent to workers ({why})")
         if self.choice.workers:
             self.pool = RayPool(self.objective, self.config, self.noise, self.choice.workers, self.stopping)
 

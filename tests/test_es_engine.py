@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 import ray.cloudpickle
 
+from data.errors import UserError
 from es.config import ESConfig
+from es.contract import ObjectiveError
 from es.engine import run
 from es.objectives.base import FunctionObjective
 from es.objectives.toy import Rosenbrock, Sphere
@@ -154,13 +157,13 @@ def test_a_hung_worker_is_replaced(ray_cluster, expected, tmp_path):
 @pytest.mark.ray
 def test_workers_that_always_die_stop_the_run(ray_cluster, tmp_path):
     objective = DiesOnce(6, marker=str(tmp_path / "calls"), deaths=1000)
-    with pytest.raises(RuntimeError, match="2 workers were lost"):
+    with pytest.raises(UserError, match="2 workers were lost"):
         run(objective, with_(workers=1, max_lost_workers=1))
 
 
 @pytest.mark.ray
 def test_too_few_cpus_is_said(ray_cluster):
-    with pytest.raises(RuntimeError, match=r"did not start in 1 s: Ray has 4 CPUs"):
+    with pytest.raises(UserError, match=r"did not start in 1 s: Ray has 4 CPUs"):
         run(Sphere(3), with_(workers=9, start_timeout_s=1.0))
 
 
@@ -236,12 +239,15 @@ def test_failures_are_counted_and_rank_worst():
 @pytest.mark.ray
 @pytest.mark.parametrize("workers", [0, 1])
 def test_too_many_failures_raise_the_objectives_error(ray_cluster, workers):
-    with pytest.raises(ZeroDivisionError, match="theta is out of bounds"):
+    with pytest.raises(ObjectiveError, match="ZeroDivisionError: theta is out of bounds") as caught:
         run(fails_where(lambda theta: theta[0] > 1.05), with_(max_failures=20, workers=workers))
+    line = fails_where.__code__.co_firstlineno + 3
+    assert re.search(rf"\({__file__}:{line}\); generation \d: \d\d evaluations have failed so far$", str(caught.value))
+    assert 'raise ZeroDivisionError("theta is out of bounds")' in caught.value.trace
 
 
 def test_nan_everywhere_stops_at_once():
-    with pytest.raises(RuntimeError, match=r"returned nan .* generation 0: 80 evaluations have failed"):
+    with pytest.raises(ObjectiveError, match=r"returned nan .* generation 0: 80 evaluations have failed"):
         run(FunctionObjective(lambda theta, seed: float("nan"), np.ones(2)), CONFIG)
 
 
@@ -250,7 +256,7 @@ def test_a_wrong_shape_is_said():
         def evaluate_batch(self, theta_PD, seeds_P):
             return np.zeros((len(theta_PD), 1))
 
-    with pytest.raises(TypeError, match=r"Wrong.evaluate_batch returned shape \(\d+, 1\)"):
+    with pytest.raises(ObjectiveError, match=r"Wrong.evaluate_batch returned shape \(\d+, 1\)"):
         run(Wrong(3), CONFIG)
 
 
@@ -279,7 +285,7 @@ def test_an_objective_that_workers_cannot_load_is_an_error_and_not_a_dead_worker
         def __reduce__(self):
             return (int, ("not a number",))
 
-    with pytest.raises(Exception, match="not a number"):
+    with pytest.raises(ObjectiveError, match="a worker cannot load the objective: .*not a number"):
         run(Unloadable(3), with_(workers=1))
 
 
@@ -288,7 +294,9 @@ def test_an_objective_that_workers_cannot_load_is_an_error_and_not_a_dead_worker
 def test_without_a_cluster_a_quiet_local_one_is_started_and_stopped(tmp_path):
     program = """
 import numpy as np, ray
+from data.errors import UserError
 from es.config import ESConfig
+from es.contract import ObjectiveError
 from es.engine import run
 from es.objectives.toy import Sphere
 here, there = (run(Sphere(4), ESConfig(pairs=4, generations=2, workers=workers)) for workers in (0, 1))
