@@ -1,9 +1,10 @@
 """Which candidate kills its worker: a task whose workers die is narrowed down to it, and its evaluation has failed.
 
 A segmentation fault, os._exit or the system's memory killer leaves no error to return. So the deaths of workers are
-counted for the task that each was at: after the first a task is cut into its batches, after the third a batch into its
-candidates, each evaluated by itself, and the candidate at which a worker dies once more has failed (NaN). That is what
-happens to a batch that raises, so theta has the bits that it would have had, had the candidate raised an error.
+counted for the tasks that were lost with them: after the first a task is cut into its batches, each of which then has
+a worker for itself; after the third a batch is cut into its candidates, and a candidate at which a worker dies once
+more has failed (NaN). That is what happens to a batch that raises, so theta has the bits that it would have had, had
+the candidate raised an error.
 """
 
 import re
@@ -20,7 +21,7 @@ CONVINCED = 3  # deaths at one batch: two may be chance (workers that are killed
 
 @dataclass(frozen=True)
 class Lost:
-    """A call whose worker is gone. `killed`: what Ray says, if the worker died by itself while it was at the call."""
+    """A call whose worker is gone. `killed`: what Ray says of it, if the worker died by itself, not with its node."""
 
     killed: RayError | None
 

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,15 +90,22 @@ class Members:
         del call.member.calls[call.reference]
         call.member.head_since = time.monotonic()
 
-    def next_free(self, waiting: deque[int], depth: int) -> Iterator[tuple[Member, int]]:
+    def next_free(self, waiting: deque[int], depth: int, suspects: Container[int]) -> Iterator[tuple[Member, int]]:
         """Take tasks off `waiting` and say which worker each is for: the least busy first, at most `depth` calls each.
 
-        The caller makes each call before it asks for the next, so that a worker's load is known.
+        A task of `suspects` has a worker for itself: whether it kills it could not be told from a call beside it. The
+        caller makes each call before it asks for the next, so that a worker's load is known.
         """
         for load in range(depth):
             for member in self.all:
-                if waiting and member.started and len(member.calls) == load:
-                    yield member, waiting.popleft()
+                if not member.started or len(member.calls) != load:
+                    continue
+                if any(call.task in suspects for call in member.calls.values()):
+                    continue
+                task = next((task for task in waiting if load == 0 or task not in suspects), None)
+                if task is not None:
+                    waiting.remove(task)
+                    yield member, task
 
     def end_overdue(self) -> None:
         """Kill members whose call has been executing for more than timeout_s: it then comes back as lost.

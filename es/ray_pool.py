@@ -110,7 +110,7 @@ class RayPool:
         while not scoring.done:
             if self.stopping():
                 raise Interrupted
-            for member, task in members.next_free(scoring.waiting, depth):
+            for member, task in members.next_free(scoring.waiting, depth, scoring.deaths):
                 self._send(scoring, member, task)
             for call, outcome in self._arrivals(scoring):
                 self._take(scoring, call, outcome)
@@ -219,7 +219,10 @@ class RayPool:
         return [(call, reply)]
 
     def _lost(self, member: Member, error: RayError) -> list[Arrival]:
-        """What a dead worker has answered all the same, and what was lost with it: the first of that it was at."""
+        """What a dead worker has answered all the same, and what was lost with it.
+
+        Which of two calls it died of cannot be told: the answer to the first may have been on its way.
+        """
         arrivals: list[Arrival] = []
         for call in list(member.calls.values()):
             try:
@@ -228,11 +231,8 @@ class RayPool:
                 continue
             self.members.answered(call)
             arrivals.append((call, reply))
-        killed = error if self.members.died_by_itself(member) else None
-        for call in self.members.replace(member, error):
-            arrivals.append((call, Lost(killed)))
-            killed = None
-        return arrivals
+        lost = Lost(error if self.members.died_by_itself(member) else None)
+        return arrivals + [(call, lost) for call in self.members.replace(member, error)]
 
     def _combine(self, scoring: Scoring, wall_s: float) -> None:
         """Put every answer in its place, in pair order: sums made of them must not follow the order of arrival."""

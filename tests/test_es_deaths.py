@@ -63,26 +63,17 @@ def expected(tmp_path_factory):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("how", ["exit", "kill"])
-def test_a_candidate_that_kills_its_process_is_a_failed_evaluation(ray_cluster, expected, tmp_path, how):
-    """Two pairs in different generations: three deaths convict a batch, one more each of its candidates."""
+def test_a_candidate_that_kills_its_process_is_a_failed_evaluation(ray_cluster, expected, tmp_path):
+    """Two pairs, the second in a run that was stopped and goes on: three deaths convict a batch, one more a candidate."""
     (tmp_path / "deaths").mkdir()
-    objective = Poison(6, how=how, folder=str(tmp_path / "deaths"))
-    result = run(objective, dataclasses.replace(CONFIG, workers=2, max_lost_workers=6), out=tmp_path / "run")
+    config = dataclasses.replace(CONFIG, workers=2, max_lost_workers=6)
+    for how, generations in (("exit", 2), ("kill", 4)):
+        objective = Poison(6, how=how, folder=str(tmp_path / "deaths"))
+        result = run(objective, dataclasses.replace(config, generations=generations), out=tmp_path / "run")
     np.testing.assert_array_equal(result.theta, expected[0])
     np.testing.assert_array_equal(RunRecord(tmp_path / "run", {}, CONFIG.pairs).returns(), expected[1])
     assert result.failed_evaluations == 4
     assert len(list((tmp_path / "deaths").iterdir())) == 2 * (CONVINCED + 2)
-
-
-@pytest.mark.ray
-def test_a_run_that_stopped_before_it_goes_on_past_it(ray_cluster, expected, tmp_path):
-    """And one that is resumed with workers after the poison has done its harm without them."""
-    config = dataclasses.replace(CONFIG, workers=2)
-    first = next(int(where[0]) for where in np.argwhere(np.isnan(expected[1])))
-    run(Poison(6), dataclasses.replace(CONFIG, generations=max(first, 1)), out=tmp_path)
-    result = run(Poison(6, how="exit"), config, out=tmp_path)
-    np.testing.assert_array_equal(result.theta, expected[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +104,11 @@ class AlwaysDies(Sphere):
 @pytest.mark.ray
 def test_an_objective_that_always_ends_its_process_stops_the_run_in_one_line(ray_cluster):
     config = dataclasses.replace(CONFIG, pairs=2, batch_pairs=1, workers=2, max_lost_workers=30, centre_every=0)
-    with pytest.raises(ObjectiveError, match=r"^AlwaysDies: evaluating candidate 0 of pair 0 of generation 0 ends") as e:
+    with pytest.raises(
+        ObjectiveError, match=r"^AlwaysDies: evaluating candidate 0 of pair 0 of generation 0 ends"
+    ) as e:
         run(AlwaysDies(6), config)
-    assert "4 evaluations have failed so far" in str(e.value)
+    assert "4 evaluations have failed so far" in str(caught.value)
     with pytest.raises(UserError, match=r"^2 workers were lost in one generation .* may end its process; the last: "):
         run(AlwaysDies(6), dataclasses.replace(config, max_lost_workers=1))
 

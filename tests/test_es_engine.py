@@ -285,7 +285,7 @@ def test_an_objective_that_workers_cannot_load_is_an_error_and_not_a_dead_worker
         def __reduce__(self):
             return (int, ("not a number",))
 
-    with pytest.raises(ObjectiveError, match="a worker cannot load the objective: .*not a number"):
+    with pytest.raises(ObjectiveError, match=r"a worker cannot load the objective: .*not a number"):
         run(Unloadable(3), with_(workers=1))
 
 
