@@ -64,7 +64,7 @@ def expected(tmp_path_factory):
 
 @pytest.mark.ray
 def test_a_candidate_that_kills_its_process_is_a_failed_evaluation(ray_cluster, expected, tmp_path):
-    """Two pairs, the second in a run that was stopped and goes on: three deaths convict a batch, one more a candidate."""
+    """Two pairs, the second after a stop and a resume: three deaths convict a batch, one more a candidate."""
     (tmp_path / "deaths").mkdir()
     config = dataclasses.replace(CONFIG, workers=2, max_lost_workers=6)
     for how, generations in (("exit", 2), ("kill", 4)):
@@ -106,7 +106,7 @@ def test_an_objective_that_always_ends_its_process_stops_the_run_in_one_line(ray
     config = dataclasses.replace(CONFIG, pairs=2, batch_pairs=1, workers=2, max_lost_workers=30, centre_every=0)
     with pytest.raises(
         ObjectiveError, match=r"^AlwaysDies: evaluating candidate 0 of pair 0 of generation 0 ends"
-    ) as e:
+    ) as caught:
         run(AlwaysDies(6), config)
     assert "4 evaluations have failed so far" in str(caught.value)
     with pytest.raises(UserError, match=r"^2 workers were lost in one generation .* may end its process; the last: "):

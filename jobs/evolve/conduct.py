@@ -22,6 +22,7 @@ from jobs.cluster.connect import check_cpus, connect, names_cluster
 from jobs.command.paths import absolute
 from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
+from jobs.evolve.faults import named
 from jobs.evolve.find import find_objective, place
 from jobs.evolve.options import Arguments, kept_settings
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
@@ -60,6 +61,22 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
         console.print(f"{out} is finished already:", soft_wrap=True)
         show(console, kind, summary, out)
         return summary
+    with named(arguments.objective, out):
+        return tuned(arguments, config, kind, own, record, state, console)
+
+
+def tuned(
+    arguments: Arguments,
+    config: ESConfig,
+    kind: type[Tunable],
+    own: Any,
+    record: dict[str, Any],
+    state: RunState,
+    console: Console,
+) -> dict[str, Any]:
+    """The run itself: its data are opened, run.json is written, and so on to summary.json."""
+    out = arguments.out
+    assert out is not None
     tunable = kind.open(own, config.seed)
     begin = theta_to_start_from(arguments.start_from, tunable.objective, out) if arguments.start_from else None
     if state is RunState.NEW:
