@@ -94,10 +94,14 @@ def run(
     theta_D = initial_theta(objective) if start_D is None else np.array(start_D, np.float32)
     noise = open_noise(config, len(theta_D))
     try:
-        algorithm, counters = make_algorithm(config, theta_D, noise), Counters()
+        algorithm, counters, whose = (
+            make_algorithm(config, theta_D, noise),
+            Counters(),
+            identity(objective, config, noise),
+        )
         record = None
         if out:
-            record = RunRecord(out, identity(objective, config, noise), config.pairs, config.checkpoint_every)
+            record = RunRecord(out, whose, config.pairs, config.checkpoint_every)
             counters = resume(record, algorithm, objective)
         resumed_at, history = algorithm.generation, list[dict[str, Any]]()
         # Opened last: workers take seconds to start, and mistakes in the settings or the checkpoint are found above.

@@ -148,7 +148,7 @@ class Members:
         self._polled = now
         for reference in ray.wait(list(starting), num_returns=1 if wait_s else len(starting), timeout=wait_s)[0]:
             try:
-                self._admit(starting[reference], *ray.get(reference))
+                self._admit(starting[reference], ray.get(reference))
             except RayTaskError as error:
                 raise cause(error) from error
             except (RayActorError, OutOfMemoryError) as error:
@@ -156,7 +156,10 @@ class Members:
             except RayError as error:
                 raise RuntimeError(f"a worker did not start: {error}") from error
 
-    def _admit(self, member: Member, fingerprint: str, node: str) -> None:
+    def _admit(self, member: Member, answer: tuple[str, str] | UserError) -> None:
+        if isinstance(answer, UserError):
+            raise answer
+        fingerprint, node = answer
         if fingerprint != self.noise.fingerprint:
             raise UserError(
                 f"a worker makes other noise ({fingerprint}) than the driver ({self.noise.fingerprint}): "

@@ -10,6 +10,7 @@ import numpy as np
 import ray
 import ray.cloudpickle
 
+from data.errors import UserError
 from es.algorithms.base import Proposal
 from es.contract import ObjectiveError, name_of
 from es.worker import Reply
@@ -39,7 +40,10 @@ def pack_reply(reply: Reply) -> Reply | Packed:
     return (reply.returns_k2.tobytes(), reply.centre, reply.seconds)
 
 
-def unpack_reply(packed: Reply | Packed) -> Reply:
+def unpack_reply(packed: Reply | Packed | UserError) -> Reply:
+    """The reply; raises the fault of the objective that came in its place."""
+    if isinstance(packed, UserError):
+        raise packed
     if isinstance(packed, Reply):
         return packed
     returns, centre, seconds = packed
