@@ -18,6 +18,7 @@ from data.errors import UserError
 from es.config import ESConfig
 from es.contract import ObjectiveError
 from es.engine import run
+from es.hashing import hash64
 from es.objectives.base import FunctionObjective
 from es.objectives.toy import Rosenbrock, Sphere
 from es.record import RunRecord
@@ -191,6 +192,9 @@ def test_a_crash_between_checkpoints_goes_back_to_the_last(expected, tmp_path):
     assert resumed.resumed_at == 4
     np.testing.assert_array_equal(resumed.theta, expected)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 12
+    returns = RunRecord(tmp_path, {}, CONFIG.pairs).returns()
+    run(Noisy(6), CONFIG, out=tmp_path / "straight")
+    np.testing.assert_array_equal(returns, RunRecord(tmp_path / "straight", {}, CONFIG.pairs).returns())
 
 
 def test_replay_from_the_returns(expected, tmp_path):
@@ -210,6 +214,25 @@ def test_pairs_share_their_evaluation_seed():
     run(FunctionObjective(remember, np.zeros(2)), with_(pairs=3, generations=1, centre_every=0))
     assert seen[0:6:2] == seen[1:6:2]
     assert len(set(seen[:6])) == 3
+
+
+@pytest.mark.parametrize("evaluation_seeds", ["pair", "generation"])
+def test_the_objective_is_given_the_seeds_of_seed_generation_and_pair(evaluation_seeds):
+    """A batch of each pair, and the centre, whose seed is the generation's own."""
+
+    class Remembers(Sphere):
+        def evaluate_batch(self, theta_PD, seeds_P):
+            seen.append(seeds_P.tolist())
+            return super().evaluate_batch(theta_PD, seeds_P)
+
+    for seed in (3, 4):
+        seen = []
+        config = with_(seed=seed, pairs=2, generations=2, batch_pairs=1, evaluation_seeds=evaluation_seeds)
+        run(Remembers(2), config)
+        for generation in (0, 1):
+            per_pair = hash64((seed, 1, generation), np.arange(2, dtype=np.uint64)).tolist()
+            first, second = per_pair if evaluation_seeds == "pair" else per_pair[:1] * 2
+            assert seen[3 * generation : 3 * generation + 3] == [[first] * 2, [second] * 2, [per_pair[0]]]
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):
