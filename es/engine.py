@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import UserError
+from data.errors import Stopped, UserError
 from es.algorithms.base import Algorithm, Proposal, Step
 from es.algorithms.registry import make_algorithm
 from es.checkpoint import Checkpoint
@@ -26,7 +26,7 @@ from es.noise import Noise, open_noise
 from es.objectives.base import Objective, Observing
 from es.pool import Pool, open_pool
 from es.record import RunRecord
-from es.tasks import Choice, Evaluation, Interrupted
+from es.tasks import Choice, Evaluation
 
 OBJECTIVE_PREFIX = "objective."
 LARGEST_SQUARED = 1e150  # the square of a larger number may be none
@@ -83,7 +83,7 @@ def run(
     `start_D` is theta before the first generation, in place of the objective's own.
 
     `on_generation` is called after each generation with its metrics (the keys are those of metrics.jsonl). `stopping`
-    is called several times a second: once it returns True the last whole generation is saved and es.tasks.Interrupted
+    is called several times a second: once it returns True the last whole generation is saved and data.errors.Stopped
     raised. Raises UserError for impossible settings, a checkpoint of another run or a theta that is no longer finite;
     and es.contract.ObjectiveError, which holds the objective's own error, for an objective that does not give what it
     must, or once more than config.max_failures evaluations have failed. With workers, a Ray that this process is
@@ -121,11 +121,11 @@ def run(
                     on_generation(metrics)  # last: whatever it raises, the generation is recorded
             # No pairs, the centre alone: theta after the last step has not been evaluated in any generation.
             final = pool.evaluate(algorithm.ask(), 0, True, state_of(objective)).centre
-        except Interrupted:
+        except Stopped:
             # The generation at hand is given up; its pairs are scored again, with the same returns, after a resume.
             if record and record.saved < algorithm.generation:
                 record.checkpoint(snapshot(algorithm, objective, counters))
-            raise Interrupted(f"stopped after generation {algorithm.generation} of {config.generations}") from None
+            raise Stopped(f"stopped after generation {algorithm.generation} of {config.generations}") from None
         finally:
             pool.close()
     finally:

@@ -8,12 +8,13 @@ from typing import Protocol
 import numpy as np
 import ray
 
+from data.errors import Stopped
 from es.algorithms.base import Proposal
 from es.config import ESConfig
 from es.noise import Noise
 from es.objectives.base import Objective
 from es.ray_pool import RayPool, join_statistics
-from es.tasks import Choice, Evaluation, Interrupted, Pace, choose, split
+from es.tasks import Choice, Evaluation, Pace, choose, split
 from es.wire import unpicklable
 from es.worker import Evaluator, Task
 
@@ -30,7 +31,7 @@ class Pool(Protocol):
     ) -> Evaluation:
         """Score pairs [0, pairs) and, if asked, the centre. `state`: of an objective that observes.
 
-        Raises Interrupted if the run is to stop before all is scored.
+        Raises Stopped if the run is to stop before all is scored.
         """
 
     def close(self) -> None: ...
@@ -52,7 +53,7 @@ class LocalPool:
         result, answered = Evaluation(np.empty((pairs, 2)), None), []
         for task in tasks:
             if self.stopping():
-                raise Interrupted
+                raise Stopped
             rows_PD = proposal.rows(task.start, task.stop)
             reply = self.evaluator.evaluate(proposal, task, rows_PD)
             answered.append((task, reply))

@@ -19,6 +19,7 @@ import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
+from data.errors import Stopped
 from es.algorithms.base import Proposal
 from es.config import ESConfig
 from es.contract import name_of
@@ -26,7 +27,7 @@ from es.deaths import CONVINCED, Lost, killer, narrowed
 from es.members import TICK_S, Call, Member, Members, cause, start_ray_if_needed
 from es.noise import Noise
 from es.objectives.base import Objective
-from es.tasks import Choice, Evaluation, Interrupted, Pace, split
+from es.tasks import Choice, Evaluation, Pace, split
 from es.wire import pack_proposal, unpack_reply
 from es.worker import Reply, Task, batch_pairs
 
@@ -109,7 +110,7 @@ class RayPool:
         depth = 1 if len(scoring.tasks) <= len(members.started) else 2
         while not scoring.done:
             if self.stopping():
-                raise Interrupted
+                raise Stopped
             for member, task in members.next_free(scoring.waiting, depth, scoring.deaths):
                 self._send(scoring, member, task)
             for call, outcome in self._arrivals(scoring):

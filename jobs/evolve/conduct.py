@@ -9,13 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data.errors import UserError
+from data.errors import Stopped, UserError
 from distributed.reporting.ray_metrics import GenerationTelemetry
 from distributed.reporting.tensorboard import Events
 from es import engine
 from es.config import EXECUTION_SETTINGS, ESConfig
 from es.objectives.base import Objective
-from es.tasks import Interrupted
 from funnel.settings import plain
 from funnel.tunable import Tunable
 from jobs.cluster.connect import check_cpus, connect, names_cluster
@@ -156,7 +155,7 @@ def evolve(
         try:
             theta_D = start.theta_D if start else None
             result = engine.run(objective, config, out, on_generation, lambda: bool(received), start_D=theta_D)
-        except Interrupted as stopped:
+        except Stopped as stopped:
             leave(stopped, received[0])
         finally:
             telemetry.send()
