@@ -16,6 +16,7 @@ from data.errors import UserError
 
 NEEDED = ("initial", "evaluate_batch", "describe")
 LIBRARIES = (os.path.dirname(os.__file__), "site-packages", "dist-packages")
+BY_VALUE = "_counterpoint_by_value"  # set in a module that workers cannot import: what it defines is sent whole
 LONGEST_TRACE = 20_000  # characters, the last ones
 
 

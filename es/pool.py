@@ -6,17 +6,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-import ray
 
 from data.errors import Stopped
 from es.algorithms.base import Proposal
 from es.config import ESConfig
 from es.noise import Noise
 from es.objectives.base import Objective
-from es.ray_pool import RayPool, join_statistics
 from es.tasks import Choice, Evaluation, Pace, choose, split
-from es.wire import unpicklable
-from es.worker import Evaluator, Task
+from es.worker import Evaluator, Task, join_statistics
 
 PATIENCE_S = 0.2  # of evaluation in this process between two looks at whether the run is to stop
 LONG_S = 1.0  # a generation expected to take longer here is not measured whole
@@ -112,6 +109,11 @@ class AutoPool:
         return (time.perf_counter() - began) * pairs / task.stop
 
     def _choose(self, generation_s: float, generations: int) -> None:
+        import ray
+
+        from es.ray_pool import RayPool
+        from es.wire import unpicklable
+
         self.choice = choose(generation_s, generations, self._workers(), ray.is_initialized())
         if self.choice.workers and (why := unpicklable(self.objective)):
             self.choice = Choice(0, generation_s, f"the objective cannot be sent to workers ({why})")
@@ -120,6 +122,8 @@ class AutoPool:
 
     def _workers(self) -> int:
         """One for each CPU: of the cluster this process is connected to, else those it may run on."""
+        import ray
+
         if ray.is_initialized():
             cpus = ray.cluster_resources().get("CPU", 1.0)
         else:
@@ -131,9 +135,11 @@ class AutoPool:
 
 
 def open_pool(objective: Objective, config: ESConfig, noise: Noise, stopping: Callable[[], bool]) -> Pool:
-    """The pool that config.workers asks for."""
+    """The pool that config.workers asks for. Ray is imported where it is used: that takes a second or more."""
     if config.workers == "auto":
         return AutoPool(objective, config, noise, stopping)
     if config.workers:
+        from es.ray_pool import RayPool
+
         return RayPool(objective, config, noise, config.workers, stopping)
     return LocalPool(objective, config, noise, stopping)

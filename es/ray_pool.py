@@ -29,7 +29,7 @@ from es.noise import Noise
 from es.objectives.base import Objective
 from es.tasks import Choice, Evaluation, Pace, split
 from es.wire import pack_proposal, unpack_reply
-from es.worker import Reply, Task, batch_pairs
+from es.worker import Reply, Task, batch_pairs, join_statistics
 
 INLINE_BYTES = 2**16  # up to this size a proposal travels inside each call; Ray's store costs 2 ms, but once a node
 TASK_BYTES = 32  # generation, sigma and a range of pairs
@@ -293,16 +293,3 @@ def share(content: Any, nbytes: int, result: Evaluation) -> Shared:
 def payload(reply: Reply) -> int:
     """Bytes of returns and of what was seen."""
     return reply.returns_k2.nbytes + (0 if reply.statistics_k2S is None else reply.statistics_k2S.nbytes)
-
-
-def join_statistics(answered: list[tuple[Task, Reply]], pairs: int) -> np.ndarray | None:
-    """Rows of all pairs in their order; zeros for a task in which every evaluation raised."""
-    known = [reply.statistics_k2S for _, reply in answered if reply.statistics_k2S is not None]
-    if not known:
-        return None
-    rows_n2S = np.zeros((pairs, 2, known[0].shape[2]))
-    for task, reply in answered:
-        if reply.statistics_k2S is not None:
-            members = slice(None) if task.member is None else task.member
-            rows_n2S[task.start : task.stop, members] = reply.statistics_k2S[:, members]
-    return rows_n2S

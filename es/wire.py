@@ -4,6 +4,7 @@ Plain numbers and bytes cost Ray half of what small objects that hold arrays cos
 whose objective is cheap. Large arrays go as arrays, through the node's object store.
 """
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import ray.cloudpickle
 
 from data.errors import UserError
 from es.algorithms.base import Proposal
-from es.contract import ObjectiveError, name_of
+from es.contract import BY_VALUE, ObjectiveError, name_of
 from es.worker import Reply
 
 Packed = tuple[object, ...]
@@ -53,6 +54,9 @@ def unpack_reply(packed: Reply | Packed | UserError) -> Reply:
 
 def stored(objective: Any) -> Any:
     """The objective in Ray's store, as the reference to it. Raises ObjectiveError if it cannot be pickled."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__dict__", {}).get(BY_VALUE):
+            ray.cloudpickle.register_pickle_by_value(module)
     try:
         return ray.put(objective)
     except Exception as error:  # of many kinds, with pages of Ray's search for the reason

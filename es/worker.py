@@ -170,6 +170,19 @@ def stack_rows(rows_k2: list[list[np.ndarray | None]]) -> np.ndarray | None:
     return np.array([[blank if row is None else row for row in pair] for pair in rows_k2])
 
 
+def join_statistics(answered: list[tuple[Task, Reply]], pairs: int) -> np.ndarray | None:
+    """Rows of all pairs in their order; zeros for a task in which every evaluation raised."""
+    known = [reply.statistics_k2S for _, reply in answered if reply.statistics_k2S is not None]
+    if not known:
+        return None
+    rows_n2S = np.zeros((pairs, 2, known[0].shape[2]))
+    for task, reply in answered:
+        if reply.statistics_k2S is not None:
+            members = slice(None) if task.member is None else task.member
+            rows_n2S[task.start : task.stop, members] = reply.statistics_k2S[:, members]
+    return rows_n2S
+
+
 def batch_pairs(config: ESConfig, noise: Noise) -> int:
     """Pairs per call of the objective: a power of two, so that batches never cross a run of the noise."""
     wanted = config.batch_pairs

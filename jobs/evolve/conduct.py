@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,8 +27,10 @@ from jobs.evolve.options import Arguments, kept_settings
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
 from jobs.run.process import present
 from jobs.run.progress import Lines, is_live
-from jobs.run.start_from import Start, begins_with, theta_to_start_from
 from jobs.run.tracking import check_tracking, tracked
+
+if TYPE_CHECKING:
+    from jobs.run.start_from import Start
 
 KIND, POLICY_FILE = "evolve", "policy.json"
 # Of a run that is continued: everything that does not decide theta, except where it ends.
@@ -77,9 +79,13 @@ def tuned(
     out = arguments.out
     assert out is not None
     tunable = kind.open(own, config.seed)
-    begin = theta_to_start_from(arguments.start_from, tunable.objective, out) if arguments.start_from else None
+    begin = None
+    if arguments.start_from:
+        from jobs.run.start_from import theta_to_start_from  # here, for it imports torch: two seconds
+
+        begin = theta_to_start_from(arguments.start_from, tunable.objective, out)
     if state is RunState.NEW:
-        start_run(out, KIND, record, {**tunable.facts(), **begins_with(begin)})
+        start_run(out, KIND, record, {**tunable.facts(), **({"started_from": begin.facts} if begin else {})})
     verb = "Continuing" if state is RunState.RESUME else "Tuning"
     console.print(f"{verb} {tunable.describe()}, in {places(config.workers)}", soft_wrap=True)
     with tracked(out):
@@ -127,7 +133,7 @@ def places(workers: int | str) -> str:
 
 
 def evolve(
-    objective: Objective, config: ESConfig, out: Path, console: Console, start: Start | None = None
+    objective: Objective, config: ESConfig, out: Path, console: Console, start: "Start | None" = None
 ) -> engine.ESResult:
     """Run the engine. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130."""
     if start is not None:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import ray.cloudpickle
 
 from data.errors import UserError
-from es.contract import ObjectiveError, facts_of, initial_theta
+from es.contract import BY_VALUE, ObjectiveError, facts_of, initial_theta
 from es.objectives.base import Objective
 from es.objectives.registry import OBJECTIVES, made
 from funnel.panels import Panel, Record, Table
@@ -121,5 +120,7 @@ def load_file(path: Path) -> Any:
         del sys.modules[name]
         raise
     module.stamp = stamp
-    ray.cloudpickle.register_pickle_by_value(module)
+    setattr(module, BY_VALUE, True)
+    if "ray" in sys.modules:  # else when the objective is sent (es/wire.py): importing Ray takes a second or more
+        sys.modules["ray"].cloudpickle.register_pickle_by_value(module)
     return module
