@@ -1,12 +1,12 @@
 """Getting a generation scored: in this process, by Ray actors (es/ray_pool.py), or by whichever is faster."""
 
-import os
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
+from data.cpus import usable_cpus
 from data.errors import Stopped
 from es.algorithms.base import Proposal
 from es.config import ESConfig
@@ -124,10 +124,7 @@ class AutoPool:
         """One for each CPU: of the cluster this process is connected to, else those it may run on."""
         import ray
 
-        if ray.is_initialized():
-            cpus = ray.cluster_resources().get("CPU", 1.0)
-        else:
-            cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cpus = ray.cluster_resources().get("CPU", 1.0) if ray.is_initialized() else usable_cpus()
         return int(max(1, cpus // self.config.cpus_per_worker))
 
     def close(self) -> None:

@@ -18,9 +18,11 @@ from es.objectives.base import Objective
 from funnel.settings import plain
 from funnel.tunable import Tunable
 from jobs.cluster.connect import check_cpus, connect, names_cluster
+from jobs.cluster.waiting import waiting
 from jobs.command.paths import absolute
 from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
+from jobs.command.threads import use_threads
 from jobs.evolve.faults import named
 from jobs.evolve.find import find_objective, place
 from jobs.evolve.options import Arguments, kept_settings
@@ -52,6 +54,7 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
     config.check()
     if config.workers != "auto":
         check_cpus(config.workers)
+    use_threads(arguments.threads, alone=config.workers == 0)
     own = absolute(kind.settings_type() if arguments.settings is None else arguments.settings)
     record = recorded(arguments, config, own)
     if (out / RUN_FILE).exists():
@@ -149,9 +152,11 @@ def evolve(
         stop_signals() as received,
         progress(console, config.generations) as show,
         closing(events),
+        waiting(f"{workers_of(config)}the first generation") as wait,
     ):
 
         def on_generation(metrics: dict[str, Any]) -> None:
+            wait.done()
             show(metrics)
             events.add(metrics["generation"], metrics)
             telemetry.add(metrics)
@@ -169,6 +174,10 @@ def evolve(
         where = f"{result.choice.workers} workers" if result.choice.workers else "in this process"
         console.print(f"workers auto: {where} ({result.choice.reason})", soft_wrap=True)
     return result
+
+
+def workers_of(config: ESConfig) -> str:
+    return "" if config.workers in (0, "auto") else f"{config.workers} workers to start and for "
 
 
 @contextmanager

@@ -45,6 +45,9 @@ class Arguments:
     """Compute theta of the run in this directory again from its seed and returns; compare it with the checkpoint."""
     resamples: int = 1000
     """Bootstrap resamples behind the intervals of what is judged."""
+    threads: int | None = None
+    """Threads of this process, for BLAS, torch and the update; theta does not depend on the update's. Left out: what
+    OMP_NUM_THREADS says, else as many as it may use CPUs. Workers have one each."""
     config: ESConfig = field(default_factory=default_config)
     settings: Any = field(default_factory=lambda: None)
     """The objective's own; None: its defaults."""
