@@ -36,6 +36,7 @@ from jobs.command.cli import glance, main, parse, with_settings
 from jobs.command.preset import apply, find_preset
 from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
+from jobs.command.threads import use_threads
 from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
 from jobs.run.process import present
 from jobs.run.progress import follow_training
@@ -69,6 +70,9 @@ class Arguments:
     calibrate: str = "none"
     """Calibrate the trained model on the validation part by this --method of jobs.calibrate (platt or isotonic for the
     ranker), which does so later too, with more choices."""
+    threads: int | None = None
+    """Threads of this process, with --workers 0; the last bits of the weights follow them. Left out: what
+    OMP_NUM_THREADS says, else as many as it may use CPUs. Workers have one each."""
     config: TrainConfig = field(default_factory=TrainConfig)
     settings: Any = None
     """The problem's own; None: its defaults."""
@@ -111,6 +115,7 @@ def run(arguments: Arguments, cpus: int = 0) -> dict[str, Any]:
     if arguments.calibrate != "none":
         calibrate.settings_of(kind, method=arguments.calibrate)
     at_least = check_workers(arguments)
+    use_threads(arguments.threads, alone=not arguments.workers)
     log = open_log(arguments.data)
     job = prepare(out, log, config, problem_settings, started, arguments.problem, {r: str(p) for r, p in given.items()})
     begins: dict[str, Any] = {}

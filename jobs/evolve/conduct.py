@@ -4,31 +4,35 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data.errors import UserError
+from data.errors import Stopped, UserError
 from distributed.reporting.ray_metrics import GenerationTelemetry
 from distributed.reporting.tensorboard import Events
 from es import engine
 from es.config import EXECUTION_SETTINGS, ESConfig
 from es.objectives.base import Objective
-from es.tasks import Interrupted
 from funnel.settings import plain
 from funnel.tunable import Tunable
 from jobs.cluster.connect import check_cpus, connect, names_cluster
+from jobs.cluster.waiting import waiting
 from jobs.command.paths import absolute
 from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
+from jobs.command.threads import use_threads
+from jobs.evolve.faults import named
 from jobs.evolve.find import find_objective, place
 from jobs.evolve.options import Arguments, kept_settings
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
 from jobs.run.process import present
 from jobs.run.progress import Lines, is_live
-from jobs.run.start_from import Start, begins_with, theta_to_start_from
 from jobs.run.tracking import check_tracking, tracked
+
+if TYPE_CHECKING:
+    from jobs.run.start_from import Start
 
 KIND, POLICY_FILE = "evolve", "policy.json"
 # Of a run that is continued: everything that does not decide theta, except where it ends.
@@ -50,6 +54,7 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
     config.check()
     if config.workers != "auto":
         check_cpus(config.workers)
+    use_threads(arguments.threads, alone=config.workers == 0)
     own = absolute(kind.settings_type() if arguments.settings is None else arguments.settings)
     record = recorded(arguments, config, own)
     if (out / RUN_FILE).exists():
@@ -60,10 +65,30 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
         console.print(f"{out} is finished already:", soft_wrap=True)
         show(console, kind, summary, out)
         return summary
+    with named(arguments.objective, out):
+        return tuned(arguments, config, kind, own, record, state, console)
+
+
+def tuned(
+    arguments: Arguments,
+    config: ESConfig,
+    kind: type[Tunable],
+    own: Any,
+    record: dict[str, Any],
+    state: RunState,
+    console: Console,
+) -> dict[str, Any]:
+    """The run itself: its data are opened, run.json is written, and so on to summary.json."""
+    out = arguments.out
+    assert out is not None
     tunable = kind.open(own, config.seed)
-    begin = theta_to_start_from(arguments.start_from, tunable.objective, out) if arguments.start_from else None
+    begin = None
+    if arguments.start_from:
+        from jobs.run.start_from import theta_to_start_from  # here, for it imports torch: two seconds
+
+        begin = theta_to_start_from(arguments.start_from, tunable.objective, out)
     if state is RunState.NEW:
-        start_run(out, KIND, record, {**tunable.facts(), **begins_with(begin)})
+        start_run(out, KIND, record, {**tunable.facts(), **({"started_from": begin.facts} if begin else {})})
     verb = "Continuing" if state is RunState.RESUME else "Tuning"
     console.print(f"{verb} {tunable.describe()}, in {places(config.workers)}", soft_wrap=True)
     with tracked(out):
@@ -111,7 +136,7 @@ def places(workers: int | str) -> str:
 
 
 def evolve(
-    objective: Objective, config: ESConfig, out: Path, console: Console, start: Start | None = None
+    objective: Objective, config: ESConfig, out: Path, console: Console, start: "Start | None" = None
 ) -> engine.ESResult:
     """Run the engine. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130."""
     if start is not None:
@@ -127,9 +152,11 @@ def evolve(
         stop_signals() as received,
         progress(console, config.generations) as show,
         closing(events),
+        waiting(f"{workers_of(config)}the first generation") as wait,
     ):
 
         def on_generation(metrics: dict[str, Any]) -> None:
+            wait.done()
             show(metrics)
             events.add(metrics["generation"], metrics)
             telemetry.add(metrics)
@@ -139,7 +166,7 @@ def evolve(
         try:
             theta_D = start.theta_D if start else None
             result = engine.run(objective, config, out, on_generation, lambda: bool(received), start_D=theta_D)
-        except Interrupted as stopped:
+        except Stopped as stopped:
             leave(stopped, received[0])
         finally:
             telemetry.send()
@@ -147,6 +174,10 @@ def evolve(
         where = f"{result.choice.workers} workers" if result.choice.workers else "in this process"
         console.print(f"workers auto: {where} ({result.choice.reason})", soft_wrap=True)
     return result
+
+
+def workers_of(config: ESConfig) -> str:
+    return "" if config.workers in (0, "auto") else f"{config.workers} workers to start and for "
 
 
 @contextmanager
