@@ -41,7 +41,16 @@ class Keys:
         return self.hash_K[1:][self.hash_K[1:] == self.hash_K[:-1]]
 
     def coarser(self, share: int) -> np.ndarray:
-        return np.unique(self.hash_K[self.hash_K & np.uint64(share - 1) == 0])
+        """Each once, sorted, of one in `share` keys."""
+        kept = self.hash_K if share == self.share else self.hash_K[self.hash_K & np.uint64(share - 1) == 0]
+        return np.concatenate([kept[:1], kept[1:][kept[1:] != kept[:-1]]])
+
+    def common(self, other: "Keys") -> tuple[np.ndarray, int]:
+        """(hashes that both have, one in how many keys was looked at)."""
+        share = max(self.share, other.share)
+        few, many = sorted((self.coarser(share), other.coarser(share)), key=len)
+        place = np.minimum(np.searchsorted(many, few), len(many) - 1)
+        return (few[many[place] == few] if len(many) else few), share
 
 
 def repeat_warnings(log: Log, parts: Mapping[str, Part], keys: Mapping[str, Keys | None]) -> list[str]:
@@ -59,8 +68,7 @@ def repeat_warnings(log: Log, parts: Mapping[str, Part], keys: Mapping[str, Keys
     order = list(known)
     for number, one in enumerate(order):
         for other in order[number + 1 :]:
-            share = max(known[one].share, known[other].share)
-            common = np.intersect1d(known[one].coarser(share), known[other].coarser(share), assume_unique=True)
+            common, share = known[one].common(known[other])
             if len(common):
                 about = "some " if share > 1 else ""
                 found.append(

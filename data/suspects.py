@@ -30,20 +30,24 @@ def suspicious_columns(log: Log, part: Part, mean_N: Sequence[float], std_N: Seq
     """One line for each column of the part that looks wrong. `mean_N`, `std_N`: of the numeric features."""
     schema = log.schema
     table, labels = sample(log, part)
-    lines = []
+    lines: list[str] = []
     for name, mean, std in zip(schema.numeric, mean_N, std_N, strict=True):
         values_R = number(table, name, wide=True)
-        lines += [*outcome(f"column {name!r}", values_R, labels), *squeezed(name, values_R, mean, std)]
+        there_R, group_R = ~np.isnan(values_R) & (values_R != 0), ordered(values_R)
+        lines += outcome(f"column {name!r}", there_R, group_R, labels)
+        lines += squeezed(name, values_R, mean, std)
     if schema.value and schema.value not in schema.numeric:
-        about = f"column {schema.value!r}, the 'value',"
-        lines += [f"{line}; name what is known only afterwards under 'reward'"
-                  for line in outcome(about, number(table, schema.value, wide=True), labels)]  # fmt: skip
-    rows, encoder = Encoder(schema).encode(table), Encoder(schema)
-    offset = dict(zip((field.name for field in schema.categorical), encoder.offsets, strict=True))
+        values_R, about = number(table, schema.value, wide=True), f"column {schema.value!r}, the 'value',"
+        found = outcome(about, ~np.isnan(values_R) & (values_R != 0), ordered(values_R), labels)
+        lines += [f"{line}; name what is known only afterwards under 'reward'" for line in found]
+    encoder = Encoder(schema)
+    rows, offset = encoder.encode(table), dict(zip((f.name for f in schema.categorical), encoder.offsets, strict=True))
     for k, field in enumerate(schema.single):
-        lines += outcome(f"column {field.name!r}", codes(rows.ids_RK[:, k] - offset[field.name], labels), labels)
+        ids_R = rows.ids_RK[:, k] - offset[field.name]
+        lines += outcome(f"column {field.name!r}", *groups(ids_R, labels), labels)
     for field, bags in zip(schema.many, rows.bags, strict=True):
-        lines += outcome(f"column {field.name!r}", (np.diff(bags.offset_R1) > 0).astype(float), labels)
+        there_R = np.diff(bags.offset_R1) > 0
+        lines += outcome(f"column {field.name!r}", there_R, there_R.astype(int), labels)
     return lines
 
 
@@ -65,34 +69,42 @@ def sample(log: Log, part: Part) -> tuple[pa.Table, dict[str, np.ndarray]]:
     return table, checked_labels(schema, table, part.name)
 
 
-def codes(ids_R: np.ndarray, labels: dict[str, np.ndarray]) -> np.ndarray:
-    """A categorical column as numbers: 0 for the commonest of few values, the other ones by the rate of the last label;
-    of many values only whether one is there."""
-    values, code_R, count = np.unique(ids_R, return_inverse=True, return_counts=True)
-    if len(values) > VALUES or not labels:
-        return (ids_R != 0).astype(float)
-    rate = np.bincount(code_R, weights=list(labels.values())[-1]) / count
-    rank = np.argsort(np.argsort(rate, kind="stable"), kind="stable")
-    rank = rank - rank[np.argmax(count)]
-    return rank[code_R].astype(float)
+def groups(ids_R: np.ndarray, labels: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(rows that have not the commonest value, groups) of a categorical column of few values, which are ordered by the
+    rate of the last label; of one of many values (rows that have one, the same as groups)."""
+    if len(np.unique(ids_R[:4096])) <= VALUES and labels:
+        values, code_R, count = np.unique(ids_R, return_inverse=True, return_counts=True)
+        if len(values) <= VALUES:
+            rate = np.bincount(code_R, weights=list(labels.values())[-1]) / count
+            return code_R != np.argmax(count), np.argsort(np.argsort(rate, kind="stable"))[code_R]
+    there_R = ids_R != 0
+    return there_R, there_R.astype(int)
 
 
-def outcome(what: str, values_R: np.ndarray, labels: dict[str, np.ndarray]) -> Iterator[str]:
-    """At most one line: values are there only where a label is 1, or tell its rows from all others by themselves."""
-    there_R = ~np.isnan(values_R) & (values_R != 0)
-    order_R = None
+def ordered(values_R: np.ndarray) -> np.ndarray:
+    """Groups of a numeric column: equal values are one, in increasing order; missing ones come first."""
+    known_R = np.nan_to_num(values_R, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    order_R = np.argsort(known_R)
+    sorted_R = known_R[order_R]
+    group_R = np.empty(len(values_R), np.int64)
+    group_R[order_R] = np.concatenate([[0], np.cumsum(sorted_R[1:] != sorted_R[:-1])])
+    return group_R
+
+
+def outcome(what: str, there_R: np.ndarray, group_R: np.ndarray, labels: dict[str, np.ndarray]) -> Iterator[str]:
+    """At most one line: values are there only where a label is 1, or tell its rows from all others by themselves.
+
+    `there_R`: bool, rows whose value says anything; `group_R`: numbers of equal values, in an order.
+    """
+    known = int(there_R.sum())
     for name, label_R in reversed(labels.items()):
-        positive, known = int(label_R.sum()), int(there_R.sum())
+        positive = int(label_R.sum())
         if min(positive, len(label_R) - positive) < FEWEST:
             continue
         if known and label_R[there_R].all() and (positive / len(label_R)) ** known < BY_CHANCE:
             yield f"{what} is there, and not 0, only where {name!r} is 1: is it an outcome?"
             return
-        if order_R is None:
-            ranked_R = np.nan_to_num(values_R, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
-            order_R = np.argsort(ranked_R, kind="stable")
-            group_R = np.concatenate([[0], np.cumsum(ranked_R[order_R][1:] != ranked_R[order_R][:-1])])
-        auc = grouped_auc(group_R, label_R[order_R])
+        auc = grouped_auc(group_R, label_R)
         if max(auc, 1 - auc) > ALONE:
             yield f"{what} alone tells where {name!r} is 1 (AUC {max(auc, 1 - auc):.3f}): is it an outcome?"
             return
@@ -120,7 +132,7 @@ def squeezed(name: str, values_R: np.ndarray, mean: float, std: float) -> Iterat
             f"column {name!r}: 98% of the values lie within {(high - low) / std:.2g} standard deviations, as a few are "
             f"as far as {farthest:,.10g}: if that is a placeholder, write it as missing"
         )
-    there, left = distinct(sorted_R), distinct(np.sort(standardised(sorted_R, mean, std)))
+    there, left = distinct(sorted_R), distinct(standardised(sorted_R, mean, std))
     if there > 10 and left < 0.5 * there:
         yield f"column {name!r}: {there:,} different values of a sample are {left:,} to the model: scale it down"
 
