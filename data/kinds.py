@@ -66,17 +66,17 @@ def read_type(kind: pa.DataType) -> pa.DataType:
     return pa.large_string() if is_text(kind) and not (pat.is_string(kind) or pat.is_large_string(kind)) else kind
 
 
-def as_read(table: pa.Table, floats: Iterable[str] = ()) -> pa.Table:
+def as_read(table: pa.Table, where: str, floats: Iterable[str] = ()) -> pa.Table:
     """The table with every column of its read_type; decimals among `floats` become float64 whatever their scale.
 
-    Raises pa.ArrowException where a value does not fit, such as a decimal of more than 64 bits.
+    Raises UserError naming the column where a value does not fit, such as a decimal of more than 64 bits.
     """
-    floats = set(floats)
-    for index, field in enumerate(table.schema):
+    floats, types = set(floats), {}
+    for field in table.schema:
         wanted = pa.float64() if field.name in floats and pat.is_decimal(field.type) else read_type(field.type)
         if wanted != field.type:
-            table = table.set_column(index, field.name, converted(table.column(index), wanted))
-    return table
+            types[field.name] = wanted
+    return cast_table(table, types, where) if types else table
 
 
 def converted(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:

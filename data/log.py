@@ -120,7 +120,7 @@ class Log:
                     has = f"{there.count(name)} columns named" if name in there else "no column"
                     raise UserError(f"{file.path}: {has} {name!r}")
             try:
-                return as_read(source.read_row_group(index, columns=names).select(names), floats)
+                return as_read(source.read_row_group(index, columns=names).select(names), file.path, floats)
             except (pa.ArrowException, OSError) as error:
                 raise UserError(f"{file.path}: row group {index} cannot be read ({first_line(error)})") from None
 
@@ -145,7 +145,10 @@ class Log:
         tables = []
         for path in parquet_files(self.filesystem, f"{self.root}/{TRUTH}/{name}") or ():
             with open_parquet(self.filesystem, path) as file:
-                absent = [column for column in columns if column not in file.schema_arrow.names]
+                there = footer_schema(file, path).names
+                absent = [column for column in columns if column not in there]
+                if twice := [column for column in columns if there.count(column) > 1]:
+                    raise UserError(f"{path}: has {there.count(twice[0])} columns named {twice[0]!r}")
                 if absent:
                     raise UserError(f"{path}: no column {absent[0]!r}, which {SCHEMA_FILE} names under 'truth'")
                 try:

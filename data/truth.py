@@ -47,7 +47,7 @@ def truth_from_tables(tables: list[pa.Table], columns: TruthColumns, where: str)
         types = {name: common_type([table.schema.field(name).type for table in tables]) for name in names}
     except TypeError as error:
         raise UserError(f"{where}: a column is of types that do not go together ({error})") from None
-    table = pa.concat_tables([cast_table(as_read(table), types, where) for table in tables])
+    table = pa.concat_tables([cast_table(as_read(table, where), types, where) for table in tables])
     for name in table.column_names:
         if table.column(name).null_count:
             raise UserError(f"{where}: column {name!r} has missing values")

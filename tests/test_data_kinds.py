@@ -1,6 +1,7 @@
 """Files of several writers in one log: types that go together just work, ids of two kinds are refused by file."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from data.log import open_log
 from data.schema import Schema
 from distributed.checkpoint.read import MODEL_DIRECTORY
 from jobs import calibrate, evaluate, export, score, train
+from jobs.pipeline.days import cut_day
 
 ROWS = 600
 SCHEMA: dict[str, Any] = {
@@ -254,6 +256,27 @@ def test_an_empty_file_says_nothing_of_types(tmp_path: Path) -> None:
     """A job that found no rows writes a file without columns' types."""
     log = open_log(write(tmp_path, {"train/b.parquet": cast(toy(1, 0), user=pa.string(), price=pa.string())}))
     assert log.part("train").rows == ROWS
+
+
+def test_a_decimal_of_more_than_64_bits_is_named(tmp_path: Path) -> None:
+    wide = put(toy(1), "user", pa.array([Decimal(10) ** 25] * ROWS, pa.decimal128(38, 0)))
+    log = open_log(write(tmp_path, {"train/a.parquet": wide}))
+    with pytest.raises(UserError, match=r"train/a\.parquet: column 'user' does not fit int64"):
+        list(log.read(log.part("train")))
+
+
+def test_a_day_of_several_writers_is_cut_into_one_log(tmp_path: Path) -> None:
+    """The types of all files together, and conversions that are missing where there was no click."""
+    day, other = "2026-01-02", cast(toy(5), user=pa.int32(), request=pa.int16(), channel=pa.large_string())
+    missing = pa.array(other["conversion"].to_pylist(), mask=other["click"].to_numpy() == 0)
+    other = put(other, "conversion", missing)
+    log = open_log(write(tmp_path / "days", {f"{day}/a.parquet": toy(4), f"{day}/sub/b.parquet": other}))
+    rows = cut_day(log, day, 0.5, 0, tmp_path / "cut")
+    cut = open_log(tmp_path / "cut")
+    facts = [check_labels(cut, cut.part(name)) for name in ("train", "valid")]
+    assert sum(rows.values()) == sum(fact.rows for fact in facts) == 2 * ROWS
+    whole = check_labels(log, log.part(day))
+    assert sum(fact.positives["conversion"] for fact in facts) == whole.positives["conversion"] > 0
 
 
 def test_kinds_of_types() -> None:
