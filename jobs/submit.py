@@ -26,8 +26,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
+from data.credentials import check_words, means_secret, secret_in
 from data.errors import UserError
-from data.filesystems import check_no_secret
 from jobs.cluster.job_server import connect
 from jobs.command.cli import main
 from jobs.run.directory import git_commit
@@ -193,19 +193,20 @@ def stop_is_wanted() -> bool:
 
 
 def check_command(command: list[str]) -> None:
-    """Raises UserError for what is no job, a path that only this machine knows, or a secret in a path."""
+    """Raises UserError for what is no job, a path that only this machine knows, or a secret in an address."""
     here = {path.stem for path in (ROOT / "jobs").glob("*.py")} | {
         p.parent.name for p in ROOT.glob("jobs/*/__main__.py")
     }
     if command[0] not in here - set(NOT_SUBMITTED):
         valid = ", ".join(sorted(here - set(NOT_SUBMITTED)))
         raise UserError(f"{command[0]!r} is no job that can be submitted; valid: {valid}")
+    check_words(command)
     for name in PATHS:
-        path = option(command, name)
-        if path is not None:
-            check_no_secret(path)
-        if path is not None and "://" not in path and not path.startswith(("/", "~")):
-            raise UserError(f"{name} {path} is relative, but the job runs elsewhere: give a path that all nodes know")
+        for path in values(command, name):
+            if "://" not in path and not path.startswith(("/", "~")):
+                raise UserError(
+                    f"{name} {path} is relative, but the job runs elsewhere: give a path that all nodes know"
+                )
 
 
 def default_id(command: list[str]) -> str:
@@ -217,19 +218,29 @@ def default_id(command: list[str]) -> str:
 
 
 def option(command: list[str], name: str) -> str | None:
-    """The value of --name VALUE or --name=VALUE among the words."""
-    for word, following in zip(command, [*command[1:], None], strict=True):
-        if word.startswith(f"{name}="):
-            return word.partition("=")[2]
-        if word == name:
-            return following
-    return None
+    """The value of the option among the words: the last one, as the job itself takes it."""
+    found = values(command, name)
+    return found[-1] if found else None
+
+
+def values(command: list[str], name: str) -> list[str]:
+    """Every value of --name VALUE and --name=VALUE among the words; an underscore may stand for an inner dash."""
+    found = []
+    for word, following in zip(command, [*command[1:], ""], strict=True):
+        given, equals, value = word.partition("=")
+        if given.startswith("--") and given.replace("_", "-") == name:
+            found.append(value if equals else following)
+    return [value for value in found if value]
 
 
 def read_assignment(entry: str) -> tuple[str, str]:
     key, equals, value = entry.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
-        raise UserError(f"--env {entry!r}: write KEY=VALUE")
+        raise UserError(f"--env {key!r}: write KEY=VALUE")
+    if means_secret(key) or secret_in(value):
+        raise UserError(
+            f"--env {key}: looks like a secret, which the cluster's dashboard would show; set it on the nodes instead"
+        )
     return key, value
 
 

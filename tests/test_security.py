@@ -1,5 +1,6 @@
 """What SECURITY.md promises: tokens by default, nothing of a file leads out of its directory, no secret is kept."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,13 +10,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from data.filesystems import check_no_secret
+import jobs.train
+from data.credentials import check_no_secret, check_words, shown
+from data.errors import UserError
 from jobs.cluster import authentication
+from jobs.command import cli
 from jobs.pipeline.record import PIPELINE_FILE, Record
-from jobs.run.directory import inside, start_run
+from jobs.run.directory import inside, inspect_run, start_run
 from jobs.run.tracking import check_tracking
-from jobs.submit import check_command
-from jobs.train import Arguments, run
+from jobs.submit import check_command, read_assignment
 
 ROOT = Path(__file__).resolve().parent.parent
 AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
@@ -111,37 +114,130 @@ def test_a_pipelines_record_of_any_content_is_refused(tmp_path, stages):
 
 SECRETS = (
     "s3://key:hush@bucket/log",
+    "S3://key:hush@bucket/log",
+    "s3://key:hu/hush@bucket/log",
+    "s3://key%3Ahush@bucket/log",
+    "ftp://hush@host/log",
+    "https://hush@host/log",
+    "simplecache::s3://k:hush@bucket/log",
+    "zip://x.csv::s3://k:hush@bucket/x.zip",
+    "abfss://container:hush@account.dfs.core.windows.net/log",
     "s3://bucket/log?region=eu-west-1&secret_key=hush",
+    "s3://bucket/log?endpoint_override=http://user:hush@host",
+    "s3://bucket/log?endpoint_override=http%3A%2F%2Fuser%3Ahush%40host",
+    "s3://bucket/log?endpoint_override=user:hush@host:9000",
+    "s3://bucket/log#token=hush",
     "abfs://container@account.dfs.core.windows.net/log?sig=hush&se=2030",
-    "https://host/log?token=hush",
     "gs://bucket/log?Credentials=hush",
+    "https://host/log?x=eyJhbGciOiJIUzI1NiJ9.hush",
+    "https://host/log?x=wJalrXUtnFEMI/K7MDENG/bPxRfiCYhush",
+    "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=hush",
+    *(
+        f"https://host/log?a=1&{name}=hush"
+        for name in "token apikey api_key x-api-key AccountKey accesskey aws_access_key_id pwd passwd Password auth "
+        "oauth authorization jwt sig signature X-Amz-Signature x%2Damz%2Dcredential X-Goog-Signature credential session "
+        "sessionToken bearer client_secret CLIENT.SECRET %74oken %2574oken sas key".split()
+    ),
 )
+PLAIN = (
+    "s3://bucket/author=1/dt=2026-01-01/",
+    "s3://bucket/key=1/token=2/x.parquet",
+    "s3://bucket/user@example.com/log",
+    "s3://bucket/keys/log?region=eu-west-1&scheme=http&endpoint_override=localhost:9000",
+    "s3://bucket/log?endpoint_override=http%3A%2F%2Fminio%3A9000",
+    "s3://bucket/log?author=1&tls_ca_file_path=/etc/ssl/Certs2026/ca-bundle&anonymous=true",
+    "s3://bucket/log?versionId=3HL4kqtJvjVBH40Nrjfkd3HL4kqtJ",
+    "gs://b/log?retry_limit_seconds=9",
+    "gs://b/sha256=0123456789abcdef0123456789abcdef/x",
+    "abfss://container@account.dfs.core.windows.net/log/dt=1",
+    "wasbs://data-1@account.blob.core.windows.net/log",
+    "hdfs://user@namenode:8020/log?replication=1",
+    "simplecache::s3://bucket/log",
+    "http://[::1]:8265/x",
+    "/logs/a?token=x",
+    "/logs/key=3/auth=1",
+    "sqlite:///mlruns.db",
+    "databricks://scope:prefix",
+    "my/objective.py:Mine",
+)
+
+
+def refused_unrepeated(call, match="leave it to the environment"):
+    with pytest.raises(UserError, match=match) as caught:
+        call()
+    assert "hush" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("location", SECRETS)
 def test_secrets_in_a_uri_are_refused_unrepeated(location, tmp_path):
-    refusals = (
-        lambda: check_no_secret(location),
-        lambda: check_command(["train", "--data", location, "--out", "/shared/run"]),
-        lambda: run(Arguments(data=location, out=tmp_path / "run", workers=0)),
-    )
-    for refused in refusals:
-        with pytest.raises(ValueError, match="leave it to the environment") as caught:
-            refused()
-        assert "hush" not in str(caught.value)
-    assert not (tmp_path / "run").exists()
+    out = tmp_path / "run"
+    refused_unrepeated(lambda: check_no_secret(location))
+    refused_unrepeated(lambda: check_command(["train", "--data", location, "--out", "/shared/run"]))
+    refused_unrepeated(lambda: jobs.train.run(jobs.train.Arguments(data=location, out=out, workers=0)))
+    assert "hush" not in shown(location)
+    assert not out.exists()
 
 
-def test_plain_uris_are_not_taken_for_secrets():
-    for location in ("s3://bucket/keys/log?region=eu-west-1", "gs://b/log?retry_limit_seconds=9", "/logs/a?token=x"):
-        check_no_secret(location)
+@pytest.mark.parametrize("location", PLAIN)
+def test_ordinary_places_are_not_taken_for_secrets(location):
+    check_no_secret(location)
+    assert shown(location) == (location.split("?")[0] if ":/" in location else location)
+    check_words(["--data", location, f"--data={location}"])
 
 
-def test_a_tracking_server_keeps_its_password_to_itself(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hush@host:5000")
-    with pytest.raises(ValueError, match="MLFLOW_TRACKING_URI holds a password") as caught:
-        check_tracking()
-    assert "hush" not in str(caught.value)
+SECRET = "s3://k:hush@bucket/log"
+GIVEN = {
+    "train": (["--data", "/log", "--data", SECRET], [f"--data={SECRET}"], ["--start-from", SECRET],
+              ["--start_from", SECRET], ["--given", f"propensities={SECRET}"], ["--preset", SECRET], ["--out", SECRET]),
+    "evolve": (["--scored", SECRET], ["--resume", SECRET], ["--replay", SECRET], ["--start-from", SECRET]),
+    "tune": (["--data", SECRET], ["--resume", SECRET]),
+    "pipeline": (["--data", SECRET], ["--watch", SECRET], ["--given", f"propensities={SECRET}"]),
+    "score": (["--run", "/run", "--data", SECRET], ["--run", SECRET]),
+    "evaluate": (["--run", "/run", "--data", SECRET],),
+    "calibrate": (["--run", "/run", "--data", SECRET],),
+    "export": (["--run", "/run", "--data", SECRET], ["--run", "/run", "--policy", SECRET]),
+    "report": ([SECRET],),
+    "status": ([SECRET],),
+    "make_data": (["--out", SECRET], ["--input", SECRET]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", GIVEN)
+def test_a_secret_in_any_option_of_any_command_is_refused(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(f"jobs.{command}")
+    names = ("options", "Arguments", "Args", "MakeData")
+    options = next(getattr(module, name) for name in names if hasattr(module, name))
+    for words in GIVEN[command]:
+        refused_unrepeated(lambda words=words: cli.parse(options, ["--out", "run", *words]))
+        if command not in ("status", "report"):  # which are asked here
+            refused_unrepeated(lambda words=words: check_command([command, "--out", "/run", *words]))
+    said = capsys.readouterr()
+    assert not said.out + said.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("word", ["API_KEY=hush", "AWS_SECRET_ACCESS_KEY=hush", "PLACE=s3://k:hush@b", "MY_TOKEN=hush"])
+def test_a_jobs_environment_takes_no_secret(word):
+    refused_unrepeated(lambda: read_assignment(word), "which the cluster's dashboard would show")
+    assert read_assignment("PLACE=s3://b?region=x") == ("PLACE", "s3://b?region=x")
+
+
+def test_a_secret_in_a_file_is_refused(tmp_path):
+    preset = tmp_path / "best.json"
+    preset.write_text(json.dumps({"preset": "train", "settings": {"x": [{"y": SECRET}]}}))
+    refused_unrepeated(lambda: jobs.train.arguments_of("--data", "/log", "--out", "/run", "--preset", str(preset)))
+    refused_unrepeated(lambda: inspect_run(tmp_path / "new", "train", {"data": SECRET}))
+    refused_unrepeated(lambda: start_run(tmp_path / "new", "train", {}, {"data": {"location": SECRET}}))
+    refused_unrepeated(lambda: start_run(tmp_path / "new", "evolve", {"settings": {"scored": Path(SECRET)}}, {}))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("uri", ["https://me:hush@host:5000", "https://hush@host", "https://host/?access_token=hush"])
+def test_a_tracking_server_keeps_its_password_to_itself(monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    refused_unrepeated(check_tracking, "MLFLOW_TRACKING_URI holds ")
 
 
 def test_run_records_hold_nothing_of_the_environment(tmp_path, monkeypatch):

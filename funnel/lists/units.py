@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.encode import Rows, one_chunk
 from data.errors import UserError
-from data.filesystems import shown
+from data.credentials import shown
 from data.hashing import hash_array
 from data.labels import THREADS
 from data.log import Log, Part, PartFile

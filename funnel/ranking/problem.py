@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data.encode import Encoder, numeric_moments
 from data.errors import UserError
-from data.filesystems import shown
+from data.credentials import shown
 from data.labels import LabelFacts, check_labels
 from data.log import Log, Part
 from data.repeats import repeat_warnings

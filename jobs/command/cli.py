@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from data.credentials import check_words
 from data.errors import UserError
 from jobs.command.own_code import own_code
 from jobs.command.paths import absolute
@@ -66,6 +67,7 @@ def main(
 def parse(arguments: Options, words: Sequence[str], description: str = "") -> Any:
     """The command's arguments from its words, paths made absolute. Raises UserError in one line for what is none;
     the valid options are listed for an unknown one. `--help` prints and ends the program."""
+    check_words(words)  # before anything repeats a word
     kind = arguments if isinstance(arguments, type) else arguments(words)
     said = io.StringIO()
     parsed: Any

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data.credentials import check_tree
 from data.errors import UserError
 from data.files import write_whole
 from funnel.settings import changed, fields, flat, keys
@@ -36,6 +37,7 @@ def find_preset(name: str, presets: Presets, job: str) -> tuple[dict[str, Any], 
             f"--preset {name}: no such preset of jobs.{job}; there are {', '.join(presets)}, or a JSON file"
         )
     record = read_json(path)
+    check_tree(record, str(path))
     kind = record.get("preset", job)
     if kind != job:
         raise UserError(f"{path}: a preset of jobs.{kind}, not of jobs.{job}")

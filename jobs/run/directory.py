@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data.cpus import usable_cpus as usable_cpus
+from data.credentials import check_tree
 from data.errors import UserError
 from data.files import make_directory, write_whole
 from data.write import check_local
@@ -37,6 +38,7 @@ def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozen
     `may_change` names dotted config keys that a resumed run may change (the number of workers, say).
     Raises UserError if the directory holds something else.
     """
+    check_tree(config, f"--out {out}")
     check_local(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file, not a directory")
@@ -70,6 +72,7 @@ def half_written(path: Path) -> bool:
 
 def start_run(out: Path, kind: str, config: dict[str, Any], facts: dict[str, Any]) -> None:
     """Create the directory and write run.json: config, command, git commit, versions, hardware, and the given facts."""
+    check_tree([config, facts, sys.argv], f"--out {out}")
     make_directory(out)
     record = {
         "kind": kind,
