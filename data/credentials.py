@@ -5,8 +5,8 @@
     check_no_secret("s3://b/log?endpoint_override=http://u:p@host")     # the same inside a parameter's value
     check_no_secret("https://host/log?x=eyJhbGciOi...")      # a value that looks drawn at random
 
-A path names no secret: s3://bucket/author=1/key=2/ is a partition. Upper and lower case, separators and percent-encoding
-make no difference. Messages repeat nothing but the scheme and the name of the parameter.
+A path names no secret: s3://bucket/author=1/key=2/ is a partition. Case, separators and percent-encoding make no
+difference. Messages repeat nothing but the scheme and the name of the parameter.
 """
 
 import os
@@ -25,12 +25,18 @@ USERS = ("hdfs", "viewfs", "webhdfs", "swebhdfs", "sftp", "ssh", "smb", "postgre
 """Schemes in which name@host says who comes; how that is proved stands elsewhere."""
 BUCKETS = ("s3", "s3a", "s3n", "gs", "gcs", "oss", "cos", "r2", "b2", "az", "adl")
 """Schemes of bucket/key: there is no port, so a colon before the first slash is a key's."""
-WORDS = frozenset(
-    "key keys keyid sig sas pw pwd pwds pass jwt cred creds pin otp auth oauth session cookie bearer hmac nonce".split()
-)
+# fmt: off
+WORDS = frozenset((
+    "key", "keys", "keyid", "sig", "sas", "pw", "pwd", "pwds", "pass", "jwt", "cred", "creds", "pin", "otp", "auth",
+    "oauth", "session", "cookie", "bearer", "hmac", "nonce",
+))
 """Words of a parameter's name that mean a secret where they stand alone: account_key, userPwd."""
-PARTS = ("secret token passw passphrase credential signature apikey accesskey accountkey privatekey sharedaccess "
-         "sessionid authoriz authoris authentic bearer assertion xamz xgoog").split()  # fmt: skip
+PARTS = (
+    "secret", "token", "passw", "passphrase", "credential", "signature", "apikey", "accesskey", "accountkey",
+    "privatekey", "sharedaccess", "sessionid", "authoriz", "authoris", "authentic", "bearer", "assertion", "xamz",
+    "xgoog",
+)
+# fmt: on
 """What means a secret wherever it stands in a name without its separators."""
 HARMLESS = ("versionid", "etag", "generation", "snapshot", "checksum", "sha256", "md5", "crc32c")
 """Parameters whose values are long and random, and public."""
@@ -125,7 +131,7 @@ def secret_parameter(parameters: str) -> str:
 
 
 def means_secret(name: str) -> bool:
-    """Whether a parameter of this name holds a secret: api_key, AccountKey, X-Amz-Signature, accesskey, client.secret."""
+    """Whether a parameter of this name holds a secret: api_key, AccountKey, X-Amz-Signature, client.secret."""
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+", name)
     joined = re.sub(r"[^a-z0-9]", "", name.lower())
     return (

@@ -112,6 +112,14 @@ def test_a_pipelines_record_of_any_content_is_refused(tmp_path, stages):
             Record(tmp_path, Console(quiet=True))
 
 
+# fmt: off
+NAMES = (
+    "token", "apikey", "api_key", "x-api-key", "AccountKey", "accesskey", "aws_access_key_id", "pwd", "passwd",
+    "Password", "auth", "oauth", "authorization", "jwt", "sig", "signature", "X-Amz-Signature",
+    "x%2Damz%2Dcredential", "X-Goog-Signature", "credential", "session", "sessionToken", "bearer", "client_secret",
+    "CLIENT.SECRET", "%74oken", "%2574oken", "sas", "key",
+)
+# fmt: on
 SECRETS = (
     "s3://key:hush@bucket/log",
     "S3://key:hush@bucket/log",
@@ -132,12 +140,7 @@ SECRETS = (
     "https://host/log?x=eyJhbGciOiJIUzI1NiJ9.hush",
     "https://host/log?x=wJalrXUtnFEMI/K7MDENG/bPxRfiCYhush",
     "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=hush",
-    *(
-        f"https://host/log?a=1&{name}=hush"
-        for name in "token apikey api_key x-api-key AccountKey accesskey aws_access_key_id pwd passwd Password auth "
-        "oauth authorization jwt sig signature X-Amz-Signature x%2Damz%2Dcredential X-Goog-Signature credential session "
-        "sessionToken bearer client_secret CLIENT.SECRET %74oken %2574oken sas key".split()
-    ),
+    *(f"https://host/log?a=1&{name}=hush" for name in NAMES),
 )
 PLAIN = (
     "s3://bucket/author=1/dt=2026-01-01/",
