@@ -27,6 +27,7 @@ from funnel.problem import Given
 from funnel.registry import DEFAULT_TUNABLE, find_serving, tool
 from funnel.tools import Exporting, Served, Serving
 from jobs.command.cli import main
+from jobs.command.finished import check_code
 from jobs.command.tables import print_table
 from jobs.evolve.conduct import POLICY_FILE
 from jobs.run.directory import RUN_FILE, git_commit, read_json, versions, write_json
@@ -60,6 +61,7 @@ def run(arguments: Arguments) -> Path:
     out, source = arguments.out, arguments.run
     check(arguments, out)
     policy = read_policy(arguments.policy) if arguments.policy else None
+    check_code(source)
     found, record = load_run(source), read_json(source / RUN_FILE)
     finished = Given(found.problem, found.network, found.directory)
     exporting: Exporting = tool(finished.problem, "export")

@@ -21,6 +21,7 @@ from data.credentials import check_words
 from data.errors import UserError
 from jobs.command.own_code import own_code
 from jobs.command.paths import absolute
+from jobs.command.trust import HELP, take_trust
 
 Options = type | Callable[[Sequence[str]], type]
 """A dataclass of arguments, or what makes one from the words: settings follow the problem that is named."""
@@ -68,13 +69,14 @@ def parse(arguments: Options, words: Sequence[str], description: str = "") -> An
     """The command's arguments from its words, paths made absolute. Raises UserError in one line for what is none;
     the valid options are listed for an unknown one. `--help` prints and ends the program."""
     check_words(words)  # before anything repeats a word
+    words = take_trust(words)
     kind = arguments if isinstance(arguments, type) else arguments(words)
     said = io.StringIO()
     parsed: Any
     try:
         with contextlib.redirect_stderr(said), own_code("the options make no valid settings"):
             parsed, unknown = tyro.cli(
-                kind, prog=command(), description=description, args=list(words), return_unknown_args=True
+                kind, prog=command(), description=f"{description}\n\n{HELP}", args=list(words), return_unknown_args=True
             )
     except SystemExit as end:
         if end.code != USER_ERROR:

@@ -14,6 +14,7 @@ from data.errors import UserError
 from data.files import write_whole
 from funnel.settings import changed, fields, flat, keys
 from funnel.spaces import Presets
+from jobs.command.trust import check_names
 from jobs.run.directory import read_json
 
 
@@ -44,6 +45,7 @@ def find_preset(name: str, presets: Presets, job: str) -> tuple[dict[str, Any], 
     settings = record.get("settings", record)
     if not isinstance(settings, dict):
         raise UserError(f"{path}: its settings are no object of key: value")
+    check_names(settings, str(path))
     return flat(settings), str(path)
 
 
