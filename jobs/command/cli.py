@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import copy
 import dataclasses
-import errno
 import functools
 import io
 import itertools
@@ -20,6 +19,7 @@ import tyro
 from data.credentials import check_words
 from data.errors import UserError
 from jobs.command.own_code import own_code
+from data.files import STORAGE, keep_private
 from jobs.command.paths import absolute
 from jobs.command.trust import HELP, take_trust
 
@@ -28,8 +28,6 @@ Options = type | Callable[[Sequence[str]], type]
 
 USER_ERROR = 2
 INTERRUPTED = 130
-STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-"""What a disk may answer that only the user can mend; writers that know the file's name say it themselves."""
 
 
 def main(
@@ -49,6 +47,7 @@ def main(
     logging.basicConfig(level=os.environ.get("COUNTERPOINT_LOG", "WARNING"), format="%(levelname)s %(message)s")
     parsed: Any = None
     try:
+        keep_private()
         parsed = parse(arguments, sys.argv[1:] if words is None else words, description)
         run(parsed)
     except UserError as error:
