@@ -1,4 +1,4 @@
-"""Writing files and directories whole or not at all: whoever opens one finds what stood there before, or all of the new.
+"""Writing files and directories whole or not at all: who opens one finds what stood there before, or all of the new.
 
 Everything is written under a hidden name beside its place, synced, renamed, and the rename synced. What a kill leaves
 under a hidden name is removed by whoever next writes in that directory on that machine. New files and directories are
@@ -170,7 +170,7 @@ def hidden(path: Path, suffix: str) -> Path:
 
 
 def host() -> str:
-    """This machine, as hidden names have it: directories may be shared, and another machine's processes are not seen."""
+    """This machine, as hidden names have it: on a shared disk lie those of others, whose processes we cannot see."""
     return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
