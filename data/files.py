@@ -101,7 +101,9 @@ def whole_directory(out: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in STORAGE:  # what is written may be read from elsewhere
             raise
-        raise UserError(unwritable(out, error)) from error
+        file = Path(str(error.filename or directory))
+        place = out / file.relative_to(directory) if file.is_relative_to(directory) else out
+        raise UserError(unwritable(place, error)) from error
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -151,6 +153,17 @@ def put_in_place(directory: Path, out: Path) -> None:
     sync_directory(directory)
     directory.replace(out)
     sync_directory(out.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError of the body the name of the file that it writes, where it has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def make_directory(path: Path) -> None:
