@@ -23,6 +23,7 @@ from data.errors import UserError
 from data.files import make_directory, write_whole
 from data.write import check_local
 
+COMMIT = "COUNTERPOINT_COMMIT"
 RUN_FILE, METRICS_FILE, SUMMARY_FILE = "run.json", "metrics.jsonl", "summary.json"
 
 
@@ -88,10 +89,19 @@ def start_run(out: Path, kind: str, config: dict[str, Any], facts: dict[str, Any
 
 
 def git_commit() -> str | None:
+    """Of the checkout; a submitted job has none, and is told by who submitted it."""
+    if told := os.environ.get(COMMIT):
+        return told
     root = Path(__file__).resolve().parents[2]
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(
+            ["git", "--no-optional-locks", "status", "--porcelain"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
