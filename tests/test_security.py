@@ -14,6 +14,7 @@ import jobs.train
 from data.credentials import check_no_secret, check_words, shown
 from data.errors import UserError
 from jobs.cluster import authentication
+from jobs.cluster.job_server import check_token
 from jobs.command import cli
 from jobs.pipeline.record import PIPELINE_FILE, Record
 from jobs.run.directory import inside, inspect_run, start_run
@@ -61,10 +62,16 @@ def test_a_token_file_that_others_can_read_is_refused(unset, tmp_path):
     token.chmod(0o644)
     authentication.before_named_cluster()  # no token is asked for
     unset.setenv("RAY_AUTH_MODE", "token")
-    with pytest.raises(ValueError, match=r"can be read by others .* chmod 600"):
+    for mode in (0o644, 0o640, 0o604, 0o620, 0o602, 0o610, 0o601):
+        token.chmod(mode)
+        with pytest.raises(UserError, match=r"can be read by others .* chmod 600"):
+            authentication.before_named_cluster()
+        with pytest.raises(UserError, match=r"can be read by others .* chmod 600"):
+            check_token("http://127.0.0.1:8265")
+    for mode in (0o600, 0o400):
+        token.chmod(mode)
         authentication.before_named_cluster()
-    token.chmod(0o600)
-    authentication.before_named_cluster()
+        check_token("http://127.0.0.1:8265")
 
 
 @pytest.mark.ray
@@ -248,3 +255,50 @@ def test_run_records_hold_nothing_of_the_environment(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "hush-hush")
     start_run(tmp_path, "train", {"data": "log"}, {})
     assert "hush-hush" not in (tmp_path / "run.json").read_text()
+
+
+def readable(directory: Path) -> list[str]:
+    """What others than its owner may read, write or list."""
+    found = [path for path in directory.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o077]
+    return sorted(f"{path.relative_to(directory)} {path.stat().st_mode & 0o777:o}" for path in found)
+
+
+def command(*words: object, **environment: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *map(str, words)], cwd=ROOT, env={**os.environ, **environment},
+                          capture_output=True, text=True, check=False, umask=0o022)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+TINY = ("--epochs", 1, "--batch-size", 400, "--model.embedding-width", 4, "--model.backbone.expert-hidden", 8,
+        "--model.tower-hidden", 4)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_everything_that_the_commands_write_is_their_users_alone(tmp_path):
+    """With the mask that most machines have. One of each kind of file: log, run, pages, scores, exported files."""
+    out = tmp_path / "out"
+    out.mkdir(mode=0o755)
+    log, run = out / "log", out / "run"
+    sizes = ("--rows", 3000, "--users", 200, "--items", 50, "--click-rate", 0.2, "--conversion-rate", 0.3)
+    command("jobs.make_data", "--out", log, *sizes)
+    command("jobs.train", "--data", log, "--out", run, "--workers", 0, *TINY)
+    command("jobs.calibrate", "--run", run)
+    command("jobs.evaluate", "--run", run, "--data", log, "--replicates", 40)
+    command("jobs.score", "--run", run, "--data", log, "--out", out / "scored" / "test.parquet")
+    command("jobs.evolve", "--scored", out / "scored" / "test.parquet", "--out", out / "tuned", "--workers", 0,
+            "--generations", 3, "--resamples", 20, "--noise", "table", "--noise-table-size", 100000)  # fmt: skip
+    command("jobs.export", "--run", run, "--out", out / "served", "--formats", "pt2")
+    command("jobs.report", run, "--out", out / "page.html")
+    assert readable(out) == []
+    command("jobs.report", run, "--out", out / "shown.html", COUNTERPOINT_UMASK="022")
+    assert readable(out) == ["shown.html 644"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_what_workers_write_is_their_users_alone(tmp_path, small_log):
+    run = tmp_path / "run"
+    command("jobs.train", "--data", small_log, "--out", run, "--workers", 2, *TINY)
+    command("jobs.evolve", "--objective", "sphere", "--out", tmp_path / "es", "--workers", 2, "--generations", 3)
+    command("jobs.tune", "--data", small_log, "--out", tmp_path / "search", "--samples", 2, *TINY)
+    assert readable(tmp_path) == []
