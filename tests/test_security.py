@@ -286,7 +286,7 @@ def test_everything_that_the_commands_write_is_their_users_alone(tmp_path):
     command("jobs.evaluate", "--run", run, "--data", log, "--replicates", 40)
     command("jobs.score", "--run", run, "--data", log, "--out", out / "scored" / "test.parquet")
     command("jobs.evolve", "--scored", out / "scored" / "test.parquet", "--out", out / "tuned", "--workers", 0,
-            "--generations", 3, "--resamples", 20, "--noise", "table", "--noise-table-size", 100000)  # fmt: skip
+            "--generations", 3, "--resamples", 20, "--noise", "table", "--table-floats", 2000000)  # fmt: skip
     command("jobs.export", "--run", run, "--out", out / "served", "--formats", "pt2")
     command("jobs.report", run, "--out", out / "page.html")
     assert readable(out) == []
