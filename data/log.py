@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from data.credentials import shown
 from data.columns import FileColumns, Kind, check_columns, common_types, one_kind
+from data.credentials import shown
 from data.errors import UserError
 from data.filesystems import first_line, reading, resolve
 from data.kinds import as_read, cast_table

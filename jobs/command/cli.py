@@ -18,8 +18,8 @@ import tyro
 
 from data.credentials import check_words
 from data.errors import UserError
-from jobs.command.own_code import own_code
 from data.files import STORAGE, keep_private
+from jobs.command.own_code import own_code
 from jobs.command.paths import absolute
 from jobs.command.trust import HELP, take_trust
 

@@ -23,8 +23,8 @@ from jobs.command.paths import absolute
 from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
 from jobs.command.threads import use_threads
-from jobs.evolve.faults import named
 from jobs.command.trust import trust
+from jobs.evolve.faults import named
 from jobs.evolve.find import find_objective, place
 from jobs.evolve.options import Arguments, kept_settings
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
