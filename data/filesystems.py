@@ -3,33 +3,31 @@
     /data/log   file:///data/log   s3://bucket/log?region=eu-west-1   gs://bucket/log   hdfs://host:8020/log   abfs://...
 
 Credentials come from where the client looks for them (AWS_ACCESS_KEY_ID, a profile, the machine's role), never from
-the URI: that is written into run directories.
+the URI: that is written into run directories (data/credentials.py).
 """
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from data.credentials import check_no_secret, shown
 from data.errors import UserError
 
 GCS = ("gs", "gcs")
 GCS_RETRY_S = 60  # pyarrow's own limit is 15 minutes, long for a misspelt bucket
 IN_PROCESS = "memory"
-SECRET = re.compile(r"secret|token|passw|credential|signature|\bsig\b|_key\b|\bkey\b|\bsas\b", re.IGNORECASE)
-"""Names of query parameters that hold one; a region or an endpoint does not."""
 
 
 def resolve(location: str) -> tuple[Any, str]:
     """(filesystem, path inside it) of a local path or a URI. Raises UserError in one line where there is none."""
+    check_no_secret(location)
     if "://" not in location:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
-    check_no_secret(location)
     parts, uri = urlsplit(location), location
     if parts.scheme in GCS and "retry_limit_seconds" not in parts.query:
         query = f"{parts.query}&" if parts.query else ""
@@ -50,29 +48,6 @@ def resolve(location: str) -> tuple[Any, str]:
         if not root.strip("/"):
             raise UserError(f"{shown(location)}: names no bucket or directory")
         return filesystem, root.rstrip("/")
-
-
-def check_no_secret(location: str) -> None:
-    """Raise UserError, without repeating it, for a URI that holds a password or a parameter that looks like one."""
-    parts = urlsplit(location) if "://" in location else urlsplit("")
-    names = [key for key in parse_qs(parts.query, keep_blank_values=True) if SECRET.search(key)]
-    if parts.password is not None or names:
-        what = (
-            "a password or a secret key" if parts.password is not None else f"{names[0]!r}, which looks like a secret"
-        )
-        raise UserError(
-            f"{shown(location)}: the URI holds {what}, which run directories would keep; "
-            "leave it to the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for example)"
-        )
-
-
-def shown(location: str) -> str:
-    """The location as messages have it: without its query and without a password."""
-    if "://" not in location:
-        return location
-    parts = urlsplit(location)
-    place = parts.netloc if parts.password is None else parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{place}{parts.path}"
 
 
 def in_process(location: str) -> bool:

@@ -17,8 +17,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from data.columns import FileColumns, Kind, check_columns, common_types, one_kind
+from data.credentials import shown
 from data.errors import UserError
-from data.filesystems import first_line, reading, resolve, shown
+from data.filesystems import first_line, reading, resolve
 from data.kinds import as_read, cast_table
 from data.listing import parquet_files
 from data.schema import SCHEMA_FILE, Schema

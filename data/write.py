@@ -8,8 +8,6 @@ Everything goes into a hidden sibling of `out` and is renamed when the last file
 directory that could be mistaken for a log.
 """
 
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ import pyarrow.parquet as pq
 
 from data.encode import one_chunk
 from data.errors import UserError
-from data.files import put_in_place
+from data.files import whole_directory
 from data.labels import label_values
 from data.log import TRUTH
 from data.schema import SCHEMA_FILE, Schema
@@ -41,17 +39,9 @@ def new_log(out: str | Path, schema: Schema) -> Iterator[Path]:
     """
     out = Path(out).absolute()
     check_new(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    directory = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir()
-    try:
+    with whole_directory(out) as directory:
         yield directory
         schema.save(directory / SCHEMA_FILE)
-        put_in_place(directory, out)
-    except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
 
 
 def check_new(out: Path) -> None:

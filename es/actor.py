@@ -6,6 +6,7 @@ import numpy as np
 import ray
 
 from data.errors import UserError
+from data.files import keep_private
 from es.algorithms.base import Proposal
 from es.config import ESConfig
 from es.contract import blame, call
@@ -22,6 +23,7 @@ class Worker:
         """Return the fingerprint of the noise (were it not the driver's, other perturbations would be scored than the
         driver adds up) and the node. Not __init__: what goes wrong here is an error to show, not a dead actor to
         replace. `objective` is the reference to it, in a list, for Ray would resolve it before this is called."""
+        keep_private()
         self.noise, self.state_of = open_noise(config, dimension), -1  # the generation whose state was loaded last
         try:
             self.evaluator = Evaluator(fetched(objective[0]), config, self.noise)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from data.errors import UserError
-from es.files import write_whole
+from data.files import write_whole
 
 FORMAT, VERSION = "counterpoint.es", 2
 RETIRED = ("rank", "matrices")  # settings of perturb low_rank, which was taken out: they decided nothing without it
@@ -28,7 +28,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, identity: dict[str, Any], checkpoint: Checkpoint) -> None:
-    """Write all of it or nothing (es/files.py). `identity`: JSON facts that say which run it is."""
+    """Write all of it or nothing (data/files.py). `identity`: JSON facts that say which run it is."""
     tensors = {name: np.ascontiguousarray(value) for name, value in checkpoint.tensors.items()}
     header = {
         "format": FORMAT,

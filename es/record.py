@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from data.errors import UserError
+from data.files import make_directory, open_to_add, unwritable, write_whole
 from es.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from es.files import unwritable, write_whole
 
 METRICS_FILE, RETURNS_FILE, CHECKPOINT_FILE = "metrics.jsonl", "returns.f64", "checkpoint.safetensors"
 START_FILE = "start.f32"
@@ -35,8 +35,7 @@ class RunRecord:
         self.saved = -1
         self.lost = 0
         """Generations beyond the checkpoint that the run went on from: they are made again."""
-        with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
+        make_directory(out)
 
     def start(self, theta_D: np.ndarray) -> None:
         """Keep theta as it was before the first generation: with it, seed and returns replay the run."""
@@ -52,7 +51,7 @@ class RunRecord:
         if size < generations * self.pairs * 16:
             raise UserError(f"{returns}: holds {size} bytes, fewer than {generations} generations' returns")
         self.lost = size // (self.pairs * 16) - generations
-        with writing(returns), returns.open("ab") as file:
+        with writing(returns), open_to_add(returns, "ab") as file:
             file.truncate(generations * self.pairs * 16)
         self._cut_metrics(generations)
         self.saved = generations if checkpoint else -1
@@ -72,9 +71,9 @@ class RunRecord:
 
     def generation(self, metrics: dict[str, Any], returns_n2: np.ndarray) -> None:
         """Append a generation. Not synced, which is slow: `checkpoint` makes what lies before it safe."""
-        with writing(self.out / RETURNS_FILE), (self.out / RETURNS_FILE).open("ab") as file:
+        with writing(self.out / RETURNS_FILE), open_to_add(self.out / RETURNS_FILE, "ab") as file:
             file.write(np.ascontiguousarray(returns_n2, np.float64).tobytes())
-        with writing(self.out / METRICS_FILE), (self.out / METRICS_FILE).open("a") as lines:
+        with writing(self.out / METRICS_FILE), open_to_add(self.out / METRICS_FILE) as lines:
             lines.write(json.dumps(metrics, allow_nan=False) + "\n")
 
     def checkpoint_is_due(self, generation: int) -> bool:
@@ -86,7 +85,7 @@ class RunRecord:
         """Save, after what lies before it in the other files is safe on the disk too."""
         began = time.monotonic()
         for name in (RETURNS_FILE, METRICS_FILE):
-            with writing(self.out / name), (self.out / name).open("ab") as file:
+            with writing(self.out / name), open_to_add(self.out / name, "ab") as file:
                 os.fsync(file.fileno())
         save_checkpoint(self.out / CHECKPOINT_FILE, self.identity, checkpoint)
         ended = time.monotonic()

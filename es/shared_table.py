@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock
 
 from data.errors import UserError
-from es.files import whole_file
+from data.files import whole_file
 
 VERSION = 1
 CHUNK = 2**20  # floats per stream

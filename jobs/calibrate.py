@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
+from data.files import restored_on_error
 from data.log import Log, Part, open_log
 from distributed.training.recorder import EVALUATION
 from distributed.training.validation import count
@@ -70,12 +71,14 @@ def run(arguments: Arguments) -> dict[str, Any]:
     def count_part(problem: Problem, network: nn.Module, log: Log, part: Part, counts: Counts) -> Counts:
         return count(problem, network, log, part, counts, None, device())
 
-    found = calibrating.calibrate(finished, given_to(record), log, settings, count_part)
-    before, curves = read_json(path / SUMMARY_FILE), read_json(path / EVALUATION)
-    summary = {key: value for key, value in before.items() if not key.startswith(PREFIXES)} | dict(found.figures)
-    curves.pop("calibrated", None)
-    write_json(path / EVALUATION, {**curves, "calibrated": found.curves} if found.figures else curves)
-    write_json(path / SUMMARY_FILE, summary)
+    # A calibration is in force where the summary says so, and nowhere else.
+    with restored_on_error(path, finished.directory):
+        found = calibrating.calibrate(finished, given_to(record), log, settings, count_part)
+        before, curves = read_json(path / SUMMARY_FILE), read_json(path / EVALUATION)
+        summary = {key: value for key, value in before.items() if not key.startswith(PREFIXES)} | dict(found.figures)
+        curves.pop("calibrated", None)
+        write_json(path / EVALUATION, {**curves, "calibrated": found.curves} if found.figures else curves)
+        write_json(path / SUMMARY_FILE, summary)
     console = Console()
     if found.figures:
         print_table(console, calibrating.results(summary, summary["part"]))

@@ -12,7 +12,6 @@ jobs.train, the log any that has its features and labels.
 """
 
 import dataclasses
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from rich.console import Console
 
 import jobs.report
 from data.errors import UserError
+from data.files import scratch_directory
 from data.log import open_log
 from distributed.training.recorder import EVALUATION
 from funnel.registry import tool
@@ -88,7 +88,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         problem = {"problem": record["problem"]} if "problem" in record else {}
         start_run(out, "evaluate", settings, {**problem, "data": data, "judged": record.get("config")})
     with (
-        tempfile.TemporaryDirectory(prefix="counterpoint-") as folder,
+        scratch_directory() as folder,
         console.status("evaluating") as status,
         Lines(console) as lines,
     ):
@@ -97,7 +97,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
             status.update(text)
             lines.tell(text)
 
-        figures, curves = evaluation.run(Path(folder), device(), say)
+        figures, curves = evaluation.run(folder, device(), say)
     absent = figures.pop("absent")
     summary = {**figures, "part": arguments.part, "evaluate.seconds": time.time() - started, "absent": absent}
     curves = {"part": arguments.part, **curves}

@@ -9,8 +9,6 @@ Both files are loaded again and run on real rows of the log beside the trained m
 """
 
 import hashlib
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +16,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from data.errors import UserError
-from data.files import put_in_place
+from data.files import whole_directory
 from data.log import open_log
 from data.write import check_new
 from distributed.finished_run import load_run
@@ -27,6 +25,7 @@ from funnel.problem import Given
 from funnel.registry import DEFAULT_TUNABLE, find_serving, tool
 from funnel.tools import Exporting, Served, Serving
 from jobs.command.cli import main
+from jobs.command.finished import check_code
 from jobs.command.tables import print_table
 from jobs.evolve.conduct import POLICY_FILE
 from jobs.run.directory import RUN_FILE, git_commit, read_json, versions, write_json
@@ -60,16 +59,13 @@ def run(arguments: Arguments) -> Path:
     out, source = arguments.out, arguments.run
     check(arguments, out)
     policy = read_policy(arguments.policy) if arguments.policy else None
+    check_code(source)
     found, record = load_run(source), read_json(source / RUN_FILE)
     finished = Given(found.problem, found.network, found.directory)
     exporting: Exporting = tool(finished.problem, "export")
     log = open_log(arguments.data or record["data"]["location"])
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    directory = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir()
-    try:
+    with whole_directory(out) as directory:
         asked = (arguments.part, arguments.rows, policy, arguments.formats, arguments.tolerance)
         serving = exporting.export(finished, log, *asked, directory)
         serving["model"] |= {
@@ -80,9 +76,6 @@ def run(arguments: Arguments) -> Path:
         }
         files = {path.name: file_facts(path) for path in sorted(directory.iterdir())}
         write_json(directory / SERVING_FILE, {"format": FORMAT, "version": VERSION, **serving, "files": files})
-        put_in_place(directory, out)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
     show(serving["check"], exporting.NAMES, out)
     return out
 

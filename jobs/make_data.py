@@ -8,7 +8,7 @@
     python -m jobs.make_data --source ali_ccp --input DIR --lists 210 109_14 --out /tmp/log
 
 The log is written beside --out and renamed when it is whole: a run that is killed leaves no log, only a hidden
-directory .NAME.partial-PID that may be deleted.
+directory .NAME.HOST-PID.partial, which the next one beside it removes.
 """
 
 import dataclasses

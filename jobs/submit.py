@@ -26,17 +26,19 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
+from data.credentials import check_no_secret, check_words, means_secret, secret_in
 from data.errors import UserError
-from data.filesystems import check_no_secret
 from jobs.cluster.job_server import connect
 from jobs.command.cli import main
-from jobs.run.directory import git_commit
+from jobs.run.directory import COMMIT, git_commit
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_AT_HOME = (".git", ".venv", "runs", "tests", "docs", "benchmarks", ".ci", "*.parquet", "*.safetensors", "*.png")
 """Besides what .gitignore names: what no job imports."""
 NOT_SUBMITTED = ("__init__", "submit", "status")
 PATHS = ("--data", "--out", "--run", "--scored", "--policy", "--input", "--watch", "--start-from", "--judge")
+MAY_DIFFER = ("--workers", "--min-workers", "--es.workers", "--tables", "--days", "--until-idle", "--poll", "--keep")
+"""Options with which a stopped job may go on that it was not begun with."""
 STOPPED = 143  # as a shell has it for a process that SIGTERM ended
 WAIT_S = 60.0
 """For a head that has just begun to take a job, and for a job to end after SIGTERM."""
@@ -78,6 +80,7 @@ def run(arguments: Arguments, command: list[str]) -> None:
         check_command(command)
     variables = dict(read_assignment(entry) for entry in arguments.env)
     address = arguments.address or os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
+    check_no_secret(address, "the cluster's address")
     client, console = connect(address.rstrip("/")), Console(soft_wrap=True)
     if command:
         submit(console, client, arguments, command, variables)
@@ -100,13 +103,17 @@ def submit(
 ) -> None:
     """Submit, unless the job runs or is finished; then follow it. Raises SystemExit with its exit code."""
     run_id = arguments.run_id or default_id(command)
-    status = next((job.status for job in client.list_jobs() if job.submission_id == run_id), None)
+    earlier = next((job for job in client.list_jobs() if job.submission_id == run_id), None)
+    status = earlier.status if earlier else None
+    hint = f"its log: python -m jobs.submit --address {client.get_address()} --logs {run_id}"
     if status == JobStatus.SUCCEEDED:
-        console.print(f"{run_id} is finished already; its log: python -m jobs.submit --logs {run_id}")
+        console.print(f"{run_id} is finished already; {hint}", soft_wrap=True)
         return
     if status is not None and not status.is_terminal():
         console.print(f"{run_id} is {status.value.lower()} already: following it")
     else:
+        if status == JobStatus.STOPPED:
+            check_same(run_id, (earlier.metadata or {}).get("command"), command)  # type: ignore[union-attr]
         if status is not None:
             console.print(f"{run_id} was {status.value.lower()}; it goes on from what it saved")
             client.delete_job(run_id)  # frees the id; what the job wrote stays
@@ -116,7 +123,7 @@ def submit(
             "runtime_env": {
                 "working_dir": str(ROOT),
                 "excludes": list(LEFT_AT_HOME),
-                "env_vars": {"COUNTERPOINT_RUN_ID": run_id, **variables},
+                "env_vars": {"COUNTERPOINT_RUN_ID": run_id, COMMIT: git_commit() or "", **variables},
             },
             "metadata": {"job": command[0], "command": shlex.join(command), "git": git_commit() or "unknown"},
             "entrypoint_num_cpus": arguments.cpus or None,
@@ -135,7 +142,36 @@ def submit(
     console.print(f"job {run_id} at {client.get_address()}")
     if arguments.wait:
         raise SystemExit(follow(console, client, run_id))
-    console.print(f"its log: python -m jobs.submit --address {client.get_address()} --logs {run_id}")
+    console.print(hint, soft_wrap=True)
+
+
+def check_same(run_id: str, before: str | None, command: list[str]) -> None:
+    """Raise UserError if a stopped job would go on with other settings: the job itself would refuse them, and with its
+    refusal stand in the place of the stopped one, as failed."""
+    if before is None:
+        return
+    was, now = settings_of(shlex.split(before)), settings_of(command)
+    differs = sorted(name for name in (was.keys() | now.keys()) - {*MAY_DIFFER} if was.get(name) != now.get(name))
+    if differs:
+        name = differs[0]
+        values = [" ".join(found[name]) if name in found else "left out" for found in (was, now)]
+        raise UserError(
+            f"{run_id} is stopped and goes on with the settings it was begun with: {name} was {values[0]}, now "
+            f"{values[1]}; another --out begins another run"
+        )
+
+
+def settings_of(command: list[str]) -> dict[str, list[str]]:
+    """Values by option, however they are spelt; of an option that is given twice, the last."""
+    found: dict[str, list[str]] = {"job": command[:1]}
+    here = found.setdefault("words", [])
+    for word in command[1:]:
+        if word.startswith("--"):
+            option, equals, value = word.partition("=")
+            here = found[option.replace("_", "-")] = [value] if equals else []
+        else:
+            here.append(word)
+    return found
 
 
 def follow(console: Console, client: JobSubmissionClient, run_id: str) -> int:
@@ -193,19 +229,20 @@ def stop_is_wanted() -> bool:
 
 
 def check_command(command: list[str]) -> None:
-    """Raises UserError for what is no job, a path that only this machine knows, or a secret in a path."""
+    """Raises UserError for what is no job, a path that only this machine knows, or a secret in an address."""
     here = {path.stem for path in (ROOT / "jobs").glob("*.py")} | {
         p.parent.name for p in ROOT.glob("jobs/*/__main__.py")
     }
     if command[0] not in here - set(NOT_SUBMITTED):
         valid = ", ".join(sorted(here - set(NOT_SUBMITTED)))
         raise UserError(f"{command[0]!r} is no job that can be submitted; valid: {valid}")
+    check_words(command)
     for name in PATHS:
-        path = option(command, name)
-        if path is not None:
-            check_no_secret(path)
-        if path is not None and "://" not in path and not path.startswith(("/", "~")):
-            raise UserError(f"{name} {path} is relative, but the job runs elsewhere: give a path that all nodes know")
+        for path in values(command, name):
+            if "://" not in path and not path.startswith(("/", "~")):
+                raise UserError(
+                    f"{name} {path} is relative, but the job runs elsewhere: give a path that all nodes know"
+                )
 
 
 def default_id(command: list[str]) -> str:
@@ -217,19 +254,29 @@ def default_id(command: list[str]) -> str:
 
 
 def option(command: list[str], name: str) -> str | None:
-    """The value of --name VALUE or --name=VALUE among the words."""
-    for word, following in zip(command, [*command[1:], None], strict=True):
-        if word.startswith(f"{name}="):
-            return word.partition("=")[2]
-        if word == name:
-            return following
-    return None
+    """The value of the option among the words: the last one, as the job itself takes it."""
+    found = values(command, name)
+    return found[-1] if found else None
+
+
+def values(command: list[str], name: str) -> list[str]:
+    """Every value of --name VALUE and --name=VALUE among the words; an underscore may stand for an inner dash."""
+    found = []
+    for word, following in zip(command, [*command[1:], ""], strict=True):
+        given, equals, value = word.partition("=")
+        if given.startswith("--") and given.replace("_", "-") == name:
+            found.append(value if equals else following)
+    return [value for value in found if value]
 
 
 def read_assignment(entry: str) -> tuple[str, str]:
     key, equals, value = entry.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
-        raise UserError(f"--env {entry!r}: write KEY=VALUE")
+        raise UserError(f"--env {key!r}: write KEY=VALUE")
+    if means_secret(key) or secret_in(value):
+        raise UserError(
+            f"--env {key}: looks like a secret, which the cluster's dashboard would show; set it on the nodes instead"
+        )
     return key, value
 
 

@@ -37,6 +37,7 @@ from jobs.command.preset import apply, find_preset
 from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
 from jobs.command.threads import use_threads
+from jobs.command.trust import trust
 from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
 from jobs.run.process import present
 from jobs.run.progress import follow_training
@@ -99,6 +100,7 @@ def run(arguments: Arguments, cpus: int = 0) -> dict[str, Any]:
     """
     started = time.time()
     check_tracking()
+    trust(arguments)
     kind = find_problem(arguments.problem)
     out, config = arguments.out, arguments.config
     problem_settings = kind.settings_type() if arguments.settings is None else arguments.settings

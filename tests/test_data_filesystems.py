@@ -12,7 +12,8 @@ import pyarrow.fs as pafs
 import pytest
 from support import arguments
 
-from data.filesystems import in_process, resolve, shown
+from data.credentials import shown
+from data.filesystems import in_process, resolve
 from data.log import open_log
 from data.schema import Schema
 from data.write import new_log

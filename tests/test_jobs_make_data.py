@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from data.files import host
 from data.labels import check_labels
 from data.log import open_log
 from jobs.make_data import MakeData, run
@@ -82,11 +83,13 @@ def test_somebodys_directory_is_refused_with_one_line_and_code_2(tmp_path: Path)
 def test_a_killed_run_leaves_no_log(tmp_path: Path) -> None:
     process = start("--rows", "100000000", "--out", str(tmp_path / "log"))
     deadline = time.monotonic() + 30
-    while not list(tmp_path.glob(".log.partial-*/train/*.parquet")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".log.*.partial/train/*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     left = list(tmp_path.iterdir())
-    assert [path.name for path in left] == [f".log.partial-{process.pid}"]
+    assert [path.name for path in left] == [f".log.{host()}-{process.pid}.partial"]
     with pytest.raises(ValueError, match=r"schema\.json: no such file"):
         open_log(left[0])
+    run(MakeData(out=tmp_path / "log", rows=3000))
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]  # the next one clears up

@@ -1,21 +1,29 @@
 """Submitting to a real cluster with a token: a head of its own on free ports, jobs followed, stopped and resumed."""
 
 import http.server
+import io
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from ray.job_submission import JobStatus
+from rich.console import Console
 
+import jobs.submit
+from data.errors import UserError
 from jobs.cluster.job_server import check_token, connect
+from jobs.run.directory import start_run
 from jobs.submit import check_command, default_id, read_assignment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,3 +201,82 @@ def test_a_stopped_job_is_resumed_by_the_same_command(head, tmp_path):
     assert "Continuing sleep" in resumed.stdout
     generations = [json.loads(line)["generation"] for line in metrics.read_text().splitlines()]
     assert generations == list(range(150))
+
+
+class Cluster:
+    """A job server that holds one job and takes any other."""
+
+    def __init__(self, status, command):
+        self.job = types.SimpleNamespace(status=status, submission_id=default_id(command),
+                                         metadata={"command": shlex.join(command)})  # fmt: skip
+        self.deleted, self.submitted = [], []
+
+    def list_jobs(self):
+        return [self.job]
+
+    def delete_job(self, run_id):
+        self.deleted.append(run_id)
+
+    def submit_job(self, **request):
+        self.submitted.append(request)
+
+    def get_address(self):
+        return "http://far:8265"
+
+
+BEGUN = ["train", "--data", "/logs/a", "--out", "/runs/ips", "--epochs", "3"]
+
+
+def resubmit(cluster, command):
+    with io.StringIO() as said:
+        jobs.submit.submit(Console(file=said, width=60), cluster, jobs.submit.Arguments(wait=False), command, {})
+        return said.getvalue()
+
+
+@pytest.mark.parametrize("more", [["--epochs", "5"], ["--epochs=3", "--seed", "1"], ["--epochs", "3", "--epochs", "4"]])
+def test_a_stopped_job_is_not_lost_to_one_that_would_be_refused(more):
+    cluster = Cluster(JobStatus.STOPPED, BEGUN)
+    with pytest.raises(UserError, match=r"^train-ips-\w+ is stopped .*: --(epochs was 3|seed was left)"):
+        resubmit(cluster, [*BEGUN[:5], *more])
+    assert not cluster.deleted + cluster.submitted
+
+
+@pytest.mark.parametrize("status", [JobStatus.STOPPED, JobStatus.FAILED])
+def test_a_stopped_job_goes_on_however_its_command_is_spelt(status):
+    cluster = Cluster(status, BEGUN)
+    resubmit(cluster, ["train", "--out=/runs/ips", "--epochs=3", "--data", "/logs/a", "--workers", "9"])
+    assert cluster.deleted == [cluster.job.submission_id] == [cluster.submitted[0]["submission_id"]]
+
+
+def test_a_finished_jobs_hint_names_its_cluster():
+    said = resubmit(Cluster(JobStatus.SUCCEEDED, BEGUN), BEGUN)
+    assert f"python -m jobs.submit --address http://far:8265 --logs {default_id(BEGUN)}\n" in said
+
+
+def test_a_submitted_job_records_the_commit(monkeypatch, tmp_path):
+    monkeypatch.setattr("jobs.submit.git_commit", lambda: "0123abc+changes")
+    cluster = Cluster(JobStatus.FAILED, BEGUN)
+    resubmit(cluster, BEGUN)
+    for name, value in cluster.submitted[0]["runtime_env"]["env_vars"].items():
+        monkeypatch.setenv(name, value)
+    start_run(tmp_path / "run", "train", {}, {})  # as the job does, whose working directory is no checkout
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["git"] == "0123abc+changes"
+
+
+@pytest.mark.parametrize("name", ["address", "RAY_API_SERVER_ADDRESS"])
+def test_an_address_with_a_password_is_refused_unrepeated(name, monkeypatch):
+    address = "http://me:hush@far:8265"
+    arguments = jobs.submit.Arguments(list=True)
+    if name == "address":
+        arguments.address = address
+    else:
+        monkeypatch.setenv(name, address)
+    with pytest.raises(UserError, match="a password") as caught:
+        jobs.submit.run(arguments, [])
+    assert "hush" not in str(caught.value)
+
+
+def test_the_last_of_two_values_counts():
+    assert default_id(["train", "--out", "/a", "--out", "/b"]) == default_id(["train", "--out=/b"])
+    with pytest.raises(UserError, match="--data here is relative"):
+        check_command(["train", "--data", "here", "--out", "/b"])

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data.errors import UserError
-from data.files import sync, write_whole
+from data.files import make_directory, sync, write_whole
 from distributed.checkpoint.read import FORMAT, MODEL, OPTIMIZER, RECORD, VERSION, Progress, State, checksum, sealed
 from distributed.checkpoint.rows import shard_name, snapshot
 from distributed.tables.collectives import broadcast_object
@@ -193,7 +193,7 @@ class CheckpointStore:
             raise CannotWrite(f"{unwritable(error, final)}; {self._stands()}") from error
 
     def _write_own(self, temporary: Path, files: dict[str, dict[str, Tensor]]) -> None:
-        temporary.mkdir(parents=True, exist_ok=True)
+        make_directory(temporary)
         self._checksums = {}
         for name in list(files):
             save_file(files.pop(name), temporary / name)

@@ -3,9 +3,9 @@
 import json
 import math
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
-from data.files import write_whole
+from data.files import open_to_add, write_whole
 
 
 class RunLog:
@@ -17,7 +17,7 @@ class RunLog:
                 line for line in path.read_text(errors="replace").splitlines(keepends=True) if is_before(line, step)
             ]
             write_whole(path, "".join(kept))
-        self.file: TextIO = path.open("a")
+        self.file: IO[str] = open_to_add(path)
 
     def write(self, event: str, step: int, **values: Any) -> None:
         # JSON has no NaN: a figure that is not a number is not there

@@ -36,15 +36,37 @@ class Events:
         self._last = time.monotonic()
         if self._writer is None:
             self._writer = self._make(logdir=str(self.out), purge_step=step, flush_secs=FLUSH_S)
+            with suppress(AttributeError):  # another version may have its parts elsewhere
+                records = self._writer.file_writer.event_writer._ev_writer._py_recordio_writer
+                records._writer = Forgiving(records._writer)
         for name, value in figures.items():
             if name not in self.leave_out and is_number(value):
                 self._writer.add_scalar(f"{under}/{name}" if under else name.replace(".", "/", 1), value, step)
 
     def close(self) -> None:
         if self._writer is not None:
-            with suppress(OSError):  # on a full disk: what the run cannot do without says so
-                self._writer.close()
+            self._writer.close()
             self._writer = None
+
+
+class Forgiving:
+    """A file that a full disk cuts short without a word: a run says it of the files that it cannot do without, and
+    tensorboardX, from a thread of its own and once more as Python ends, would fill the screen about this one."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def write(self, content: bytes) -> None:
+        with suppress(OSError):
+            self.file.write(content)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.file.flush()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self.file.close()
 
 
 def is_number(value: object) -> bool:

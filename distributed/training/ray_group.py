@@ -21,6 +21,7 @@ from ray.train.torch import TorchConfig
 from ray.util.placement_group import PlacementGroup
 
 from data.errors import UserError
+from data.files import open_to_add
 from distributed.checkpoint.store import STEP, CheckpointStore
 from distributed.training.stopping import RESIZED, finish, listen
 
@@ -98,7 +99,7 @@ class Failures(UserCallback):
             )
 
     def write(self, record: dict[str, Any]) -> None:
-        with suppress(OSError), (self.run / FAILURES).open("a") as file:
+        with suppress(OSError), open_to_add(self.run / FAILURES) as file:
             file.write(json.dumps(record) + "\n")
 
 

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from data import errors
 from data.errors import UserError
+from data.files import keep_private
 from distributed.checkpoint.read import Progress, State
 from distributed.checkpoint.store import CannotWrite, CheckpointStore, unwritable
 from distributed.tables.collectives import agree, broadcast_object
@@ -155,8 +156,10 @@ _training_ended = threading.Event()
 
 
 def listen() -> None:
-    """Take SIGTERM for a notice. To be called in the main thread; a second SIGTERM ends the process."""
+    """Take SIGTERM for a notice, and keep files private, on every worker as it starts. To be called in the main thread;
+    a second SIGTERM ends the process."""
     global asked
+    keep_private()
     asked = 0
     _training_ended.clear()
     before = signal.getsignal(signal.SIGTERM)

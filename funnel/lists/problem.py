@@ -13,9 +13,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from data.credentials import shown
 from data.encode import Encoder, numeric_moments, one_chunk
 from data.errors import UserError
-from data.filesystems import shown
 from data.labels import check_labels
 from data.log import Log, Part
 from data.repeats import repeat_warnings

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from data.credentials import shown
 from data.encode import Rows, one_chunk
 from data.errors import UserError
-from data.filesystems import shown
 from data.hashing import hash_array
 from data.labels import THREADS
 from data.log import Log, Part, PartFile

@@ -10,15 +10,18 @@ Shapes: B rows (dynamic, from 1), K categorical fields, N numeric features, S va
 a multi-valued field, M scores that are fused.
 """
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from data.files import naming
 from data.schema import Schema
 from funnel.network import BatchNetwork
 from funnel.ranking.calibration import Calibration
@@ -124,6 +127,52 @@ def export_program(ranker: Ranker) -> torch.export.ExportedProgram:
     return program
 
 
+class Uninterrupted(io.RawIOBase):
+    """A file for torch's writer, which ends the process where a write fails: the first error is kept for later."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.file, self.path = path.open("wb", buffering=0), path
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return self.file.seek(place, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content).cast("B")
+        size = len(left)
+        while self.error is None and len(left):
+            try:
+                left = left[self.file.write(left) or 0 :]
+            except OSError as error:
+                self.error = error
+        return size
+
+    def finish(self) -> None:
+        """Raises the OSError of the first write that failed, with the file's name."""
+        self.file.close()
+        if self.error is not None:
+            raise OSError(self.error.errno, self.error.strerror, str(self.path))
+
+
+def save_program(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write the program as torch.export.save does. Raises OSError, naming the file, for a full disk."""
+    file = Uninterrupted(path)
+    try:
+        torch.export.save(program, file)  # type: ignore[arg-type]
+    finally:
+        file.finish()
+
+
 def save_onnx(ranker: Ranker, program: torch.export.ExportedProgram, path: Path) -> None:
     """Write the program as ONNX. Weights beyond 1 GiB go to PATH.data, which has to stay beside it."""
     with torch.no_grad(), quiet():
@@ -140,7 +189,8 @@ def save_onnx(ranker: Ranker, program: torch.export.ExportedProgram, path: Path)
     for node in converted.model.graph:
         node.metadata_props.clear()
     weights = sum(tensor.nbytes for tensor in program.state_dict.values())
-    converted.save(path, external_data=weights > ONE_FILE_BYTES)
+    with naming(path):
+        converted.save(path, external_data=weights > ONE_FILE_BYTES)
 
 
 @contextmanager

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data.errors import UserError
 from data.log import Log
 from funnel.problem import Given
 from funnel.ranking.calibration import Calibration
-from funnel.ranking.export import SCORES, VALUE, Ranker, export_program, save_onnx
+from funnel.ranking.export import SCORES, VALUE, Ranker, export_program, save_onnx, save_program
 from funnel.ranking.scoring import for_scoring
 from funnel.ranking.serving_check import compare, load, real_rows, refuse
 from funnel.ranking.serving_file import describe_inputs, describe_outputs, encodings, example_rows
@@ -47,7 +45,7 @@ def export(
     for kind in formats:
         path = directory / NAMES[kind]
         if kind == "pt2":
-            torch.export.save(program, path)
+            save_program(program, path)
         else:
             save_onnx(ranker, program, path)
         differences[kind] = compare(load(kind, path), ranker, real)

@@ -15,9 +15,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from data.credentials import shown
 from data.encode import Encoder, numeric_moments
 from data.errors import UserError
-from data.filesystems import shown
 from data.labels import LabelFacts, check_labels
 from data.log import Log, Part
 from data.repeats import repeat_warnings

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import copy
 import dataclasses
-import errno
 import functools
 import io
 import itertools
@@ -17,17 +16,18 @@ from typing import Annotated, Any
 
 import tyro
 
+from data.credentials import check_words
 from data.errors import UserError
+from data.files import STORAGE, keep_private
 from jobs.command.own_code import own_code
 from jobs.command.paths import absolute
+from jobs.command.trust import HELP, take_trust
 
 Options = type | Callable[[Sequence[str]], type]
 """A dataclass of arguments, or what makes one from the words: settings follow the problem that is named."""
 
 USER_ERROR = 2
 INTERRUPTED = 130
-STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-"""What a disk may answer that only the user can mend; writers that know the file's name say it themselves."""
 
 
 def main(
@@ -47,6 +47,7 @@ def main(
     logging.basicConfig(level=os.environ.get("COUNTERPOINT_LOG", "WARNING"), format="%(levelname)s %(message)s")
     parsed: Any = None
     try:
+        keep_private()
         parsed = parse(arguments, sys.argv[1:] if words is None else words, description)
         run(parsed)
     except UserError as error:
@@ -66,13 +67,15 @@ def main(
 def parse(arguments: Options, words: Sequence[str], description: str = "") -> Any:
     """The command's arguments from its words, paths made absolute. Raises UserError in one line for what is none;
     the valid options are listed for an unknown one. `--help` prints and ends the program."""
+    check_words(words)  # before anything repeats a word
+    words = take_trust(words)
     kind = arguments if isinstance(arguments, type) else arguments(words)
     said = io.StringIO()
     parsed: Any
     try:
         with contextlib.redirect_stderr(said), own_code("the options make no valid settings"):
             parsed, unknown = tyro.cli(
-                kind, prog=command(), description=description, args=list(words), return_unknown_args=True
+                kind, prog=command(), description=f"{description}\n\n{HELP}", args=list(words), return_unknown_args=True
             )
     except SystemExit as end:
         if end.code != USER_ERROR:

@@ -13,6 +13,7 @@ from funnel.problem import Given
 from funnel.registry import DEFAULT_PROBLEM, find_problem
 from funnel.tools import GivenTo
 from jobs.command.cli import glance
+from jobs.command.trust import check_names
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, read_json
 
 
@@ -34,7 +35,9 @@ def read_finished(path: Path) -> dict[str, Any]:
 
 
 def open_run(path: Path) -> Given:
-    """The problem and the trained network of a run, on a GPU if there is one."""
+    """The problem and the trained network of a run, on a GPU if there is one. Raises UserError for one that names code
+    nobody has vouched for (jobs/command/trust.py)."""
+    check_code(path)
     found = load_run(path)
     return Given(found.problem, found.network.to(device()), found.directory)
 
@@ -52,5 +55,15 @@ def given_to(record: dict[str, Any]) -> GivenTo:
 def problem_of(words: Sequence[str]) -> Any:
     """Class of the problem of the run that the words name with --run; of the default one where there is no such run,
     which is for the command itself to say."""
-    path = Path(glance(words, run="")["run"]).expanduser() / MODEL_DIRECTORY / RECORD
+    run = Path(glance(words, run="")["run"]).expanduser()
+    check_code(run)
+    path = run / MODEL_DIRECTORY / RECORD
     return find_problem(read_record(path).get("problem", DEFAULT_PROBLEM) if path.exists() else DEFAULT_PROBLEM)
+
+
+def check_code(run: Path) -> None:
+    """Raise UserError if the record of the run's model names code that nobody has vouched for."""
+    path = run / MODEL_DIRECTORY / RECORD
+    if path.exists():
+        record = read_record(path)
+        check_names({key: record.get(key) for key in ("problem", "config")}, str(path))

@@ -9,10 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data.credentials import check_tree
 from data.errors import UserError
 from data.files import write_whole
 from funnel.settings import changed, fields, flat, keys
 from funnel.spaces import Presets
+from jobs.command.trust import check_names
 from jobs.run.directory import read_json
 
 
@@ -36,12 +38,14 @@ def find_preset(name: str, presets: Presets, job: str) -> tuple[dict[str, Any], 
             f"--preset {name}: no such preset of jobs.{job}; there are {', '.join(presets)}, or a JSON file"
         )
     record = read_json(path)
+    check_tree(record, str(path))
     kind = record.get("preset", job)
     if kind != job:
         raise UserError(f"{path}: a preset of jobs.{kind}, not of jobs.{job}")
     settings = record.get("settings", record)
     if not isinstance(settings, dict):
         raise UserError(f"{path}: its settings are no object of key: value")
+    check_names(settings, str(path))
     return flat(settings), str(path)
 
 

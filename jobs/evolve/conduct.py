@@ -23,6 +23,7 @@ from jobs.command.paths import absolute
 from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
 from jobs.command.threads import use_threads
+from jobs.command.trust import trust
 from jobs.evolve.faults import named
 from jobs.evolve.find import find_objective, place
 from jobs.evolve.options import Arguments, kept_settings
@@ -49,6 +50,7 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
     if arguments.out is None:
         raise UserError("--out DIR is needed: the run directory")
     out, config = arguments.out, arguments.config
+    trust(arguments)
     kind = find_objective(arguments.objective)
     check_tracking()
     config.check()

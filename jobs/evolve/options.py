@@ -13,6 +13,7 @@ from funnel.settings import changed, fields, keys, read
 from jobs.command.cli import glance, parse, with_defaults, with_settings
 from jobs.command.own_code import own_code
 from jobs.command.preset import find_preset
+from jobs.command.trust import check_names
 from jobs.evolve.find import find_objective
 from jobs.evolve.presets import PRESETS
 from jobs.run.directory import RUN_FILE, read_json
@@ -80,7 +81,9 @@ def resuming(out: Path) -> type:
     out = out.expanduser().absolute()
     record = read_json(out / RUN_FILE)
     kept = kept_settings(record, f"--resume {out}")
-    kind, where = find_objective(kept["objective"]), f"{out / RUN_FILE}: config"
+    where = f"{out / RUN_FILE}: config"
+    check_names({"objective": str(kept["objective"]), "settings": kept["settings"]}, where)
+    kind = find_objective(kept["objective"])
     config = read(ESConfig, {**kept["es"], "workers": kept["workers"]}, where)
     settings: Any = read(kind.settings_type, kept["settings"], where)
     start = Path(kept["start_from"]) if "start_from" in kept else None

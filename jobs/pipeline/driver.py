@@ -10,6 +10,7 @@ from rich.console import Console
 import jobs.report
 from funnel.settings import plain as settings_plain
 from jobs.cluster.connect import check_cpus
+from jobs.command.trust import trust
 from jobs.pipeline import Arguments
 from jobs.pipeline.base import EVALUATION, PARTS, TRAIN, TUNED, base
 from jobs.pipeline.plan import EXECUTION, MAY_CHANGE, SETTINGS, Plan, check_log, check_options, opened
@@ -25,6 +26,7 @@ KIND = "pipeline"
 
 def conduct(options: Arguments) -> dict[str, Any]:
     """Do what is not done; returns summary.json as a dict."""
+    trust(options)
     check_options(options)
     out = options.out
     settings = recorded(options)

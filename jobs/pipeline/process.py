@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from data.errors import UserError
+from data.files import open_to_add
 
 LOCK, OUTPUT = ".lock", "output.log"
 STOPPED = 143
@@ -52,13 +53,13 @@ def stops() -> Iterator[None]:
 @contextlib.contextmanager
 def quiet(out: Path) -> Iterator[None]:
     """What the stages print goes to OUT/output.log; the pipeline has a line for each."""
-    with (out / OUTPUT).open("a") as file, contextlib.redirect_stdout(file):
+    with open_to_add(out / OUTPUT) as file, contextlib.redirect_stdout(file):
         yield
 
 
 def clean(out: Path) -> None:
-    """Remove what a kill left half-written."""
-    for path in [*out.rglob(".*.tmp"), *out.rglob(".*.partial-*")]:
+    """Remove what a kill left half-written: nobody else works in `out`, so whatever machine it was on."""
+    for path in [*out.rglob(".*.tmp"), *out.rglob(".*.partial")]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -6,7 +6,6 @@ left out; these are scored, and the policy is tuned on them from the theta it ha
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import sync_directory, write_whole
+from data.files import hidden, sync_directory, write_whole
 from data.labels import check_labels
 from data.log import Log, open_log
 from distributed.training.recorder import CHECKPOINTS
@@ -24,7 +23,7 @@ from jobs.pipeline.days import cut_day, whole_days
 from jobs.pipeline.plan import DAY_RESAMPLES, Plan
 from jobs.pipeline.record import Record, Stage
 from jobs.pipeline.stages import evaluate_stage, evolve_stage, export_stage, score_part, score_stage, train_stage
-from jobs.run.directory import METRICS_FILE, SUMMARY_FILE, read_json
+from jobs.run.directory import METRICS_FILE, SUMMARY_FILE, read_json, write_json
 
 DAYS, DAYS_FILE, CURRENT = "days", "days.jsonl", "current"
 CHECKED = ("train", "evolve", "export")
@@ -172,7 +171,7 @@ class Watch:
         def work() -> dict[str, Any]:
             score_part(before.trained, where, day, scored)
             figures = plan.tunable.judge_policy(before.tuned / POLICY_FILE, scored, DAY_RESAMPLES, plan.seed)
-            found.write_text(json.dumps(figures, indent=1) + "\n")
+            write_json(found, figures)
             scored.unlink()
             return figures
 
@@ -238,7 +237,7 @@ def write_days(path: Path, days: dict[str, dict[str, Any]]) -> None:
 
 def serve(out: Path, place: Path) -> None:
     """OUT/current leads to the last day that was learned from; it changes at once."""
-    temporary = out / f".{CURRENT}.{os.getpid()}.tmp"
+    temporary = hidden(out / CURRENT, "tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(place.relative_to(out))
     temporary.replace(out / CURRENT)

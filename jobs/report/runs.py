@@ -12,6 +12,7 @@ from data.errors import UserError
 from funnel.panels import Cell, Panel, Record, Sentence, Table, finite
 from funnel.progress import evolution, evolution_cost, evolution_headline, training, training_cost
 from funnel.registry import DEFAULT_PROBLEM, DEFAULT_TUNABLE, find_problem, find_tunable
+from jobs.command.trust import OPTION, check_names
 from jobs.run.directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_json
 
 KINDS = {  # and who writes them
@@ -44,8 +45,9 @@ def panels_of(record: Record) -> list[Panel]:
         return found
     evolved = kind in ("evolve", "evolve_objective")
     try:
+        check_names(system_of(record), str(record.directory))
         show = (find_tunable(tunable_of(record)) if evolved else find_problem(problem_of(record))).panels
-    except (ValueError, AttributeError):  # a plain objective, or somebody's module that is not here
+    except (ValueError, AttributeError):  # a plain objective, or somebody's code that is not here or not trusted
         show = plain_evolution if evolved else plain_training
     shown: list[Panel] = show(record)
     return shown
@@ -116,7 +118,23 @@ def load_run(path: Path) -> Run:
         )
     events, notes = read_metrics(path / METRICS_FILE) if kind not in NO_METRICS else ([], ())
     record = Record(run, events, read_json(path / SUMMARY_FILE), read_files(path), path.name, path)
-    return Run(record, notes)
+    return Run(record, (*notes, *untrusted(record)))
+
+
+def system_of(record: Record) -> dict[str, str]:
+    """What names the run's system."""
+    evolved = record.run.get("kind") in ("evolve", "evolve_objective")
+    return {"objective": tunable_of(record)} if evolved else {"problem": problem_of(record)}
+
+
+def untrusted(record: Record) -> tuple[str, ...]:
+    """A note, if the run is of a system whose code is not run for this page."""
+    try:
+        check_names(system_of(record), "")
+    except UserError:
+        (name,) = system_of(record).values()
+        return (f"Without the panels of {name}: it is code that only {OPTION} {name} runs.",)
+    return ()
 
 
 def read_files(path: Path) -> dict[str, Any]:

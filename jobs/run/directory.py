@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from data.cpus import usable_cpus as usable_cpus
+from data.credentials import check_tree
 from data.errors import UserError
 from data.files import make_directory, write_whole
 from data.write import check_local
 
+COMMIT = "COUNTERPOINT_COMMIT"
 RUN_FILE, METRICS_FILE, SUMMARY_FILE = "run.json", "metrics.jsonl", "summary.json"
 
 
@@ -37,6 +39,7 @@ def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozen
     `may_change` names dotted config keys that a resumed run may change (the number of workers, say).
     Raises UserError if the directory holds something else.
     """
+    check_tree(config, f"--out {out}")
     check_local(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file, not a directory")
@@ -70,6 +73,7 @@ def half_written(path: Path) -> bool:
 
 def start_run(out: Path, kind: str, config: dict[str, Any], facts: dict[str, Any]) -> None:
     """Create the directory and write run.json: config, command, git commit, versions, hardware, and the given facts."""
+    check_tree([config, facts, sys.argv], f"--out {out}")
     make_directory(out)
     record = {
         "kind": kind,
@@ -85,10 +89,19 @@ def start_run(out: Path, kind: str, config: dict[str, Any], facts: dict[str, Any
 
 
 def git_commit() -> str | None:
+    """Of the checkout; a submitted job has none, and is told by who submitted it."""
+    if told := os.environ.get(COMMIT):
+        return told
     root = Path(__file__).resolve().parents[2]
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(
+            ["git", "--no-optional-locks", "status", "--porcelain"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")

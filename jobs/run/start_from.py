@@ -26,6 +26,7 @@ from es.objectives.base import Objective, Observing
 from es.record import CHECKPOINT_FILE
 from funnel.registry import DEFAULT_PROBLEM
 from funnel.settings import flat, plain
+from jobs.command.trust import check_names
 from jobs.run.directory import RUN_FILE, read_json
 
 OPTION = "--start-from"
@@ -103,7 +104,9 @@ def finished_record(run: Path, where: str) -> dict[str, Any]:
     path = run / MODEL_DIRECTORY / RECORD
     if not path.exists():
         raise UserError(f"{where}: holds no trained model; name a finished run of jobs.train")
-    return read_record(path)
+    record = read_record(path)
+    check_names({key: record.get(key) for key in ("problem", "config")}, str(path))
+    return record
 
 
 def same_features(where: str, known: Schema, schema: Schema) -> None:

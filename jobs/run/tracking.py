@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from data.credentials import secret_in
 from data.errors import UserError
 from distributed.reporting.ray_metrics import RUN_ID
 from distributed.reporting.tensorboard import is_number
@@ -34,10 +34,11 @@ NO_FIGURE = {"event", "step", "epoch", "generation", "theta_crc32", "best"}
 
 
 def check_tracking() -> None:
-    """Raise UserError if the tracking URI holds a password: error messages and child processes would show it."""
-    if urlsplit(os.environ.get(TRACKING_URI, "")).password is not None:
+    """Raise UserError if the tracking URI holds credentials: error messages and child processes would show them."""
+    if found := secret_in(os.environ.get(TRACKING_URI, "")):
         raise UserError(
-            f"{TRACKING_URI} holds a password; leave it to MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            f"{TRACKING_URI} holds {found}; leave it to MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or "
+            "MLFLOW_TRACKING_TOKEN"
         )
 
 

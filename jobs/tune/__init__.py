@@ -24,6 +24,7 @@ from rich.console import Console
 from data.errors import UserError
 from jobs.cluster.connect import connect, names_cluster
 from jobs.command.paths import absolute as absolute_paths
+from jobs.command.trust import trust
 from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
 from jobs.tune.options import Arguments as Arguments
 from jobs.tune.options import arguments_of, find_space, first_config, recorded
@@ -38,6 +39,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.resume is not None and arguments.out is None:
         arguments = arguments_of("--resume", arguments.resume)
     console = Console()
+    trust(arguments)
     arguments = completed(arguments)
     check(arguments)
     assert arguments.out is not None

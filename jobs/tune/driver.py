@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data.errors import Stopped, UserError
+from data.files import make_directory
 from funnel.spaces import Space
 from jobs.command.preset import write_preset
 from jobs.command.signals import leave, stop_signals
@@ -87,7 +88,7 @@ def conduct(study: Study, arguments: Arguments, console: Console) -> dict[str, A
     Raises UserError if every trial failed.
     """
     trials = Path(study.plan.trials)
-    trials.mkdir(parents=True, exist_ok=True)
+    make_directory(trials)
     ledger = Ledger(study.out / LEDGER_FILE)
     aim = study.plan.aim
     with (
@@ -117,7 +118,7 @@ def conduct(study: Study, arguments: Arguments, console: Console) -> dict[str, A
         message = f"No trial of {len(rows)} is feasible; trial {name_of(least.index)} comes nearest to {limits}"
         return summary | {"tune.message": message}
     if len(aim.metrics) > 1:
-        (study.out / FRONT).mkdir(exist_ok=True)
+        make_directory(study.out / FRONT)
         for row in chosen:
             keep(study.out / FRONT / f"{name_of(row.index)}.json", study, row)
             summary |= {f"front.{name_of(row.index)}.test.{k}": v for k, v in test_figures(study, row).items()}

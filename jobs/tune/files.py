@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from data.files import open_to_add, write_whole
 from jobs.tune.subject import Settings
 
 LEDGER_FILE, TRIALS = "ledger.jsonl", "trials"
@@ -32,7 +33,7 @@ def whole_lines(path: Path) -> list[str]:
 def write_report(run: Path, moment: int, figures: dict[str, Any]) -> dict[str, Any]:
     """Keep the figures that the trial would end with now; returns the record."""
     record = {"at": moment, "figures": figures}
-    with (run / REPORTS_FILE).open("a") as file:
+    with open_to_add(run / REPORTS_FILE) as file:
         file.write(json.dumps(record) + "\n")
     return record
 
@@ -53,12 +54,12 @@ class Ledger:
         self.path = path
         whole = whole_lines(path)
         if path.exists() and "".join(whole) != path.read_text():
-            path.write_text("".join(whole))  # what a crash cut short is suggested again
+            write_whole(path, "".join(whole))  # what a crash cut short is suggested again
         self.settings: list[Settings] = [json.loads(line) for line in whole]
 
     def add(self, settings: Settings) -> int:
         """Keep the settings of the next trial and return its number."""
-        with self.path.open("a") as file:
+        with open_to_add(self.path) as file:
             file.write(json.dumps(settings) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -14,6 +14,7 @@ from funnel.registry import DEFAULT_PROBLEM, find_problem
 from funnel.settings import flat, plain, read
 from funnel.spaces import Space, Spaces
 from jobs.command.cli import glance, parse, with_defaults, with_settings
+from jobs.command.trust import check_names
 from jobs.evolve.find import find_objective, place
 from jobs.evolve.options import default_config
 from jobs.evolve.presets import SPACES as ENGINE_SPACES
@@ -163,7 +164,9 @@ def resuming(out: Path) -> type:
         raise UserError(f"--resume {out}: its {RUN_FILE} is not of jobs.tune")
     if not {"problem", "objective", "config", "settings"} <= kept.keys():
         raise UserError(f"--resume {out}: was begun by an earlier version, which kept its settings in another form")
-    kind, where = kind_of(kept["problem"], kept["objective"]), f"{out / RUN_FILE}: config"
+    where = f"{out / RUN_FILE}: config"
+    check_names({key: kept[key] for key in ("problem", "objective", "config", "settings")}, where)
+    kind = kind_of(kept["problem"], kept["objective"])
     config = read(type(first_config(kept["objective"])), kept.pop("config"), where)
     settings = read(kind.settings_type, kept.pop("settings"), where)
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}

@@ -14,6 +14,7 @@ from typing import Any
 
 from ray import tune
 
+from data.files import keep_private, make_directory, write_whole
 from jobs.run.directory import read_json, write_json
 from jobs.tune.aim import Aim
 from jobs.tune.files import SETTINGS_FILE, STOP_FILE, TRIAL_FILE, name_of, read_reports, write_report
@@ -80,7 +81,8 @@ def trainable(plan: Plan) -> Callable[[dict[str, Any]], None]:
     def trial(config: dict[str, Any]) -> None:
         settings = {key: value for key, value in config.items() if key != INDEX}
         one = Trial(plan, index_of(config, str(tune.get_context().get_trial_id())))
-        one.run.mkdir(parents=True, exist_ok=True)
+        keep_private()
+        make_directory(one.run)
         if (one.run / TRIAL_FILE).exists():
             repeat(one)
             return
@@ -89,7 +91,7 @@ def trainable(plan: Plan) -> Callable[[dict[str, Any]], None]:
         try:
             plan.subject.body(one, settings)
         except Exception as error:  # contained: one trial's end is not the search's
-            (one.run / "error.txt").write_text(traceback.format_exc())
+            write_whole(one.run / "error.txt", traceback.format_exc())
             one.end("failed", error=" ".join(str(error).split()) or type(error).__name__, seconds=time.time() - began)
             one.tell({"at": 0, "figures": None})
             return
