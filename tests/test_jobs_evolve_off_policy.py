@@ -82,7 +82,9 @@ def test_what_the_numbers_of_the_context_are(tmp_path):
     pq.write_table(table, path)
     found = opened(path, features=["recency", "town", "vip", "size"])
     assert found.features == ["1", "recency", "town=yes", "vip=True", "size"]
-    joined = np.concatenate([found.objective.log.context_FR, found.held_out["test"].context_FR], axis=1)
+    parts = [found.objective.log, found.stop, found.held_out["test"]]
+    assert [len(part.reward_R) for part in parts] == [14, 6, 20]
+    joined = np.concatenate([part.context_FR for part in parts], axis=1)
     np.testing.assert_allclose(found.objective.log.context_FR[1].mean(), 0, atol=1e-6)
     np.testing.assert_allclose(found.objective.log.context_FR[1].std(), 1, rtol=1e-5)
     np.testing.assert_array_equal(joined[4], 0)  # constant: no information, and no division by 0
@@ -148,13 +150,14 @@ def test_a_search_never_sees_the_test_rounds(tmp_path):
     pq.write_table(logged(400), path)
     plain, search = (opened(path, searching, features=["recency"]) for searching in (False, True))
     np.testing.assert_array_equal(plain.held_out["test"].reward_R, search.held_out["test"].reward_R)
-    rounds = [len(log.reward_R) for log in (search.objective.log, *search.held_out.values())]
-    assert rounds == [100, 200, 100]
+    rounds = [len(log.reward_R) for log in (search.objective.log, search.stop, *search.held_out.values())]
+    assert rounds == [67, 33, 200, 100]
     theta = np.zeros(len(search.objective.initial()), np.float32)
     figures = search.measure(theta)
-    # The policy of theta 0 draws all three alike: self-normalised weights 1/(3 p).
-    log = search.held_out["valid"]
-    weight = 1 / log.propensity_R
+    # The policy of theta 0 draws by the log's own shares, those of the rounds learnt from (each counted once more).
+    log, fit = search.held_out["valid"], search.objective.log
+    share = (np.bincount(fit.action_R) + 1) / (67 + 3)
+    weight = share[log.action_R] / log.propensity_R
     assert figures["value"] == pytest.approx((weight * log.reward_R).sum() / weight.sum())
     assert figures["effective_size"] == pytest.approx(weight.sum() ** 2 / (weight**2).sum())
     with pytest.raises(ValueError, match="no figure 'auc' of off_policy: want one of value, effective_size"):

@@ -3,9 +3,10 @@
     python -m benchmarks.evaluation.null_worlds --worlds 200
     python -m benchmarks.evaluation.null_worlds --worlds 400 --only off_policy --kinds rare_46
 
-In a null world the reward does not depend on the action (off_policy), or on what a score adds (fusion): every gain is 0.
-Counted for every figure that is printed: how often its interval holds the truth, and how often a gain lies above 0. Asked
-for: at least 93% and at most 3.5%. Figures that are not printed, for the reasons that the program gives, are counted.
+In a null world the reward does not depend on the action (off_policy), or on what a score adds (fusion): every gain is
+0. Counted for every figure that is printed: how often its interval holds the truth, and how often a gain lies above 0.
+Asked for: at least 93% and at most 3.5%. Figures that are not printed, for the reasons that the program gives, are
+counted.
 """
 
 import math

@@ -1,8 +1,8 @@
 """The verdict over several rivals in one sentence: a gain is significant if its interval over each of them is above 0.
 
 Testing each at its own level is enough, since all must agree (an intersection-union test, Berger 1982); the rival named
-is the one that decides: of those that are lost to, the worst; else of those that cannot be told apart from, the one with
-the lowest end; else, where all are beaten, the one with the lowest end.
+is the one that decides: of those that are lost to, the worst; else of those that cannot be told apart from, the one
+with the lowest end; else, where all are beaten, the one with the lowest end.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,8 +33,8 @@ class Gain:
 
 
 def verdict(doing: str, gains: Sequence[Gain], form: str, unit: str, where: str = "") -> str:
-    """`doing`: what was done, "Tuning"; `form`: of the numbers, "+.4f"; `unit`: what they are, "value@10"; `where`: what
-    the interval is over."""
+    """`doing`: what was done, "Tuning"; `form`: of the numbers, "+.4f"; `unit`: what they are, "value@10"; `where`:
+    what the interval is over."""
 
     def measured(gain: Gain) -> str:
         value, low, high = (format(each, form) for each in (gain.value, gain.low, gain.high))

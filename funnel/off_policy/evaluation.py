@@ -3,7 +3,8 @@
 The constant action is chosen on the rounds learnt from. Intervals are those of funnel/figures/intervals.py over
 independent units (rounds, or clusters of them); gains are differences round by round. An estimate is linear in the
 rewards, so the largest part a unit not seen may have is known: that of any unit of the log, had it had the largest (or
-the smallest) reward of the log. No figure is given, but the reason, where too little of the log is what the policy does.
+the smallest) reward of the log. No figure is given, but the reason, where too little of the log is what the policy
+does.
 
 R rounds, U units.
 """
@@ -80,7 +81,10 @@ def judging(settings: OffPolicySettings) -> OffPolicySettings:
 def unfounded(log: LoggedActions, weight_R: np.ndarray) -> str:
     """Why no value can be told from rounds of these weights; empty: one can."""
     weight_U = log.summed(weight_R)
-    units, size = "clusters" if len(log.cluster_R) else "rounds", effective_size(weight_U)
+    units = "clusters" if len(log.cluster_R) else "rounds"
+    # Weights average 1: where they are more or fewer by chance, the size is neither better nor worse known for that.
+    mean = float(weight_U.sum()) / len(weight_R)
+    size = effective_size(weight_U) * min(1.0, 1 / max(mean, 1e-300) ** 2)
     if size < FEWEST_UNITS:
         return f"the {len(weight_U):,} {units} held out are worth {size:.3g} of the policy's own: too few"
     if len(np.unique(log.reward_R)) > 2 and log.rewarded < FEWEST_REWARDS:

@@ -6,12 +6,12 @@ A policy scores every action linearly in features of context and action and choo
     softmax   pi(a | r) = exp(score / temperature) / sum
     greedy    pi(a | r) = 1 - epsilon for the highest score (the first of equals), and epsilon / A for every action
 
-To the score an action's anchor is added: theta = 0, where the search begins and to which weight decay pulls, is a policy
-that is known to be safe (by default the log's own shares of actions). The return is the lower confidence bound of an
-estimate (funnel/off_policy/estimators.py) less a penalty while the effective sample size is below its floor. That keeps
-the search from policies of which the log holds hardly anything, but the bound is one of each policy by itself: of the
-thousands that a search tries the highest bound is too high, the more so the fewer rewards there are. It is no result;
-funnel/off_policy/stopping.py and evaluation.py say on other rounds what holds.
+To the score an action's anchor is added: theta = 0, where the search begins and to which weight decay pulls, is a
+policy that is known to be safe (by default the log's own shares of actions). The return is the lower confidence bound
+of an estimate (funnel/off_policy/estimators.py) less a penalty while the effective sample size is below its floor. That
+keeps the search from policies of which the log holds hardly anything, but the bound is one of each policy by itself: of
+the thousands that a search tries the highest bound is too high, the more so the fewer rewards there are. It is no
+result; funnel/off_policy/stopping.py and evaluation.py say on other rounds what holds.
 
 R rounds, A actions, F context features, E action features, J features of context and action together, P policies.
 """
@@ -31,7 +31,6 @@ from funnel.off_policy.estimators import (
     estimate_gain,
     ratio_parts,
 )
-
 
 ANCHORS = ("logging", "best_constant", "uniform")
 MOSTLY = 0.9
@@ -92,9 +91,7 @@ class LoggedActions:
     def model(self, folds: int = 5, seed: int = 0) -> np.ndarray:
         """q(x_r, a) for dr, (A, R): ridge regressions on the context, each fold predicted by the others."""
         context_FR = self.context_FR.astype(np.float64)
-        return cross_fitted_rewards(
-            context_FR, self.action_R, self.reward_R, self.actions, folds, seed, self.cluster_R
-        )
+        return cross_fitted_rewards(context_FR, self.action_R, self.reward_R, self.actions, folds, seed, self.cluster_R)
 
     @property
     def rewarded(self) -> int:

@@ -1,8 +1,8 @@
 """How far to follow what was learnt: decided on rounds that the search has not seen.
 
-Of all the policies a search tries it keeps the one that looks best, and with few rewards that is chance. So a third part
-of the log judges the way from the anchor (theta = 0) to the learnt theta: shares of theta are compared by the lower end
-of their gain over the anchor, and where none is above 0 the policy stays the anchor.
+Of all the policies a search tries it keeps the one that looks best, and with few rewards that is chance. So a third
+part of the log judges the way from the anchor (theta = 0) to the learnt theta: shares of theta are compared by the
+lower end of their gain over the anchor, and where none is above 0 the policy stays the anchor.
 """
 
 from dataclasses import dataclass

@@ -6,10 +6,10 @@
 
 A row is a round: the action taken (numbers or text), the logging policy's probability of it, what came of it, and
 features of the context, which are named: what was not known when the action was taken must not be among them, and only
-you know which columns those are. Numbers are standardised, text and yes/no become indicators. Rounds count as independent
-unless --cluster names the column of whose they are. Of the rounds, drawn by --seed, a third is learnt from, a sixth says
-how far to follow what was learnt (funnel/off_policy/stopping.py), half judges. OUT/policy.json says what the policy does
-with a context, OUT/summary.json what it is worth (off_policy.*: funnel/off_policy/evaluation.py).
+you know which columns those are. Numbers are standardised, text and yes/no become indicators. Rounds count as
+independent unless --cluster names the column of whose they are. Of the rounds, drawn by --seed, a third is learnt from,
+a sixth says how far to follow what was learnt (funnel/off_policy/stopping.py), half judges. OUT/policy.json says what
+the policy does with a context, OUT/summary.json what it is worth (off_policy.*: funnel/off_policy/evaluation.py).
 """
 
 import dataclasses
@@ -60,8 +60,8 @@ class FileSettings(OffPolicySettings):
     features: tuple[str, ...] = ()
     """Columns of the context, known before the action was taken."""
     cluster: str = ""
-    """Column of whose round it is (a user, a session), where actions were drawn or rewards hang together by it: rounds of
-    one stay on one side of the split and intervals are over these. Without it every round counts as independent."""
+    """Column of whose round it is (a user, a session), where actions were drawn or rewards hang together by it: rounds
+    of one stay on one side of the split and intervals are over these. Without it every round counts as independent."""
 
 
 class OffPolicyTuning:
@@ -72,6 +72,7 @@ class OffPolicyTuning:
     presets: ClassVar[Presets] = {}
     spaces: ClassVar[Spaces] = {}
     goal: ClassVar[str] = "value"
+    bound: ClassVar[str] = "a bound on the rounds learnt from, made too high by the search"
 
     def __init__(self, settings: FileSettings, table: pa.Table, part_R: np.ndarray) -> None:
         """`part_R`: of each round whether it is learnt from (FIT), tells how far to follow that (STOP), is held out
