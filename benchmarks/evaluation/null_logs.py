@@ -7,14 +7,19 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from funnel.fusion.evaluation import best_single, compare
+from funnel.fusion.forms import Fusion, ScoredLog
+from funnel.fusion.grid import grid_search
+from funnel.fusion.objective import ScoreFusion
 from funnel.off_policy.evaluation import compare_policies
 from funnel.off_policy.objective import LoggedActions, OffPolicy, OffPolicySettings
 
-ESTIMATORS = ("ips", "clipped", "snips", "dr")
+Estimator = Literal["ips", "clipped", "snips", "dr"]
+ESTIMATORS: tuple[Estimator, ...] = ("ips", "clipped", "snips", "dr")
 
 
 @dataclass(frozen=True)
@@ -154,4 +159,83 @@ def outcome(figures: Mapping[str, Any], key: str, truth: float, name: str) -> Ou
 
 Simulations = Mapping[str, Callable[[int], Iterable[Outcome]]]
 OFF_POLICY_WORLDS: Simulations = {name: partial(judged_actions, world) for name, world in WORLDS.items()}
-FUSION_WORLDS: Simulations = {}
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A scored log whose reward follows none of the scores."""
+
+    users: int
+    rate: float
+    """Clicks of an exposure."""
+    fusion: str = "sum"
+    spread: float = 0.0
+    """Standard deviation of the users' click rates, relative to the mean."""
+    heavy: bool = False
+    """A few users have most requests."""
+    amounts: float = 0.0
+    """Sigma of a click's log-normal reward; 0: every click pays 1, one in ten 11."""
+    longest: int = 12
+    k: int = 3
+
+
+LISTS = {
+    "clicks": Lists(600, 0.1),
+    "clicks_product": Lists(600, 0.1, "product"),
+    "rare_clicks": Lists(600, 0.004),
+    "few_users": Lists(60, 0.1, "rank"),
+    "heavy_users": Lists(600, 0.1, heavy=True, spread=0.5),
+    "heavy_users_rare": Lists(600, 0.01, "product", heavy=True, spread=0.5),
+    "users_differ": Lists(300, 0.1, spread=1.0),
+    "amounts": Lists(600, 0.05, amounts=1.0),
+    "heavy_amounts": Lists(600, 0.05, amounts=1.5, heavy=True),
+    "long_lists": Lists(200, 0.02, longest=60, k=10),
+}
+MOVES = (0.02, 0.3, 1.5)
+"""How far theta lies from the untuned fusion: few requests in another order, or nearly all."""
+
+
+def scored(lists: Lists, rng: np.random.Generator) -> ScoredLog:
+    """One log."""
+    per_U = np.ceil(rng.pareto(1.3, lists.users)).clip(1, 200) if lists.heavy else rng.integers(1, 4, lists.users)
+    user_R = np.repeat(np.arange(lists.users), per_U.astype(int))
+    lengths_R = rng.integers(2, lists.longest + 1, len(user_R))
+    request_C = np.repeat(np.arange(len(user_R)), lengths_R)
+    rate_U = lists.rate * (rng.gamma(1 / lists.spread**2, lists.spread**2, lists.users) if lists.spread else 1.0)
+    rate_C = np.minimum(np.broadcast_to(rate_U, (lists.users,))[user_R][request_C], 1.0)
+    size_C = np.exp(lists.amounts * rng.standard_normal(len(request_C)))
+    if not lists.amounts:
+        size_C = 1 + 10.0 * (rng.random(len(request_C)) < 0.1)
+    reward_C = (rng.random(len(request_C)) < rate_C) * size_C
+    base_C = rng.standard_normal(len(request_C))
+    scores_MC = np.exp(0.8 * base_C + 0.6 * rng.standard_normal((3, len(request_C))) - 2).astype(np.float32)
+    names = ("pctr", "pcvr", "pctcvr")
+    return ScoredLog(names, scores_MC, reward_C.astype(np.float32), request_C, user_R[request_C])
+
+
+def judged_lists(lists: Lists, seed: int) -> list[Outcome]:
+    """Every figure of a fusion moved at random; grid and best single score are chosen on the other half."""
+    rng = np.random.default_rng([seed, 9])
+    log = scored(lists, rng)
+    half_U = np.zeros(lists.users, bool)
+    half_U[rng.permutation(lists.users)[: lists.users // 2]] = True
+    tune, test = log.part(half_U[log.user_C]), log.part(~half_U[log.user_C])
+    fusion = Fusion.fit(lists.fusion, tune)
+    theta_D = (rng.choice(MOVES) * rng.standard_normal(fusion.policy.dimension)).astype(np.float32)
+    metric = "value" if seed % 2 else "ndcg"
+    grid = grid_search(ScoreFusion(tune, fusion, metric, lists.k))
+    figures = compare(test, fusion, theta_D, best_single(tune, metric, lists.k), metric, lists.k, grid=grid)
+    lengths = np.arange(2, lists.longest + 1)
+    mean = math.exp(lists.amounts**2 / 2) if lists.amounts else 2.0
+    value = float(np.minimum(lengths, lists.k).mean()) * lists.rate * mean
+    outcomes = []
+    for each in ("tuned", "untuned", "best_single", "grid"):
+        outcomes.append(outcome(figures, f"fusion.value_at_{lists.k}.{each}", value, f"value {each}"))
+        if each != "tuned":
+            for of in ("value", "ndcg"):
+                key = f"fusion.{of}_at_{lists.k}.gain_over_{each}"
+                outcomes.append(outcome(figures, key, 0.0, f"{of} gain_over_{each}"))
+    return outcomes
+
+
+FUSION_WORLDS: Simulations = {name: partial(judged_lists, lists) for name, lists in LISTS.items()}

@@ -8,6 +8,7 @@ Half of the users, drawn by the seed, are tuned on, or all of them where --judge
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -19,6 +20,7 @@ from data.log import Log
 from funnel.fusion.evaluation import best_single, compare, split_users
 from funnel.fusion.fixed_policy import judge_policy
 from funnel.fusion.forms import Fusion, ScoredLog
+from funnel.fusion.grid import Grid, grid_search
 from funnel.fusion.objective import Constraint, ScoreFusion
 from funnel.fusion.presets import PRESETS, SPACES
 from funnel.fusion.results import results
@@ -101,6 +103,11 @@ class FusionTuning:
                 raise UserError(f"--judge {settings.judge}: has the scores {have}, --scored has {want}")
         return cls(settings, scored, split(scored, judged, seed, searching))
 
+    @cached_property
+    def grid(self) -> Grid:
+        """The best of a grid of weights on what is tuned on (funnel/fusion/grid.py)."""
+        return grid_search(self.objective)
+
     def facts(self) -> dict[str, Any]:
         log = self.scored.log
         data = {
@@ -159,7 +166,16 @@ class FusionTuning:
 
     def judge(self, theta_D: np.ndarray, resamples: int, seed: int, part: HeldOut = "test") -> dict[str, Any]:
         settings, test = self.settings, self.parts[part]
-        figures = compare(test, self.fusion, theta_D, self.single, settings.metric, settings.k, resamples, seed)
+        figures = compare(
+            test,
+            self.fusion,
+            theta_D,
+            self.single,
+            settings.metric,
+            settings.k,
+            self.objective.constraints,
+            self.grid,
+        )
         return {**figures, "fusion.tune_users": self.parts["fit"].users}
 
     @classmethod
@@ -196,7 +212,7 @@ class FusionTuning:
 
     @classmethod
     def judge_policy(cls, policy: Path, scored: Path, resamples: int, seed: int) -> dict[str, float]:
-        return judge_policy(scored, policy, resamples, seed)
+        return judge_policy(scored, policy)
 
     @classmethod
     def not_served(cls, settings: FusionSettings) -> str:

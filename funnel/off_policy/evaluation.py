@@ -84,7 +84,7 @@ def unfounded(log: LoggedActions, weight_R: np.ndarray) -> str:
     units = "clusters" if len(log.cluster_R) else "rounds"
     # Weights average 1: where they are more or fewer by chance, the size is neither better nor worse known for that.
     mean = float(weight_U.sum()) / len(weight_R)
-    size = effective_size(weight_U) * min(1.0, 1 / max(mean, 1e-300) ** 2)
+    size = effective_size(weight_U) / max(mean, 1.0) ** 2
     if size < FEWEST_UNITS:
         return f"the {len(weight_U):,} {units} held out are worth {size:.3g} of the policy's own: too few"
     if len(np.unique(log.reward_R)) > 2 and log.rewarded < FEWEST_REWARDS:
