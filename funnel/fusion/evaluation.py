@@ -155,11 +155,13 @@ def weighted_gauc(group_C: np.ndarray, positive_C: np.ndarray, score_C: np.ndarr
 
 
 def message(figures: dict[str, Any], key: str, metric: str, k: int, users: int) -> str:
-    """The verdict over untuned and best single score, then what a grid search of weights would have done.""" names =
-    {"untuned": "the untuned fusion", "best_single": f"{figures['fusion.best_single_name']} alone, the best score"}
-    gains = [Gain.of(figures, f"{key}.gain_over_{name}", names[name]) for name in RIVALS] unit = f"{'value' if metric ==
-    'value' else 'NDCG'}@{k}" told = verdict("Tuning", gains, "+.4f", unit, f" over {users:,} held-out users") if
-    f"{key}.grid" not in figures:
+    """The verdict over untuned and best single score, then what a grid search of weights would have done."""
+    single = f"{figures['fusion.best_single_name']} alone, the best score"
+    names = {"untuned": "the untuned fusion", "best_single": single}
+    gains = [Gain.of(figures, f"{key}.gain_over_{name}", names[name]) for name in RIVALS]
+    unit = f"{'value' if metric == 'value' else 'NDCG'}@{k}"
+    told = verdict("Tuning", gains, "+.4f", unit, f" over {users:,} held-out users")
+    if f"{key}.grid" not in figures:
         return told
     grid = Gain.of(figures, f"{key}.gain_over_grid", "")
     if grid.absent:

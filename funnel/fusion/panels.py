@@ -64,10 +64,13 @@ def headline(record: Record, k: int) -> str:
 
 def figures(record: Record, measured: Mapping[str, str], k: int) -> Table:
     """Tuned, untuned, best single score and best of a grid, and the gains over them, each with its 95% interval."""
-    single = record.summary.get("fusion.best_single_name") or "?" names = {"tuned": "tuned fusion", "untuned": "untuned
-    fusion", "best_single": f"best single score: {single}"} rivals = {rival: name for rival, name in RIVALS.items() if
-    any(f"{key}.{rival}" in record.summary for key in measured)} if "grid" in rivals:
+    single = record.summary.get("fusion.best_single_name") or "?"
+    names = {"tuned": "tuned fusion", "untuned": "untuned fusion", "best_single": f"best single score: {single}"}
+    rivals = dict(RIVALS)
+    if any(f"{key}.grid" in record.summary for key in measured):
         names["grid"] = RIVALS["grid"]
+    else:  # a run of an earlier version
+        del rivals["grid"]
     rows: list[tuple[Cell, ...]] = [
         (name, *(record.cell(f"{key}.{who}") for key in measured)) for who, name in names.items()
     ]
@@ -79,8 +82,9 @@ def figures(record: Record, measured: Mapping[str, str], k: int) -> Table:
             cells.append(told(record.cell(f"{key}.gain_over_{rival}", signed=True, aside=share)))
         rows.append(tuple(cells))
     note = f"value@{k} is the mean reward of a request's first {k} candidates, NDCG@{k} the same discounted by rank; "
-    note += "both on users the tuning never saw. Small: 95% intervals over users, those of differences user by user;
-    percentages are relative " note += "to the rival." if weights := record.summary.get("fusion.grid_weights"):
+    note += "both on users the tuning never saw. Small: 95% intervals over users, those of differences user by user; "
+    note += "percentages are relative to the rival."
+    if weights := record.summary.get("fusion.grid_weights"):
         note += f" The grid's best: {', '.join(f'{name} {compact(value)}' for name, value in weights.items())}."
     return Table("", ("Scoring", *measured.values()), tuple(rows), note, SECTION)
 
@@ -88,9 +92,7 @@ def figures(record: Record, measured: Mapping[str, str], k: int) -> Table:
 def gained(record: Record, key: str, name: str, where: str) -> Intervals | None:
     rows = (record.interval(f"{key}.gain_over_{rival}", f"over {label}") for rival, label in RIVALS.items())
     found = tuple(row for row in rows if row)
-    note = (
-        "A dot is the gain, a bar its 95% interval over users; a bar that crosses the zero line (open dot) "
-    )
+    note = "A dot is the gain, a bar its 95% interval over users; a bar that crosses the zero line (open dot) "
     note += "is no evidence of a gain."
     return Intervals(f"Gain in {name}{where}", f"gain in {name}", found, 0.0, note, SECTION) if found else None
 

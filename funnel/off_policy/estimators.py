@@ -126,7 +126,7 @@ def cross_fitted_rewards(
     seed: int = 0,
     cluster_R: np.ndarray | None = None,
 ) -> np.ndarray:
-    """q(x_r, a), (A, R), each round predicted by a model fitted on the other folds; all rounds of a cluster are in one."""
+    """q(x_r, a), (A, R), each round predicted by a model fitted on the other folds; a cluster's rounds share a fold."""
     if cluster_R is not None and len(cluster_R):
         fold_R = (np.random.default_rng(seed).permutation(int(cluster_R.max()) + 1) % folds)[cluster_R]
     else:

@@ -11,8 +11,8 @@ SECTION = "Policy from logged actions"
 POLICIES = {"learnt": "learnt policy", "best_constant": "best constant action", "logging": "logging policy"}
 MOST_FEATURES = 30
 BOUND = (
-    "The return is a bound of the value on the rounds learnt from. The search picks the policy for which it is highest,
-    " "so it is higher than what that policy is worth: only the held-out figures are results."
+    "The return is a bound of the value on the rounds learnt from. The search picks the policy whose bound is highest, "
+    "so it is higher than what that policy is worth: only the held-out figures are results."
 )
 TERMS = (
     ("Round", "One row of the log: a context, the action taken, its probability under the logging policy, the reward."),

@@ -138,7 +138,7 @@ class OffPolicyTuning:
         return self.settled[key]
 
     def policy(self, theta_D: np.ndarray) -> dict[str, Any]:
-        """score(action) = sum over features of weight * (value - mean)/scale; "1" is the intercept, the anchor in it."""
+        """score(action) = sum over features of weight * (value - mean)/scale; "1" is the intercept, with the anchor."""
         settings, settled = self.settings, self.settle(theta_D)
         learnt_FA = settled.theta_D.reshape(len(self.features), len(self.actions))
         weights_FA = with_intercept(learnt_FA, self.objective.anchor_A)
