@@ -224,7 +224,8 @@ def judged_lists(lists: Lists, seed: int) -> list[Outcome]:
     theta_D = (rng.choice(MOVES) * rng.standard_normal(fusion.policy.dimension)).astype(np.float32)
     metric = "value" if seed % 2 else "ndcg"
     grid = grid_search(ScoreFusion(tune, fusion, metric, lists.k))
-    figures = compare(test, fusion, theta_D, best_single(tune, metric, lists.k), metric, lists.k, grid=grid)
+    single, possible = best_single(tune, metric, lists.k), 0.0 if lists.amounts else 11.0
+    figures = compare(test, fusion, theta_D, single, metric, lists.k, grid=grid, possible=possible)
     lengths = np.arange(2, lists.longest + 1)
     mean = math.exp(lists.amounts**2 / 2) if lists.amounts else 2.0
     value = float(np.minimum(lengths, lists.k).mean()) * lists.rate * mean

@@ -74,6 +74,7 @@ def compare(
     k: int,
     constraints: tuple[Constraint, ...] = (),
     grid: Grid | None = None,
+    possible: float = 0.0,
 ) -> dict[str, Any]:
     """Figures of the test half as `fusion.*` keys: each metric of each scoring, the gains, their
     intervals, "absent" (why there is none) and "message".
@@ -81,7 +82,7 @@ def compare(
     Of each constraint: `fusion.kept.OUTCOME`, value@k of the outcome as a share of the untuned policy's, its interval,
     and whether it is at or above 1 - tolerance. `fusion.gauc.*` is reported only: see `weighted_gauc`. `metric` is the
     one tuned for: the message is about it. A gain is significant if the intervals of the gains over untuned and best
-    single both lie above 0.
+    single both lie above 0. `possible`: the largest reward a candidate may have, if the log need not show it.
     """
     values_PD = fusion.policy.decode(np.stack([theta_D, np.zeros_like(theta_D)]))
     if grid is not None:
@@ -93,13 +94,13 @@ def compare(
     names = ("tuned", "untuned", "best_single", *(["grid"] if grid is not None else []))
     values = dict(zip(("tuned", "untuned", "grid"), values_PD, strict=False))
     alike = [name for name, values_D in values.items() if np.array_equal(values_D, values["tuned"])]
-    found, why = UserFigures(), too_few_rewards(test.reward_C, fused.rewarded)
+    found, why = UserFigures(), too_few_rewards(fused.rewarded)
     for each in METRICS:
         fused_PR = fused.per_request(lambda part: fusion.score(values_PD[part]), len(values_PD), each)
         single_1R = single_requests.per_request(_single_scores([single.index]), 1, each)
         per_SR = np.concatenate([fused_PR[:2], single_1R, fused_PR[2:]])
         counted_R = np.ones(fused.requests) if each == "value" else (fused.ideal_R > 0).astype(np.float64)
-        largest = float(test.reward_C.max()) if each == "value" else 1.0
+        largest = max(float(test.reward_C.max()), possible) if each == "value" else 1.0
         measured = means(f"fusion.{each}_at_{k}", names, per_SR, counted_R, user_R, largest, why, alike)
         found.figures |= measured.figures
         found.absent |= measured.absent

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.errors import UserError
 from funnel.fusion.forms import Fusion
-from funnel.fusion.scored_log import read_scored
+from funnel.fusion.scored_log import largest_reward, read_scored
 from funnel.fusion.user_figures import means, too_few_rewards
 from funnel.lists.request_blocks import Requests
 
@@ -40,8 +40,8 @@ def judge_policy(scored: Path, policy: Path) -> dict[str, float]:
     key = f"{metric}_at_{k}"
     if not counted_R.any():
         return {}
-    largest = float(log.reward_C.max()) if metric == "value" else 1.0
-    why = too_few_rewards(log.reward_C, requests.rewarded)
+    largest = largest_reward(log, record["conversion_weight"]) if metric == "value" else 1.0
+    why = too_few_rewards(requests.rewarded)
     found = means(key, ("tuned", "untuned"), per_2R, counted_R, user_R, largest, why).figures
     return {name.replace("gain_over_untuned", "gain"): value for name, value in found.items()
             if "gain" in name or not name.endswith((".low", ".high"))}  # fmt: skip

@@ -13,7 +13,7 @@ from funnel.figures.intervals import effective_size, interval, ratio_parts, tail
 FEWEST_USERS = 20
 """Effective users that an interval rests on, at least."""
 FEWEST_REWARDED = 20
-"""Rewarded requests, at least, where rewards are not all alike: the size of those not seen is a guess then."""
+"""Rewarded requests, at least: rewards are of several sizes, and with fewer the size of those not seen is a guess."""
 
 
 @dataclass
@@ -72,10 +72,10 @@ def means(
     return found
 
 
-def too_few_rewards(reward_C: np.ndarray, rewarded: int) -> str:
-    """Why so many rewarded requests allow no interval where rewards are of many sizes; empty: they do."""
-    few = rewarded < FEWEST_REWARDED and len(np.unique(reward_C)) > 2
-    return f"{rewarded} rewarded requests held out: too few for rewards of many sizes" if few else ""
+def too_few_rewards(rewarded: int) -> str:
+    """Why so many rewarded requests allow no interval; empty: they do."""
+    few = rewarded < FEWEST_REWARDED
+    return f"{rewarded} rewarded requests held out: too few for an interval" if few else ""
 
 
 def too_few(counts_U: np.ndarray) -> str:

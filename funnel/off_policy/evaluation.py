@@ -87,7 +87,7 @@ def unfounded(log: LoggedActions, weight_R: np.ndarray) -> str:
     size = effective_size(weight_U) / max(mean, 1.0) ** 2
     if size < FEWEST_UNITS:
         return f"the {len(weight_U):,} {units} held out are worth {size:.3g} of the policy's own: too few"
-    if len(np.unique(log.reward_R)) > 2 and log.rewarded < FEWEST_REWARDS:
+    if not yes_or_no(log) and log.rewarded < FEWEST_REWARDS:
         return f"{log.rewarded} rewarded rounds were held out: too few for rewards of many sizes"
     mean, part_U = ratio_parts(weight_U, log.summed(np.ones(len(weight_R))))
     low, high = interval(mean, part_U, tail=tail_index(weight_U), level=SURE)
@@ -99,9 +99,14 @@ def unfounded(log: LoggedActions, weight_R: np.ndarray) -> str:
     return ""
 
 
+def yes_or_no(log: LoggedActions) -> bool:
+    """Rewards are 0 and 1: the size of those not seen is known."""
+    return bool(((log.reward_R == 0) | (log.reward_R == 1)).all())
+
+
 def reward_tail(log: LoggedActions) -> float:
     """Tail index of the units' rewards; 0 where a reward has two values."""
-    if len(np.unique(log.reward_R)) <= 2 and not len(log.cluster_R):
+    if yes_or_no(log) and not len(log.cluster_R):
         return 0.0
     reward_U = log.summed(log.reward_R)
     return tail_index(reward_U - np.median(reward_U))
