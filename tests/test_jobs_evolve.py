@@ -71,7 +71,7 @@ def test_a_run_leaves_what_it_promises(scored, tmp_path):
     assert summary["fusion.best_single_name"] in ("pctr", "pcvr", "pctcvr")
     assert isinstance(summary["fusion.significant"], bool)
     assert summary["message"].endswith(".")
-    assert summary["fusion.test_users"] + summary["fusion.tune_users"] == 40
+    assert summary["fusion.test_users"] + summary["fusion.tune_users"] == 100
     assert summary["es.generations"] == 4
     assert summary["es.evaluations"] == 4 * (2 * 8 + 1)
     assert (summary["es.dimension"], summary["es.workers"]) == (6, 0)
@@ -81,7 +81,7 @@ def test_a_run_leaves_what_it_promises(scored, tmp_path):
     record = json.loads((out / "run.json").read_text())
     assert record["kind"] == "evolve"
     assert (record["config"]["objective"], record["config"]["settings"]["fusion"]) == ("fusion", "product")
-    assert {"rows": 1800, "users": 40, "requests": 120}.items() <= record["data"].items()
+    assert {"rows": 4500, "users": 100, "requests": 300}.items() <= record["data"].items()
     policy = json.loads((out / "policy.json").read_text())
     assert policy["names"][0] == "exponent.pctr"
     assert policy["before"][:3] == [1.0, 1.0, 1.0]

@@ -74,22 +74,22 @@ def _scored(
         raise UserError(f"{path}: holds no rows")
     if EXPOSURE in names:
         _refuse_repeated_ids(path, column(EXPOSURE))
+    user_C, request_C, keys_U, grouping = _groups(path, names, column)
     scored = (*SCORES, *([VALUE] if VALUE in names else []))
     scores_MC = np.empty((len(scored), rows), np.float32)
     for index, name in enumerate(scored):
-        scores_MC[index] = _numbers(path, column(name), name)
-        wrong_C = (scores_MC[index] < 0) | (scores_MC[index] > 1 + ROUNDING)
+        score_C = scores_MC[index] = _numbers(path, column(name), name)
         if name == VALUE:
-            _first(path, VALUE, scores_MC[index] < 0, "is negative: a value must be at least 0")
+            _first(path, VALUE, score_C < 0, "is negative: a value must be at least 0")
         else:
-            _first(path, name, wrong_C, "is below 0 or above 1, no probability,", scores_MC[index])
+            what = "is below 0 or above 1, no probability,"
+            _first(path, name, (score_C < 0) | (score_C > 1 + ROUNDING), what, score_C)
     labels = {name: _label(path, column(name), name) for name in LABELS}
     _first(path, "conversion", labels["conversion"] > labels["click"], "is 1 where click is 0")
-    reward_C = labels["conversion"] * conversion_weight
+    reward_C = labels["conversion"] * np.float64(conversion_weight)
     if VALUE in names:
         reward_C *= scores_MC[-1]
     reward_C += labels["click"]
-    user_C, request_C, keys_U, grouping = _groups(path, names, column)
     features = [_numbers(path, column(name), name) for name in by]
     for name, feature_C in zip(by, features, strict=True):
         first_U = feature_C[np.unique(user_C, return_index=True)[1]]
@@ -102,7 +102,7 @@ def _scored(
         user_C=user_C,
         feature_names=tuple(by),
         features_SC=np.stack(features) if features else np.empty((0, 0), np.float32),
-        outcomes={name: values_C.astype(np.float32) for name, values_C in labels.items()},
+        outcomes=labels,
     )
     if EXPOSURE not in names:
         _refuse_repeated_rows(path, log)
@@ -124,21 +124,29 @@ def _groups(
     request_C = user_C
     if len(present) == 2:
         code_C, values = _codes(path, column(REQUEST), REQUEST)
-        request_C = np.unique(user_C * len(values) + code_C, return_inverse=True)[1]
+        code_C += user_C * len(values)
+        request_C = _places(code_C)
     return user_C, request_C, _keys(users), " and ".join(present)
 
 
 def _refuse_repeated_ids(path: Path, column: pa.ChunkedArray) -> None:
-    """A row that stands twice counts twice, and no order can put the two apart."""
-    known = pc.is_valid(column).to_numpy()
-    try:
-        encoded = column.drop_null().combine_chunks().dictionary_encode()
-    except pa.ArrowNotImplementedError:  # of a kind that has no equality here: no rows are told apart by it
+    """A row that stands twice counts twice, and no order can put the two apart.
+
+    Sorted numbers (of texts: their hashes) take a tenth of the memory that a dictionary of so many ids would.
+    """
+    if pa.types.is_nested(column.type):
         return
-    code_N = encoded.indices.to_numpy()
-    if len(encoded.dictionary) < len(code_N):
-        name = lambda code: f"{EXPOSURE} {encoded.dictionary[code].as_py()}"  # noqa: E731
-        _refuse_repeats(path, code_N, np.flatnonzero(known), name)
+    known_N = np.flatnonzero(pc.is_valid(column).to_numpy())
+    column = column.drop_null()
+    if pa.types.is_integer(column.type):
+        state_N = column.to_numpy().astype(np.uint64, casting="unsafe")
+    else:
+        parts = [np.fromiter(map(hash, chunk.to_pylist()), np.int64, len(chunk)) for chunk in column.chunks]
+        state_N = np.concatenate([np.empty(0, np.int64), *parts])
+    sorted_N = np.sort(state_N)
+    if (sorted_N[1:] == sorted_N[:-1]).any():
+        _, code_N = np.unique(state_N, return_inverse=True)
+        _refuse_repeats(path, code_N, known_N, lambda row: f"{EXPOSURE} {column[row].as_py()}")
 
 
 def _refuse_repeated_rows(path: Path, log: ScoredLog) -> None:
@@ -148,7 +156,7 @@ def _refuse_repeated_rows(path: Path, log: ScoredLog) -> None:
         state_C = hash64((0,), state_C ^ column_C.view(np.uint32).astype(np.uint64))
     _, code_C, counts_V = np.unique(state_C, return_inverse=True, return_counts=True)
     if counts_V.min() > 1 and len(counts_V) >= FEWEST_COMPARED:
-        _refuse_repeats(path, code_C, np.arange(len(code_C)), lambda code: "the exposure")
+        _refuse_repeats(path, code_C, np.arange(len(code_C)), lambda row: "the exposure")
 
 
 def _refuse_repeats(path: Path, code_N: np.ndarray, row_N: np.ndarray, name: Callable[[int], str]) -> None:
@@ -156,7 +164,7 @@ def _refuse_repeats(path: Path, code_N: np.ndarray, row_N: np.ndarray, name: Cal
     again_N = first_V[code_N] != np.arange(len(code_N))
     again = int(np.argmax(again_N))
     raise UserError(
-        f"{path}: {name(int(code_N[again]))} of row {row_N[first_V[code_N[again]]]} stands again in row {row_N[again]} "
+        f"{path}: {name(again)} of row {row_N[first_V[code_N[again]]]} stands again in row {row_N[again]} "
         f"({int(again_N.sum())} repeated rows in all): every exposure must stand once"
     )
 
@@ -197,7 +205,7 @@ def _numbers(path: Path, column: pa.ChunkedArray, name: str) -> np.ndarray:
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise UserError(f"{path}: column {name!r} is {column.type}: a score must be a number")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-        values = column.to_numpy().astype(np.float32)
+        values = column.to_numpy().astype(np.float32, copy=False)
     _first(path, name, ~np.isfinite(values), "is not finite")
     return values
 
@@ -210,7 +218,7 @@ def _label(path: Path, column: pa.ChunkedArray, name: str) -> np.ndarray:
         raise UserError(f"{path}: column {name!r} is {column.type}: a label must be 0 or 1")
     values = column.to_numpy()
     _first(path, name, (values != 0) & (values != 1), "is neither 0 nor 1")
-    return values.astype(np.float64)
+    return values.astype(np.float32)
 
 
 def _first(path: Path, name: str, bad: np.ndarray, what: str, values: np.ndarray | None = None) -> None:
@@ -232,6 +240,13 @@ def _codes(path: Path, column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, 
     encoded = column.combine_chunks()
     encoded = (encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded).dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
+
+
+def _places(key_C: np.ndarray) -> np.ndarray:
+    """The place of each key among the distinct ones in order: np.unique's inverse, without sorting all rows."""
+    encoded = pa.array(key_C).dictionary_encode()
+    place_V = np.argsort(np.argsort(encoded.dictionary.to_numpy()))
+    return np.asarray(place_V[encoded.indices.to_numpy()])
 
 
 def _keys(values: pa.Array) -> np.ndarray:

@@ -60,15 +60,15 @@ def means(
     why, found = why or too_few(counts_U), UserFigures()
     # What one more request in another order may add: what those that have any reward have on average.
     usual = float(per_SR[per_SR > 0].mean()) / total if per_SR.any() else 0.0
+    tails_S = [tail_index(sums_U) for sums_U in sums_SU]
     first, first_U = ratio_parts(sums_SU[0], counts_U)
     for index, name in enumerate(names):
         value, part_U = ratio_parts(sums_SU[index], counts_U)
-        found.add(f"{prefix}.{name}", value, part_U, largest / total, tail_index(sums_SU[index]), why)
+        found.add(f"{prefix}.{name}", value, part_U, largest / total, tails_S[index], why)
         if index:
             gain_U = first_U - part_U
             most = 0.0 if name in alike else max(usual, float(np.abs(gain_U).max()))
-            change_U = sums_SU[0] - sums_SU[index]
-            found.add(f"{prefix}.gain_over_{name}", first - value, gain_U, most, tail_index(change_U), why)
+            found.add(f"{prefix}.gain_over_{name}", first - value, gain_U, most, max(tails_S[0], tails_S[index]), why)
     return found
 
 
