@@ -72,8 +72,9 @@ def tallied(simulate: Simulate, worlds: int, pool: ProcessPoolExecutor | None = 
 
 def holds(figure: str, tally: Tally, slack: float = 0.0) -> bool:
     """Coverage and, of gains, the share above 0 are as asked for."""
-    enough = tally.covered >= LEAST_COVERED - slack
-    return enough and ("gain" not in figure or tally.above <= (MOST_GAINS + slack) * max(tally.printed, 1))
+    printed, tiny = max(tally.printed, 1), 1e-9
+    covers = tally.covered >= LEAST_COVERED - slack - tiny
+    return covers and ("gain" not in figure or tally.above <= (MOST_GAINS + slack + tiny) * printed)
 
 
 def main(arguments: Arguments) -> None:

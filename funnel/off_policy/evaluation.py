@@ -31,7 +31,8 @@ FEWEST_UNITS = 20
 FEWEST_REWARDS = 20
 """Rewarded rounds, at least, where rewards are no yes or no: the size of those that were not seen is a guess then."""
 SURE = 0.999
-"""Level of the interval of the mean weight that must hold 1."""
+NEAR = 0.05
+"""Level of the interval of the mean weight that must hold 1; how far off it may be anyway, for rounded propensities."""
 RIVALS = ("best_constant", "logging")
 POLICIES = ("learnt", *RIVALS)
 
@@ -91,7 +92,7 @@ def unfounded(log: LoggedActions, weight_R: np.ndarray) -> str:
         return f"{log.rewarded} rewarded rounds were held out: too few for rewards of many sizes"
     mean, part_U = ratio_parts(weight_U, log.summed(np.ones(len(weight_R))))
     low, high = interval(mean, part_U, tail=tail_index(weight_U), level=SURE)
-    if not low <= 1 <= high:
+    if not low <= 1 <= high and abs(mean - 1) > NEAR:
         return (
             f"its weights average {mean:.3g} ({low:.3g} to {high:.3g}), not 1: the log lacks what it does, or the "
             "propensities are not the logging policy's"
