@@ -213,35 +213,51 @@ def clusters(table: pa.Table, settings: FileSettings, path: Path) -> np.ndarray:
         return np.empty(0, np.int64)
     column, where = table[settings.cluster], f"{path}: column {settings.cluster!r}"
     refuse_nulls(column, where)
-    if pa.types.is_floating(column.type):
-        raise UserError(f"{where} is {column.type}: whole numbers or text are wanted (--cluster)")
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+            or pa.types.is_dictionary(kind)):  # fmt: skip
+        raise UserError(f"{where} is {kind}: whole numbers or text are wanted (--cluster)")
+    if pa.types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
     return np.asarray(pc.dictionary_encode(column.combine_chunks()).indices, np.int64)
 
 
 def read_table(path: Path, settings: FileSettings) -> pa.Table:
+    """The named columns. Raises UserError, with the file and the column, for what is not there or named twice."""
     if not path.is_file():
         raise UserError(f"--data {path}: no such file")
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
-    except (pa.ArrowInvalid, OSError) as error:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from None
+    names = file.schema_arrow.names
     if not settings.features:
         raise UserError(
             "--features A B is needed for off_policy: the columns known before the action was taken; "
-            f"{path} has {', '.join(table.column_names)}"
+            f"{path} has {', '.join(names)}"
         )
     given = {"action": settings.action, "reward": settings.reward}
     if not is_number(settings.propensity):
         given["propensity"] = settings.propensity
     if settings.cluster:
         given["cluster"] = settings.cluster
-    for name, column in (*given.items(), *(("features", each) for each in settings.features)):
-        if column not in table.column_names:
-            raise UserError(f"{path} has no column {column!r} (--{name}): it has {', '.join(table.column_names)}")
+    wanted = [*given.items(), *(("features", each) for each in settings.features)]
+    for name, column in wanted:
+        if column not in names:
+            raise UserError(f"{path} has no column {column!r} (--{name}): it has {', '.join(names)}")
+        if names.count(column) > 1:
+            raise UserError(
+                f"{path} has {names.count(column)} columns named {column!r} (--{name}): which one is meant?"
+            )
     for column in settings.features:
         if column in given.values():
             raise UserError(f"--features {column}: {column!r} is what is to be chosen or predicted, not a feature")
-    return table
+        if settings.features.count(column) > 1:
+            raise UserError(f"--features {column}: named twice")
+    try:
+        return file.read(list(dict.fromkeys(column for _, column in wanted)))
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: its data are corrupt ({str(error).splitlines()[0]})") from None
 
 
 def context(
