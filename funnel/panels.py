@@ -7,13 +7,14 @@ section, title and columns are shown as one, run beside run.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from funnel.numbers import DASH, count, number
 
 NOT_REPORTED = "not reported by the run"
+SAME = "no difference to tell"
 RUNS = "What ran"
 """The section that closes a page: costs, data, how to repeat it."""
 
@@ -228,6 +229,13 @@ def finite(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
+
+
+def told(difference: Figure) -> Figure:
+    """A paired difference; where its interval holds 0, with the words that say so."""
+    if difference.low is None or difference.high is None or not difference.low <= 0 <= difference.high:
+        return difference
+    return replace(difference, aside=f"{difference.aside} {SAME}:".lstrip())
 
 
 def interval(figures: Mapping[str, Any], key: str, label: str, group: str = "") -> Interval | None:

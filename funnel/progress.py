@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from funnel.numbers import compact, count, counted, duration
-from funnel.panels import RUNS, Cell, Curve, Panel, Record, Sentence, Series, Table
+from funnel.panels import RUNS, Cell, Curve, Figure, Panel, Record, Sentence, Series, Table
 
 WIDE_RANGE = 30.0
 """Largest over smallest value from which a curve has a logarithmic axis."""
@@ -148,11 +148,13 @@ def evolution_headline(record: Record, what: str) -> Sentence:
 
 def evolution_cost(record: Record, what: str) -> Table:
     """One line: what was tuned, with which algorithm, at what cost, and what went wrong on the way."""
-    keys = ("final_return", "workers", "dimension", "generations", "evaluations", "evaluations_per_s")
+    keys = ("workers", "dimension", "generations", "evaluations", "evaluations_per_s")
+    no_result = record.summary.get("es.return_is")
     cells: tuple[Cell, ...] = (
         record.name,
         what,
         record.setting("algorithm"),
+        Figure(None, why=str(no_result)) if no_result else compact(record.number("es.final_return")),
         *(compact(record.number(f"es.{key}")) for key in keys),
         " / ".join(count(went_wrong(record, key)) for key in WRONG),
         duration(record.number("es.seconds")),

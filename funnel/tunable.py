@@ -1,8 +1,9 @@
 """What evolution tunes: the one protocol between jobs.evolve (and tune, pipeline, report) and a system.
 
 A tunable reads its data, splits them into what is tuned on and what is held out, gives es/ an objective on the former,
-and says on the latter whether a policy is better. funnel/registry.py lists ours; docs/objectives.md writes one.
-Shapes: D numbers of theta.
+and says on the latter whether a policy is better. funnel/registry.py lists ours; docs/objectives.md writes one. Where
+the return that is maximised is no estimate of what the policy is worth, a tunable says in `bound` (str) what it is
+instead: the return is not shown as a result then. Shapes: D numbers of theta.
 """
 
 from collections.abc import Mapping

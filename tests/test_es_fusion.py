@@ -8,7 +8,6 @@ import pytest
 
 from es.config import ESConfig
 from es.engine import run
-from funnel.figures.resampling import bootstrap_ratios
 from funnel.fusion.evaluation import best_single, compare, split_users
 from funnel.fusion.objective import Fusion, ScoredLog, ScoreFusion
 from funnel.lists import request_blocks
@@ -193,14 +192,6 @@ def test_the_split_follows_the_user_and_not_the_file():
         split_users(keys[:1], seed=1)
 
 
-def test_bootstrap_of_a_mean_has_its_standard_error():
-    values = np.random.default_rng(0).standard_normal(400)
-    means = bootstrap_ratios(values[None], np.ones(400), 1000, seed=1)[0]
-    assert means.std() == pytest.approx(values.std() / np.sqrt(400), rel=0.1)
-    assert means.mean() == pytest.approx(values.mean(), abs=0.01)
-    np.testing.assert_array_equal(means[:10], bootstrap_ratios(values[None], np.ones(400), 10, seed=1)[0])
-
-
 def test_comparison_is_of_the_test_half_and_says_its_verdict():
     log = make_log(requests=600, seed=5)
     tune, test = (log.part(mask) for mask in (log.user_C % 2 == 0, log.user_C % 2 == 1))
@@ -209,7 +200,7 @@ def test_comparison_is_of_the_test_half_and_says_its_verdict():
     on_tune = [np.mean(slow_metric(tune, tune.scores_MC[i], "value", k)) for i in range(3)]
     assert (single.index, single.on_tune) == (int(np.argmax(on_tune)), pytest.approx(max(on_tune)))
     theta = np.array([0.3, -0.2, -1.0], np.float32)
-    figures = compare(test, fusion, theta, single, "value", k, resamples=200, seed=0)
+    figures = compare(test, fusion, theta, single, "value", k)
     tuned = fused_by_us(fusion, test, fusion.policy.decode(theta[None])[0])
     assert figures["fusion.value_at_3.tuned"] == pytest.approx(np.mean(slow_metric(test, tuned, "value", k)))
     ndcg = [value for value in slow_metric(test, test.scores_MC[single.index], "ndcg", k) if value is not None]
@@ -220,7 +211,7 @@ def test_comparison_is_of_the_test_half_and_says_its_verdict():
             assert figures[f"{name}.low"] <= figures[name] <= figures[f"{name}.high"]
     gain = figures["fusion.value_at_3.tuned"] - figures["fusion.value_at_3.untuned"]
     assert figures["fusion.value_at_3.gain_over_untuned"] == pytest.approx(gain)
-    same = compare(test, fusion, np.zeros(3, np.float32), single, "value", k, resamples=200, seed=0)
+    same = compare(test, fusion, np.zeros(3, np.float32), single, "value", k)
     assert same["fusion.value_at_3.gain_over_untuned"] == same["fusion.value_at_3.gain_over_untuned.high"] == 0
     assert not same["fusion.significant"]
     assert "not significant" in same["message"]
@@ -237,7 +228,7 @@ def test_tuning_finds_the_score_that_carries_the_reward():
     tune, test = (log.part(mask) for mask in (log.user_C % 2 == 0, log.user_C % 2 == 1))
     fusion = Fusion.fit("sum", tune)
     result = run(ScoreFusion(tune, fusion, "value", 5), ESConfig(generations=40, pairs=16))
-    figures = compare(test, fusion, result.theta, best_single(tune, "value", 5), "value", 5, 300, 0)
+    figures = compare(test, fusion, result.theta, best_single(tune, "value", 5), "value", 5)
     assert figures["fusion.best_single_name"] == "pctr"
     assert figures["fusion.value_at_5.gain_over_untuned.low"] > 0
     assert abs(figures["fusion.value_at_5.gain_over_best_single"]) < 0.05 * figures["fusion.value_at_5.tuned"]

@@ -85,7 +85,7 @@ def test_features_pay_where_segments_differ():
     for by in ((), ("segment",)):
         objective = ScoreFusion(tune, Fusion.fit("sum", tune, by), "value", 3)
         theta = run(objective, config).theta
-        figures = compare(test, objective.fusion, theta, best_single(tune, "value", 3), "value", 3, 100, 0)
+        figures = compare(test, objective.fusion, theta, best_single(tune, "value", 3), "value", 3)
         reached[by] = figures["fusion.value_at_3.tuned"]
     assert reached[("segment",)] > 1.1 * reached[()]
 
@@ -105,8 +105,7 @@ def test_a_constraint_is_its_formula_and_holds():
     config = ESConfig(generations=30, pairs=16)
     tuned = {objective: run(objective, config).theta for objective in (free, bound)}
     figures = [
-        compare(log, fusion, theta, best_single(log, "value", 3), "value", 3, 100, 0, (click,))
-        for theta in tuned.values()
+        compare(log, fusion, theta, best_single(log, "value", 3), "value", 3, (click,)) for theta in tuned.values()
     ]
     assert figures[0]["fusion.kept.click"] < 0.95
     assert figures[1]["fusion.kept.click"] > 0.98
@@ -142,7 +141,7 @@ def test_a_sweep_trades_one_outcome_for_the_other():
     log = make_log(requests=600)
     tune, test = (log.part(mask) for mask in (log.user_C % 4 < 2, log.user_C % 4 >= 2))
     fusion, config = Fusion.fit("sum", tune), ESConfig(generations=15, pairs=8, learning_rate=0.1)
-    points = sweep(test, weight_objectives(tune, "reward", "click", fusion, 3, (0, 1)), ("reward", "click"), config, 50)
+    points = sweep(test, weight_objectives(tune, "reward", "click", fusion, 3, (0, 1)), ("reward", "click"), config)
     assert [point.label for point in points] == ["untuned", "weight 0", "weight 1"]
     assert points[1].first > points[2].first
     assert points[2].second > points[1].second
@@ -152,7 +151,7 @@ def test_a_sweep_trades_one_outcome_for_the_other():
     direct = requests.mean(lambda part: fusion.score(np.ones((1, 2))[part]), 1, "value")[0]
     assert points[0].second == pytest.approx(direct)
     objectives = penalty_objectives(tune, Constraint("click"), fusion, 3, (0, 10))
-    free, bound = sweep(test, objectives, ("reward", "click"), config, 50)[1:]
+    free, bound = sweep(test, objectives, ("reward", "click"), config)[1:]
     assert bound.second >= free.second
 
 

@@ -105,9 +105,9 @@ def learnt(path):
 
 
 def compare_rounds(found, table):
-    """Actions, propensities and rewards of both halves together, as they stand in the file."""
+    """Actions, propensities and rewards of all parts together, as they stand in the file."""
     rows = table.to_pylist()
-    halves = (found.objective.log, found.held_out["test"])
+    halves = found.parts()
     taken = sorted(
         (str(found.actions[a]), float(p), float(r))
         for half in halves

@@ -59,16 +59,18 @@ def arguments(scored, out, **changes):
 
 def test_a_run_leaves_what_it_promises(scored, tmp_path):
     out = tmp_path / "run"
+    scored = write(tmp_path / "more.parquet", scored_table(requests=300))
     summary = run(arguments(scored, out))
     assert json.loads((out / "summary.json").read_text()) == summary
-    for key in ("tuned", "untuned", "best_single", "gain_over_untuned", "gain_over_best_single"):
+    rivals = ("untuned", "best_single", "grid")
+    for key in ("tuned", *rivals, *(f"gain_over_{rival}" for rival in rivals)):
         for metric in ("value_at_5", "ndcg_at_5"):
             low, middle, high = (summary[f"fusion.{metric}.{key}{end}"] for end in (".low", "", ".high"))
             assert low <= middle <= high
     assert summary["fusion.best_single_name"] in ("pctr", "pcvr", "pctcvr")
     assert isinstance(summary["fusion.significant"], bool)
     assert summary["message"].endswith(".")
-    assert summary["fusion.test_users"] + summary["fusion.tune_users"] == 40
+    assert summary["fusion.test_users"] + summary["fusion.tune_users"] == 100
     assert summary["es.generations"] == 4
     assert summary["es.evaluations"] == 4 * (2 * 8 + 1)
     assert (summary["es.dimension"], summary["es.workers"]) == (6, 0)
@@ -78,7 +80,7 @@ def test_a_run_leaves_what_it_promises(scored, tmp_path):
     record = json.loads((out / "run.json").read_text())
     assert record["kind"] == "evolve"
     assert (record["config"]["objective"], record["config"]["settings"]["fusion"]) == ("fusion", "product")
-    assert {"rows": 1800, "users": 40, "requests": 120}.items() <= record["data"].items()
+    assert {"rows": 4500, "users": 100, "requests": 300}.items() <= record["data"].items()
     policy = json.loads((out / "policy.json").read_text())
     assert policy["names"][0] == "exponent.pctr"
     assert policy["before"][:3] == [1.0, 1.0, 1.0]
@@ -194,7 +196,10 @@ def no_clicks(table):
         (with_column("user", lambda table: np.asarray(table["pcvr"])), "'user' is float: an id must be"),
         (with_column("user", lambda table: [None, *table["user"][1:]]), "'user' is null in row 0"),
         (with_column("value", lambda table: -np.ones(len(table["pcvr"]))), "'value' is negative"),
-        (with_column("pctr", lambda table: table["pctr"] - 1), "'pctr' has negative values: --fusion product"),
+        (
+            with_column("pctr", lambda table: table["pctr"] - 1),
+            "'pctr' is below 0 or above 1, no probability, in row 0: -",
+        ),
     ],
 )
 def test_bad_files_are_named_and_nothing_is_written(tmp_path, change, message):

@@ -105,7 +105,7 @@ def test_a_run_without_evaluation_and_curves_still_reports(tmp_path):
 def test_a_gain_that_is_not_significant_is_an_open_dot(tmp_path):
     page = report(tmp_path, evolve_run(tmp_path / "evolve", gain=0.004, low=-0.011, k=5))
     assert "The gain is not significant." in page.text
-    assert page.row("tuned − best single")[0] == "+0.0040 +0.547%, −0.0110 to +0.0190"
+    assert page.row("tuned − best single")[0] == "+0.0040 +0.547%, no difference to tell: −0.0110 to +0.0190"
     sure = report(tmp_path, evolve_run(tmp_path / "sure", k=5))
     assert (open_dots(page), open_dots(sure)) == (1, 0)  # over the best single score; over the untuned it is sure
 

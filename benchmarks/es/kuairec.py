@@ -44,7 +44,6 @@ class Arguments:
     """Splits of rows and users."""
     generations: int = 60
     k: int = 10
-    resamples: int = 1000
 
 
 def scored_log(folder: Path, seed: int) -> tuple[ScoredLog, np.ndarray]:
@@ -72,7 +71,7 @@ def tune(
     config = ESConfig(seed=seed, generations=arguments.generations, pairs=16, learning_rate=0.1, centre_every=0)
     theta_D = run(ScoreFusion(tune_log, fusion, metric, arguments.k), config).theta
     single = best_single(tune_log, metric, arguments.k)
-    return compare(test, fusion, theta_D, single, metric, arguments.k, arguments.resamples, seed)
+    return compare(test, fusion, theta_D, single, metric, arguments.k)
 
 
 def describe(results: list[dict[str, Any]], arguments: Arguments) -> str:

@@ -21,6 +21,7 @@ from es.config import ESConfig
 from es.engine import run
 from funnel.off_policy.evaluation import compare_policies
 from funnel.off_policy.objective import LoggedActions, OffPolicy, OffPolicySettings
+from funnel.off_policy.stopping import settle
 
 CONFIG = ESConfig(generations=60, pairs=16, sigma=0.1, learning_rate=0.1, weight_decay=0.01, centre_every=0)
 
@@ -37,22 +38,22 @@ class Arguments:
     """Random halves of Hillstrom's customers."""
     mail_cost: float = 0.1
     """Dollars a mail costs."""
-    resamples: int = 1000
 
 
-def learn(
-    tune: LoggedActions, test: LoggedActions, judge: Any, seed: int, resamples: int, **settings: Any
-) -> dict[str, Any]:
-    objective = OffPolicy(OffPolicySettings(**settings), tune)
+def learn(tune: LoggedActions, test: LoggedActions, judge: Any, seed: int, **settings: Any) -> dict[str, Any]:
+    """Two thirds of `tune` are learnt from, the rest says how far to follow that."""
+    stop_R = np.random.default_rng([seed, 1]).random(len(tune.action_R)) < 1 / 3
+    objective = OffPolicy(OffPolicySettings(**settings), tune.part(~stop_R))
     theta_D = run(objective, ESConfig(**{**vars(CONFIG), "seed": seed})).theta
-    return compare_policies(objective, theta_D, test, resamples, seed, judge)
+    settled = settle(objective, theta_D, tune.part(stop_R))
+    return compare_policies(objective, settled.theta_D, test, judge) | {"share": settled.share}
 
 
 def mails(arguments: Arguments, reward: str, cost: float) -> list[dict[str, Any]]:
     log, results = hillstrom(arguments.data / "hillstrom", reward, cost), []
     for seed in range(arguments.splits):
         half_R = np.random.default_rng(seed).random(len(log.action_R)) < 0.5
-        figures = learn(log.part(half_R), log.part(~half_R), "ips", seed, arguments.resamples, **vars(MAILS_LEARN))
+        figures = learn(log.part(half_R), log.part(~half_R), "ips", seed, **vars(MAILS_LEARN))
         results.append(
             {"name": f"split {seed}", "constant": MAILS[figures["off_policy.best_constant_action"]], **figures}
         )
@@ -69,7 +70,6 @@ def items(arguments: Arguments) -> list[dict[str, Any]]:
                 logs[test],
                 "snips",
                 0,
-                arguments.resamples,
                 **vars(ITEMS_LEARN),
             )
             constant = f"item {figures['off_policy.best_constant_action']}"
@@ -79,23 +79,25 @@ def items(arguments: Arguments) -> list[dict[str, Any]]:
 
 def table(results: list[dict[str, Any]], digits: int) -> str:
     def cell(row: dict[str, Any], key: str, sign: str = "") -> str:
+        if f"off_policy.{key}" not in row:
+            return "none"
         value, low, high = (format(row[f"off_policy.{key}{end}"], f"{sign}.{digits}f") for end in ("", ".low", ".high"))
         return f"{value} ({low} to {high})"
 
     rows = [
         [row["name"], cell(row, "learnt"), f"{row['constant']}: {cell(row, 'best_constant')}", cell(row, "logging"),
          cell(row, "gain_over_best_constant", "+"), cell(row, "gain_over_logging", "+"),
-         f"{row['off_policy.effective_size']:,.0f} of {row['off_policy.rounds']:,}",
+         f"{row['off_policy.effective_size']:,.0f} of {row['off_policy.rounds']:,}", row["share"],
          "yes" if row["off_policy.significant"] else "no"]
         for row in results
     ]  # fmt: skip
     header = ["", "learnt", "best constant", "logging policy", "gain over constant", "gain over logging"]
-    return markdown([*header, "effective sample", "significant over both"], rows)
+    return markdown([*header, "effective sample", "share of what was learnt", "significant over both"], rows)
 
 
 def summary(results: list[dict[str, Any]]) -> str:
     ahead = {
-        name: sum(row[f"off_policy.gain_over_{name}.low"] > 0 for row in results)
+        name: sum(row.get(f"off_policy.gain_over_{name}.low", 0) > 0 for row in results)
         for name in ("best_constant", "logging")
     }
     return (
@@ -112,7 +114,7 @@ def main(arguments: Arguments) -> None:
         "Hillstrom: visits, less 0.04 a mail, per customer": (mails(arguments, "visit", 0.04), 4),
         "Open Bandit: clicks per impression": (items(arguments), 4),
     }  # fmt: skip
-    text = "Held-out values with 95% bootstrap intervals over rounds; gains are paired. Learnt with:\n\n"
+    text = "Held-out values with 95% intervals over rounds; gains are paired. Learnt with:\n\n"
     for name, settings in (("Hillstrom", MAILS_LEARN), ("Open Bandit", ITEMS_LEARN)):
         text += f"    {name}: " + ", ".join(f"{key} {value}" for key, value in vars(settings).items()) + "\n"
     text += "\n"

@@ -14,9 +14,9 @@ import numpy as np
 
 from es import engine
 from es.config import ESConfig
-from funnel.figures.resampling import bootstrap_ratios
 from funnel.fusion.forms import Fusion, ScoredLog
 from funnel.fusion.objective import Constraint, ScoreFusion
+from funnel.fusion.user_figures import means
 from funnel.lists.request_blocks import Requests
 
 
@@ -69,7 +69,6 @@ def sweep(
     objectives: Mapping[str, ScoreFusion],
     outcomes: tuple[str, str],
     config: ESConfig,
-    resamples: int = 500,
 ) -> list[Point]:
     """Tune each objective with the same settings and seed; the untuned policy comes first."""
     fusion = next(iter(objectives.values())).fusion
@@ -81,7 +80,7 @@ def sweep(
     for name in outcomes:
         requests = Requests.build(test.request_C, fusion.features(test), test.outcome(name), k)
         per_PR = requests.per_request(lambda part: fusion.score(values_PD[part]), len(values_PD), "value")
-        judged.append(_means(per_PR, test, resamples, config.seed))
+        judged.append(_means(per_PR, test))
     (first_P, first_2P), (second_P, second_2P) = judged
     efficient_P = on_front(first_P, second_P)
     return [
@@ -98,14 +97,14 @@ def sweep(
     ]
 
 
-def _means(per_PR: np.ndarray, test: ScoredLog, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means over requests, (P,), and the ends of their bootstrap intervals over users, (2, P)."""
+def _means(per_PR: np.ndarray, test: ScoredLog) -> tuple[np.ndarray, np.ndarray]:
+    """Means over requests, (P,), and the ends of their intervals over users, (2, P); NaN where users are too few."""
     user_R = np.zeros(per_PR.shape[1], np.int64)
     user_R[test.request_C] = test.user_C
-    sums_PU = np.stack([np.bincount(user_R, weights=row, minlength=test.users) for row in per_PR])
-    counts_U = np.bincount(user_R, minlength=test.users).astype(np.float64)
-    means_PB = bootstrap_ratios(sums_PU, counts_U, resamples, seed)
-    return per_PR.mean(axis=1), np.nanpercentile(means_PB, [2.5, 97.5], axis=1)
+    names = [str(index) for index in range(len(per_PR))]
+    found = means("", names, per_PR, np.ones(per_PR.shape[1]), user_R, 0.0).figures
+    ends_2P = [[found.get(f".{name}.{end}", np.nan) for name in names] for end in ("low", "high")]
+    return per_PR.mean(axis=1), np.array(ends_2P)
 
 
 def on_front(first_P: np.ndarray, second_P: np.ndarray) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""Is the tuned policy better? Measured on users it was not tuned on, against the untuned one and the best single score.
+"""Is the tuned policy better? Measured on users it was not tuned on, against the untuned one and the best single score,
+and beside the best of a grid of weights (funnel/fusion/grid.py).
 
-Users are split in two by a seeded hash. The best single score is chosen on the half that is tuned on. Intervals are
-percentile bootstrap intervals over the test half's users (all requests of a user go together), the same resamples for
-every figure, so that those of the gains are paired.
+Users are split in two by a seeded hash. The best single score and the grid's best are chosen on the half that is tuned
+on. Intervals are over the test half's users (funnel/fusion/user_figures.py); those of gains are of differences user by
+user. Whether to use the tuned policy is a matter of the first two; the grid says whether the search was needed for it.
 
-S scorings, R requests, U users, B resamples.
+R requests, U users, P policies.
 """
 
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ import numpy as np
 
 from data.errors import UserError
 from es.hashing import hash64
-from funnel.figures.resampling import bootstrap_ratios, percentiles
+from funnel.figures.verdict import Gain, verdict
 from funnel.fusion.forms import Fusion, ScoredLog
+from funnel.fusion.grid import Grid
 from funnel.fusion.objective import METRICS, Constraint
+from funnel.fusion.user_figures import UserFigures, means, too_few_rewards
 from funnel.lists.request_blocks import Requests, Score, ranks_within
 
-SCORINGS = ("tuned", "untuned", "best_single")
+RIVALS = ("untuned", "best_single")
 
 
 def split_users(user_keys_U: np.ndarray, seed: int, tune_share: float = 0.5) -> np.ndarray:
@@ -69,48 +72,55 @@ def compare(
     single: Baseline,
     metric: str,
     k: int,
-    resamples: int,
-    seed: int,
     constraints: tuple[Constraint, ...] = (),
+    grid: Grid | None = None,
+    possible: float = 0.0,
 ) -> dict[str, Any]:
     """Figures of the test half as `fusion.*` keys: each metric of each scoring, the gains, their
-    intervals, and "message".
+    intervals, "absent" (why there is none) and "message".
 
     Of each constraint: `fusion.kept.OUTCOME`, value@k of the outcome as a share of the untuned policy's, its interval,
     and whether it is at or above 1 - tolerance. `fusion.gauc.*` is reported only: see `weighted_gauc`. `metric` is the
-    one tuned for: the message is about it. A gain is significant if the intervals of the gains over both baselines lie
-    above 0.
+    one tuned for: the message is about it. A gain is significant if the intervals of the gains over untuned and best
+    single both lie above 0. `possible`: the largest reward a candidate may have, if the log need not show it.
     """
-    values_2D = fusion.policy.decode(np.stack([theta_D, np.zeros_like(theta_D)]))
+    values_PD = fusion.policy.decode(np.stack([theta_D, np.zeros_like(theta_D)]))
+    if grid is not None:
+        values_PD = np.concatenate([values_PD, grid.values_D[None]])
     fused = Requests.build(test.request_C, fusion.features(test), test.reward_C, k)
     single_requests = Requests.build(test.request_C, test.scores_MC, test.reward_C, k)
     user_R = np.zeros(fused.requests, np.int64)
     user_R[test.request_C] = test.user_C
-    figures: dict[str, Any] = {"fusion.best_single_name": single.name}
+    names = ("tuned", "untuned", "best_single", *(["grid"] if grid is not None else []))
+    values = dict(zip(("tuned", "untuned", "grid"), values_PD, strict=False))
+    alike = [name for name, values_D in values.items() if np.array_equal(values_D, values["tuned"])]
+    found, why = UserFigures(), too_few_rewards(fused.rewarded)
     for each in METRICS:
-        per_SR = np.concatenate(
-            [
-                fused.per_request(lambda part: fusion.score(values_2D[part]), 2, each),
-                single_requests.per_request(_single_scores([single.index]), 1, each),
-            ]
-        )
+        fused_PR = fused.per_request(lambda part: fusion.score(values_PD[part]), len(values_PD), each)
+        single_1R = single_requests.per_request(_single_scores([single.index]), 1, each)
+        per_SR = np.concatenate([fused_PR[:2], single_1R, fused_PR[2:]])
         counted_R = np.ones(fused.requests) if each == "value" else (fused.ideal_R > 0).astype(np.float64)
-        figures |= _figures(f"fusion.{each}_at_{k}", per_SR, counted_R, user_R, test.users, resamples, seed)
+        largest = max(float(test.reward_C.max()), possible) if each == "value" else 1.0
+        measured = means(f"fusion.{each}_at_{k}", names, per_SR, counted_R, user_R, largest, why, alike)
+        found.figures |= measured.figures
+        found.absent |= measured.absent
     for constraint in constraints:
         outcome = Requests.build(test.request_C, fusion.features(test), test.outcome(constraint.outcome), k)
-        per_2R = outcome.per_request(lambda part: fusion.score(values_2D[part]), 2, "value")
-        figures |= _kept(constraint, per_2R, user_R, test.users, resamples, seed)
+        per_2R = outcome.per_request(lambda part: fusion.score(values_PD[:2][part]), 2, "value")
+        _kept(found, constraint, per_2R, user_R, test.users)
+    figures: dict[str, Any] = {**found.figures, "absent": found.absent, "fusion.best_single_name": single.name}
+    if grid is not None:
+        figures |= {"fusion.grid_weights": grid.weights, "fusion.grid_points": grid.points}
     theta_by_scoring = {"tuned": theta_D, "untuned": np.zeros_like(theta_D)}
     fused_by_scoring = {name: fusion.fused(test, theta) for name, theta in theta_by_scoring.items()}
     for name, fused_C in {**fused_by_scoring, "best_single": test.scores_MC[single.index]}.items():
         gauc = weighted_gauc(test.user_C, test.reward_C > 0, fused_C)
         figures |= {} if gauc is None else {f"fusion.gauc.{name}": gauc}
     key = f"fusion.{metric}_at_{k}"
-    low = min(figures[f"{key}.gain_over_{name}.low"] for name in SCORINGS[1:])
     lengths_R = np.bincount(test.request_C)
     return figures | {
-        "fusion.significant": bool(low > 0),
-        "message": found(figures, key, metric, k, test.users),
+        "fusion.significant": all(Gain.of(figures, f"{key}.gain_over_{name}", name).significant for name in RIVALS),
+        "message": message(figures, key, metric, k, test.users),
         "fusion.test_users": test.users,
         "fusion.test_requests": fused.requests,
         "fusion.test_requests_with_reward": fused.rewarded,
@@ -119,33 +129,13 @@ def compare(
     }
 
 
-def _figures(
-    key: str, per_SR: np.ndarray, counted_R: np.ndarray, user_R: np.ndarray, users: int, resamples: int, seed: int
-) -> dict[str, float]:
-    sums_SU = np.stack([np.bincount(user_R, weights=row, minlength=users) for row in per_SR])
-    counts_U = np.bincount(user_R, weights=counted_R, minlength=users)
-    assert counts_U.any(), "a log without any reward"
-    means_S = sums_SU.sum(axis=1) / counts_U.sum()
-    means_SB = bootstrap_ratios(sums_SU, counts_U, resamples, seed)
-    figures: dict[str, float] = {}
-    for name, mean, means_B in zip(SCORINGS, means_S, means_SB, strict=True):
-        figures |= percentiles(f"{key}.{name}", mean, means_B)
-    for index, name in enumerate(SCORINGS[1:], start=1):
-        figures |= percentiles(f"{key}.gain_over_{name}", means_S[0] - means_S[index], means_SB[0] - means_SB[index])
-    return figures
-
-
-def _kept(
-    constraint: Constraint, per_2R: np.ndarray, user_R: np.ndarray, users: int, resamples: int, seed: int
-) -> dict[str, Any]:
-    """Tuned over untuned, user by user in the same resamples."""
+def _kept(found: UserFigures, constraint: Constraint, per_2R: np.ndarray, user_R: np.ndarray, users: int) -> None:
+    """Tuned over untuned, user by user."""
     tuned_U, untuned_U = (np.bincount(user_R, weights=row, minlength=users) for row in per_2R)
     key = f"fusion.kept.{constraint.outcome}"
-    if not untuned_U.any():
-        return {}
-    share = float(tuned_U.sum() / untuned_U.sum())
-    shares_B = bootstrap_ratios(tuned_U[None], untuned_U, resamples, seed)[0]
-    return {**percentiles(key, share, shares_B), f"{key}.met": share >= 1 - constraint.tolerance}
+    if untuned_U.any():
+        found.ratio(key, tuned_U, untuned_U)
+        found.figures[f"{key}.met"] = found.figures[key] >= 1 - constraint.tolerance
 
 
 def weighted_gauc(group_C: np.ndarray, positive_C: np.ndarray, score_C: np.ndarray) -> float | None:
@@ -165,19 +155,20 @@ def weighted_gauc(group_C: np.ndarray, positive_C: np.ndarray, score_C: np.ndarr
     return float((auc_G * lengths_G[both_G]).sum() / lengths_G[both_G].sum())
 
 
-def found(figures: dict[str, Any], key: str, metric: str, k: int, users: int) -> str:
-    """One sentence: the gain over the stronger baseline, its interval, and whether it is significant."""
-    name = max(SCORINGS[1:], key=lambda each: figures[f"{key}.{each}"])
-    rival = (
-        "the untuned fusion" if name == "untuned" else f"{figures['fusion.best_single_name']}, the best single score"
+def message(figures: dict[str, Any], key: str, metric: str, k: int, users: int) -> str:
+    """The verdict over untuned and best single score, then what a grid search of weights would have done."""
+    single = f"{figures['fusion.best_single_name']} alone, the best score"
+    names = {"untuned": "the untuned fusion", "best_single": single}
+    gains = [Gain.of(figures, f"{key}.gain_over_{name}", names[name]) for name in RIVALS]
+    unit = f"{'value' if metric == 'value' else 'NDCG'}@{k}"
+    told = verdict("Tuning", gains, "+.4f", unit, f" over {users:,} held-out users")
+    if f"{key}.grid" not in figures:
+        return told
+    grid = Gain.of(figures, f"{key}.gain_over_grid", "")
+    if grid.absent:
+        return told
+    word = "more than" if grid.low > 0 else "less than" if grid.high < 0 else "no difference to tell from"
+    return (
+        f"{told} That is {word} a grid search of {figures['fusion.grid_points']} weights "
+        f"({grid.value:+.4f}, {grid.low:+.4f} to {grid.high:+.4f})."
     )
-    gain = f"{key}.gain_over_{name}"
-    low = min(figures[f"{key}.gain_over_{each}.low"] for each in SCORINGS[1:])
-    metric = f"{'value' if metric == 'value' else 'NDCG'}@{k}"
-    measured = f"{figures[gain]:+.4f} {metric} against {rival} (95% interval {figures[gain + '.low']:+.4f} to "
-    measured += f"{figures[gain + '.high']:+.4f} over {users:,} held-out users)"
-    if low > 0:
-        return f"Tuning gains {measured}: significant."
-    if figures[gain + ".high"] < 0:
-        return f"Tuning loses {measured}: keep {rival}."
-    return f"Tuning changes {measured}: not significant, keep {rival}."

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 from data.errors import UserError
-from funnel.figures.resampling import bootstrap_ratios, percentiles
 from funnel.fusion.forms import Fusion
-from funnel.fusion.scored_log import read_scored
+from funnel.fusion.scored_log import largest_reward, read_scored
+from funnel.fusion.user_figures import means, too_few_rewards
 from funnel.lists.request_blocks import Requests
 
 
-def judge_policy(scored: Path, policy: Path, resamples: int, seed: int) -> dict[str, float]:
+def judge_policy(scored: Path, policy: Path) -> dict[str, float]:
     """value@k (or NDCG@k) of a policy.json and of the untuned policy it began from, and the gain with its interval.
 
-    Keys value_at_K.tuned, .untuned, .gain, .gain.low, .gain.high: intervals over users. Raises UserError for scores
-    that the policy does not fuse.
+    Keys value_at_K.tuned, .untuned, .gain, .gain.low, .gain.high: intervals over users, absent for too few. Raises
+    UserError for scores that the policy does not fuse.
     """
     record = read_policy(policy)
     log = read_scored(scored, record["conversion_weight"], tuple(record["by"])).log
@@ -37,16 +37,14 @@ def judge_policy(scored: Path, policy: Path, resamples: int, seed: int) -> dict[
     counted_R = np.ones(requests.requests) if metric == "value" else (requests.ideal_R > 0).astype(np.float64)
     user_R = np.zeros(requests.requests, np.int64)
     user_R[log.request_C] = log.user_C
-    sums_2U = np.stack([np.bincount(user_R, weights=row, minlength=log.users) for row in per_2R])
-    counts_U = np.bincount(user_R, weights=counted_R, minlength=log.users)
-    if not counts_U.any():
-        return {}
-    means_2 = sums_2U.sum(axis=1) / counts_U.sum()
-    gains_B = np.subtract(*bootstrap_ratios(sums_2U, counts_U, resamples, seed))
     key = f"{metric}_at_{k}"
-    tuned, untuned = (float(mean) for mean in means_2)
-    gain = percentiles(f"{key}.gain", tuned - untuned, gains_B)
-    return {f"{key}.tuned": tuned, f"{key}.untuned": untuned, **gain}
+    if not counted_R.any():
+        return {}
+    largest = largest_reward(log, record["conversion_weight"]) if metric == "value" else 1.0
+    why = too_few_rewards(requests.rewarded)
+    found = means(key, ("tuned", "untuned"), per_2R, counted_R, user_R, largest, why).figures
+    return {name.replace("gain_over_untuned", "gain"): value for name, value in found.items()
+            if "gain" in name or not name.endswith((".low", ".high"))}  # fmt: skip
 
 
 def read_policy(path: Path) -> dict[str, Any]:

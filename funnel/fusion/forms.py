@@ -47,7 +47,9 @@ class ScoredLog:
     """Other outcomes by name, (C,) each, at least 0: what constraints and trade-offs are about (clicks, say)."""
 
     def part(self, mask_C: np.ndarray) -> "ScoredLog":
-        """The candidates of a mask, requests and users numbered from 0."""
+        """The candidates of a mask, requests and users numbered from 0; itself where the mask holds for all."""
+        if mask_C.all():
+            return self
         request_C = np.unique(self.request_C[mask_C], return_inverse=True)[1]
         user_C = np.unique(self.user_C[mask_C], return_inverse=True)[1]
         return ScoredLog(

@@ -4,18 +4,22 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from funnel.numbers import MINUS, counted, percent
-from funnel.panels import Cell, Glossary, Interval, Intervals, Panel, Record, Sentence, Table
+from funnel.numbers import MINUS, compact, counted, percent
+from funnel.panels import Cell, Glossary, Interval, Intervals, Panel, Record, Sentence, Table, told
 from funnel.progress import WORDS, climb, evolution, evolution_cost
 
 SECTION = "Score fusion"
 MOST_PARAMETERS = 24
-RIVALS = {"untuned": "untuned", "best_single": "best single"}
+RIVALS = {"untuned": "untuned", "best_single": "best single", "grid": "best of a grid"}
 TERMS = (
     ("value@k, NDCG@k", "Reward of the k first candidates of a request, plain and discounted by rank and normalised."),
     (
         "Fusion",
         "The formula that makes one ranking score of the model's scores; its parameters are what evolution tunes.",
+    ),
+    (
+        "Best of a grid",
+        "The same fusion with weights from equal steps, whichever is best on the tuning users: what needs no search.",
     ),
     *WORDS,
 )
@@ -59,31 +63,36 @@ def headline(record: Record, k: int) -> str:
 
 
 def figures(record: Record, measured: Mapping[str, str], k: int) -> Table:
-    """Tuned, untuned and best single score, and the two gains, each with its 95% interval."""
+    """Tuned, untuned, best single score and best of a grid, and the gains over them, each with its 95% interval."""
     single = record.summary.get("fusion.best_single_name") or "?"
     names = {"tuned": "tuned fusion", "untuned": "untuned fusion", "best_single": f"best single score: {single}"}
+    rivals = dict(RIVALS)
+    if any(f"{key}.grid" in record.summary for key in measured):
+        names["grid"] = RIVALS["grid"]
+    else:  # a run of an earlier version
+        del rivals["grid"]
     rows: list[tuple[Cell, ...]] = [
         (name, *(record.cell(f"{key}.{who}") for key in measured)) for who, name in names.items()
     ]
-    for rival, name in RIVALS.items():
+    for rival, name in rivals.items():
         cells: list[Cell] = [f"tuned {MINUS} {name}"]
         for key in measured:
             gain, base = record.number(f"{key}.gain_over_{rival}"), record.number(f"{key}.{rival}")
             share = f"{'+' if gain >= 0 else MINUS}{percent(abs(gain / base))}," if base and gain is not None else ""
-            cells.append(record.cell(f"{key}.gain_over_{rival}", signed=True, aside=share))
+            cells.append(told(record.cell(f"{key}.gain_over_{rival}", signed=True, aside=share)))
         rows.append(tuple(cells))
     note = f"value@{k} is the mean reward of a request's first {k} candidates, NDCG@{k} the same discounted by rank; "
-    note += "both on users the tuning never saw. Small: 95% bootstrap intervals over users; percentages are relative "
-    note += "to the rival."
+    note += "both on users the tuning never saw. Small: 95% intervals over users, those of differences user by user; "
+    note += "percentages are relative to the rival."
+    if weights := record.summary.get("fusion.grid_weights"):
+        note += f" The grid's best: {', '.join(f'{name} {compact(value)}' for name, value in weights.items())}."
     return Table("", ("Scoring", *measured.values()), tuple(rows), note, SECTION)
 
 
 def gained(record: Record, key: str, name: str, where: str) -> Intervals | None:
     rows = (record.interval(f"{key}.gain_over_{rival}", f"over {label}") for rival, label in RIVALS.items())
     found = tuple(row for row in rows if row)
-    note = (
-        "A dot is the gain, a bar its 95% bootstrap interval over users; a bar that crosses the zero line (open dot) "
-    )
+    note = "A dot is the gain, a bar its 95% interval over users; a bar that crosses the zero line (open dot) "
     note += "is no evidence of a gain."
     return Intervals(f"Gain in {name}{where}", f"gain in {name}", found, 0.0, note, SECTION) if found else None
 

@@ -1,6 +1,7 @@
 """Read a file of scored exposures (as jobs.score writes it) into arrays, checking everything a tuning relies on."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.errors import UserError
+from es.hashing import hash64
 from funnel.fusion.forms import ScoredLog
 
 SCORES = ("pctr", "pcvr", "pctcvr")
 LABELS = ("click", "conversion")
-VALUE, USER, REQUEST = "value", "user", "request"
+VALUE, USER, REQUEST, EXPOSURE = "value", "user", "request", "exposure_id"
+ROUNDING = 1e-6  # of a probability of 1 in float32
+FEWEST_COMPARED = 10
+"""Distinct rows from which on rows that all stand twice are no chance."""
 
 
 @dataclass(frozen=True)
@@ -26,72 +31,159 @@ class Scored:
     grouping: str
 
 
+def scored_table(table: pa.Table, path: Path, conversion_weight: float, by: tuple[str, ...] = ()) -> Scored:
+    """The same of a table; `path` is what messages call it."""
+    check_columns(table.column_names, path, by)
+    return _scored(path, table.column_names, table.num_rows, table.column, conversion_weight, by)
+
+
 def read_scored(path: Path, conversion_weight: float, by: tuple[str, ...] = (), option: str = "--scored") -> Scored:
-    """Read the needed columns, `by` among them: numbers that describe the user.
+    """Read the needed columns, `by` among them: numbers that describe the user. One after the other, so that of a large
+    file little more than the arrays is in memory.
 
     Raises UserError naming the file, the column and the row.
     """
-    return scored_table(_read(path, by, option), path, conversion_weight, by)
+    file = _open(path, option)
+    names = file.schema_arrow.names
+    check_columns(names, path, by)
+
+    def column(name: str) -> pa.ChunkedArray:
+        try:
+            return file.read([name]).column(name)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: its data are corrupt ({str(error).splitlines()[0]})") from error
+
+    with file:
+        return _scored(path, names, file.metadata.num_rows, column, conversion_weight, by)
 
 
-def scored_table(table: pa.Table, path: Path, conversion_weight: float, by: tuple[str, ...] = ()) -> Scored:
-    """The same of a table; `path` is what messages call it.
-
-    reward = click + conversion_weight conversion (value), value being 1 where absent.
+def _scored(
+    path: Path,
+    names: list[str],
+    rows: int,
+    column: Callable[[str], pa.ChunkedArray],
+    conversion_weight: float,
+    by: tuple[str, ...],
+) -> Scored:
+    """reward = click + conversion_weight conversion (value), value being 1 where absent.
 
     A request is a (user, request) pair; without a request column a user's exposures are one request, without a user
     column every request is a user of its own.
     """
-    check_columns(table.column_names, path, by)
-    if not table.num_rows:
+    if not rows:
         raise UserError(f"{path}: holds no rows")
-    scores = {name: _numbers(path, table, name) for name in SCORES}
-    labels = {name: _label(path, table, name) for name in LABELS}
+    if EXPOSURE in names:
+        _refuse_repeated_ids(path, column(EXPOSURE))
+    user_C, request_C, keys_U, grouping = _groups(path, names, column)
+    scored = (*SCORES, *([VALUE] if VALUE in names else []))
+    scores_MC = np.empty((len(scored), rows), np.float32)
+    for index, name in enumerate(scored):
+        score_C = scores_MC[index] = _numbers(path, column(name), name)
+        if name == VALUE:
+            _first(path, VALUE, score_C < 0, "is negative: a value must be at least 0")
+        else:
+            what = "is below 0 or above 1, no probability,"
+            _first(path, name, (score_C < 0) | (score_C > 1 + ROUNDING), what, score_C)
+    labels = {name: _label(path, column(name), name) for name in LABELS}
     _first(path, "conversion", labels["conversion"] > labels["click"], "is 1 where click is 0")
-    reward_C = labels["click"] + conversion_weight * labels["conversion"]
-    if VALUE in table.column_names:
-        value_C = scores[VALUE] = _numbers(path, table, VALUE)
-        _first(path, VALUE, value_C < 0, "is negative: a value must be at least 0")
-        reward_C = labels["click"] + conversion_weight * labels["conversion"] * value_C
-    present = [name for name in (USER, REQUEST) if name in table.column_names]
-    codes = {name: _codes(path, table, name) for name in present}
-    user_C, users = codes[present[0]]
-    request_C = user_C if len(present) == 1 else user_C * len(codes[REQUEST][1]) + codes[REQUEST][0]
-    features = [_numbers(path, table, name) for name in by]
+    reward_C = labels["conversion"] * np.float64(conversion_weight)
+    if VALUE in names:
+        reward_C *= scores_MC[-1]
+    reward_C += labels["click"]
+    features = [_numbers(path, column(name), name) for name in by]
     for name, feature_C in zip(by, features, strict=True):
         first_U = feature_C[np.unique(user_C, return_index=True)[1]]
         _first(path, name, feature_C != first_U[user_C], "differs from the user's first row: it must be the user's own")
     log = ScoredLog(
-        names=tuple(scores),
-        scores_MC=np.stack(list(scores.values())).astype(np.float32),
+        names=scored,
+        scores_MC=scores_MC,
         reward_C=reward_C.astype(np.float32),
-        request_C=np.unique(request_C, return_inverse=True)[1],
+        request_C=request_C,
         user_C=user_C,
         feature_names=tuple(by),
         features_SC=np.stack(features) if features else np.empty((0, 0), np.float32),
-        outcomes={name: values_C.astype(np.float32) for name, values_C in labels.items()},
+        outcomes=labels,
     )
-    return Scored(log, _keys(users), " and ".join(present))
+    if EXPOSURE not in names:
+        _refuse_repeated_rows(path, log)
+    return Scored(log, keys_U, grouping)
 
 
-def _read(path: Path, by: tuple[str, ...], option: str) -> pa.Table:
+def largest_reward(log: ScoredLog, conversion_weight: float) -> float:
+    """Of a candidate that is clicked and converts, whether the log holds one or not."""
+    value = float(log.scores_MC[log.names.index(VALUE)].max()) if VALUE in log.names else 1.0
+    return 1 + conversion_weight * value
+
+
+def _groups(
+    path: Path, names: list[str], column: Callable[[str], pa.ChunkedArray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    """User and request of each row, numbered from 0; a key of each user; what a request is told by."""
+    present = [name for name in (USER, REQUEST) if name in names]
+    user_C, users = _codes(path, column(present[0]), present[0])
+    request_C = user_C
+    if len(present) == 2:
+        code_C, values = _codes(path, column(REQUEST), REQUEST)
+        code_C += user_C * len(values)
+        request_C = _places(code_C)
+    return user_C, request_C, _keys(users), " and ".join(present)
+
+
+def _refuse_repeated_ids(path: Path, column: pa.ChunkedArray) -> None:
+    """A row that stands twice counts twice, and no order can put the two apart.
+
+    Sorted numbers (of texts: their hashes) take a tenth of the memory that a dictionary of so many ids would.
+    """
+    if pa.types.is_nested(column.type):
+        return
+    known_N = np.flatnonzero(pc.is_valid(column).to_numpy())
+    column = column.drop_null()
+    if pa.types.is_integer(column.type):
+        state_N = column.to_numpy().astype(np.uint64, casting="unsafe")
+    else:
+        parts = [np.fromiter(map(hash, chunk.to_pylist()), np.int64, len(chunk)) for chunk in column.chunks]
+        state_N = np.concatenate([np.empty(0, np.int64), *parts])
+    sorted_N = np.sort(state_N)
+    if (sorted_N[1:] == sorted_N[:-1]).any():
+        _, code_N = np.unique(state_N, return_inverse=True)
+        _refuse_repeats(path, code_N, known_N, lambda row: f"{EXPOSURE} {column[row].as_py()}")
+
+
+def _refuse_repeated_rows(path: Path, log: ScoredLog) -> None:
+    """Where no id tells exposures apart, two alike may be two. If every row stands again, it was written twice."""
+    state_C = log.request_C.astype(np.uint64)
+    for column_C in (log.reward_C, *log.scores_MC):
+        state_C = hash64((0,), state_C ^ column_C.view(np.uint32).astype(np.uint64))
+    _, code_C, counts_V = np.unique(state_C, return_inverse=True, return_counts=True)
+    if counts_V.min() > 1 and len(counts_V) >= FEWEST_COMPARED:
+        _refuse_repeats(path, code_C, np.arange(len(code_C)), lambda row: "the exposure")
+
+
+def _refuse_repeats(path: Path, code_N: np.ndarray, row_N: np.ndarray, name: Callable[[int], str]) -> None:
+    first_V = np.unique(code_N, return_index=True)[1]
+    again_N = first_V[code_N] != np.arange(len(code_N))
+    again = int(np.argmax(again_N))
+    raise UserError(
+        f"{path}: {name(again)} of row {row_N[first_V[code_N[again]]]} stands again in row {row_N[again]} "
+        f"({int(again_N.sum())} repeated rows in all): every exposure must stand once"
+    )
+
+
+def _open(path: Path, option: str) -> pq.ParquetFile:
     if not path.exists():
         raise UserError(f"{option} {path}: no such file (jobs.score writes one)")
     if path.is_dir():
         raise UserError(f"{option} {path} is a directory: name the Parquet file in it")
     try:
-        names = pq.read_schema(path).names
+        return pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({error})") from error
-    check_columns(names, path, by)
-    wanted = [name for name in (*SCORES, *LABELS, VALUE, USER, REQUEST, *by) if name in names]
-    try:
-        return pq.read_table(path, columns=wanted, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: its data are corrupt ({error})") from error
+        raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
 
 
 def check_columns(names: list[str], path: Path, by: tuple[str, ...]) -> None:
+    wanted = [name for name in (*SCORES, *LABELS, VALUE, USER, REQUEST, EXPOSURE, *by) if names.count(name) > 1]
+    if wanted:
+        raise UserError(f"{path}: has {names.count(wanted[0])} columns named {wanted[0]!r}: which one is meant?")
     if reserved := [name for name in by if name in (*SCORES, *LABELS, VALUE, USER, REQUEST)]:
         raise UserError(f"--by {reserved[0]}: weights follow columns that describe the user, not this one")
     missing = [name for name in (*SCORES, *LABELS, *by) if name not in names]
@@ -101,43 +193,44 @@ def check_columns(names: list[str], path: Path, by: tuple[str, ...]) -> None:
         raise UserError(f"{path}: needs a column {USER!r} or {REQUEST!r}: it tells which exposures were shown together")
 
 
-def _column(path: Path, table: pa.Table, name: str) -> pa.ChunkedArray:
-    column = table.column(name)
+def _whole(path: Path, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
         raise UserError(f"{path}: column {name!r} is null in row {row} ({column.null_count} rows in all)")
     return column
 
 
-def _numbers(path: Path, table: pa.Table, name: str) -> np.ndarray:
-    column = _column(path, table, name)
+def _numbers(path: Path, column: pa.ChunkedArray, name: str) -> np.ndarray:
+    column = _whole(path, column, name)
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise UserError(f"{path}: column {name!r} is {column.type}: a score must be a number")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-        values = column.to_numpy().astype(np.float32)
+        values = column.to_numpy().astype(np.float32, copy=False)
     _first(path, name, ~np.isfinite(values), "is not finite")
     return values
 
 
-def _label(path: Path, table: pa.Table, name: str) -> np.ndarray:
-    column = _column(path, table, name)
+def _label(path: Path, column: pa.ChunkedArray, name: str) -> np.ndarray:
+    column = _whole(path, column, name)
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise UserError(f"{path}: column {name!r} is {column.type}: a label must be 0 or 1")
     values = column.to_numpy()
     _first(path, name, (values != 0) & (values != 1), "is neither 0 nor 1")
-    return values.astype(np.float64)
+    return values.astype(np.float32)
 
 
-def _first(path: Path, name: str, bad: np.ndarray, what: str) -> None:
+def _first(path: Path, name: str, bad: np.ndarray, what: str, values: np.ndarray | None = None) -> None:
     if bad.any():
-        raise UserError(f"{path}: column {name!r} {what} in row {int(np.argmax(bad))} ({int(bad.sum())} rows in all)")
+        row = int(np.argmax(bad))
+        value = "" if values is None else f": {values[row]:g}"
+        raise UserError(f"{path}: column {name!r} {what} in row {row}{value} ({int(bad.sum())} rows in all)")
 
 
-def _codes(path: Path, table: pa.Table, name: str) -> tuple[np.ndarray, pa.Array]:
+def _codes(path: Path, column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, pa.Array]:
     """Numbers from 0 for the values of a column, and the values."""
-    column = _column(path, table, name)
+    column = _whole(path, column, name)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if not (
@@ -147,6 +240,13 @@ def _codes(path: Path, table: pa.Table, name: str) -> tuple[np.ndarray, pa.Array
     encoded = column.combine_chunks()
     encoded = (encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded).dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
+
+
+def _places(key_C: np.ndarray) -> np.ndarray:
+    """The place of each key among the distinct ones in order: np.unique's inverse, without sorting all rows."""
+    encoded = pa.array(key_C).dictionary_encode()
+    place_V = np.argsort(np.argsort(encoded.dictionary.to_numpy()))
+    return np.asarray(place_V[encoded.indices.to_numpy()])
 
 
 def _keys(values: pa.Array) -> np.ndarray:

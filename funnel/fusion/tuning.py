@@ -8,6 +8,7 @@ Half of the users, drawn by the seed, are tuned on, or all of them where --judge
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -19,10 +20,21 @@ from data.log import Log
 from funnel.fusion.evaluation import best_single, compare, split_users
 from funnel.fusion.fixed_policy import judge_policy
 from funnel.fusion.forms import Fusion, ScoredLog
+from funnel.fusion.grid import Grid, grid_search
 from funnel.fusion.objective import Constraint, ScoreFusion
 from funnel.fusion.presets import PRESETS, SPACES
 from funnel.fusion.results import results
-from funnel.fusion.scored_log import LABELS, REQUEST, SCORES, USER, VALUE, Scored, read_scored, scored_table
+from funnel.fusion.scored_log import (
+    LABELS,
+    REQUEST,
+    SCORES,
+    USER,
+    VALUE,
+    Scored,
+    largest_reward,
+    read_scored,
+    scored_table,
+)
 from funnel.lists.request_blocks import Requests
 from funnel.panels import Panel, Record, Table
 from funnel.spaces import Presets, Spaces
@@ -75,9 +87,9 @@ class FusionTuning:
     spaces: ClassVar[Spaces] = SPACES
     goal: ClassVar[str] = "value"
 
-    def __init__(self, settings: FusionSettings, scored: Scored, parts: dict[str, ScoredLog]) -> None:
-        """`parts`: "fit", which is tuned on, "test" and, in a search, "valid"."""
-        self.settings, self.scored, self.parts = settings, scored, parts
+    def __init__(self, settings: FusionSettings, about: dict[str, Any], parts: dict[str, ScoredLog]) -> None:
+        """`about`: what run.json keeps of the data; `parts`: "fit", which is tuned on, "test"; in a search "valid"."""
+        self.settings, self.about, self.parts = settings, about, parts
         fit = parts["fit"]
         self.fusion = Fusion.fit(settings.fusion, fit, settings.by)
         constraints = tuple(read_constraint(text) for text in settings.constrain)
@@ -99,26 +111,24 @@ class FusionTuning:
             if judged.names != scored.log.names:
                 have, want = ", ".join(judged.names), ", ".join(scored.log.names)
                 raise UserError(f"--judge {settings.judge}: has the scores {have}, --scored has {want}")
-        return cls(settings, scored, split(scored, judged, seed, searching))
+        about, parts = facts(settings, scored), split(scored, judged, seed, searching)
+        del scored  # the parts hold its rows: what follows need not lie beside both
+        return cls(settings, about, parts)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The best of a grid of weights on what is tuned on (funnel/fusion/grid.py)."""
+        return grid_search(self.objective)
 
     def facts(self) -> dict[str, Any]:
-        log = self.scored.log
-        data = {
-            "scored": str(self.settings.scored),
-            "rows": len(log.request_C),
-            "users": log.users,
-            "requests": int(log.request_C.max()) + 1,
-            "grouping": self.scored.grouping,
-            "mean_reward": float(log.reward_C.astype(np.float64).mean()),
-        }
-        return {"data": data}
+        return {"data": self.about}
 
     def describe(self) -> str:
-        log, settings = self.scored.log, self.settings
+        about, settings = self.about, self.settings
         return (
-            f"{settings.fusion} fusion of {', '.join(log.names)} for {settings.metric}@{settings.k}: "
-            f"{len(log.request_C):,} exposures in {int(log.request_C.max()) + 1:,} requests (by "
-            f"{self.scored.grouping}), {self.parts['fit'].users:,} of {log.users:,} users to tune on"
+            f"{settings.fusion} fusion of {', '.join(self.fusion.names)} for {settings.metric}@{settings.k}: "
+            f"{about['rows']:,} exposures in {about['requests']:,} requests (by {about['grouping']}), "
+            f"{self.parts['fit'].users:,} of {about['users']:,} users to tune on"
         )
 
     def policy(self, theta_D: np.ndarray) -> dict[str, Any]:
@@ -159,7 +169,17 @@ class FusionTuning:
 
     def judge(self, theta_D: np.ndarray, resamples: int, seed: int, part: HeldOut = "test") -> dict[str, Any]:
         settings, test = self.settings, self.parts[part]
-        figures = compare(test, self.fusion, theta_D, self.single, settings.metric, settings.k, resamples, seed)
+        figures = compare(
+            test,
+            self.fusion,
+            theta_D,
+            self.single,
+            settings.metric,
+            settings.k,
+            self.objective.constraints,
+            self.grid,
+            max(largest_reward(each, settings.conversion_weight) for each in self.parts.values()),
+        )
         return {**figures, "fusion.tune_users": self.parts["fit"].users}
 
     @classmethod
@@ -190,17 +210,30 @@ class FusionTuning:
         judged = scored[judge].log if judge else None
         try:
             cls(dataclasses.replace(settings, scored=Path(part), judge=Path(judge) if judge else None),
-                scored[part], split(scored[part], judged, seed, False))  # fmt: skip
+                facts(settings, scored[part]), split(scored[part], judged, seed, False))  # fmt: skip
         except UserError as error:
             raise UserError(f"{where}: its fusion cannot be tuned: {error}") from None
 
     @classmethod
     def judge_policy(cls, policy: Path, scored: Path, resamples: int, seed: int) -> dict[str, float]:
-        return judge_policy(scored, policy, resamples, seed)
+        return judge_policy(scored, policy)
 
     @classmethod
     def not_served(cls, settings: FusionSettings) -> str:
         return "it is by rank, which no graph of single exposures can hold" if settings.fusion == "rank" else ""
+
+
+def facts(settings: FusionSettings, scored: Scored) -> dict[str, Any]:
+    """What run.json keeps of the scored file."""
+    log = scored.log
+    return {
+        "scored": str(settings.scored),
+        "rows": len(log.request_C),
+        "users": log.users,
+        "requests": int(log.request_C.max()) + 1,
+        "grouping": scored.grouping,
+        "mean_reward": float(log.reward_C.astype(np.float64).mean()),
+    }
 
 
 def split(scored: Scored, judged: ScoredLog | None, seed: int, searching: bool) -> dict[str, ScoredLog]:

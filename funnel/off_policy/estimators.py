@@ -19,6 +19,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from funnel.figures.intervals import effective_size
+
 ESTIMATORS = ("ips", "clipped", "snips", "dr")
 
 
@@ -92,11 +94,6 @@ def estimate_gain(
     return Estimate(own.value - other.value, math.sqrt(spread), own.effective_size)
 
 
-def effective_size(weight_R: np.ndarray) -> float:
-    square = float(np.add.reduce(weight_R * weight_R))
-    return float(np.add.reduce(weight_R)) ** 2 / square if square > 0 else 0.0
-
-
 def ridge_rewards(
     context_FR: np.ndarray, action_R: np.ndarray, reward_R: np.ndarray, actions: int, penalty: float = 100.0
 ) -> np.ndarray:
@@ -121,10 +118,19 @@ def predict_rewards(weights_AG: np.ndarray, context_FR: np.ndarray) -> np.ndarra
 
 
 def cross_fitted_rewards(
-    context_FR: np.ndarray, action_R: np.ndarray, reward_R: np.ndarray, actions: int, folds: int = 5, seed: int = 0
+    context_FR: np.ndarray,
+    action_R: np.ndarray,
+    reward_R: np.ndarray,
+    actions: int,
+    folds: int = 5,
+    seed: int = 0,
+    cluster_R: np.ndarray | None = None,
 ) -> np.ndarray:
-    """q(x_r, a), (A, R), each round predicted by a model fitted on the other folds."""
-    fold_R = np.random.default_rng(seed).permutation(len(reward_R)) % folds
+    """q(x_r, a), (A, R), each round predicted by a model fitted on the other folds; a cluster's rounds share a fold."""
+    if cluster_R is not None and len(cluster_R):
+        fold_R = (np.random.default_rng(seed).permutation(int(cluster_R.max()) + 1) % folds)[cluster_R]
+    else:
+        fold_R = np.random.default_rng(seed).permutation(len(reward_R)) % folds
     predicted_AR = np.empty((actions, len(reward_R)))
     for fold in range(folds):
         fit, apply = fold_R != fold, fold_R == fold

@@ -6,9 +6,12 @@ A policy scores every action linearly in features of context and action and choo
     softmax   pi(a | r) = exp(score / temperature) / sum
     greedy    pi(a | r) = 1 - epsilon for the highest score (the first of equals), and epsilon / A for every action
 
-theta = 0 scores all actions alike. The return is the lower confidence bound of an estimate
-(funnel/off_policy/estimators.py) less a penalty while the effective sample size is below its floor: a policy that
-the log holds hardly anything about never looks good by chance.
+To the score an action's anchor is added: theta = 0, where the search begins and to which weight decay pulls, is a
+policy that is known to be safe (by default the log's own shares of actions). The return is the lower confidence bound
+of an estimate (funnel/off_policy/estimators.py) less a penalty while the effective sample size is below its floor. That
+keeps the search from policies of which the log holds hardly anything, but the bound is one of each policy by itself: of
+the thousands that a search tries the highest bound is too high, the more so the fewer rewards there are. It is no
+result; funnel/off_policy/stopping.py and evaluation.py say on other rounds what holds.
 
 R rounds, A actions, F context features, E action features, J features of context and action together, P policies.
 """
@@ -29,6 +32,10 @@ from funnel.off_policy.estimators import (
     ratio_parts,
 )
 
+ANCHORS = ("logging", "best_constant", "uniform")
+MOSTLY = 0.9
+"""How often the anchor best_constant takes its action under softmax."""
+
 
 @dataclass(frozen=True)
 class LoggedActions:
@@ -40,6 +47,9 @@ class LoggedActions:
     reward_R: np.ndarray  # float64
     actions_EA: np.ndarray  # float32; the identity for a weight vector per action
     pairs_JAR: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0), np.float32))
+    cluster_R: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    """Whose round it is, numbered from 0, none left out: rounds of one cluster hang together, clusters are independent.
+    Empty: every round is independent."""
 
     def __post_init__(self) -> None:
         rounds, actions = len(self.action_R), self.actions_EA.shape[1]
@@ -56,6 +66,7 @@ class LoggedActions:
             raise UserError("a log without rounds")
         assert self.context_FR.shape[1] == rounds == len(self.propensity_R) == len(self.reward_R)
         assert not len(self.pairs_JAR) or self.pairs_JAR.shape[1:] == (actions, rounds)
+        assert len(self.cluster_R) in (0, rounds)
 
     @property
     def actions(self) -> int:
@@ -70,13 +81,23 @@ class LoggedActions:
             self.reward_R[mask_R],
             self.actions_EA,
             np.ascontiguousarray(self.pairs_JAR[:, :, mask_R]) if len(self.pairs_JAR) else self.pairs_JAR,
+            np.unique(self.cluster_R[mask_R], return_inverse=True)[1] if len(self.cluster_R) else self.cluster_R,
         )
+
+    def summed(self, values_R: np.ndarray) -> np.ndarray:
+        """Sums over independent units, (U,): the rounds themselves, or the clusters."""
+        return np.bincount(self.cluster_R, values_R) if len(self.cluster_R) else values_R
 
     def model(self, folds: int = 5, seed: int = 0) -> np.ndarray:
         """q(x_r, a) for dr, (A, R): ridge regressions on the context, each fold predicted by the others."""
-        return cross_fitted_rewards(
-            self.context_FR.astype(np.float64), self.action_R, self.reward_R, self.actions, folds, seed
-        )
+        context_FR = self.context_FR.astype(np.float64)
+        return cross_fitted_rewards(context_FR, self.action_R, self.reward_R, self.actions, folds, seed, self.cluster_R)
+
+    @property
+    def rewarded(self) -> int:
+        """Rounds that tell rewards apart: with two values those of the rarer one, else those that are not 0."""
+        values, counts = np.unique(self.reward_R, return_counts=True)
+        return int(counts.min()) if len(values) == 2 else int(np.count_nonzero(self.reward_R))
 
 
 @dataclass(frozen=True)
@@ -90,7 +111,11 @@ class OffPolicySettings:
     clip: float = 20.0
     """Largest weight under clipped."""
     level: float = 0.9
-    """Confidence of the lower bound that is maximised; 0.5 maximises the estimate itself."""
+    """Confidence of the lower bound that is maximised, and with which a gain must hold on the rounds set apart for
+    stopping; 0.5 takes the estimate itself."""
+    anchor: Literal["logging", "best_constant", "uniform"] = "logging"
+    """Where the search begins and weight decay pulls to: the log's shares of actions, mostly the best constant action,
+    or every action alike."""
     smallest_size: float = 100.0
     """Effective sample size below which a policy is penalised, in proportion to what is missing."""
     baseline: Literal["none", "best_constant"] = "none"
@@ -102,6 +127,7 @@ class OffPolicySettings:
             ("policy", self.policy in ("softmax", "greedy"), "softmax or greedy"),
             ("estimator", self.estimator in ESTIMATORS, "one of " + ", ".join(ESTIMATORS)),
             ("baseline", self.baseline in ("none", "best_constant"), "none or best_constant"),
+            ("anchor", self.anchor in ANCHORS, "one of " + ", ".join(ANCHORS)),
             ("temperature", self.temperature > 0, "above 0"),
             ("greedy_epsilon", 0 <= self.greedy_epsilon <= 1, "between 0 and 1"),
             ("clip", self.clip > 0, "above 0"),
@@ -119,7 +145,8 @@ class OffPolicy:
         self.settings, self.log = settings, log
         self.model_AR = log.model() if settings.estimator == "dr" else None
         self.constant = int(np.argmax([self.value(constant(action, log)).value for action in range(log.actions)]))
-        self.rival = policy_parts(settings, constant(self.constant, log), log, self.model_AR)
+        self.anchor_A = anchor(settings, log, self.constant)
+        self.rival = self._parts(constant(self.constant, log))
         # What a whole missing sample costs: more than any policy of this log can be worth.
         self.scale = float(np.abs(log.reward_R / log.propensity_R).mean()) or 1.0
 
@@ -132,25 +159,33 @@ class OffPolicy:
 
     def _bound(self, theta_D: np.ndarray) -> float:
         settings = self.settings
-        probability_AR = probabilities(settings, theta_D, self.log)
+        probability_AR = self.probabilities(theta_D, self.log)
         found = self.value(probability_AR) if settings.baseline == "none" else self.gain(probability_AR)
         missing = max(0.0, 1 - found.effective_size / settings.smallest_size) if settings.smallest_size else 0.0
         return max(found.lower(settings.level), -self.scale) - missing * self.scale
 
+    def probabilities(self, theta_D: np.ndarray, log: LoggedActions) -> np.ndarray:
+        """pi(a | r) of one theta on any rounds, (A, R)."""
+        return probabilities(self.settings, theta_D, log, self.anchor_A)
+
     def value(self, probability_AR: np.ndarray) -> Estimate:
         """The estimate for a policy given by its probabilities."""
-        weight_R = weights(probability_AR, self.log)
-        parts = policy_parts(self.settings, probability_AR, self.log, self.model_AR)
-        return estimate(self.settings.estimator, weight_R, parts)
+        weight_U = self.log.summed(weights(probability_AR, self.log))
+        return estimate(self.settings.estimator, weight_U, self._parts(probability_AR))
 
     def gain(self, probability_AR: np.ndarray) -> Estimate:
         """The estimated gain over the best constant action."""
-        parts = policy_parts(self.settings, probability_AR, self.log, self.model_AR)
-        return estimate_gain(self.settings.estimator, weights(probability_AR, self.log), parts, self.rival)
+        weight_U = self.log.summed(weights(probability_AR, self.log))
+        return estimate_gain(self.settings.estimator, weight_U, self._parts(probability_AR), self.rival)
+
+    def _parts(self, probability_AR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        numerator_R, denominator_R = policy_parts(self.settings, probability_AR, self.log, self.model_AR)
+        return self.log.summed(numerator_R), self.log.summed(denominator_R)
 
     def describe(self) -> dict[str, Any]:
         log, state = self.log, hashlib.sha256()
-        for array in (log.context_FR, log.action_R, log.propensity_R, log.reward_R, log.actions_EA, log.pairs_JAR):
+        arrays = (log.context_FR, log.action_R, log.propensity_R, log.reward_R, log.actions_EA, log.pairs_JAR)
+        for array in (*arrays, log.cluster_R):
             state.update(np.ascontiguousarray(array).data)
         return {"objective": "off_policy", **asdict(self.settings), "data": state.hexdigest()[:16]}
 
@@ -168,9 +203,25 @@ def scores(theta_D: np.ndarray, log: LoggedActions) -> np.ndarray:
     return total_AR
 
 
-def probabilities(settings: OffPolicySettings, theta_D: np.ndarray, log: LoggedActions) -> np.ndarray:
+def anchor(settings: OffPolicySettings, log: LoggedActions, best: int) -> np.ndarray:
+    """What is added to the scores of each action, (A,); 0 for all is the uniform policy."""
+    if settings.anchor == "uniform":
+        return np.zeros(log.actions)
+    share_A = np.full(log.actions, (1 - MOSTLY) / (log.actions - 1)) if log.actions > 1 else np.ones(1)
+    if settings.anchor == "best_constant":
+        share_A[best] = MOSTLY
+    else:
+        share_A = (np.bincount(log.action_R, minlength=log.actions) + 1) / (len(log.action_R) + log.actions)
+    return np.asarray(settings.temperature * np.log(share_A / share_A.max()))
+
+
+def probabilities(
+    settings: OffPolicySettings, theta_D: np.ndarray, log: LoggedActions, anchor_A: np.ndarray | None = None
+) -> np.ndarray:
     """pi(a | r) of one theta, (A, R)."""
     score_AR = scores(theta_D, log)
+    if anchor_A is not None:
+        score_AR += anchor_A[:, None]
     if settings.policy == "greedy":
         chosen_AR = np.full(score_AR.shape, settings.greedy_epsilon / log.actions)
         chosen_AR[score_AR.argmax(axis=0), np.arange(score_AR.shape[1])] += 1 - settings.greedy_epsilon

@@ -3,13 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from funnel.numbers import compact, count
-from funnel.panels import Glossary, Intervals, Panel, Record, Sentence, Table
+from funnel.numbers import MINUS, compact, count
+from funnel.panels import Cell, Glossary, Intervals, Panel, Record, Sentence, Table, told
 from funnel.progress import WORDS, evolution, evolution_cost
 
 SECTION = "Policy from logged actions"
 POLICIES = {"learnt": "learnt policy", "best_constant": "best constant action", "logging": "logging policy"}
 MOST_FEATURES = 30
+BOUND = (
+    "The return is a bound of the value on the rounds learnt from. The search picks the policy whose bound is highest, "
+    "so it is higher than what that policy is worth: only the held-out figures are results."
+)
 TERMS = (
     ("Round", "One row of the log: a context, the action taken, its probability under the logging policy, the reward."),
     (
@@ -31,7 +35,7 @@ def panels(record: Record) -> list[Panel]:
         for key, name in POLICIES.items()
         if key != "learnt"
     ]
-    note = "Estimated on rounds that were held out, with 95% bootstrap intervals. An open dot is no evidence of a gain."
+    note = "Estimated on rounds that were held out, with 95% intervals. An open dot is no evidence of a gain."
     shown: list[Panel] = [Sentence(message.rstrip(".") + ".", headline=True), figures(record)]
     for title, label, rows, line in (
         ("Value of the policies", "reward a round", values, None),
@@ -41,14 +45,23 @@ def panels(record: Record) -> list[Panel]:
         if known:
             shown.append(Intervals(title, label, known, line, note, SECTION))
     cost = evolution_cost(record, record.setting("objective") or "policy")
-    return [*shown, *weights(record), *evolution(record, SECTION), cost, Glossary(TERMS)]
+    course = evolution(record, SECTION, "bound on the rounds learnt from")
+    return [*shown, *weights(record), *course, Sentence(BOUND, SECTION), cost, Glossary(TERMS)]
 
 
 def figures(record: Record) -> Table:
-    rows = [(name, record.cell(f"off_policy.{key}")) for key, name in POLICIES.items()]
+    rows: list[tuple[Cell, ...]] = [(name, record.cell(f"off_policy.{key}")) for key, name in POLICIES.items()]
+    for key, name in POLICIES.items():
+        if key != "learnt":
+            gain = record.cell(f"off_policy.gain_over_{key}", signed=True)
+            rows.append((f"learnt policy {MINUS} {name}", told(gain)))
     effective = f"{count(record.number('off_policy.effective_size'))} of {count(record.number('off_policy.rounds'))}"
     note = f"Best constant action: {record.summary.get('off_policy.best_constant_action', '?')}. Effective rounds of "
-    note += f"the learnt policy: {effective} held out."
+    note += (
+        f"the learnt policy: {effective} held out. Small: 95% intervals; those of a difference are of the same rounds."
+    )
+    if stopping := record.summary.get("off_policy.stopping"):
+        note += f" Followed: {stopping}."
     return Table("", ("Policy", "Reward a round"), tuple(rows), note, SECTION)
 
 

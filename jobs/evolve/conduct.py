@@ -94,7 +94,7 @@ def tuned(
     verb = "Continuing" if state is RunState.RESUME else "Tuning"
     console.print(f"{verb} {tunable.describe()}, in {places(config.workers)}", soft_wrap=True)
     with tracked(out):
-        result = evolve(tunable.objective, config, out, console, begin)
+        result = evolve(tunable.objective, config, out, console, begin, getattr(tunable, "bound", ""))
         summary = finish(tunable, result, config, out, arguments.resamples)
     show(console, kind, summary, out)
     return summary
@@ -127,6 +127,8 @@ def finish(
         write_json(out / POLICY_FILE, policy)
     judged = tunable.judge(result.theta, resamples, config.seed) if figures is None else figures
     summary = {**judged, **engine_figures(result, config)}
+    if bound := getattr(tunable, "bound", ""):
+        summary["es.return_is"] = bound
     write_json(out / SUMMARY_FILE, summary)
     return summary
 
@@ -138,7 +140,12 @@ def places(workers: int | str) -> str:
 
 
 def evolve(
-    objective: Objective, config: ESConfig, out: Path, console: Console, start: "Start | None" = None
+    objective: Objective,
+    config: ESConfig,
+    out: Path,
+    console: Console,
+    start: "Start | None" = None,
+    bound: str = "",
 ) -> engine.ESResult:
     """Run the engine. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130."""
     if start is not None:
@@ -152,7 +159,7 @@ def evolve(
     with (
         present(out) as process,
         stop_signals() as received,
-        progress(console, config.generations) as show,
+        progress(console, config.generations, "bound" if bound else "policy") as show,
         closing(events),
         waiting(f"{workers_of(config)}the first generation") as wait,
     ):
@@ -183,7 +190,7 @@ def workers_of(config: ESConfig) -> str:
 
 
 @contextmanager
-def progress(console: Console, generations: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+def progress(console: Console, generations: int, name: str = "policy") -> Iterator[Callable[[dict[str, Any]], None]]:
     """A bar on a terminal, a line now and then elsewhere."""
     columns = (
         TextColumn("generation"),
@@ -198,7 +205,7 @@ def progress(console: Console, generations: int) -> Iterator[Callable[[dict[str,
             centre = metrics["return.centre"]
             figures = f"population {metrics['return.mean']:.5f} ± {metrics['return.std']:.5f}"
             if centre is not None:
-                figures = f"policy {centre:.5f}  {figures}"
+                figures = f"{name} {centre:.5f}  {figures}"
             bar.update(task, completed=metrics["generation"] + 1, figures=figures)
             lines.tell(f"generation {metrics['generation'] + 1}/{generations}  {figures}")
 
@@ -230,8 +237,9 @@ def show(console: Console, kind: type[Tunable], summary: dict[str, Any], out: Pa
     table = kind.results(summary)
     if table is not None:
         print_table(console, table)
+    returned = "" if "es.return_is" in summary else f"return {summary['es.final_return']} after "
     console.print(
-        f"return {summary['es.final_return']} after {summary['es.generations']} generations, "
+        f"{returned}{summary['es.generations']} generations, "
         f"{summary['es.evaluations']:,} evaluations, {summary['es.evaluations_per_s']:,.0f} a second",
         soft_wrap=True,
     )

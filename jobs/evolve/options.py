@@ -45,7 +45,7 @@ class Arguments:
     replay: Path | None = None
     """Compute theta of the run in this directory again from its seed and returns; compare it with the checkpoint."""
     resamples: int = 1000
-    """Bootstrap resamples behind the intervals of what is judged."""
+    """For an objective of yours whose `judge` resamples; ours have intervals without (docs/math.md)."""
     threads: int | None = None
     """Threads of this process, for BLAS, torch and the update; theta does not depend on the update's. Left out: what
     OMP_NUM_THREADS says, else as many as it may use CPUs. Workers have one each."""
