@@ -10,22 +10,24 @@ pass under a change, do not pass without it, or `old` is not in its file exactly
 """
 
 import argparse
+import importlib
 import os
-import queue
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIST = Path(__file__).with_suffix(".toml")
-LEFT_OUT = (".git", ".venv", "runs", "__pycache__", ".*_cache", ".hypothesis", "benchmarks/results")
+LEFT_OUT = (".git", ".venv", "runs", "__pycache__", ".*_cache", ".hypothesis", "results")
+IMPORTED = ("hypothesis", "pyarrow.parquet", "pydantic", "pytest", "ray", "rich", "scipy.stats", "sklearn.linear_model",
+            "torch", "tyro")  # fmt: skip
+"""What takes seconds to import and is none of ours: once, before the processes that run tests are forked."""
 TIMEOUT_S = 600
 NOTICED, SURVIVED, BROKEN = "noticed", "SURVIVED", "BROKEN"
 
@@ -49,39 +51,69 @@ class Change:
             return f"`old` stands {times} times in {self.file}"
         return f"no tests/{absent[0]}" if absent else ""
 
+    def make(self, root: Path) -> None:
+        path = root / self.file
+        path.write_text(path.read_text().replace(self.old, self.new))
+
 
 def changes() -> list[Change]:
     entries = tomllib.loads(LIST.read_text())["change"]
     return [Change(**{**entry, "tests": tuple(entry["tests"].split())}) for entry in entries]
 
 
-def pytest_in(copy: Path, words: Iterable[str]) -> tuple[int, str]:
-    """Exit code, and the first failure (else the last line) of these tests (or options) in a copy of the checkout."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not ray and not slow"]
+def begin(copy: Path, change: Change | None, tests: Iterable[str]) -> int:
+    """Fork a process that makes the change in the copy of the checkout and runs the tests there; its number. What it
+    prints goes to a file beside the copy; its exit code is pytest's."""
+    process = os.fork()
+    if process:
+        return process
+    signal.alarm(TIMEOUT_S)
+    os.setpgid(0, 0)
+    output = os.open(copy.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(copy)
+    sys.path[:] = [str(copy), *(place for place in sys.path if not place.startswith(str(ROOT / "tests")))]
     # A change may leave a file's size and second as they were, which is all that Python's caches look at.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    words = [f"tests/{word}" if ".py" in word else word for word in words]
-    try:
-        done = subprocess.run(
-            [*command, *words], cwd=copy, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return 1, f"not ended after {TIMEOUT_S} s"
-    lines = done.stdout.splitlines() or done.stderr.splitlines() or [""]
+    sys.dont_write_bytecode = True
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    if change is not None:
+        change.make(copy)
+    import pytest
+
+    words = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not ray and not slow"]
+    code = pytest.main([*words, *(f"tests/{name}" for name in tests)])
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def verdict(status: int, copy: Path) -> tuple[str, str]:
+    """(noticed, survived or broken; the first failure, else the last line) from what waitpid says of a process."""
+    if os.WIFSIGNALED(status):  # by its alarm, or by the change
+        return NOTICED, f"ended by signal {os.WTERMSIG(status)}"
+    lines = copy.with_suffix(".log").read_text(errors="replace").splitlines() or [""]
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    return done.returncode, (failed or lines[-1:])[0]
+    code = os.waitstatus_to_exitcode(status)
+    return {0: SURVIVED, 1: NOTICED}.get(code, BROKEN), (failed or lines[-1:])[0]  # 2: an import failed, 5: no test
 
 
-def judge(copy: Path, change: Change) -> tuple[str, str]:
-    """(noticed, survived or broken; what pytest said) with the change made in the copy, which is then as before."""
-    path = copy / change.file
-    before = path.read_text()
-    path.write_text(before.replace(change.old, change.new))
-    try:
-        code, said = pytest_in(copy, change.tests)
-    finally:
-        path.write_text(before)
-    return {0: SURVIVED, 1: NOTICED}.get(code, BROKEN), said  # 2: an import failed, 5: no test was chosen
+def judge(place: Path, root: Path, given: Iterable[Change | None], jobs: int) -> Iterator[tuple[str, Change, str]]:
+    """Each change with its verdict and what pytest said, in the order of their ends; None stands for no change."""
+    waiting, running = list(given)[::-1], dict[int, tuple[Change, Path, float]]()
+    every = tuple(sorted({name for change in waiting if change for name in change.tests}))
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            change = waiting.pop()
+            copy = place / f"{len(waiting):04d}"
+            shutil.copytree(root, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
+            about = change or Change("no change", "", "", "", every)
+            running[begin(copy, change, about.tests)] = about, copy, time.monotonic()
+        process, status = os.wait()
+        about, copy, began = running.pop(process)
+        state, said = verdict(status, copy)
+        print(f"{state:8} {time.monotonic() - began:4.0f} s  {about.what}: {said[:110]}", flush=True)
+        shutil.rmtree(copy)
+        yield state, about, said
 
 
 def main() -> int:
@@ -100,32 +132,15 @@ def main() -> int:
         return 0
     bad = [(BROKEN, change, problem) for change in wanted if (problem := change.problem())]
     wanted = [change for change in wanted if not change.problem()]
-    with tempfile.TemporaryDirectory(prefix="mutants-") as place, ThreadPoolExecutor(options.jobs) as pool:
-        copies: queue.Queue[Path] = queue.Queue()
-        for number in range(options.jobs):
-            copy = Path(place) / str(number) / ROOT.name
-            shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
-            copies.put(copy)
-
-        def tried(change: Change) -> tuple[str, Change, str]:
-            copy, began = copies.get(), time.monotonic()
-            try:
-                state, said = judge(copy, change)
-            finally:
-                copies.put(copy)
-            print(f"{state:8} {time.monotonic() - began:4.0f} s  {change.what}: {said[:110]}", flush=True)
-            return state, change, said
-
-        copy = copies.get()
-        named = sorted({name for change in wanted for name in change.tests})
-        code, said = pytest_in(copy, ["-n", str(options.jobs), *named])
-        copies.put(copy)
-        if code:
-            print(f"without any change: {said}")
-            return 1
-        found = list(pool.map(tried, wanted))
-    bad += [one for one in found if one[0] != NOTICED]
-    print(f"\n{len(found)} changes, {len(found) - sum(one[0] != NOTICED for one in found)} noticed")
+    for name in IMPORTED:
+        importlib.import_module(name)
+    with tempfile.TemporaryDirectory(prefix="mutants-") as place:
+        for state, change, said in judge(Path(place), ROOT, [*wanted, None], options.jobs):
+            if change.file == "":
+                bad += [(BROKEN, change, said)] if state != SURVIVED else []
+            elif state != NOTICED:
+                bad.append((state, change, said))
+    print(f"\n{len(wanted)} changes, {len(bad)} to be mended")
     for state, change, said in bad:
         print(f"{state:8}  {change.file}: {change.what}  ({said[:90]}; {' '.join(change.tests)})")
     return 1 if bad else 0

@@ -24,14 +24,16 @@ def test_changes_are_many_and_in_every_room() -> None:
 
 @pytest.mark.slow
 def test_a_survivor_is_told_from_a_change_that_is_noticed(tmp_path: Path) -> None:
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "a.py").write_text("HALF = 0.5\n")
-    (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = .\nmarkers = \n  ray\n  slow\n")
+    root = tmp_path / "root"
+    (root / "tests").mkdir(parents=True)
+    (root / "a.py").write_text("HALF = 0.5\n")
+    (root / "pytest.ini").write_text("[pytest]\npythonpath = .\nmarkers = \n  ray\n  slow\n")
     test = "from a import HALF\n\n\ndef test_half():\n    assert HALF == {}\n"
-    (tmp_path / "tests" / "test_number.py").write_text(test.format("0.5"))
-    (tmp_path / "tests" / "test_itself.py").write_text(test.format("HALF"))
-    for tests, state in (("test_number.py", NOTICED), ("test_itself.py", SURVIVED), ("test_gone.py", BROKEN)):
-        assert judge(tmp_path, Change("twice", "a.py", "0.5", "1.0", (tests,)))[0] == state
-    assert (tmp_path / "a.py").read_text() == "HALF = 0.5\n"
+    (root / "tests" / "test_number.py").write_text(test.format("0.5"))
+    (root / "tests" / "test_itself.py").write_text(test.format("HALF"))
+    given = [Change(name, "a.py", "0.5", "1.0", (f"test_{name}.py",)) for name in ("number", "itself", "gone")]
+    found = {change.what: state for state, change, _ in judge(tmp_path / "copies", root, given, jobs=2)}
+    assert found == {"number": NOTICED, "itself": SURVIVED, "gone": BROKEN}
+    assert (root / "a.py").read_text() == "HALF = 0.5\n"
     absent = Change("nowhere", "es/noise.py", "no such text", "", ("test_es_noise.py",))
     assert absent.problem(ROOT) == "`old` stands 0 times in es/noise.py"
