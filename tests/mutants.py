@@ -105,7 +105,7 @@ def judge(place: Path, root: Path, given: Iterable[Change | None], jobs: int) ->
         while waiting and len(running) < jobs:
             change = waiting.pop()
             copy = place / f"{len(waiting):04d}"
-            shutil.copytree(root, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
+            shutil.copytree(root, copy)
             about = change or Change("no change", "", "", "", every)
             running[begin(copy, change, about.tests)] = about, copy, time.monotonic()
         process, status = os.wait()
@@ -135,7 +135,9 @@ def main() -> int:
     for name in IMPORTED:
         importlib.import_module(name)
     with tempfile.TemporaryDirectory(prefix="mutants-") as place:
-        for state, change, said in judge(Path(place), ROOT, [*wanted, None], options.jobs):
+        root = Path(place) / "root"  # as the checkout is now, whatever is done to it meanwhile
+        shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        for state, change, said in judge(Path(place), root, [*wanted, None], options.jobs):
             if change.file == "":
                 bad += [(BROKEN, change, said)] if state != SURVIVED else []
             elif state != NOTICED:

@@ -128,7 +128,7 @@ def test_clicks_weigh_one_over_the_calibrated_propensity_that_is_at_least_the_cl
     """Against scikit-learn on the clicked rows; the clip is of the model's own propensity, as in its objective."""
     found, *_ = fit_data(20_000)
     tasks = fit_calibration(found, "platt", "entire", clip=clip).tasks
-    click_logit_R, logit_R, label_R = np.concatenate(found.clicked).astype(np.float64).T
+    click_logit_R, logit_R, label_R = np.concatenate(found.clicked).astype(np.float64).T[:3]
     raised_R = np.maximum(1 / (1 + np.exp(-click_logit_R)), clip)
     q_R = 1 / (1 + np.exp(-(tasks["ctr"].intercept + tasks["ctr"].slope * np.log(raised_R / (1 - raised_R)))))
     assert (q_R.min() > 0.25) == (clip == 0.3)  # many a click has less
