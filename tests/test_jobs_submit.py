@@ -91,11 +91,13 @@ def test_a_token_that_others_can_read_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="token: no such token file"):
         check_token("http://head:8265")
     (tmp_path / "token").write_text(TOKEN)
-    (tmp_path / "token").chmod(0o644)
-    with pytest.raises(ValueError, match="can be read by others"):
+    for mode in (0o644, 0o640, 0o604, 0o620, 0o602, 0o610, 0o601):
+        (tmp_path / "token").chmod(mode)
+        with pytest.raises(ValueError, match="can be read by others"):
+            check_token("http://head:8265")
+    for mode in (0o600, 0o400):
+        (tmp_path / "token").chmod(mode)
         check_token("http://head:8265")
-    (tmp_path / "token").chmod(0o600)
-    check_token("http://head:8265")
 
 
 def free_port() -> int:
