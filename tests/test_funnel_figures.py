@@ -8,7 +8,6 @@ from torch import from_numpy
 from funnel.figures import bootstrap
 from funnel.figures.binary import BinaryMetrics
 from funnel.figures.bootstrap import chunks, interval
-from funnel.figures.resampling import bootstrap_ratios, percentiles
 from funnel.figures.sampling_error import half_width, wilson
 
 THOUSANDTHS = np.random.default_rng(0).permutation(np.arange(1001) / 1000)
@@ -16,8 +15,6 @@ THOUSANDTHS = np.random.default_rng(0).permutation(np.arange(1001) / 1000)
 
 def test_an_interval_holds_95_of_100_replicates() -> None:
     assert interval(0.5, 0.5, THOUSANDTHS) == pytest.approx((0.025, 0.975), abs=1e-12)
-    found = percentiles("x", 0.7, THOUSANDTHS)
-    assert found == pytest.approx({"x": 0.7, "x.low": 0.025, "x.high": 0.975}, abs=1e-12)
 
 
 def test_an_interval_of_coarse_figures_is_moved_to_the_fine_one() -> None:
@@ -47,19 +44,6 @@ def test_users_are_drawn_apart_whatever_bucket_and_chunk_they_are_in(monkeypatch
     assert abs(np.corrcoef(other.ravel(), weight_4UB[:2].ravel())[0, 1]) < 0.04
     again = np.stack([weight for _, _, weight in chunks(user_R, 0, seed=3, replicates=400)])
     assert np.array_equal(again, weight_4UB[:2])
-
-
-def test_resamples_spread_as_the_mean_of_the_units_does() -> None:
-    sums_2U = np.random.default_rng(1).exponential(2.0, (2, 500))
-    ratios_2B = bootstrap_ratios(sums_2U, np.ones(500), 2000, seed=0)
-    assert ratios_2B.std(axis=1) == pytest.approx(sums_2U.std(axis=1) / 500**0.5, rel=0.08)
-    assert ratios_2B.mean(axis=1) == pytest.approx(sums_2U.mean(axis=1), rel=0.01)
-
-
-def test_resamples_of_two_figures_are_paired() -> None:
-    sums_U = np.random.default_rng(1).exponential(2.0, 300)
-    one_B, two_B = bootstrap_ratios(np.stack([sums_U, sums_U + 1]), np.ones(300), 50, seed=0)
-    assert two_B - one_B == pytest.approx(np.ones(50))
 
 
 def test_the_error_of_an_auc_is_hanleys_and_mcneils() -> None:
