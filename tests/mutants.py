@@ -111,7 +111,8 @@ def judge(place: Path, root: Path, given: Iterable[Change | None], jobs: int) ->
         process, status = os.wait()
         about, copy, began = running.pop(process)
         state, said = verdict(status, copy)
-        print(f"{state:8} {time.monotonic() - began:4.0f} s  {about.what}: {said[:110]}", flush=True)
+        shown = state if about.file else "passed" if state == SURVIVED else "FAILED"
+        print(f"{shown:8} {time.monotonic() - began:4.0f} s  {about.what}: {said[:110]}", flush=True)
         shutil.rmtree(copy)
         yield state, about, said
 

@@ -208,7 +208,22 @@ def test_early_stop_keeps_the_best_epoch(small_log: Path, tmp_path: Path) -> Non
     best = int(np.argmin(losses))
     assert len(valid) == best + 3 < 30
     assert figures["train.best_step"] == valid[best]["step"]
-    assert read_checkpoint(tmp_path / "model", with_optimizer=False).progress.best_step == valid[best]["step"]
+    model = read_checkpoint(tmp_path / "model", with_optimizer=False)
+    assert model.progress.best_step == valid[best]["step"]
+    kept, last = (
+        read_checkpoint(tmp_path / "checkpoints" / f"step-{valid[epoch]['step']:08d}").model for epoch in (best, -1)
+    )
+    assert all(torch.equal(model.model[name], tensor) for name, tensor in kept.items())
+    assert not all(torch.equal(last[name], tensor) for name, tensor in kept.items())
+
+
+def test_of_equal_epochs_the_first_is_kept_and_the_others_count_as_stale(small_log: Path, tmp_path: Path) -> None:
+    """A training that does not move: two validations without a better one after the first."""
+    still = {"optimizer__learning_rate": 1e-30, "optimizer__embedding_learning_rate": 1e-30}
+    figures = train_here(tmp_path, small_log, config(epochs=9, patience=2, **still))
+    steps = [event["step"] for event in events(tmp_path, "valid")]
+    assert len(steps) == 3
+    assert figures["train.best_step"] == steps[0]
 
 
 def test_divergence_is_one_clear_error(small_log: Path, tmp_path: Path) -> None:

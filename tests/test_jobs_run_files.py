@@ -1,11 +1,14 @@
-"""run.json, summary.json and their like: there whole or as they were, and safe on disk when the call returns."""
+"""Run records are there whole or as they were, and safe on disk; what a command says of a mistake and of a fault."""
 
 import os
 from pathlib import Path
 
 import pytest
 
+from data.errors import UserError
+from jobs.command import cli
 from jobs.run.directory import read_json, write_json
+from jobs.score import Arguments
 
 
 def test_a_record_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +33,19 @@ def test_a_record_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch:
     write_json(path, {"a": 2})
     assert done == ["content", "rename", "directory"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_only_our_own_error_becomes_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A ValueError of a library is a fault of ours: it keeps its traceback."""
+
+    def fail(error: Exception) -> object:
+        raise error
+
+    words = ["--run", "a", "--data", "b", "--out", "c"]
+    for fault in (ValueError("inner"), KeyError("x"), UnicodeDecodeError("utf-8", b"x", 0, 1, "inner")):
+        with pytest.raises(type(fault)):
+            cli.main(lambda given, fault=fault: fail(fault), Arguments, "", words=words)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(lambda given: fail(UserError("a.json: two\nlines")), Arguments, "", words=words)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: a.json: two lines\n"
