@@ -123,6 +123,25 @@ def test_weighted_clicks_calibrate_all_exposures_and_plain_ones_calibrate_clicks
     assert (q * click_fit["cvr"].sigmoid()).mean().item() == pytest.approx(converted, rel=0.02)
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.3])
+def test_clicks_weigh_one_over_the_calibrated_propensity_that_is_at_least_the_clip(clip: float) -> None:
+    """Against scikit-learn on the clicked rows; the clip is of the model's own propensity, as in its objective."""
+    found, *_ = fit_data(20_000)
+    tasks = fit_calibration(found, "platt", "entire", clip=clip).tasks
+    click_logit_R, logit_R, label_R = np.concatenate(found.clicked).astype(np.float64).T[:3]
+    raised_R = np.maximum(1 / (1 + np.exp(-click_logit_R)), clip)
+    q_R = 1 / (1 + np.exp(-(tasks["ctr"].intercept + tasks["ctr"].slope * np.log(raised_R / (1 - raised_R)))))
+    assert (q_R.min() > 0.25) == (clip == 0.3)  # many a click has less
+    positives = label_R.sum()
+    target_R = np.where(label_R == 1, (positives + 1) / (positives + 2), 1 / (len(label_R) - positives + 2))
+    twice_R = np.concatenate([logit_R, logit_R])[:, None]
+    weight_R = np.concatenate([target_R / q_R, (1 - target_R) / q_R])
+    expected = LogisticRegression(C=np.inf, tol=1e-9, max_iter=1000)
+    expected.fit(twice_R, np.repeat([1, 0], len(logit_R)), sample_weight=weight_R)
+    assert tasks["cvr"].slope == pytest.approx(expected.coef_[0, 0], abs=2e-3)
+    assert tasks["cvr"].intercept == pytest.approx(expected.intercept_[0], abs=2e-3)
+
+
 def test_the_correction_for_sampled_negatives_comes_last() -> None:
     found, ctr, _, _ = fit_data(5000)
     plain = fit_calibration(found, "platt").tasks["ctr"].apply(ctr.sigmoid())

@@ -213,7 +213,7 @@ def test_files_are_short() -> None:
 
 def test_names_that_python_or_pytest_would_trip_over() -> None:
     assert not list((ROOT / "tests").rglob("__init__.py"))
-    assert all(path.name.startswith(("test_", "conftest", "support")) for path in files("tests"))
+    assert all(path.name.startswith(("test_", "conftest", "support", "mutants")) for path in files("tests"))
     for path in (ROOT / "jobs").iterdir():
         name = path.stem
         assert name not in {*ROOMS, *STANDARD, "ray", "torch"}, path

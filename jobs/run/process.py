@@ -44,8 +44,11 @@ class Process:
         self.begun: tuple[float, float] | None = None
         """Time and `done` of the first update: what the rate is measured from."""
         self._written = 0.0
-        write_json(self.path, self.about)
         self._lock, self._ended = threading.Lock(), threading.Event()
+
+    def begin(self) -> None:
+        """From here on the run says that this process works on it."""
+        write_json(self.path, self.about)
         threading.Thread(target=self._show_life, name="process.json", daemon=True).start()
 
     def update(
@@ -96,6 +99,7 @@ def present(out: Path) -> Iterator[Process]:
     """Say in `out`, an existing run directory, that this process works on it, and how it ended."""
     process = Process(out)
     try:
+        process.begin()  # within: a signal that comes before it has returned is an end of the run as well
         yield process
     except BaseException as error:
         process.end(type(error).__name__, " ".join(str(error).split()))
