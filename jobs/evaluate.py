@@ -25,12 +25,14 @@ import jobs.report
 from data.errors import UserError
 from data.log import open_log
 from distributed.training.recorder import EVALUATION
+from funnel.problem import Given
 from funnel.registry import tool
 from funnel.tools import Evaluating
 from jobs.command.cli import main
 from jobs.command.finished import device, given_to, open_run, read_finished
 from jobs.command.tables import print_table
-from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
+from jobs.run.directory import SUMMARY_FILE, RunState, read_json, start_run, write_json
+from jobs.run.owner import entered
 from jobs.run.progress import Lines
 
 FEWEST = 40
@@ -59,7 +61,6 @@ class Arguments:
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Evaluate, write, show; returns summary.json as a dict."""
-    started = time.time()
     source = arguments.run
     out = arguments.out or source / "evaluations" / arguments.part
     if arguments.replicates < FEWEST:
@@ -71,13 +72,26 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "evaluate": {**dataclasses.asdict(arguments), "run": str(source), "out": None, "by": list(arguments.by)},
         **evaluating.identity(finished, arguments.raw),
     }
-    state = inspect_run(out, "evaluate", settings)
-    console = Console()
-    if state is RunState.DONE:
-        summary = read_json(out / SUMMARY_FILE)
-        console.print(f"{out} is finished already:")
-        print_table(console, evaluating.results(summary, read_json(out / EVALUATION))[0])
-        return summary
+    with entered(out, "evaluate", settings) as state:
+        if state is RunState.DONE:
+            summary = read_json(out / SUMMARY_FILE)
+            Console().print(f"{out} is finished already:")
+            print_table(Console(), evaluating.results(summary, read_json(out / EVALUATION))[0])
+            return summary
+        return evaluated(arguments, out, finished, record, settings, state)
+
+
+def evaluated(
+    arguments: Arguments,
+    out: Path,
+    finished: Given,
+    record: dict[str, Any],
+    settings: dict[str, Any],
+    state: RunState,
+) -> dict[str, Any]:
+    """Check, count, write, show; `record`: run.json of the run, `settings`: the config of the evaluation's own."""
+    started, console = time.time(), Console()
+    evaluating: Evaluating = tool(finished.problem, "evaluate")
     log = open_log(arguments.data)
     asked = (arguments.part, arguments.by, arguments.raw, arguments.replicates, arguments.seed)
     evaluation = evaluating.prepare(finished, given_to(record), log, *asked)

@@ -36,7 +36,8 @@ from jobs.command.cli import glance, main, parse, with_settings
 from jobs.command.preset import apply, find_preset
 from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
-from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
+from jobs.run.directory import SUMMARY_FILE, RunState, read_json, start_run, usable_cpus, write_json
+from jobs.run.owner import entered
 from jobs.run.process import present
 from jobs.run.progress import follow_training
 from jobs.run.start_from import check_given, given_runs, model_to_start_from
@@ -101,18 +102,33 @@ def run(arguments: Arguments, cpus: int = 0) -> dict[str, Any]:
     config = dataclasses.replace(config, stop_metric=config.stop_metric or kind.goal)
     given = given_runs(arguments.given, kind.roles)
     settings = recorded(arguments, config, problem_settings, given)
-    state = inspect_run(out, "train", settings, may_change=MAY_CHANGE)
-    console = Console()
-    if state is RunState.DONE:
-        summary = read_json(out / SUMMARY_FILE)
-        console.print(f"{out} is finished already:")
-        print_table(console, kind.results(summary))
-        return summary
+    with entered(out, "train", settings, MAY_CHANGE) as state:
+        if state is RunState.DONE:
+            summary = read_json(out / SUMMARY_FILE)
+            Console().print(f"{out} is finished already:")
+            print_table(Console(), kind.results(summary))
+        else:
+            arguments = dataclasses.replace(arguments, config=config, settings=problem_settings)
+            summary = trained(arguments, given, settings, state, started, cpus)
+        return calibrated(arguments, out, summary)
+
+
+def trained(
+    arguments: Arguments,
+    given: dict[str, Path],
+    settings: dict[str, Any],
+    state: RunState,
+    started: float,
+    cpus: int,
+) -> dict[str, Any]:
+    """Check, train, write summary.json; `settings`: run.json's config, `started`: when the command was given."""
+    out, config, console, kind = arguments.out, arguments.config, Console(), find_problem(arguments.problem)
     if arguments.calibrate != "none":
         calibrate.settings_of(kind, method=arguments.calibrate)
     at_least = check_workers(arguments)
     log = open_log(arguments.data)
-    job = prepare(out, log, config, problem_settings, started, arguments.problem, {r: str(p) for r, p in given.items()})
+    roles = {role: str(path) for role, path in given.items()}
+    job = prepare(out, log, config, arguments.settings, started, arguments.problem, roles)
     begins: dict[str, Any] = {}
     if arguments.start_from:
         directory, begins = model_to_start_from(arguments.start_from, job)
@@ -131,7 +147,7 @@ def run(arguments: Arguments, cpus: int = 0) -> dict[str, Any]:
         connect(max(cpus, at_least))
     with present(out) as process, tracked(out):
         with follow_training(console, out, config.epochs, kind.watched, process):
-            figures = trained(job, arguments)
+            figures = figures_of(job, arguments)
         summary = {
             **figures,
             "train.workers": arguments.workers,
@@ -142,7 +158,7 @@ def run(arguments: Arguments, cpus: int = 0) -> dict[str, Any]:
     print_table(console, kind.results(summary))
     console.print(f"{summary['train.rows_per_s']:,.0f} {kind.units}/s, {summary['train.steps']} steps")
     console.print(f"run: {out}")
-    return calibrated(arguments, out, summary)
+    return summary
 
 
 def recorded(arguments: Arguments, config: TrainConfig, settings: Any, given: dict[str, Path]) -> dict[str, Any]:
@@ -157,8 +173,8 @@ def recorded(arguments: Arguments, config: TrainConfig, settings: Any, given: di
     return record | {role: str(run) for role, run in given.items()}
 
 
-def trained(job: TrainJob, arguments: Arguments) -> dict[str, Any]:
-    """The figures. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130."""
+def figures_of(job: TrainJob, arguments: Arguments) -> dict[str, Any]:
+    """Train; the figures. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130."""
     with stop_signals() as received:
         try:
             return run_training(

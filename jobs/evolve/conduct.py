@@ -24,7 +24,8 @@ from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
 from jobs.evolve.find import find_objective, place
 from jobs.evolve.options import Arguments, kept_settings
-from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
+from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, read_json, start_run, write_json
+from jobs.run.owner import entered
 from jobs.run.process import present
 from jobs.run.progress import Lines, is_live
 from jobs.run.start_from import Start, begins_with, theta_to_start_from
@@ -54,13 +55,23 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
     record = recorded(arguments, config, own)
     if (out / RUN_FILE).exists():
         kept_settings(read_json(out / RUN_FILE), f"--out {out}")
-    state = inspect_run(out, KIND, record, may_change=MAY_CHANGE)
-    if state is RunState.DONE:
-        summary = read_json(out / SUMMARY_FILE)
-        console.print(f"{out} is finished already:", soft_wrap=True)
-        show(console, kind, summary, out)
-        return summary
-    tunable = kind.open(own, config.seed)
+    with entered(out, KIND, record, MAY_CHANGE) as state:
+        if state is RunState.DONE:
+            summary = read_json(out / SUMMARY_FILE)
+            console.print(f"{out} is finished already:", soft_wrap=True)
+        else:
+            summary = tuned(dataclasses.replace(arguments, settings=own), kind, record, state, console)
+    show(console, kind, summary, out)
+    return summary
+
+
+def tuned(
+    arguments: Arguments, kind: type[Tunable], record: dict[str, Any], state: RunState, console: Console
+) -> dict[str, Any]:
+    """Open the tunable, evolve, judge; `record`: run.json's config."""
+    out, config = arguments.out, arguments.config
+    assert out is not None
+    tunable = kind.open(arguments.settings, config.seed)
     begin = theta_to_start_from(arguments.start_from, tunable.objective, out) if arguments.start_from else None
     if state is RunState.NEW:
         start_run(out, KIND, record, {**tunable.facts(), **begins_with(begin)})
@@ -68,9 +79,7 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
     console.print(f"{verb} {tunable.describe()}, in {places(config.workers)}", soft_wrap=True)
     with tracked(out):
         result = evolve(tunable.objective, config, out, console, begin)
-        summary = finish(tunable, result, config, out, arguments.resamples)
-    show(console, kind, summary, out)
-    return summary
+        return finish(tunable, result, config, out, arguments.resamples)
 
 
 def recorded(arguments: Arguments, config: ESConfig, settings: Any) -> dict[str, Any]:

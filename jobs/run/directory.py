@@ -22,6 +22,8 @@ from data.files import make_directory, write_whole
 from data.write import check_local
 
 RUN_FILE, METRICS_FILE, SUMMARY_FILE = "run.json", "metrics.jsonl", "summary.json"
+LOCK_FILE = ".lock"
+"""Who works there at the moment: jobs/run/owner.py."""
 
 
 class RunState(Enum):
@@ -63,8 +65,8 @@ def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozen
 
 
 def half_written(path: Path) -> bool:
-    """A run.json that a kill kept from its name: the directory holds nothing else of a run yet."""
-    return path.name.startswith(f".{RUN_FILE}.") and path.name.endswith(".tmp")
+    """A run.json that a kill kept from its name, or the lock of who was to write it: no more of a run yet."""
+    return path.name.startswith((f".{RUN_FILE}.", LOCK_FILE)) and path.name.endswith((".tmp", LOCK_FILE))
 
 
 def start_run(out: Path, kind: str, config: dict[str, Any], facts: dict[str, Any]) -> None:

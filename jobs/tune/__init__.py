@@ -24,7 +24,8 @@ from rich.console import Console
 from data.errors import UserError
 from jobs.cluster.connect import connect, names_cluster
 from jobs.command.paths import absolute as absolute_paths
-from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
+from jobs.run.directory import SUMMARY_FILE, RunState, read_json, start_run, usable_cpus, write_json
+from jobs.run.owner import entered
 from jobs.tune.options import Arguments as Arguments
 from jobs.tune.options import arguments_of, find_space, first_config, recorded
 from jobs.tune.options import options as options
@@ -42,10 +43,15 @@ def run(arguments: Arguments) -> dict[str, Any]:
     check(arguments)
     assert arguments.out is not None
     out = arguments.out
-    state = inspect_run(out, "tune", recorded(arguments), may_change=MAY_CHANGE)
-    if state is RunState.DONE:
-        console.print(f"{out} is finished already: {read_json(out / SUMMARY_FILE)['tune.message']}", soft_wrap=True)
-        return read_json(out / SUMMARY_FILE)
+    with entered(out, "tune", recorded(arguments), MAY_CHANGE) as state:
+        if state is RunState.DONE:
+            console.print(f"{out} is finished already: {read_json(out / SUMMARY_FILE)['tune.message']}", soft_wrap=True)
+            return read_json(out / SUMMARY_FILE)
+        return searched(arguments, out, state, console)
+
+
+def searched(arguments: Arguments, out: Path, state: RunState, console: Console) -> dict[str, Any]:
+    """Check, search, write summary.json."""
     space = find_space(arguments.kind, not arguments.trains, arguments.space)
 
     from jobs.tune.driver import conduct, prepare  # Tune and Optuna take seconds to import: mistakes are said before
