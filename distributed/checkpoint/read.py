@@ -2,7 +2,7 @@
 
     RUN/checkpoints/step-00000120/
         model.safetensors                      dense weights, feature statistics
-        optimizer.safetensors                  moments of the dense weights, counters of the row optimizers
+        optimizer.safetensors                  moments of the dense weights, counters of the row optimizers, if any yet
         tables-00000-of-00002.safetensors      rows 0, 2, 4, ... of every table and of its optimizer's state
         tables-00001-of-00002.safetensors      rows 1, 3, 5, ..., written by worker 1
         checkpoint.json                        problem, config, schema, facts, position, counters, checksums of files
@@ -115,13 +115,19 @@ def load_state(path: Path, state: State, rank: int, workers: int) -> tuple[Progr
 
 def read_dense(path: Path, record: dict[str, Any], with_optimizer: bool) -> Checkpoint:
     tensors = {}
-    for name in (MODEL, OPTIMIZER) if with_optimizer else (MODEL,):
+    for name in dense_files(record, with_optimizer):
         try:
             tensors[name] = load_file(path / name)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path / name}: cannot be read ({str(error).splitlines()[0]})") from None
     identity = {key: value for key, value in record.items() if key not in OWN_KEYS}
     return Checkpoint(path, Progress(**record["progress"]), identity, tensors[MODEL], tensors.get(OPTIMIZER, {}))
+
+
+def dense_files(record: dict[str, Any], with_optimizer: bool) -> tuple[str, ...]:
+    """Names of the files beside the shards. Before the first step there may be nothing to keep of the optimizer."""
+    moments = OPTIMIZER in record["checksums"] or record["progress"]["step"] > 0
+    return (MODEL, OPTIMIZER) if with_optimizer and moments else (MODEL,)
 
 
 OWN_KEYS = ("format", "version", "progress", "shards", "tables", "checksums", "checksum")
@@ -198,7 +204,7 @@ def check_files(
 ) -> None:
     """Compare checksums: of the dense files, and of every workers-th shard from this worker's on."""
     shards = [shard_name(number, record["shards"]) for number in range(rank, record["shards"], workers)]
-    for name in (MODEL, OPTIMIZER, *shards) if with_optimizer else (MODEL, *shards):
+    for name in (*dense_files(record, with_optimizer), *shards):
         try:
             found = checksum(path / name)
         except OSError as error:
