@@ -24,6 +24,7 @@ from rich.console import Console
 from data.errors import UserError
 from data.filesystems import in_process
 from data.log import open_log
+from distributed.checkpoint.read import MODEL_DIRECTORY
 from distributed.config import TrainConfig
 from distributed.finished_run import joined_config
 from distributed.training.job import TrainJob
@@ -36,15 +37,16 @@ from jobs.command.cli import glance, main, parse, with_settings
 from jobs.command.preset import apply, find_preset
 from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
-from jobs.run.directory import SUMMARY_FILE, RunState, read_json, start_run, usable_cpus, write_json
+from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, read_json, start_run, usable_cpus, write_json
+from jobs.run.inputs import MADE_FROM, TRAINED, check_data, check_log, data_of, model_of
 from jobs.run.owner import entered
 from jobs.run.process import present
 from jobs.run.progress import follow_training
-from jobs.run.start_from import check_given, given_runs, model_to_start_from
+from jobs.run.start_from import about_model, check_given, check_unchanged, given_runs, model_to_start_from
 from jobs.run.tracking import check_tracking, tracked
 
-MAY_CHANGE = frozenset({"workers", "min_workers", "train.tables", "train.background_checkpoints"})
-"""What a run may be continued with that it was not begun with."""
+MAY_CHANGE = frozenset({"data", "workers", "min_workers", "train.tables", "train.background_checkpoints"})
+"""What a run may be continued with that it was not begun with. The log may lie elsewhere: check_data looks into it."""
 
 
 @dataclass
@@ -104,13 +106,22 @@ def run(arguments: Arguments, cpus: int = 0) -> dict[str, Any]:
     settings = recorded(arguments, config, problem_settings, given)
     with entered(out, "train", settings, MAY_CHANGE) as state:
         if state is RunState.DONE:
+            check_finished(arguments, given)
             summary = read_json(out / SUMMARY_FILE)
-            Console().print(f"{out} is finished already:")
+            Console().print(f"{out} is finished already:", soft_wrap=True)
             print_table(Console(), kind.results(summary))
         else:
             arguments = dataclasses.replace(arguments, config=config, settings=problem_settings)
             summary = trained(arguments, given, settings, state, started, cpus)
         return calibrated(arguments, out, summary)
+
+
+def check_finished(arguments: Arguments, given: dict[str, Path]) -> None:
+    """Raise UserError if a finished run was made from other data, or other runs, than the command names now."""
+    check_log(arguments.out, read_json(arguments.out / RUN_FILE), arguments.data)
+    for role, run in given.items():
+        if (run / MODEL_DIRECTORY).is_dir():
+            check_unchanged(arguments.out, role, about_model(run, f"--given {role}={run}"))
 
 
 def trained(
@@ -127,6 +138,8 @@ def trained(
         calibrate.settings_of(kind, method=arguments.calibrate)
     at_least = check_workers(arguments)
     log = open_log(arguments.data)
+    if state is RunState.RESUME:
+        check_data(out, read_json(out / RUN_FILE), log)
     roles = {role: str(path) for role, path in given.items()}
     job = prepare(out, log, config, arguments.settings, started, arguments.problem, roles)
     begins: dict[str, Any] = {}
@@ -141,7 +154,8 @@ def trained(
         "features": {"categorical": len(log.schema.categorical), "numeric": len(log.schema.numeric)},
     }
     if state is RunState.NEW:
-        start_run(out, "train", settings, {"problem": arguments.problem, "data": data, **begins})
+        made_from = {"data": data_of(log)}
+        start_run(out, "train", settings, {"problem": arguments.problem, "data": data, MADE_FROM: made_from, **begins})
     announce(console, arguments, job, state)
     if arguments.workers:
         connect(max(cpus, at_least))
@@ -153,6 +167,7 @@ def trained(
             "train.workers": arguments.workers,
             "train.seconds": time.time() - started,
             "part": "test" if "test" in job.parts else "valid",
+            TRAINED: model_of(out)["model"],
         }
         write_json(out / SUMMARY_FILE, summary)
     print_table(console, kind.results(summary))

@@ -11,6 +11,7 @@ How many shards there are is what the writers were; any number of workers reads 
 in store.py.
 """
 
+import hashlib
 import json
 import zlib
 from dataclasses import dataclass, field
@@ -69,6 +70,8 @@ class Checkpoint:
     """What model this is: problem, config, schema, facts."""
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    checksum: str = ""
+    """Of the model: see model_checksum."""
 
 
 def read_checkpoint(path: Path, with_optimizer: bool = True) -> Checkpoint:
@@ -121,7 +124,8 @@ def read_dense(path: Path, record: dict[str, Any], with_optimizer: bool) -> Chec
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path / name}: cannot be read ({str(error).splitlines()[0]})") from None
     identity = {key: value for key, value in record.items() if key not in OWN_KEYS}
-    return Checkpoint(path, Progress(**record["progress"]), identity, tensors[MODEL], tensors.get(OPTIMIZER, {}))
+    progress, optimizer = Progress(**record["progress"]), tensors.get(OPTIMIZER, {})
+    return Checkpoint(path, progress, identity, tensors[MODEL], optimizer, model_checksum(record))
 
 
 def dense_files(record: dict[str, Any], with_optimizer: bool) -> tuple[str, ...]:
@@ -142,6 +146,14 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
 def content_checksum(record: dict[str, Any]) -> str:
     content = {key: value for key, value in record.items() if key != "checksum"}
     return f"crc32:{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
+
+
+def model_checksum(record: dict[str, Any]) -> str:
+    """Which model a checkpoint holds: 16 hex digits that change with any weight, and with its problem, settings, schema
+    or facts, but not with how long it was trained for. Results keep it to say which model they were made from."""
+    weights = {name: value for name, value in record["checksums"].items() if name != OPTIMIZER}
+    content = {key: value for key, value in record.items() if key not in OWN_KEYS} | {"checksums": weights}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_record(file: Path) -> dict[str, Any]:

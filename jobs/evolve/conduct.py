@@ -25,6 +25,7 @@ from jobs.command.tables import print_table
 from jobs.evolve.find import find_objective, place
 from jobs.evolve.options import Arguments, kept_settings
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, read_json, start_run, write_json
+from jobs.run.inputs import MADE_FROM, check_files, code_changed, code_of, files_of
 from jobs.run.owner import entered
 from jobs.run.process import present
 from jobs.run.progress import Lines, is_live
@@ -55,26 +56,40 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
     record = recorded(arguments, config, own)
     if (out / RUN_FILE).exists():
         kept_settings(read_json(out / RUN_FILE), f"--out {out}")
+    made_from = {**files_of(own), **code_of(arguments.objective)}
     with entered(out, KIND, record, MAY_CHANGE) as state:
+        if state is not RunState.NEW:
+            began = read_json(out / RUN_FILE)
+            check_files(out, began, made_from)
+            if code_changed(began, made_from):
+                console.print(
+                    f"{record['objective']} has changed since {out} was begun", style="yellow", soft_wrap=True
+                )
         if state is RunState.DONE:
             summary = read_json(out / SUMMARY_FILE)
             console.print(f"{out} is finished already:", soft_wrap=True)
         else:
-            summary = tuned(dataclasses.replace(arguments, settings=own), kind, record, state, console)
+            facts = {MADE_FROM: made_from} if made_from else {}
+            summary = tuned(dataclasses.replace(arguments, settings=own), kind, record, facts, state, console)
     show(console, kind, summary, out)
     return summary
 
 
 def tuned(
-    arguments: Arguments, kind: type[Tunable], record: dict[str, Any], state: RunState, console: Console
+    arguments: Arguments,
+    kind: type[Tunable],
+    record: dict[str, Any],
+    facts: dict[str, Any],
+    state: RunState,
+    console: Console,
 ) -> dict[str, Any]:
-    """Open the tunable, evolve, judge; `record`: run.json's config."""
+    """Open the tunable, evolve, judge; `record`: run.json's config, `facts`: what else it keeps."""
     out, config = arguments.out, arguments.config
     assert out is not None
     tunable = kind.open(arguments.settings, config.seed)
     begin = theta_to_start_from(arguments.start_from, tunable.objective, out) if arguments.start_from else None
     if state is RunState.NEW:
-        start_run(out, KIND, record, {**tunable.facts(), **begins_with(begin)})
+        start_run(out, KIND, record, {**tunable.facts(), **facts, **begins_with(begin)})
     verb = "Continuing" if state is RunState.RESUME else "Tuning"
     console.print(f"{verb} {tunable.describe()}, in {places(config.workers)}", soft_wrap=True)
     with tracked(out):
@@ -106,7 +121,8 @@ def finish(
 ) -> dict[str, Any]:
     """Write policy.json and summary.json: the figures on what was held out, unless others are given."""
     if policy := tunable.policy(result.theta):
-        write_json(out / POLICY_FILE, policy)
+        made_from = read_json(out / RUN_FILE).get(MADE_FROM)
+        write_json(out / POLICY_FILE, {**policy, MADE_FROM: made_from} if made_from else policy)
     judged = tunable.judge(result.theta, resamples, config.seed) if figures is None else figures
     summary = {**judged, **engine_figures(result, config)}
     write_json(out / SUMMARY_FILE, summary)

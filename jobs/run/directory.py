@@ -16,6 +16,7 @@ import time
 from enum import Enum
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from data.errors import UserError
 from data.files import make_directory, write_whole
@@ -35,7 +36,8 @@ class RunState(Enum):
 def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozenset[str] = frozenset()) -> RunState:
     """Say what `out` holds for a run of this kind and config, writing nothing.
 
-    `may_change` names dotted config keys that a resumed run may change (the number of workers, say).
+    `may_change` names config keys that a resumed run may change, dotted or whole branches (the number of workers,
+    say). A place that is spelt another way is the same place.
     Raises UserError if the directory holds something else.
     """
     check_local(out)
@@ -52,8 +54,8 @@ def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozen
     if not isinstance(earlier.get("config", {}), dict):
         raise UserError(f"{path}: its 'config' is no object of key: value")
     before, now = flatten(earlier.get("config", {})), flatten(json.loads(json.dumps(config)))
-    differs = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    differs = [key for key in differs if key not in may_change]
+    differs = sorted(key for key in before.keys() | now.keys() if not same_value(before.get(key), now.get(key)))
+    differs = [key for key in differs if key not in may_change and key.split(".")[0] not in may_change]
     if differs:
         key = differs[0]
         more = f" (and {len(differs) - 1} more)" if len(differs) > 1 else ""
@@ -62,6 +64,23 @@ def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozen
             "choose another directory, or the same settings to continue it"
         )
     return RunState.DONE if (out / SUMMARY_FILE).exists() else RunState.RESUME
+
+
+def same_value(before: Any, now: Any) -> bool:
+    """Equal, or two ways to spell one place."""
+    return bool(before == now or (isinstance(before, str) and isinstance(now, str) and same_place(before, now)))
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two paths or URIs are one place: by another way (., .., links), with a slash at the end, as file://."""
+    return bool(one) and bool(other) and place_of(one) == place_of(other)
+
+
+def place_of(location: str) -> str:
+    scheme, separator, rest = location.partition("://")
+    if separator and scheme != "file":
+        return location.rstrip("/")
+    return os.path.realpath(os.path.expanduser(unquote(rest) if separator else location))
 
 
 def half_written(path: Path) -> bool:
