@@ -35,6 +35,7 @@ from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, inspect_run, re
 from jobs.run.inputs import MADE_FROM, model_of
 from jobs.run.owner import owned
 from jobs.run.progress import Lines
+from jobs.run.records import reading_from
 
 REPORT = "report.html"
 MAY_CHANGE = frozenset({"model", "calibration"})
@@ -85,7 +86,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if state is RunState.DONE and not changed:
         summary = read_json(out / SUMMARY_FILE)
         Console().print(f"{out} is finished already:", soft_wrap=True)
-        print_table(Console(), evaluating.results(summary, read_json(out / EVALUATION))[0])
+        with reading_from(out / SUMMARY_FILE, out / EVALUATION):
+            print_table(Console(), evaluating.results(summary, read_json(out / EVALUATION))[0])
         return summary
     log = log or open_log(arguments.data)
     asked = (arguments.part, arguments.by, arguments.raw, arguments.replicates, arguments.seed)

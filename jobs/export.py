@@ -18,7 +18,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from data.errors import UserError
-from data.files import put_in_place
+from data.files import make_directory, put_in_place
 from data.identity import file_checksum
 from data.log import open_log
 from data.write import check_new
@@ -30,7 +30,7 @@ from jobs.command.cli import main
 from jobs.command.finished import read_finished
 from jobs.command.tables import print_table
 from jobs.evolve.conduct import POLICY_FILE
-from jobs.run.directory import RUN_FILE, git_commit, read_json, versions, write_json
+from jobs.run.directory import RUN_FILE, git_commit, location_of, read_json, versions, write_json
 from jobs.run.inputs import MADE_FROM, model_of
 
 FORMAT, VERSION = "counterpoint.serving", 1
@@ -65,9 +65,9 @@ def run(arguments: Arguments) -> Path:
     policy = read_policy(arguments.policy, model) if arguments.policy else None
     finished = load_run(source).given
     exporting: Exporting = tool(finished.problem, "export")
-    log = open_log(arguments.data or record["data"]["location"])
+    log = open_log(arguments.data or location_of(source, record))
 
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(out.parent)
     directory = out.with_name(f".{out.name}.partial-{os.getpid()}")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
@@ -75,8 +75,8 @@ def run(arguments: Arguments) -> Path:
         asked = (arguments.part, arguments.rows, policy, arguments.formats, arguments.tolerance)
         serving = exporting.export(finished, log, *asked, directory)
         serving["model"] |= {
-            "trained": record["started"],
-            "trained_at_commit": record["git"],
+            "trained": record.get("started"),
+            "trained_at_commit": record.get("git"),
             "exported_at_commit": git_commit(),
             "versions": versions(),
         }

@@ -42,6 +42,7 @@ from jobs.run.inputs import MADE_FROM, TRAINED, check_data, check_log, data_of, 
 from jobs.run.owner import entered
 from jobs.run.process import present
 from jobs.run.progress import follow_training
+from jobs.run.records import reading_from
 from jobs.run.start_from import about_model, check_given, check_unchanged, given_runs, model_to_start_from
 from jobs.run.tracking import check_tracking, tracked
 
@@ -109,7 +110,8 @@ def run(arguments: Arguments, cpus: int = 0) -> dict[str, Any]:
             check_finished(arguments, given)
             summary = read_json(out / SUMMARY_FILE)
             Console().print(f"{out} is finished already:", soft_wrap=True)
-            print_table(Console(), kind.results(summary))
+            with reading_from(out / SUMMARY_FILE):
+                print_table(Console(), kind.results(summary))
         else:
             arguments = dataclasses.replace(arguments, config=config, settings=problem_settings)
             summary = trained(arguments, given, settings, state, started, cpus)

@@ -223,3 +223,37 @@ def test_a_live_owner_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         while lock.stat().st_mtime < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert time.time() - lock.stat().st_mtime < 5
+
+
+def test_a_run_directory_inside_a_file(
+    small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file" / "x", tmp_path / "file" / "x" / "y"):
+        for command, words in (
+            (train, ("--data", small_log, "--out", out, "--workers", "0")),
+            (evolve, (*EVOLVE, "--out", out)),
+            (tune, ("--data", small_log, "--out", out, "--samples", "1", "--concurrent", "1")),
+            (pipeline, ("--data", small_log, "--out", out, "--workers", "0")),
+        ):
+            assert f"{out}: cannot be written (" in error_line(command, words, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_directory_too_long_for_sockets(
+    small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Before anything is written."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv(name, "/tmp/" + "x" * 60)
+    out = tmp_path / "run"
+    for command, words in (
+        (train, ("--data", small_log, "--out", out, "--workers", "1")),
+        (evolve, ("--objective", "sphere", "--generations", "3", "--out", out, "--workers", "1")),
+        (tune, ("--data", small_log, "--out", out, "--samples", "1", "--concurrent", "1")),
+        (pipeline, ("--data", small_log, "--out", out, "--workers", "1")),
+    ):
+        line = error_line(command, words, monkeypatch, capsys)
+        assert f"{name}=/tmp/xxx" in line
+        assert "(65 bytes, at most 39); set RAY_TMPDIR to a shorter directory" in line
+        assert not out.exists()

@@ -29,6 +29,7 @@ from jobs.run.inputs import MADE_FROM, check_files, code_changed, code_of, files
 from jobs.run.owner import entered
 from jobs.run.process import present
 from jobs.run.progress import Lines, is_live
+from jobs.run.records import reading_from
 from jobs.run.start_from import Start, begins_with, theta_to_start_from
 from jobs.run.tracking import check_tracking, tracked
 
@@ -71,7 +72,8 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
         else:
             facts = {MADE_FROM: made_from} if made_from else {}
             summary = tuned(dataclasses.replace(arguments, settings=own), kind, record, facts, state, console)
-    show(console, kind, summary, out)
+    with reading_from(out / SUMMARY_FILE):
+        show(console, kind, summary, out)
     return summary
 
 

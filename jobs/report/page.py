@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from data.errors import UserError
-from data.files import write_whole
+from data.files import make_directory, write_whole
 from funnel.numbers import count
 from funnel.panels import RUNS, Calibration, Curve, Glossary, Intervals, Panel, Record, Sentence
 from jobs.report import draw
@@ -163,5 +163,5 @@ def check_target(out: Path) -> None:
 
 
 def write(out: Path, runs: Sequence[Run]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(out.parent)
     write_whole(out, render(runs))

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 from data.errors import UserError
 from data.files import make_directory, write_whole
 from data.write import check_local
+from jobs.run.records import check_record
 
 RUN_FILE, METRICS_FILE, SUMMARY_FILE = "run.json", "metrics.jsonl", "summary.json"
 LOCK_FILE = ".lock"
@@ -49,10 +50,8 @@ def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozen
     if not path.exists():
         raise UserError(f"--out {out} is not empty and holds no {RUN_FILE}: choose a new directory")
     earlier = read_json(path)
-    if earlier.get("kind") != kind:
-        raise UserError(f"--out {out} holds a {earlier.get('kind')} run, not a {kind} run: choose another directory")
-    if not isinstance(earlier.get("config", {}), dict):
-        raise UserError(f"{path}: its 'config' is no object of key: value")
+    if earlier["kind"] != kind:
+        raise UserError(f"--out {out} holds a {earlier['kind']} run, not a {kind} run: choose another directory")
     before, now = flatten(earlier.get("config", {})), flatten(json.loads(json.dumps(config)))
     differs = sorted(key for key in before.keys() | now.keys() if not same_value(before.get(key), now.get(key)))
     differs = [key for key in differs if key not in may_change and key.split(".")[0] not in may_change]
@@ -146,7 +145,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raise UserError naming the file if it is absent or broken."""
+    """Read a JSON object; raise UserError naming the file if it is absent or broken, or a run's record that is odd
+    (jobs/run/records.py)."""
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
@@ -155,7 +155,21 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a JSON {type(value).__name__}, not an object")
+    check_record(path, value, kind_of)
     return value
+
+
+def kind_of(out: Path) -> str:
+    """Of the run in a directory; empty where there is none."""
+    return str(read_json(out / RUN_FILE)["kind"]) if (out / RUN_FILE).exists() else ""
+
+
+def location_of(out: Path, record: dict[str, Any]) -> str:
+    """Of the log that the run in `out` was made from, by its run.json. Raises UserError if that names none."""
+    location = (record.get("data") or {}).get("location")
+    if not location:
+        raise UserError(f"{out / RUN_FILE}: names no log (its 'data' has no 'location'); say where it is with --data")
+    return str(location)
 
 
 def inside(root: Path, name: str) -> Path:

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from data.errors import UserError
 from data.log import open_log
-from jobs.cluster.connect import connect, names_cluster
+from jobs.cluster.connect import check_sockets, connect, names_cluster
 from jobs.command.paths import absolute as absolute_paths
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, read_json, start_run, usable_cpus, write_json
 from jobs.run.inputs import MADE_FROM, check_data, check_files, check_log, data_of, files_of
@@ -121,6 +121,8 @@ def check(arguments: Arguments) -> None:
         name = "samples" if arguments.samples < 1 else "concurrent"
         raise UserError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
     check_workers(arguments)
+    if not names_cluster():
+        check_sockets()
     if arguments.scheduler == "pbt" and arguments.samples < LEAST_POPULATION:
         raise UserError(
             f"--samples {arguments.samples}: a population (--scheduler pbt) needs {LEAST_POPULATION} or more"
