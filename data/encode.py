@@ -14,8 +14,11 @@ import pyarrow.types as pat
 from data.bags import Bags, list_values
 from data.errors import UserError
 from data.hashing import hash_array
-from data.log import Log, Part, PartFile, is_text
-from data.schema import CategoricalField, Schema
+from data.kinds import is_list, is_text, number
+from data.log import Log, Part, PartFile
+from data.schema import WITHIN, CategoricalField, Schema
+
+FLOAT32_MOST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Rows:
 
     ids_RK         int64, C-contiguous: rows of the fused embedding table (every field's offset is added) of the
                    single-valued fields
-    numeric_RN     float32, C-contiguous: as in the log, NaN where missing
-    labels         float32_R by label, 0 or 1
+    numeric_RN     C-contiguous: as in the log, NaN where missing; float64 if a column has numbers that float32 does not
+    labels         float32_R by label, 0 or 1; "conversion" is there, 0, where a log has clicks and no conversions
     weight_R       float32, or None if the schema names no weight
     bags           the same ids of the multi-valued fields, one Bags a field, in the schema's order
     """
@@ -101,13 +104,13 @@ class Encoder:
             field, vocabulary, offset = self._parts[single.name]
             np.add(field_ids(field, vocabulary, one_chunk(table, field.name)), offset, out=ids_KR[k])
         numeric_RN = numeric_values(table, schema.numeric)
-        infinite = np.isinf(numeric_RN).any(axis=0)
+        infinite = is_infinite(numeric_RN)
         if infinite.any():
             raise UserError(f"column {schema.numeric[int(infinite.argmax())]!r} has an infinite value")
         return Rows(
             np.ascontiguousarray(ids_KR.T),
             numeric_RN,
-            {name: number(table, column) for name, column in schema.labels.items()},
+            self._with_absent({name: label_number(table, column) for name, column in schema.labels.items()}),
             number(table, schema.weight) if schema.weight else None,
             tuple(self._bags(field.name, table) for field in schema.many),
         )
@@ -118,12 +121,22 @@ class Encoder:
         ids_RK = np.empty((0, len(schema.single)), np.int64)
         numeric_RN = np.empty((0, len(schema.numeric)), np.float32)
         bags = tuple(Bags.none() for _ in schema.many)
-        return Rows(ids_RK, numeric_RN, dict.fromkeys(schema.labels, none), none if schema.weight else None, bags)
+        labels = self._with_absent(dict.fromkeys(schema.labels, none))
+        return Rows(ids_RK, numeric_RN, labels, none if schema.weight else None, bags)
+
+    def _with_absent(self, labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A label within another one that the log does not have, conversions in a log of clicks, is nowhere 1."""
+        absent = {name: np.zeros_like(labels[outer]) for name, outer in WITHIN.items()
+                  if outer in labels and name not in labels}  # fmt: skip
+        return labels | absent
 
     def _bags(self, name: str, table: pa.Table) -> Bags:
         field, vocabulary, offset = self._parts[name]
         assert field.many is not None
-        values, offset_R1 = list_values(one_chunk(table, name), field.many.max)
+        column = one_chunk(table, name)
+        if not is_list(column.type):  # a file in which all are missing
+            return Bags(np.empty(0, np.int64), np.zeros(len(column) + 1, np.int64))
+        values, offset_R1 = list_values(column, field.many.max)
         return Bags(field_ids(field, vocabulary, values) + offset, offset_R1)
 
 
@@ -134,13 +147,18 @@ def field_ids(field: CategoricalField, vocabulary: pa.Array | None, column: pa.A
         # numpy divides by a scalar without a division per element; it has no such path for %.
         bucket_R = hash_R - hash_R // np.uint64(field.size) * np.uint64(field.size)
         ids_R = bucket_R.view(np.int64) + 1
-    elif field.kind == "range":
+        return marked(ids_R, column)
+    if pat.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pat.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    if field.kind == "range":
         values_R = column.fill_null(0).to_numpy()
         ids_R = np.where((values_R >= 0) & (values_R < field.size), values_R.astype(np.int64), -1) + 2
     else:
         assert vocabulary is not None
-        if pat.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
+        if column.null_count == len(column):
+            column = pa.nulls(len(column), vocabulary.type)
         # What int64 cannot hold is in no vocabulary; cast, it would be a negative number that may be in one.
         beyond = pc.greater(column, pa.scalar(2**63 - 1, pa.uint64())) if pat.is_uint64(column.type) else None
         column = column.cast(pa.large_string() if is_text(column.type) else pa.int64(), safe=False)
@@ -149,6 +167,11 @@ def field_ids(field: CategoricalField, vocabulary: pa.Array | None, column: pa.A
         ids_R += 2
         if beyond is not None:
             ids_R[beyond.fill_null(False).to_numpy(zero_copy_only=False)] = 1
+    return marked(ids_R, column)
+
+
+def marked(ids_R: np.ndarray, column: pa.Array) -> np.ndarray:
+    """With row 0 where the value is missing."""
     if column.null_count:
         ids_R[column.is_null().to_numpy(zero_copy_only=False)] = 0
     return ids_R
@@ -159,20 +182,34 @@ def one_chunk(table: pa.Table, name: str) -> pa.Array:
     return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
 
 
-def number(table: pa.Table, name: str) -> np.ndarray:
-    """float32_R of a column of numbers or booleans, NaN where missing."""
-    column = table.column(name)
-    if pat.is_boolean(column.type):
-        column = column.cast(pa.int8())
-    values = column.cast(pa.float32(), safe=False)
-    return (values.fill_null(float("nan")) if values.null_count else values).to_numpy()
+EXACT = (pa.float32(), pa.float16(), pa.int16(), pa.int8(), pa.uint16(), pa.uint8(), pa.bool_())
+"""Types whose numbers float32 holds."""
+
+
+def label_number(table: pa.Table, name: str) -> np.ndarray:
+    """float32_R of a label. One that is missing is a conversion without a click (data/labels.py), and so 0."""
+    values_R = number(table, name)
+    return np.nan_to_num(values_R) if np.isnan(values_R).any() else values_R
 
 
 def numeric_values(table: pa.Table, names: Sequence[str]) -> np.ndarray:
-    values_RN = np.empty((table.num_rows, len(names)), np.float32)
+    """R x N numbers: float32, or float64 where a column is of a type that float32 would round.
+
+    Far from 0 what float32 leaves of a number may not tell one row from another: epoch milliseconds come in steps of
+    two minutes. So the mean is taken away first, in the model (models/layers.py: Standardise).
+    """
+    types = {table.schema.field(name).type for name in names}
+    wide = any((kind.value_type if pat.is_dictionary(kind) else kind) not in EXACT for kind in types)
+    values_RN = np.empty((table.num_rows, len(names)), np.float64 if wide else np.float32)
     for n, name in enumerate(names):
-        values_RN[:, n] = number(table, name)
+        values_RN[:, n] = number(table, name, wide)
     return values_RN
+
+
+def is_infinite(values_RN: np.ndarray) -> np.ndarray:
+    """bool_N: columns with a number that is infinite, or as a float32 would be."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray((np.abs(values_RN) > FLOAT32_MOST).any(axis=0))
 
 
 def numeric_moments(log: Log, part: Part, max_rows: int = 1_000_000) -> tuple[np.ndarray, np.ndarray]:
@@ -185,8 +222,8 @@ def numeric_moments(log: Log, part: Part, max_rows: int = 1_000_000) -> tuple[np
     names = list(log.schema.numeric)
     count_N, mean_N, square_N = (np.zeros(len(names)) for _ in range(3))
     for file, index in spread(part, max_rows) if names else ():
-        values_RN = numeric_values(log.read_row_group(file, index, names), names).astype(np.float64)
-        infinite = np.isinf(values_RN).any(axis=0)
+        values_RN = numeric_values(log.read_row_group(file, index, names), names).astype(np.float64, copy=False)
+        infinite = is_infinite(values_RN)
         if infinite.any():
             raise UserError(f"{file.path}: column {names[int(infinite.argmax())]!r} has an infinite value")
         seen_RN = ~np.isnan(values_RN)
@@ -200,7 +237,7 @@ def numeric_moments(log: Log, part: Part, max_rows: int = 1_000_000) -> tuple[np
         count_N += here_N
     std_N = np.sqrt(square_N / np.maximum(count_N, 1))
     # The mean of n equal floats can miss them by a rounding error, which is no spread.
-    return mean_N, np.where(std_N > 1e-9 * np.maximum(np.abs(mean_N), 1e-30), std_N, 1.0)
+    return mean_N, np.where(std_N > 1e-12 * np.maximum(np.abs(mean_N), 1e-30), std_N, 1.0)
 
 
 def spread(part: Part, max_rows: int) -> list[tuple[PartFile, int]]:

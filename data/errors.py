@@ -1,4 +1,4 @@
-"""The one error that becomes a line for the user: its message names the file, column, row or key, and what is right."""
+"""The one error that becomes a line for the user, which names the file, column, row or key, and the one of a stop."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,7 @@ class UserError(ValueError):
     Every other exception, a ValueError of pyarrow or json among them, is a fault of ours and keeps its traceback:
     its message names neither file nor column. Code that calls such a library turns what it may raise into this.
     """
+
+
+class Stopped(Exception):
+    """The caller asked a run to stop before its end. What is whole is saved, and the same call goes on from there."""

@@ -27,11 +27,13 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
 
 
 def hash_array(array: pa.Array) -> np.ndarray:
-    """uint64_R of an integer, string or dictionary array; where a value is missing the hash means nothing."""
+    """uint64_R of an integer, boolean, string or dictionary array; where a value is missing the hash means nothing."""
     if pat.is_dictionary(array.type):
         if len(array.dictionary) == 0:
             return np.zeros(len(array), np.uint64)
         return hash_array(array.dictionary)[array.indices.fill_null(0).to_numpy()]
+    if pat.is_boolean(array.type):
+        array = array.cast(pa.int8())
     if pat.is_integer(array.type):
         values_R = array.fill_null(0).to_numpy()
         wide_R = values_R if pat.is_unsigned_integer(array.type) else values_R.astype(np.int64, copy=False)

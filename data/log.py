@@ -1,22 +1,26 @@
 """Reading a log: DIR/schema.json, DIR/{train,valid,test}/*.parquet, DIR/truth/{part}/*.parquet.
 
+The files of a part may lie in folders (data/listing.py) and be of several writers' types (data/kinds.py).
+
 DIR is a local path or a URI (see data/filesystems.py).
 Opening reads the footers only. Rows come one row group at a time, so memory is flat in the size of the log.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-import pyarrow.types as pat
 
+from data.columns import FileColumns, Kind, check_columns, common_types, one_kind
 from data.errors import UserError
 from data.filesystems import first_line, reading, resolve, shown
+from data.kinds import as_read, cast_table
+from data.listing import parquet_files
 from data.schema import SCHEMA_FILE, Schema
 from data.truth import Truth, truth_from_tables
 
@@ -38,10 +42,14 @@ class PartFile:
 
 @dataclass(frozen=True)
 class Part:
-    """A split of the log ("train", "valid", "test"): its files in the order of their names."""
+    """A split of the log ("train", "valid", "test"): its files in the order of their paths."""
 
     name: str
     files: tuple[PartFile, ...]
+    kinds: Mapping[str, Kind] = field(default_factory=dict, compare=False)
+    """What the ids of a column are, in all files."""
+    types: Mapping[str, pa.DataType] = field(default_factory=dict, compare=False)
+    """A type that a column of any file fits into."""
 
     @property
     def rows(self) -> int:
@@ -70,7 +78,8 @@ class Log:
     def part(self, name: str) -> Part:
         """List a split and check every file's footer against the schema, reading no rows.
 
-        Raises UserError: no such split, no rows, a file that is not whole, a column absent or of another type.
+        Raises UserError: no such split, no rows, a file that is not whole, a column absent, there twice or of a wrong
+        type, ids that are integers in one file and text in another, or not what the schema's model was trained on.
         """
         paths = parquet_files(self.filesystem, f"{self.root}/{name}")
         if paths is None:
@@ -80,36 +89,45 @@ class Log:
         if not paths:
             raise UserError(f"{shown(self.location)}/{name}: holds no parquet files")
 
-        def inspect(path: str) -> PartFile:
+        def inspect(path: str) -> tuple[PartFile, FileColumns | None]:
             with open_parquet(self.filesystem, path) as file:
-                check_columns(self.schema, file.schema_arrow, path)
-                footer = file.metadata
-                return PartFile(path, tuple(footer.row_group(g).num_rows for g in range(footer.num_row_groups)))
+                footer, columns = file.metadata, None
+                if footer.num_rows:  # what an empty file says of its types is no one's word
+                    columns = check_columns(self.schema, footer_schema(file, path), path)
+                groups = tuple(footer.row_group(g).num_rows for g in range(footer.num_row_groups))
+                return PartFile(path, groups), columns
 
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-            part = Part(name, tuple(pool.map(inspect, paths)))
-        if part.rows == 0:
+            found = list(pool.map(inspect, paths))
+        columns = [entry for _, entry in found if entry is not None]
+        if not columns:
             raise UserError(f"{shown(self.location)}/{name}: the parquet files hold no rows")
-        return part
+        kinds = one_kind(self.schema, columns)
+        return Part(name, tuple(file for file, _ in found), kinds, common_types(self.schema, columns))
 
     def read_row_group(self, file: PartFile, index: int, columns: list[str] | None = None) -> pa.Table:
-        """Read one row group; `columns` are the schema's training columns unless given.
+        """Read one row group, its columns in the few types of kinds.read_type; `columns` are the schema's training
+        columns unless given.
 
         Raises UserError naming the file if its pages cannot be decoded or fail their checksums.
         """
-        names = self.schema.columns if columns is None else columns
+        names, schema = list(self.schema.columns if columns is None else columns), self.schema
+        floats = [name for name in (*schema.numeric, schema.weight, schema.value, schema.reward) if name]
         with open_parquet(self.filesystem, file.path) as source:
+            there = source.schema_arrow.names
+            for name in names:
+                if there.count(name) != 1:
+                    has = f"{there.count(name)} columns named" if name in there else "no column"
+                    raise UserError(f"{file.path}: {has} {name!r}")
             try:
-                return source.read_row_group(index, columns=list(names)).select(list(names))
-            except KeyError as error:
-                raise UserError(f"{file.path}: no column {error.args[0]!r}") from None
+                return as_read(source.read_row_group(index, columns=names).select(names), floats)
             except (pa.ArrowException, OSError) as error:
                 raise UserError(f"{file.path}: row group {index} cannot be read ({first_line(error)})") from None
 
     def read(self, part: Part, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The row groups of a part, one after the other."""
+        """The row groups of a part, one after the other, in types that can be joined to one table."""
         for file, index in part.row_groups():
-            yield self.read_row_group(file, index, columns)
+            yield cast_table(self.read_row_group(file, index, columns), part.types, file.path)
 
     def has_truth(self, part: Part | str) -> bool:
         name = part if isinstance(part, str) else part.name
@@ -160,16 +178,6 @@ def open_log(location: str | Path) -> Log:
     return Log(location, Schema.from_json(text, where), filesystem, root)
 
 
-def parquet_files(filesystem: Any, directory: str) -> list[str] | None:
-    """Paths of the directory's parquet files, sorted; None if there is no such directory."""
-    with reading(directory):
-        if filesystem.get_file_info(directory).type != pafs.FileType.Directory:
-            return None
-        found = filesystem.get_file_info(pafs.FileSelector(directory))
-    wanted = [i for i in found if i.type == pafs.FileType.File and i.base_name.endswith(".parquet")]
-    return sorted(info.path for info in wanted if not info.base_name.startswith((".", "_")))
-
-
 def open_parquet(filesystem: Any, path: str) -> Any:
     # Over a network a row group's columns are fetched together, not one request after the other.
     remote = not isinstance(filesystem, pafs.LocalFileSystem)
@@ -179,45 +187,8 @@ def open_parquet(filesystem: Any, path: str) -> Any:
         raise UserError(f"{path}: not a whole parquet file ({first_line(error)})") from None
 
 
-def check_columns(schema: Schema, found: pa.Schema, path: str) -> None:
-    """Raise UserError naming file and column if a column of the schema is absent or of a type that does not fit."""
-    for name in schema.all_columns:
-        if name not in found.names:
-            raise UserError(f"{path}: no column {name!r}, which {SCHEMA_FILE} names; it has {', '.join(found.names)}")
-    for field in schema.categorical:
-        kind = found.field(field.name).type
-        lists = is_list(kind)
-        if lists != (field.many is not None):
-            right = "without 'many' must be a single value" if lists else "with 'many' must be lists"
-            raise UserError(f"{path}: column {field.name!r} is of type {kind}; a categorical feature {right}")
-        value = kind.value_type if lists else kind
-        value = value.value_type if pat.is_dictionary(value) else value
-        text, whole = is_text(value), pat.is_integer(value)
-        if field.kind == "vocabulary":
-            fits, right = (text, "strings") if isinstance(field.vocabulary[0], str) else (whole, "integers")
-        else:
-            fits, right = (whole, "integers") if field.kind == "range" else (text or whole, "integers or strings")
-        right = f"lists of {right}" if lists else right
-        expect(fits, path, field.name, kind, right, f"a categorical feature of kind {field.kind!r}")
-    for name in filter(None, (*schema.numeric, schema.weight, schema.value)):
-        kind = found.field(name).type
-        expect(pat.is_integer(kind) or pat.is_floating(kind), path, name, kind, "integers or floats", "a number")
-    for name in schema.labels.values():
-        kind = found.field(name).type
-        expect(pat.is_integer(kind) or pat.is_boolean(kind), path, name, kind, "integers or booleans", "a label")
-    if schema.truth and schema.exposure:
-        kind = found.field(schema.exposure).type
-        expect(pat.is_integer(kind), path, schema.exposure, kind, "integers", "the exposure key")
-
-
-def expect(fits: bool, path: str, name: str, kind: pa.DataType, right: str, role: str) -> None:
-    if not fits:
-        raise UserError(f"{path}: column {name!r} is of type {kind}; {role} must be {right}")
-
-
-def is_list(kind: pa.DataType) -> bool:
-    return bool(pat.is_list(kind) or pat.is_large_list(kind) or pat.is_fixed_size_list(kind))
-
-
-def is_text(kind: pa.DataType) -> bool:
-    return bool(pat.is_string(kind) or pat.is_large_string(kind))
+def footer_schema(file: Any, path: str) -> pa.Schema:
+    try:
+        return file.schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: its columns cannot be read ({first_line(error)})") from None

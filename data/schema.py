@@ -7,12 +7,18 @@
                      {"name": "item_id", "kind": "hash", "size": 50000, "width": 32},
                      {"name": "history", "share": "item_id", "many": {"pooling": "mean", "max": 50}}],
      "numeric": ["price"], "labels": {"click": "clicked", "conversion": "bought"},
-     "exposure": "exposure_id", "user": "user_id", "request": "request_id", "weight": null, "value": null,
+     "exposure": "exposure_id", "user": "user_id", "request": "request_id",
+     "weight": null, "value": null, "reward": null, "kinds": {},
      "truth": {"key": "exposure_id", "potential_conversion": "potential_conversion",
                "propensity": "propensity", "conversion_probability": "conversion_probability"}}
 
 `labels` names the columns of outcomes, each 0 or 1, by what a problem calls them. Version 1 had the keys "click" and
 "conversion" in their place and is read as well.
+
+`value` is what a conversion would be worth, known before the exposure (a price, a margin): it may be fused and served.
+`reward` is what came of it, known afterwards (revenue): it is written beside scores and never reaches a model.
+`kinds` says what the ids of a categorical column are, "integers" or "text"; a trained model's schema has it, as
+measured, so that no other log is taken for one with the same ids.
 
 Features are an allow-list: only `categorical` and `numeric` reach a model, and a label among them is an error.
 data/fields.py says what a categorical entry may say.
@@ -20,7 +26,7 @@ data/fields.py says what a categorical entry may say.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +40,11 @@ FORMAT, VERSION = "counterpoint.schema", 2
 SCHEMA_FILE = "schema.json"
 REQUIRED_KEYS = ("format", "version", "name", "categorical", "numeric", "labels")
 VERSION_1_LABELS = ("click", "conversion")
-OPTIONAL_KEYS = ("exposure", "user", "request", "weight", "value", "truth")
+WITHIN = {"conversion": "click"}
+"""A label that is 1 only where another one is."""
+COLUMN_KEYS = ("exposure", "user", "request", "weight", "value", "reward")
+OPTIONAL_KEYS = (*COLUMN_KEYS, "kinds", "truth")
+KINDS_OF_IDS = ("integers", "text")
 TRUTH_KEYS = ("key", "potential_conversion", "propensity", "conversion_probability")
 
 
@@ -66,6 +76,9 @@ class Schema:
     weight: str | None = None
     value: str | None = None
     truth: TruthColumns | None = None
+    reward: str | None = None
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """INTEGERS or TEXT by categorical feature with table rows of its own; those that are known."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -92,7 +105,7 @@ class Schema:
     @property
     def all_columns(self) -> list[str]:
         """`columns` and the identifiers and values beside them, each once."""
-        others = [self.exposure, self.user, self.request, self.value]
+        others = [self.exposure, self.user, self.request, self.value, self.reward]
         return list(dict.fromkeys([*self.columns, *(name for name in others if name)]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,7 +116,8 @@ class Schema:
             "categorical": [field.to_dict() for field in self.categorical],
             "numeric": list(self.numeric),
             "labels": dict(self.labels),
-            **{key: getattr(self, key) for key in OPTIONAL_KEYS[:-1]},
+            **{key: getattr(self, key) for key in COLUMN_KEYS if key != "reward" or self.reward},
+            **({"kinds": dict(self.kinds)} if self.kinds else {}),
             "truth": self.truth.to_dict() if self.truth else None,
         }
 
@@ -130,8 +144,9 @@ class Schema:
                 categorical=categorical_fields(keys["categorical"]),
                 numeric=tuple(column_name(entry, "a 'numeric' entry") or "" for entry in keys["numeric"]),
                 labels=label_columns(keys["labels"]),
-                **{key: column_name(keys.get(key), repr(key), True) for key in OPTIONAL_KEYS[:-1]},
+                **{key: column_name(keys.get(key), repr(key), True) for key in COLUMN_KEYS},
                 truth=truth,
+                kinds=id_kinds(keys.get("kinds")),
             )
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
@@ -174,6 +189,15 @@ def label_columns(value: object) -> dict[str, str]:
     return {str(name): column_name(column, f"label {name!r}") or "" for name, column in value.items()}
 
 
+def id_kinds(value: object) -> dict[str, str]:
+    """The checked 'kinds'."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(kind in KINDS_OF_IDS for kind in value.values()):
+        raise UserError(f"'kinds' must be an object of column: {' or '.join(map(repr, KINDS_OF_IDS))}")
+    return {str(name): kind for name, kind in value.items()}
+
+
 def check_fields(schema: Schema) -> None:
     if not schema.features:
         raise UserError("no features: list columns under 'categorical' or 'numeric'")
@@ -190,12 +214,16 @@ def check_fields(schema: Schema) -> None:
         forbidden[schema.weight] = "the row weight"
     if schema.exposure:
         forbidden[schema.exposure] = "the exposure key"
+    if schema.reward:
+        forbidden[schema.reward] = "the reward, which is known only afterwards,"
     for key, name in schema.truth.to_dict().items() if schema.truth else ():
         if name is not None:
             forbidden.setdefault(name, f"the truth column {key!r}")
     leaks = [name for name in schema.features if name in forbidden]
     if leaks:
         raise UserError(f"column {leaks[0]!r} is {forbidden[leaks[0]]} and cannot be a feature")
+    if schema.reward and schema.reward == schema.value:
+        raise UserError(f"'value' and 'reward' are the same column {schema.value!r}; one is known before, one after")
     if schema.truth and schema.exposure is None:
         raise UserError("'truth' is joined by the exposure key: name its column under 'exposure'")
     check_categorical(schema.categorical)

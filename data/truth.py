@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.errors import UserError
+from data.kinds import as_read, cast_table, common_type, is_number, number
 from data.schema import TruthColumns
 
 
@@ -29,6 +30,8 @@ class Truth:
 
     def lookup(self, exposure_ids: np.ndarray) -> np.ndarray:
         """Row of every given exposure id. Raises UserError if one is absent."""
+        if exposure_ids.dtype == np.uint64:  # beside int64 numpy would compare both as floats
+            exposure_ids = exposure_ids.astype(np.int64)
         rows = np.searchsorted(self.key_R, exposure_ids)
         found = self.key_R[np.minimum(rows, len(self.key_R) - 1)] == exposure_ids
         if not found.all():
@@ -39,7 +42,12 @@ class Truth:
 
 def truth_from_tables(tables: list[pa.Table], columns: TruthColumns, where: str) -> Truth:
     """Join tables of truth rows, sort them by key and check them; `where` opens the message of a UserError."""
-    table = pa.concat_tables(tables)
+    try:
+        names = tables[0].column_names
+        types = {name: common_type([table.schema.field(name).type for table in tables]) for name in names}
+    except TypeError as error:
+        raise UserError(f"{where}: a column is of types that do not go together ({error})") from None
+    table = pa.concat_tables([cast_table(as_read(table), types, where) for table in tables])
     for name in table.column_names:
         if table.column(name).null_count:
             raise UserError(f"{where}: column {name!r} has missing values")
@@ -51,14 +59,17 @@ def truth_from_tables(tables: list[pa.Table], columns: TruthColumns, where: str)
     repeated = key_R[1:][key_R[1:] == key_R[:-1]]
     if len(repeated):
         raise UserError(f"{where}: key {repeated[0]} in column {columns.key!r} stands there twice")
-    potential_R = table.column(columns.potential_conversion).to_numpy()[order_R]
+    for name in (columns.potential_conversion, columns.propensity, columns.conversion_probability):
+        if name and not is_number(table.column(name).type):
+            raise UserError(f"{where}: column {name!r} is of type {table.column(name).type}, not a number")
+    potential_R = number(table, columns.potential_conversion)[order_R]
     if not np.isin(potential_R, (0, 1)).all():
         raise UserError(f"{where}: column {columns.potential_conversion!r} has values other than 0 and 1")
 
     def probabilities(name: str | None) -> np.ndarray | None:
         if name is None:
             return None
-        values_R = table.column(name).to_numpy()[order_R].astype(np.float32, copy=False)
+        values_R = number(table, name)[order_R]
         if not ((values_R >= 0) & (values_R <= 1)).all():
             raise UserError(f"{where}: column {name!r} has values outside 0..1")
         return values_R

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from data.encode import one_chunk
 from data.errors import UserError
 from data.files import put_in_place
+from data.labels import label_values
 from data.log import TRUTH
 from data.schema import SCHEMA_FILE, Schema
 
@@ -153,7 +154,7 @@ class PartWriter:
 
     def _count(self, table: pa.Table, truth: pa.Table | None) -> None:
         facts = self.facts
-        label = {name: table.column(column).to_numpy().astype(bool) for name, column in self.schema.labels.items()}
+        label = {name: label_values(table.column(column)) == 1 for name, column in self.schema.labels.items()}
         click_R = label.get("click", np.ones(table.num_rows, bool))
         facts.rows += table.num_rows
         facts.clicks += int(click_R.sum())

@@ -6,6 +6,7 @@ theta is the same bits for any number of workers, after the loss of any of them,
 """
 
 import functools
+import math
 import time
 import zlib
 from collections.abc import Callable
@@ -15,18 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import UserError
+from data.errors import Stopped, UserError
 from es.algorithms.base import Algorithm, Proposal, Step
 from es.algorithms.registry import make_algorithm
 from es.checkpoint import Checkpoint
 from es.config import ESConfig
+from es.contract import ObjectiveError, call, checked_figures, facts_of, initial_theta
 from es.noise import Noise, open_noise
 from es.objectives.base import Objective, Observing
 from es.pool import Pool, open_pool
 from es.record import RunRecord
-from es.tasks import Choice, Evaluation, Interrupted
+from es.tasks import Choice, Evaluation
 
 OBJECTIVE_PREFIX = "objective."
+LARGEST_SQUARED = 1e150  # the square of a larger number may be none
+UNRANKED = ("raw", "standardised")  # shapings that keep the size of the returns
 
 
 @dataclass
@@ -79,26 +83,33 @@ def run(
     `start_D` is theta before the first generation, in place of the objective's own.
 
     `on_generation` is called after each generation with its metrics (the keys are those of metrics.jsonl). `stopping`
-    is called several times a second: once it returns True the last whole generation is saved and es.tasks.Interrupted
-    raised. Raises UserError for impossible settings or a checkpoint of another run, and the objective's own error once
-    more than config.max_failures evaluations have failed. With workers, a Ray that this process is connected to is
-    used, else a local one is started and stopped again.
+    is called several times a second: once it returns True the last whole generation is saved and data.errors.Stopped
+    raised. Raises UserError for impossible settings, a checkpoint of another run or a theta that is no longer finite;
+    and es.contract.ObjectiveError, which holds the objective's own error, for an objective that does not give what it
+    must, or once more than config.max_failures evaluations have failed. With workers, a Ray that this process is
+    connected to is used, else a local one is started and stopped again.
     """
     config = settle(config, objective)
+    out = out.absolute() if out else None  # an objective may change the working directory
     theta_D = initial_theta(objective) if start_D is None else np.array(start_D, np.float32)
     noise = open_noise(config, len(theta_D))
     try:
-        algorithm, counters = make_algorithm(config, theta_D, noise), Counters()
+        algorithm, counters, whose = (
+            make_algorithm(config, theta_D, noise),
+            Counters(),
+            identity(objective, config, noise),
+        )
         record = None
         if out:
-            record = RunRecord(out, identity(objective, config, noise), config.pairs, config.checkpoint_every)
+            record = RunRecord(out, whose, config.pairs, config.checkpoint_every)
             counters = resume(record, algorithm, objective)
         resumed_at, history = algorithm.generation, list[dict[str, Any]]()
         # Opened last: workers take seconds to start, and mistakes in the settings or the checkpoint are found above.
         pool = open_pool(objective, config, noise, stopping)
         try:
             while algorithm.generation < config.generations:
-                metrics, returns_n2 = one_generation(algorithm, pool, objective, config, counters)
+                saved = record.saved if record and record.saved > 0 else None
+                metrics, returns_n2 = one_generation(algorithm, pool, objective, config, counters, saved)
                 history.append(metrics)
                 if record:
                     # Before the checkpoint: lines beyond the latest one are cut off at a resume, missing ones are lost.
@@ -110,11 +121,11 @@ def run(
                     on_generation(metrics)  # last: whatever it raises, the generation is recorded
             # No pairs, the centre alone: theta after the last step has not been evaluated in any generation.
             final = pool.evaluate(algorithm.ask(), 0, True, state_of(objective)).centre
-        except Interrupted:
+        except Stopped:
             # The generation at hand is given up; its pairs are scored again, with the same returns, after a resume.
             if record and record.saved < algorithm.generation:
                 record.checkpoint(snapshot(algorithm, objective, counters))
-            raise Interrupted(f"stopped after generation {algorithm.generation} of {config.generations}") from None
+            raise Stopped(f"stopped after generation {algorithm.generation} of {config.generations}") from None
         finally:
             pool.close()
     finally:
@@ -142,19 +153,24 @@ def settle(config: ESConfig, objective: Objective) -> ESConfig:
 
 
 def one_generation(
-    algorithm: Algorithm, pool: Pool, objective: Objective, config: ESConfig, counters: Counters
+    algorithm: Algorithm,
+    pool: Pool,
+    objective: Objective,
+    config: ESConfig,
+    counters: Counters,
+    saved: int | None = None,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Ask, evaluate, tell; return the metrics and the returns (n, 2)."""
+    """Ask, evaluate, tell; return the metrics and the returns (n, 2). `saved`: generations in the checkpoint."""
     began = time.perf_counter()
     proposal = algorithm.ask()
     centre = config.centre_every > 0 and proposal.generation % config.centre_every == 0
     evaluation = pool.evaluate(proposal, config.pairs, centre, state_of(objective))
     check_failures(evaluation, proposal, config, counters)  # before the step, which a broken objective must not make
-    step = algorithm.tell(evaluation.returns_n2)
+    step = take_step(algorithm, evaluation.returns_n2, config, saved)
     observed = dict[str, float]()
     if evaluation.statistics_n2S is not None:
         # After the step: all pairs of a generation were scored under one state of the objective, whoever scored them.
-        observed = objective.observe(evaluation.statistics_n2S)  # type: ignore[attr-defined]
+        observed = checked_figures(objective, call(objective, "observe", evaluation.statistics_n2S))
     seconds = time.perf_counter() - began
     counters.evaluations += evaluation.returns_n2.size + centre
     counters.lost_pairs += evaluation.lost_pairs
@@ -166,12 +182,12 @@ def one_generation(
     metrics["theta_crc32"] = zlib.crc32(np.ascontiguousarray(algorithm.theta_D).data)
     if "steps" in observed:
         observed["steps_per_s"] = observed["steps"] / seconds
-    return metrics | observed, evaluation.returns_n2
+    return observed | metrics, evaluation.returns_n2  # the engine's own keys win
 
 
 def state_of(objective: Objective) -> dict[str, np.ndarray] | None:
     """What an objective has learnt from its evaluations, None for one that learns nothing."""
-    return objective.state() if observes(type(objective)) else None  # type: ignore[attr-defined]
+    return call(objective, "state") if observes(type(objective)) else None
 
 
 @functools.cache
@@ -211,24 +227,44 @@ def check_failures(evaluation: Evaluation, proposal: Proposal, config: ESConfig,
     if evaluation.error is None:
         pair, member = np.argwhere(~np.isfinite(evaluation.returns_n2))[0]
         value = evaluation.returns_n2[pair, member]
-        raise RuntimeError(f"the objective returned {value} (first for pair {pair}); {where}")
-    evaluation.error.add_note(where)
-    raise evaluation.error
+        raise ObjectiveError(f"the objective returned {value} (first for pair {pair}); {where}")
+    trace = getattr(evaluation.error, "trace", "")
+    raise ObjectiveError(f"{evaluation.error}; {where}", trace) from evaluation.error.__cause__
+
+
+def take_step(algorithm: Algorithm, returns_n2: np.ndarray, config: ESConfig, saved: int | None) -> Step:
+    """Tell the returns. Raises UserError if the step leads out of the numbers: nothing of its generation is kept."""
+    generation, failed = algorithm.generation, ""
+    try:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what comes of it is checked
+            step = algorithm.tell(returns_n2)
+    except np.linalg.LinAlgError as error:
+        failed = f"no step can be made ({error})"
+    else:
+        for name, value in (("theta", step.theta_norm), ("sigma", step.sigma), ("the step", step.grad_norm)):
+            if not failed and not math.isfinite(value):
+                failed = f"{name} is no longer finite"
+        if not failed:
+            return step
+    lower = f"--learning-rate (it is {config.step_size:g}) or --sigma (it is {config.sigma:g})"
+    if config.utilities in UNRANKED and config.algorithm in ("openai_es", "pgpe", "snes"):
+        lower += ", or have the returns ranked (--shaping centred_ranks)"
+    kept = "nothing is saved yet" if saved is None else f"the checkpoint after {saved} generations is whole"
+    raise UserError(f"{failed} after generation {generation}: lower {lower}; {kept}")
 
 
 def generation_metrics(proposal: Proposal, evaluation: Evaluation, step: Step, seconds: float) -> dict[str, Any]:
     """One line of metrics.jsonl: plain finite numbers, or null."""
     valid_n2 = np.isfinite(evaluation.returns_n2)
     returns = evaluation.returns_n2.ravel() if valid_n2.all() else evaluation.returns_n2[valid_n2]
-    mean = np.add.reduce(returns) / len(returns)  # by hand: numpy's methods cost a cheap generation 5% of its time
-    off_mean = returns - mean
+    mean, deviation = mean_and_deviation(returns)
     evaluations = evaluation.returns_n2.size + (evaluation.centre is not None)
     return {
         "event": "generation",
         "generation": proposal.generation,
         "return.centre": finite(evaluation.centre),
-        "return.mean": float(mean),
-        "return.std": float(np.sqrt(np.add.reduce(off_mean * off_mean) / len(returns))),
+        "return.mean": mean,
+        "return.std": deviation,
         "return.best": float(np.maximum.reduce(returns)),
         "return.min": float(np.minimum.reduce(returns)),
         "grad_norm": step.grad_norm,
@@ -247,17 +283,20 @@ def generation_metrics(proposal: Proposal, evaluation: Evaluation, step: Step, s
     }
 
 
-def initial_theta(objective: Objective) -> np.ndarray:
-    """The objective's own start, (D,) float32; UserError if it is no vector of finite numbers."""
-    theta_D = np.array(objective.initial(), np.float32)
-    if theta_D.ndim != 1 or not len(theta_D) or not np.isfinite(theta_D).all():
-        raise UserError(f"{type(objective).__name__}.initial() must be a non-empty vector of finite numbers")
-    return theta_D
+def mean_and_deviation(returns: np.ndarray) -> tuple[float, float]:
+    """By hand: numpy's methods cost a cheap generation 5% of its time. Of finite numbers, however large."""
+    scale = 1.0
+    if max(np.maximum.reduce(returns), -np.minimum.reduce(returns)) > LARGEST_SQUARED / len(returns):
+        scale = float(np.abs(returns).max())
+        returns = returns / scale
+    mean = np.add.reduce(returns) / len(returns)
+    off_mean = returns - mean
+    return float(mean) * scale, float(np.sqrt(np.add.reduce(off_mean * off_mean) / len(returns))) * scale
 
 
 def identity(objective: Objective, config: ESConfig, noise: Noise) -> dict[str, Any]:
     """What a checkpoint must share with the run that continues it."""
-    return {"settings": config.deciding(), "objective": objective.describe(), "noise": noise.fingerprint}
+    return {"settings": config.deciding(), "objective": facts_of(objective), "noise": noise.fingerprint}
 
 
 def finite(value: float | None) -> float | None:

@@ -12,18 +12,22 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
+from data.errors import UserError
 from es.actor import Worker
 from es.config import ESConfig
+from es.contract import ObjectiveError
+from es.deaths import reason
 from es.noise import Noise
 from es.objectives.base import Objective
+from es.wire import stored
 
 TICK_S = 0.2  # how often deaths, stragglers, timeouts and newcomers are looked for while nothing else happens
 LONGEST_HANGS = 3  # of one and the same task, each in another worker: then it is the objective that hangs
@@ -34,9 +38,11 @@ class Member:
     """A worker. `calls` in the order in which it executes them; the first began at `head_since`."""
 
     actor: Any
-    ready: Any  # the reference that resolves, to its noise's fingerprint, once the actor is up
+    ready: Any  # the reference that resolves, to its noise's fingerprint and its node, once the actor is up
     since: float
     started: bool = False
+    node: str = ""
+    ended: bool = False  # by us: it had hung
     head_since: float = 0.0
     calls: dict[Any, "Call"] = field(default_factory=dict)
 
@@ -55,7 +61,7 @@ class Call:
 class Members:
     def __init__(self, objective: Objective, config: ESConfig, noise: Noise, workers: int) -> None:
         self.config, self.noise, self.workers = config, noise, workers
-        self.objective = ray.put(objective)
+        self.objective = stored(objective)
         self.lost = 0  # in this generation
         self._polled = 0.0
         self._hangs: dict[tuple[int, int], int] = {}
@@ -84,24 +90,31 @@ class Members:
         del call.member.calls[call.reference]
         call.member.head_since = time.monotonic()
 
-    def next_free(self, waiting: deque[int], depth: int) -> Iterator[tuple[Member, int]]:
+    def next_free(self, waiting: deque[int], depth: int, suspects: Container[int]) -> Iterator[tuple[Member, int]]:
         """Take tasks off `waiting` and say which worker each is for: the least busy first, at most `depth` calls each.
 
-        The caller makes each call before it asks for the next, so that a worker's load is known.
+        A task of `suspects` has a worker for itself: whether it kills it could not be told from a call beside it. The
+        caller makes each call before it asks for the next, so that a worker's load is known.
         """
         for load in range(depth):
             for member in self.all:
-                if waiting and member.started and len(member.calls) == load:
-                    yield member, waiting.popleft()
+                if not member.started or len(member.calls) != load:
+                    continue
+                if any(call.task in suspects for call in member.calls.values()):
+                    continue
+                task = next((task for task in waiting if load == 0 or task not in suspects), None)
+                if task is not None:
+                    waiting.remove(task)
+                    yield member, task
 
     def end_overdue(self) -> None:
         """Kill members whose call has been executing for more than timeout_s: it then comes back as lost.
 
-        A task that hung one worker after the other would hang all: RuntimeError, and as well without any worker left.
+        A task that hung one worker after the other would hang all: ObjectiveError. Without any worker left: UserError.
         """
         now = time.monotonic()
         if all(not member.started and now - member.since > self.config.start_timeout_s for member in self.all):
-            raise RuntimeError(f"no worker is left, and none started within {self.config.start_timeout_s:g} s")
+            raise UserError(f"no worker is left, and none started within {self.config.start_timeout_s:g} s")
         for member in self.all:
             if not member.calls or now - member.head_since <= self.config.timeout_s:
                 continue
@@ -109,12 +122,13 @@ class Members:
             key = (head.generation, head.task)
             self._hangs[key] = self._hangs.get(key, 0) + 1
             if self._hangs[key] == LONGEST_HANGS:
-                raise RuntimeError(
+                raise ObjectiveError(
                     f"the objective hangs: a task of generation {head.generation} was evaluated for more than "
                     f"{self.config.timeout_s:g} s (timeout_s) by {LONGEST_HANGS} workers, one after the other"
                 )
             # Not replaced here: its calls come back as lost, on the same path as those of a worker that died by itself.
             ray.kill(member.actor)
+            member.ended = True
             member.head_since = now  # else it would count as overdue again until then
 
     # ---- coming and going
@@ -122,7 +136,7 @@ class Members:
     def _start(self) -> Member:
         options = {"num_cpus": self.config.cpus_per_worker, "max_restarts": 0, "max_task_retries": 0}
         actor = Worker.options(**options).remote()  # type: ignore[attr-defined]
-        ready = actor.start.remote(self.objective, self.config, self.noise.dimension)
+        ready = actor.start.remote([self.objective], self.config, self.noise.dimension)
         return Member(actor, ready, time.monotonic())
 
     def poll_newcomers(self, wait_s: float = 0.0) -> None:
@@ -137,18 +151,25 @@ class Members:
                 self._admit(starting[reference], ray.get(reference))
             except RayTaskError as error:
                 raise cause(error) from error
-            except RayActorError as error:
+            except (RayActorError, OutOfMemoryError) as error:
                 self.replace(starting[reference], error)
             except RayError as error:
                 raise RuntimeError(f"a worker did not start: {error}") from error
 
-    def _admit(self, member: Member, fingerprint: str) -> None:
+    def _admit(self, member: Member, answer: tuple[str, str] | UserError) -> None:
+        if isinstance(answer, UserError):
+            raise answer
+        fingerprint, node = answer
         if fingerprint != self.noise.fingerprint:
-            raise RuntimeError(
+            raise UserError(
                 f"a worker makes other noise ({fingerprint}) than the driver ({self.noise.fingerprint}): "
                 "every node needs the same numpy and kind of processor"
             )
-        member.started = True
+        member.started, member.node = True, node
+
+    def died_by_itself(self, member: Member) -> bool:
+        """Not with its node, and not ended by us."""
+        return not member.ended and any(node["NodeID"] == member.node and node["Alive"] for node in ray.nodes())
 
     def replace(self, member: Member, error: Exception) -> list[Call]:
         """Start a worker in place of a dead one; return the calls that died with it (none if already replaced)."""
@@ -156,20 +177,21 @@ class Members:
             return []
         self.lost += 1
         if self.lost > self.config.max_lost_workers:
-            raise RuntimeError(
-                f"{self.lost} workers were lost in one generation (max_lost_workers); the last: {error}"
+            raise UserError(
+                f"{self.lost} workers were lost in one generation (max_lost_workers): the objective may end its "
+                f"process; the last: {reason(error)}"
             ) from error
         ray.kill(member.actor)  # it may only have been out of reach: it must not go on computing, nor hold its CPUs
         self.all[self.all.index(member)] = self._start()
         return list(member.calls.values())
 
     def await_minimum(self, minimum: int, stopping: Callable[[], bool]) -> None:
-        """Return once `minimum` members have started or the run is to stop; RuntimeError after start_timeout_s."""
+        """Return once `minimum` members have started or the run is to stop; UserError after start_timeout_s."""
         deadline = time.monotonic() + self.config.start_timeout_s
         while (missing := minimum - len(self.started)) > 0 and not stopping():
             if time.monotonic() > deadline:
                 cpus, free = ray.cluster_resources().get("CPU", 0), ray.available_resources().get("CPU", 0)
-                raise RuntimeError(
+                raise UserError(
                     f"{missing} of {minimum} workers did not start in {self.config.start_timeout_s:g} s: "
                     f"Ray has {cpus:g} CPUs, {free:g} of them free"
                 )

@@ -1,20 +1,19 @@
 """Getting a generation scored: in this process, by Ray actors (es/ray_pool.py), or by whichever is faster."""
 
-import os
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-import ray
 
+from data.cpus import usable_cpus
+from data.errors import Stopped
 from es.algorithms.base import Proposal
 from es.config import ESConfig
 from es.noise import Noise
 from es.objectives.base import Objective
-from es.ray_pool import RayPool, join_statistics
-from es.tasks import Choice, Evaluation, Interrupted, Pace, choose, split
-from es.worker import Evaluator, Task
+from es.tasks import Choice, Evaluation, Pace, choose, split
+from es.worker import Evaluator, Task, join_statistics
 
 PATIENCE_S = 0.2  # of evaluation in this process between two looks at whether the run is to stop
 LONG_S = 1.0  # a generation expected to take longer here is not measured whole
@@ -29,7 +28,7 @@ class Pool(Protocol):
     ) -> Evaluation:
         """Score pairs [0, pairs) and, if asked, the centre. `state`: of an objective that observes.
 
-        Raises Interrupted if the run is to stop before all is scored.
+        Raises Stopped if the run is to stop before all is scored.
         """
 
     def close(self) -> None: ...
@@ -48,18 +47,19 @@ class LocalPool:
     ) -> Evaluation:
         parts = int(np.ceil(self.pace.pair_s * pairs / PATIENCE_S)) if self.pace.pair_s is not None else pairs
         tasks = split(pairs, centre, self.evaluator.batch_pairs, parts)
-        result, replies = Evaluation(np.empty((pairs, 2)), None), {}
-        for index, task in enumerate(tasks):
+        result, answered = Evaluation(np.empty((pairs, 2)), None), []
+        for task in tasks:
             if self.stopping():
-                raise Interrupted
+                raise Stopped
             rows_PD = proposal.rows(task.start, task.stop)
-            reply = replies[index] = self.evaluator.evaluate(proposal, task, rows_PD)
+            reply = self.evaluator.evaluate(proposal, task, rows_PD)
+            answered.append((task, reply))
             result.returns_n2[task.start : task.stop] = reply.returns_k2
             result.centre = reply.centre if task.centre else result.centre
             result.error = result.error or reply.error
-        result.statistics_n2S = join_statistics(tasks, replies)
+        result.statistics_n2S = join_statistics(answered, pairs)
         if pairs:
-            self.pace.add(pairs, sum(reply.seconds for reply in replies.values()))
+            self.pace.add(pairs, sum(reply.seconds for _, reply in answered))
         return result
 
     def close(self) -> None:
@@ -109,16 +109,22 @@ class AutoPool:
         return (time.perf_counter() - began) * pairs / task.stop
 
     def _choose(self, generation_s: float, generations: int) -> None:
+        import ray
+
+        from es.ray_pool import RayPool
+        from es.wire import unpicklable
+
         self.choice = choose(generation_s, generations, self._workers(), ray.is_initialized())
+        if self.choice.workers and (why := unpicklable(self.objective)):
+            self.choice = Choice(0, generation_s, f"the objective cannot be sent to workers ({why})")
         if self.choice.workers:
             self.pool = RayPool(self.objective, self.config, self.noise, self.choice.workers, self.stopping)
 
     def _workers(self) -> int:
         """One for each CPU: of the cluster this process is connected to, else those it may run on."""
-        if ray.is_initialized():
-            cpus = ray.cluster_resources().get("CPU", 1.0)
-        else:
-            cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        import ray
+
+        cpus = ray.cluster_resources().get("CPU", 1.0) if ray.is_initialized() else usable_cpus()
         return int(max(1, cpus // self.config.cpus_per_worker))
 
     def close(self) -> None:
@@ -126,9 +132,11 @@ class AutoPool:
 
 
 def open_pool(objective: Objective, config: ESConfig, noise: Noise, stopping: Callable[[], bool]) -> Pool:
-    """The pool that config.workers asks for."""
+    """The pool that config.workers asks for. Ray is imported where it is used: that takes a second or more."""
     if config.workers == "auto":
         return AutoPool(objective, config, noise, stopping)
     if config.workers:
+        from es.ray_pool import RayPool
+
         return RayPool(objective, config, noise, config.workers, stopping)
     return LocalPool(objective, config, noise, stopping)

@@ -4,32 +4,37 @@ The returns of a task follow from the proposal alone, so it does not matter whic
 the first answer to each task is kept and put in its place by pair id.
 
 How a task is sent: `evaluate` prepares what all calls of the generation share (`share`), Members.next_free says which
-worker takes which task, `_send` makes the call. What comes back: `_arrivals`, `_collect`, `_combine`.
+worker takes which task, `_send` makes the call. What comes back: `_arrivals`, `_collect`, `_combine`. A task whose
+workers die is narrowed down until the candidate is found that kills them (es/deaths.py).
 """
 
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
+from data.errors import Stopped
 from es.algorithms.base import Proposal
 from es.config import ESConfig
+from es.contract import name_of
+from es.deaths import CONVINCED, Lost, killer, narrowed
 from es.members import TICK_S, Call, Member, Members, cause, start_ray_if_needed
 from es.noise import Noise
 from es.objectives.base import Objective
-from es.tasks import Choice, Evaluation, Interrupted, Pace, split
+from es.tasks import Choice, Evaluation, Pace, split
 from es.wire import pack_proposal, unpack_reply
-from es.worker import Reply, Task, batch_pairs
+from es.worker import Reply, Task, batch_pairs, join_statistics
 
 INLINE_BYTES = 2**16  # up to this size a proposal travels inside each call; Ray's store costs 2 ms, but once a node
 TASK_BYTES = 32  # generation, sigma and a range of pairs
 
-Arrival = tuple[Call, Reply | None]  # None: lost
+Arrival = tuple[Call, Reply | Lost]
 
 
 @dataclass
@@ -45,12 +50,14 @@ class Scoring:
     """A generation on its way through the workers."""
 
     proposal: Proposal
-    tasks: list[Task]
+    tasks: dict[int, Task]
+    """By a number that calls carry; a task that is taken apart gives way to its parts."""
     result: Evaluation
     shared: Shared  # the proposal as it is sent
     state: Shared  # what an observing objective knows; content None where it observes nothing
     waiting: deque[int]  # tasks that no worker has: not handed out yet, or lost with their worker
     replies: dict[int, Reply] = field(default_factory=dict)  # the first answer to each task
+    deaths: dict[int, int] = field(default_factory=dict)  # of workers, each while it was at the task
 
     @property
     def done(self) -> bool:
@@ -58,7 +65,21 @@ class Scoring:
 
     def wants(self, call: Call) -> bool:
         """Is this call of this generation, and its task unanswered?"""
-        return call.generation == self.proposal.generation and call.task not in self.replies
+        here = call.generation == self.proposal.generation and call.task in self.tasks
+        return here and call.task not in self.replies
+
+    def take_apart(self, index: int, parts: list[Task]) -> None:
+        """Put these in the place of a task, each with the deaths that it has seen; they are handed out next."""
+        del self.tasks[index]
+        first, deaths = self.numbered, self.deaths.pop(index)
+        self.numbered += len(parts)
+        numbers = range(first, self.numbered)
+        self.tasks |= dict(zip(numbers, parts, strict=True))
+        self.deaths |= dict.fromkeys(numbers, deaths)
+        self.waiting.extendleft(reversed(numbers))
+
+    def __post_init__(self) -> None:
+        self.numbered = len(self.tasks)
 
 
 class RayPool:
@@ -69,7 +90,7 @@ class RayPool:
     def __init__(
         self, objective: Objective, config: ESConfig, noise: Noise, workers: int, stopping: Callable[[], bool]
     ) -> None:
-        self.config, self.stopping, self.pace = config, stopping, Pace()
+        self.config, self.stopping, self.pace, self.name = config, stopping, Pace(), name_of(objective)
         self.batch_pairs = batch_pairs(config, noise)
         self.started_ray = start_ray_if_needed(workers, config.cpus_per_worker)
         self.members = Members(objective, config, noise, workers)
@@ -89,11 +110,11 @@ class RayPool:
         depth = 1 if len(scoring.tasks) <= len(members.started) else 2
         while not scoring.done:
             if self.stopping():
-                raise Interrupted
-            for member, task in members.next_free(scoring.waiting, depth):
+                raise Stopped
+            for member, task in members.next_free(scoring.waiting, depth, scoring.deaths):
                 self._send(scoring, member, task)
-            for call, reply in self._arrivals(scoring):
-                self._take(scoring, call, reply)
+            for call, outcome in self._arrivals(scoring):
+                self._take(scoring, call, outcome)
             if not scoring.waiting:  # while tasks wait, whoever is idle takes a new one, not a copy of a late one
                 self._reissue(scoring)
             members.end_overdue()
@@ -116,7 +137,7 @@ class RayPool:
         content = pack_proposal(proposal) if proposal.nbytes <= INLINE_BYTES else proposal.shared()
         shared = share(content, proposal.nbytes, result)
         known = share(state, sum(value.nbytes for value in state.values()) if state else 0, result)
-        return Scoring(proposal, tasks, result, shared, known, waiting=deque(range(len(tasks))))
+        return Scoring(proposal, dict(enumerate(tasks)), result, shared, known, waiting=deque(range(len(tasks))))
 
     def _send(self, scoring: Scoring, member: Member, index: int) -> None:
         """Call a worker for a task: the proposal, the task's borders, and the rows where candidates are explicit."""
@@ -131,16 +152,30 @@ class RayPool:
 
     # ---- what comes back
 
-    def _take(self, scoring: Scoring, call: Call, reply: Reply | None) -> None:
+    def _take(self, scoring: Scoring, call: Call, outcome: Reply | Lost) -> None:
         """Keep the first answer to each task; a task whose last worker was lost waits to be handed out again."""
         if not scoring.wants(call):
             return  # a second answer, or one to a task of an earlier generation
-        if reply is not None:
-            scoring.replies[call.task] = reply
-            scoring.result.bytes_in += payload(reply)
-        elif not self._elsewhere(call):
+        if isinstance(outcome, Reply):
+            scoring.replies[call.task] = outcome
+            scoring.result.bytes_in += payload(outcome)
+            return
+        if outcome.killed is not None:
+            scoring.deaths[call.task] = scoring.deaths.get(call.task, 0) + 1
+        if self._elsewhere(call):
+            return
+        task = scoring.tasks[call.task]
+        scoring.result.lost_pairs += task.stop - task.start
+        deaths = scoring.deaths.get(call.task, 0)
+        parts = narrowed(task, self.batch_pairs, deaths) if outcome.killed is not None else None
+        if parts is None:
             scoring.waiting.appendleft(call.task)
-            scoring.result.lost_pairs += scoring.tasks[call.task].stop - scoring.tasks[call.task].start
+        elif parts:
+            if deaths >= CONVINCED:  # known now: the limit is for deaths that nothing explains
+                self.members.lost -= CONVINCED
+            scoring.take_apart(call.task, parts)
+        else:
+            scoring.replies[call.task] = killer(self.name, task, scoring.proposal.generation, outcome.killed)
 
     def _arrivals(self, scoring: Scoring) -> list[Arrival]:
         """Wait for answers and deaths, at most a tick."""
@@ -180,20 +215,37 @@ class RayPool:
         except RayTaskError as error:
             raise cause(error) from error
         except RayError as error:
-            return [(lost, None) for lost in self.members.replace(call.member, error)]
+            return self._lost(call.member, error)
         self.members.answered(call)
         return [(call, reply)]
+
+    def _lost(self, member: Member, error: RayError) -> list[Arrival]:
+        """What a dead worker has answered all the same, and what was lost with it.
+
+        Which of two calls it died of cannot be told: the answer to the first may have been on its way.
+        """
+        arrivals: list[Arrival] = []
+        for call in list(member.calls.values()):
+            try:
+                reply = unpack_reply(ray.get(call.reference, timeout=0))
+            except RayError:
+                continue
+            self.members.answered(call)
+            arrivals.append((call, reply))
+        lost = Lost(error if self.members.died_by_itself(member) else None)
+        return arrivals + [(call, lost) for call in self.members.replace(member, error)]
 
     def _combine(self, scoring: Scoring, wall_s: float) -> None:
         """Put every answer in its place, in pair order: sums made of them must not follow the order of arrival."""
         result = scoring.result
         busy_s = sum(reply.seconds for reply in scoring.replies.values())
-        for index, task in enumerate(scoring.tasks):
-            reply = scoring.replies[index]
-            result.returns_n2[task.start : task.stop] = reply.returns_k2
+        answered = sorted(((task, scoring.replies[index]) for index, task in scoring.tasks.items()), key=itemgetter(0))
+        for task, reply in answered:
+            part = slice(task.start, task.stop), slice(None) if task.member is None else task.member
+            result.returns_n2[part] = reply.returns_k2[:, part[1]]
             result.centre = reply.centre if task.centre else result.centre
             result.error = result.error or reply.error
-        result.statistics_n2S = join_statistics(scoring.tasks, scoring.replies)
+        result.statistics_n2S = join_statistics(answered, len(result.returns_n2))
         result.workers = len(self.members.started)
         result.idle_share = min(max(1 - busy_s / (max(result.workers, 1) * wall_s), 0.0), 1.0)
         if len(result.returns_n2):
@@ -241,16 +293,3 @@ def share(content: Any, nbytes: int, result: Evaluation) -> Shared:
 def payload(reply: Reply) -> int:
     """Bytes of returns and of what was seen."""
     return reply.returns_k2.nbytes + (0 if reply.statistics_k2S is None else reply.statistics_k2S.nbytes)
-
-
-def join_statistics(tasks: list[Task], replies: dict[int, Reply]) -> np.ndarray | None:
-    """Rows of all pairs in their order; zeros for a task in which every evaluation raised."""
-    known = [reply.statistics_k2S for reply in replies.values() if reply.statistics_k2S is not None]
-    if not known:
-        return None
-    rows_n2S = np.zeros((tasks[-1].stop, 2, known[0].shape[2]))
-    for index, task in enumerate(tasks):
-        statistics_k2S = replies[index].statistics_k2S
-        if statistics_k2S is not None:
-            rows_n2S[task.start : task.stop] = statistics_k2S
-    return rows_n2S

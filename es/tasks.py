@@ -19,10 +19,6 @@ SMALLEST_CALL_S = 0.02
 SMOOTHING = 0.5  # weight of the generation at hand in the measured seconds per pair
 
 
-class Interrupted(Exception):
-    """The caller asked the run to stop before its last generation; the generations that are whole are saved."""
-
-
 @dataclass
 class Evaluation:
     """A scored generation. Bytes are payload: what a wire format without overhead would carry.

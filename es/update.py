@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from data.cpus import usable_cpus
+
 TILES = 8  # of a piece of work: its sums stay in the cache
 MOST_THREADS = 8  # beyond, memory bandwidth is used up
 WORTH_THREADS = 2**21  # floats read, below which waking a thread costs more than it saves
@@ -72,12 +74,23 @@ def spread(piece: Callable[[int], None], starts: Iterable[int], number: int) -> 
         list(_executor(number, os.getpid()).map(piece, starts))
 
 
+_asked: list[int] = []
+
+
+def use_threads(number: int) -> None:
+    """From now on at most so many, in this process."""
+    _asked[:] = [number]
+    threads.cache_clear()
+
+
 @functools.cache
 def threads() -> int:
-    """Threads of an update: the CPUs of this process, or what OMP_NUM_THREADS says (Ray sets it in its workers)."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Threads of an update: the CPUs of this process, or what OMP_NUM_THREADS says (Ray sets it in its workers), or
+    what was asked for."""
+    usable = usable_cpus()
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(usable, MOST_THREADS, int(asked) if asked.isdigit() else usable))
+    number = _asked[0] if _asked else int(asked) if asked.isdigit() else usable
+    return max(1, min(usable, MOST_THREADS, number))
 
 
 @functools.cache

@@ -4,9 +4,16 @@ Plain numbers and bytes cost Ray half of what small objects that hold arrays cos
 whose objective is cheap. Large arrays go as arrays, through the node's object store.
 """
 
-import numpy as np
+import sys
+from typing import Any
 
+import numpy as np
+import ray
+import ray.cloudpickle
+
+from data.errors import UserError
 from es.algorithms.base import Proposal
+from es.contract import BY_VALUE, ObjectiveError, name_of
 from es.worker import Reply
 
 Packed = tuple[object, ...]
@@ -34,9 +41,49 @@ def pack_reply(reply: Reply) -> Reply | Packed:
     return (reply.returns_k2.tobytes(), reply.centre, reply.seconds)
 
 
-def unpack_reply(packed: Reply | Packed) -> Reply:
+def unpack_reply(packed: Reply | Packed | UserError) -> Reply:
+    """The reply; raises the fault of the objective that came in its place."""
+    if isinstance(packed, UserError):
+        raise packed
     if isinstance(packed, Reply):
         return packed
     returns, centre, seconds = packed
     returns_k2 = np.frombuffer(returns, np.float64).reshape(-1, 2)  # type: ignore[call-overload]
     return Reply(returns_k2, centre, seconds=seconds)  # type: ignore[arg-type]
+
+
+def stored(objective: Any) -> Any:
+    """The objective in Ray's store, as the reference to it. Raises ObjectiveError if it cannot be pickled."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__dict__", {}).get(BY_VALUE):
+            ray.cloudpickle.register_pickle_by_value(module)
+    try:
+        return ray.put(objective)
+    except Exception as error:  # of many kinds, with pages of Ray's search for the reason
+        raise ObjectiveError(f"{name_of(objective)} cannot be sent to workers: {unpicklable(objective)}") from error
+
+
+def unpicklable(objective: Any) -> str | None:
+    """Why the objective cannot be pickled, and which of its attributes it is; None if it can."""
+    why = refusal(objective)
+    if why is None:
+        return None
+    culprits = [name for name, value in getattr(objective, "__dict__", {}).items() if refusal(value)]
+    return f"its attribute {culprits[0]!r}: {refusal(objective.__dict__[culprits[0]])}" if culprits else why
+
+
+def refusal(value: Any) -> str | None:
+    try:
+        ray.cloudpickle.dumps(value)
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+    return None
+
+
+def fetched(reference: Any) -> Any:
+    """In a worker: the objective. Raises ObjectiveError if it cannot be loaded there."""
+    try:
+        return ray.get(reference)
+    except Exception as error:
+        last = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
+        raise ObjectiveError(f"a worker cannot load the objective: {type(error).__name__}: {last.strip()}") from error

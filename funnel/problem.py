@@ -5,7 +5,7 @@ distributed/training/loop.py runs any class that has these members; funnel/regis
 
     outputs = network(batch)
     totals = summed over workers(problem.totals(outputs, batch))
-    terms = problem.loss(outputs, batch, totals, step)
+    terms = problem.loss(outputs, batch, totals, step, epoch)
 
 so gradients of workers add up to the gradient of one process that sees the whole batch.
 Shapes: B rows of a batch, T totals.
@@ -145,8 +145,10 @@ class Problem(Protocol):
     def totals(self, outputs: Outputs, batch: Any) -> Tensor:
         """(T,) float64 sums over these units; the loop adds them up over workers before `loss` divides by them."""
 
-    def loss(self, outputs: Outputs, batch: Any, totals: Tensor, step: int) -> dict[str, Tensor]:
-        """ "loss" to differentiate and terms to log: these units' share of the global batch's loss."""
+    def loss(self, outputs: Outputs, batch: Any, totals: Tensor, step: int, epoch: int = 0) -> dict[str, Tensor]:
+        """ "loss" to differentiate and terms to log: these units' share of the global batch's loss. `step` and `epoch`,
+        which it lies in, count from 0: what changes with time is addressed by them, so that a resume goes on as it was.
+        """
 
     def counts(self, log: Log, part: Part, truth: bool = False) -> Counts:
         """`truth`: look up what only a simulation or an experiment knows, where the log has it."""

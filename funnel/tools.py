@@ -37,6 +37,8 @@ class Scores:
     """One a row group, all of one schema."""
     about: Mapping[str, Any]
     """Kept in the file's metadata; "calibration" is the name of the calibration's method, or "none"."""
+    warnings: list[str] = field(default_factory=list)
+    """Lines on what looks wrong; complete once all tables are read."""
 
 
 class Scoring(Protocol):
@@ -74,6 +76,8 @@ class Evaluation(Protocol):
 
     counts: Mapping[str, int]
     """Of the part, for run.json."""
+    warnings: Sequence[str]
+    """Lines on what looks wrong in the part."""
 
     def run(self, folder: Path, device: torch.device, say: Say) -> tuple[dict[str, Any], dict[str, Any]]:
         """(figures for summary.json, with {"absent": {name: reason}}; curves for evaluation.json). `folder`: an empty

@@ -92,6 +92,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     log = log or open_log(arguments.data)
     asked = (arguments.part, arguments.by, arguments.raw, arguments.replicates, arguments.seed)
     evaluation = evaluating.prepare(finished, given_to(record), log, *asked)
+    for line in evaluation.warnings:
+        Console().print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False, highlight=False)
     data = {"location": arguments.data, "name": log.schema.name, "parts": {arguments.part: evaluation.counts}}
     facts = {"data": data, MADE_FROM: made_from, "judged": record.get("config")}
     facts |= {"problem": record["problem"]} if "problem" in record else {}

@@ -69,6 +69,8 @@ def run(arguments: Arguments) -> Path:
             writer.write_table(table.cast(described))
         assert writer is not None, "a part has at least one row"
         writer.close()
+    for line in scores.warnings:
+        console.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False, highlight=False)
     how = f", calibrated ({calibration})" if calibration != "none" else ""
     console.print(f"scored {part.rows:,} rows{how}: {out}")
     return out

@@ -37,6 +37,7 @@ from jobs.command.cli import glance, main, parse, with_settings
 from jobs.command.preset import apply, find_preset
 from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
+from jobs.command.threads import use_threads
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, read_json, start_run, usable_cpus, write_json
 from jobs.run.inputs import MADE_FROM, TRAINED, check_data, check_log, data_of, model_of
 from jobs.run.owner import entered
@@ -73,6 +74,9 @@ class Arguments:
     calibrate: str = "none"
     """Calibrate the trained model on the validation part by this --method of jobs.calibrate (platt or isotonic for the
     ranker), which does so later too, with more choices."""
+    threads: int | None = None
+    """Threads of this process, with --workers 0; the last bits of the weights follow them. Left out: what
+    OMP_NUM_THREADS says, else as many as it may use CPUs. Workers have one each."""
     config: TrainConfig = field(default_factory=TrainConfig)
     settings: Any = None
     """The problem's own; None: its defaults."""
@@ -139,6 +143,7 @@ def trained(
     if arguments.calibrate != "none":
         calibrate.settings_of(kind, method=arguments.calibrate)
     at_least = check_workers(arguments)
+    use_threads(arguments.threads, alone=not arguments.workers)
     log = open_log(arguments.data)
     if state is RunState.RESUME:
         check_data(out, read_json(out / RUN_FILE), log)
@@ -229,6 +234,8 @@ def announce(console: Console, arguments: Arguments, job: TrainJob, state: RunSt
     kind = find_problem(job.problem)
     what = kind(job.settings, job.schema, job.facts, {}).describe()
     console.print(f"{verb} {what}: {job.units('train'):,} {kind.units} of {job.schema.name!r} in {where}")
+    for line in job.facts.get("warnings", ()):
+        console.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from data.errors import UserError
 from models.backbones.base import BackboneConfig
 from models.embedding import FieldOptions, FusedEmbedding
 from models.layers import MLP, Standardise
+from models.objectives.base import TOWER
 from models.pooling import BagTensors
 from models.registry import build_backbone
 from models.rows import EVERY_ROW, Share
@@ -67,6 +68,9 @@ class EntireSpaceModel(nn.Module):
         if not field_rows and not numerics:
             raise UserError("the schema lists no features: name at least one categorical or numeric column")
         self.tasks = tasks
+        self.ending: tuple[str, ...] = ()
+        """Tasks that in training also give their logit under "TASK.tower", with a gradient that ends in the tower; set
+        by whoever trains."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.embedding = FusedEmbedding(field_rows, config.embedding_width, config.embedding_scale, share, options)
@@ -84,10 +88,11 @@ class EntireSpaceModel(nn.Module):
     def logits(self, ids_BK: Tensor, numeric_BN: Tensor, bags: Sequence[BagTensors] = ()) -> dict[str, Tensor]:
         """ids with field offsets added, raw numerics (NaN = missing), multi-valued fields -> {task: logit_B}."""
         x_BI = torch.cat([self.embedding(ids_BK, bags), self.standardise(numeric_BN)], dim=1)
-        representations = self.backbone(x_BI)
-        return {
-            task: self.towers[task](h_BH).squeeze(1) for task, h_BH in zip(self.tasks, representations, strict=True)
-        }
+        h_of = dict(zip(self.tasks, self.backbone(x_BI), strict=True))
+        found = {task: self.towers[task](h_BH).squeeze(1) for task, h_BH in h_of.items()}
+        if self.training:
+            found |= {task + TOWER: self.towers[task](h_of[task].detach()).squeeze(1) for task in self.ending}
+        return found
 
     @torch.no_grad()
     def start_at(self, rates: dict[str, float]) -> None:

@@ -6,13 +6,16 @@ import torch
 from torch import Tensor, nn
 
 STANDARDISED_LIMIT = 10.0
+FAR = 2048.0
+"""Standard deviations from 0 beyond which float32 tells apart no more than 1/4000 of a deviation."""
 
 
 class Standardise(nn.Module):
     """(x - mean) / std per numeric feature, with statistics of the training part that travel with the model.
 
     A missing value (NaN) becomes 0, the mean. Values beyond 10 standard deviations are cut there, so that one
-    broken row cannot throw a batch.
+    broken row cannot throw a batch. Where the mean is so many deviations away from 0 that float32 would round the
+    differences between rows (FAR; epoch milliseconds), it is taken away in float64, if the values come as float64.
     """
 
     mean: Tensor
@@ -20,11 +23,18 @@ class Standardise(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("std", torch.ones(features))
+        self.register_buffer("mean", torch.zeros(features, dtype=torch.float64))
+        self.register_buffer("std", torch.ones(features, dtype=torch.float64))
+
+    def far(self) -> Tensor:
+        """bool_N: features that need float64."""
+        return self.mean.abs() > FAR * self.std
 
     def forward(self, numeric_BN: Tensor) -> Tensor:
-        standardised_BN = (numeric_BN - self.mean) / self.std
+        standardised_BN = (numeric_BN.float() - self.mean.float()) / self.std.float()
+        if numeric_BN.dtype == torch.float64:
+            exact_BN = ((numeric_BN - self.mean) / self.std).float()
+            standardised_BN = torch.where(self.far(), exact_BN, standardised_BN)
         return torch.nan_to_num(standardised_BN, nan=0.0).clamp(-STANDARDISED_LIMIT, STANDARDISED_LIMIT)
 
 

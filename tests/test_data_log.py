@@ -169,8 +169,8 @@ def test_a_flipped_byte_is_found_by_the_checksums(directory: Path) -> None:
             [1] * ROWS,
             "column 'channel' is of type int64; a categorical feature of kind 'vocabulary' must be",
         ),
-        ("click", [0.0] * ROWS, "column 'click' is of type double; a label must be integers or booleans"),
-        ("exposure_id", ["x"] * ROWS, "column 'exposure_id' is of type string; the exposure key must be integers"),
+        ("click", ["0"] * ROWS, "column 'click' is of type string; a label must be 0 or 1 in integers, booleans or"),
+        ("exposure_id", ["x"] * ROWS, "column 'exposure_id' is of type string; the exposure key that joins a truth"),
     ],
 )
 def test_a_column_of_another_type_is_named(directory: Path, column: str, values: list, message: str) -> None:

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import ks_2samp
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import log_loss, precision_recall_fscore_support, roc_auc_score
 
+from data.errors import UserError
 from funnel.figures.binary import ECE_GROUPS, BinaryMetrics
+from funnel.ranking.problem import EntireSpaceSettings
 from funnel.ranking.propensity_health import PropensityHealth
 
 
@@ -71,9 +73,46 @@ def test_figures_that_do_not_exist_say_why() -> None:
     metrics = BinaryMetrics()
     metrics.add(torch.zeros(3), torch.zeros(3))
     figures, absent = metrics.figures()
-    assert absent == dict.fromkeys(("auc", "ks", "pcoc"), "no positives")
+    assert absent == dict.fromkeys(("auc", "ks", "pcoc", "precision", "recall", "f1"), "no positives")
     assert "auc" not in figures
     assert figures["log_loss"] == pytest.approx(np.log(2))
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.1, 0.5, None])
+def test_precision_recall_and_f1_match_scikit_learn(threshold: float | None) -> None:
+    """None: a row is called positive from the mean label on."""
+    logit_B, label_B = sample(20_000, 5)
+    metrics = BinaryMetrics(threshold=threshold)
+    metrics.add(logit_B, label_B)
+    figures, absent = metrics.figures()
+    where = label_B.double().mean().item() if threshold is None else threshold
+    assert figures["threshold"] == pytest.approx(where)
+    called_B = logit_B.double().sigmoid() >= where
+    expected = precision_recall_fscore_support(label_B, called_B, average="binary")[:3]
+    for name, value in zip(("precision", "recall", "f1"), expected, strict=True):
+        assert figures[name] == pytest.approx(value, abs=1e-3), (
+            name
+        )  # rows of the threshold's own bin count as reaching it
+    assert not absent
+
+
+def test_the_row_at_the_threshold_counts_as_reaching_it() -> None:
+    """By hand: 3 of 4 positives and 1 of 4 negatives at or above .5."""
+    metrics = BinaryMetrics(threshold=0.5)
+    metrics.add(torch.tensor([0.0, 2, 30, -1, 0.1, -0.1, -2, -30]), torch.tensor([1.0, 1, 1, 1, 0, 0, 0, 0]))
+    figures, _ = metrics.figures()
+    assert (figures["precision"], figures["recall"], figures["f1"]) == (0.75, 0.75, 0.75)
+    high = BinaryMetrics(threshold=0.99)
+    high.add(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
+    figures, absent = high.figures()
+    assert (figures["recall"], figures["f1"]) == (0, 0)
+    assert absent == {"precision": "no prediction reaches the threshold"}
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0, float("nan"), "often"])
+def test_a_threshold_is_a_probability_or_auto(threshold: float | str) -> None:
+    with pytest.raises(UserError, match="threshold must be 'auto' or a probability between 0 and 1"):
+        EntireSpaceSettings(threshold=threshold)
 
 
 def test_calibration_groups_hold_all_rows() -> None:

@@ -47,7 +47,9 @@ def test_an_epoch_is_every_row_once(small_log: Path) -> None:
     log = open_log(small_log)
     batches = list(stream(small_log).epoch(0))
     assert len(batches) == stream(small_log).steps
-    assert all(len(batch) == BATCH for batch in batches[:-2])
+    sizes = {len(batch) for batch in batches}
+    assert max(sizes) <= BATCH
+    assert max(sizes) - min(sizes) <= 1
     encoder = Encoder(log.schema)
     expected = []
     for table in log.read(log.part("train")):

@@ -188,7 +188,7 @@ def test_mlflow_has_what_the_run_has(small_log, tmp_path, mlflow_store, capsys):
     assert set(runs) == {"run", "es"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     trained = runs["run"]
-    assert trained.data.params["train.objective.name"] == "escm2_ips"
+    assert trained.data.params["train.objective.name"] == "escm2_snips"
     assert trained.data.metrics["ctr.auc"] == pytest.approx(summary["ctr.auc"])
     assert "valid/ctr.auc" in trained.data.metrics
     assert "loss" in trained.data.metrics

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,6 +99,27 @@ def test_a_failed_write_keeps_the_old_one(path, monkeypatch):
     with pytest.raises(ValueError, match=r"checkpoint.safetensors: cannot be written \(disk full\)$"):
         save_checkpoint(path, IDENTITY, Checkpoint({**TENSORS, "theta": np.zeros(4, "f4")}, {}))
     np.testing.assert_array_equal(load_checkpoint(path, IDENTITY, TENSORS).tensors["theta"], TENSORS["theta"])
+
+
+def test_it_is_on_disk_before_it_has_its_name(path, monkeypatch):
+    """Nothing is written where the old one stands: the new is synced beside it, renamed, and the name is synced."""
+    before, sync, replace, done = path.read_bytes(), os.fsync, os.replace, []
+
+    def note_sync(descriptor):
+        place = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        done.append(("sync", place == path.parent, place.exists() and path.read_bytes() == before))
+        sync(descriptor)
+
+    def note_rename(source, target):
+        assert path.read_bytes() == before
+        assert load_checkpoint(Path(source), IDENTITY, TENSORS).counters == {"evaluations": 99}
+        done.append(("rename", Path(target) == path, True))
+        replace(source, target)
+
+    monkeypatch.setattr("os.fsync", note_sync)
+    monkeypatch.setattr("os.replace", note_rename)
+    save_checkpoint(path, IDENTITY, Checkpoint(TENSORS, {"evaluations": 99}))
+    assert done == [("sync", False, True), ("rename", True, True), ("sync", True, False)]
 
 
 def test_the_engine_refuses_what_does_not_belong_to_its_run(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,11 @@ import numpy as np
 import pytest
 import ray.cloudpickle
 
+from data.errors import UserError
 from es.config import ESConfig
+from es.contract import ObjectiveError
 from es.engine import run
+from es.hashing import hash64
 from es.objectives.base import FunctionObjective
 from es.objectives.toy import Rosenbrock, Sphere
 from es.record import RunRecord
@@ -154,13 +158,13 @@ def test_a_hung_worker_is_replaced(ray_cluster, expected, tmp_path):
 @pytest.mark.ray
 def test_workers_that_always_die_stop_the_run(ray_cluster, tmp_path):
     objective = DiesOnce(6, marker=str(tmp_path / "calls"), deaths=1000)
-    with pytest.raises(RuntimeError, match="2 workers were lost"):
+    with pytest.raises(UserError, match="2 workers were lost"):
         run(objective, with_(workers=1, max_lost_workers=1))
 
 
 @pytest.mark.ray
 def test_too_few_cpus_is_said(ray_cluster):
-    with pytest.raises(RuntimeError, match=r"did not start in 1 s: Ray has 4 CPUs"):
+    with pytest.raises(UserError, match=r"did not start in 1 s: Ray has 4 CPUs"):
         run(Sphere(3), with_(workers=9, start_timeout_s=1.0))
 
 
@@ -188,6 +192,9 @@ def test_a_crash_between_checkpoints_goes_back_to_the_last(expected, tmp_path):
     assert resumed.resumed_at == 4
     np.testing.assert_array_equal(resumed.theta, expected)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 12
+    returns = RunRecord(tmp_path, {}, CONFIG.pairs).returns()
+    run(Noisy(6), CONFIG, out=tmp_path / "straight")
+    np.testing.assert_array_equal(returns, RunRecord(tmp_path / "straight", {}, CONFIG.pairs).returns())
 
 
 def test_replay_from_the_returns(expected, tmp_path):
@@ -207,6 +214,26 @@ def test_pairs_share_their_evaluation_seed():
     run(FunctionObjective(remember, np.zeros(2)), with_(pairs=3, generations=1, centre_every=0))
     assert seen[0:6:2] == seen[1:6:2]
     assert len(set(seen[:6])) == 3
+
+
+@pytest.mark.parametrize("evaluation_seeds", ["pair", "generation"])
+def test_the_objective_is_given_the_seeds_of_seed_generation_and_pair(evaluation_seeds):
+    """A batch of each pair, and the centre, whose seed is the generation's own."""
+
+    class Remembers(Sphere):
+        def evaluate_batch(self, theta_PD, seeds_P):
+            seen.append(seeds_P.tolist())
+            return super().evaluate_batch(theta_PD, seeds_P)
+
+    for seed in (3, 4):
+        seen = []
+        config = with_(seed=seed, pairs=2, generations=2, batch_pairs=1, evaluation_seeds=evaluation_seeds)
+        run(Remembers(2), config)
+        for generation in (0, 1):
+            per_pair = hash64((seed, 1, generation), np.arange(2, dtype=np.uint64)).tolist()
+            first, second = per_pair if evaluation_seeds == "pair" else per_pair[:1] * 2
+            expected = [[first] * 2, [second] * 2, [per_pair[0]]]
+            assert sorted(seen[3 * generation : 3 * generation + 3]) == sorted(expected)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):
@@ -236,12 +263,15 @@ def test_failures_are_counted_and_rank_worst():
 @pytest.mark.ray
 @pytest.mark.parametrize("workers", [0, 1])
 def test_too_many_failures_raise_the_objectives_error(ray_cluster, workers):
-    with pytest.raises(ZeroDivisionError, match="theta is out of bounds"):
+    with pytest.raises(ObjectiveError, match="ZeroDivisionError: theta is out of bounds") as caught:
         run(fails_where(lambda theta: theta[0] > 1.05), with_(max_failures=20, workers=workers))
+    line = fails_where.__code__.co_firstlineno + 3
+    assert re.search(rf"\({__file__}:{line}\); generation \d: \d\d evaluations have failed so far$", str(caught.value))
+    assert 'raise ZeroDivisionError("theta is out of bounds")' in caught.value.trace
 
 
 def test_nan_everywhere_stops_at_once():
-    with pytest.raises(RuntimeError, match=r"returned nan .* generation 0: 80 evaluations have failed"):
+    with pytest.raises(ObjectiveError, match=r"returned nan .* generation 0: 80 evaluations have failed"):
         run(FunctionObjective(lambda theta, seed: float("nan"), np.ones(2)), CONFIG)
 
 
@@ -250,7 +280,7 @@ def test_a_wrong_shape_is_said():
         def evaluate_batch(self, theta_PD, seeds_P):
             return np.zeros((len(theta_PD), 1))
 
-    with pytest.raises(TypeError, match=r"Wrong.evaluate_batch returned shape \(\d+, 1\)"):
+    with pytest.raises(ObjectiveError, match=r"Wrong.evaluate_batch returned shape \(\d+, 1\)"):
         run(Wrong(3), CONFIG)
 
 
@@ -279,7 +309,7 @@ def test_an_objective_that_workers_cannot_load_is_an_error_and_not_a_dead_worker
         def __reduce__(self):
             return (int, ("not a number",))
 
-    with pytest.raises(Exception, match="not a number"):
+    with pytest.raises(ObjectiveError, match=r"a worker cannot load the objective: .*not a number"):
         run(Unloadable(3), with_(workers=1))
 
 
@@ -288,7 +318,9 @@ def test_an_objective_that_workers_cannot_load_is_an_error_and_not_a_dead_worker
 def test_without_a_cluster_a_quiet_local_one_is_started_and_stopped(tmp_path):
     program = """
 import numpy as np, ray
+from data.errors import UserError
 from es.config import ESConfig
+from es.contract import ObjectiveError
 from es.engine import run
 from es.objectives.toy import Sphere
 here, there = (run(Sphere(4), ESConfig(pairs=4, generations=2, workers=workers)) for workers in (0, 1))

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import ray.cloudpickle
 
+from data.errors import Stopped
 from es.algorithms.base import Proposal
 from es.config import ESConfig
 from es.engine import run
 from es.objectives.toy import Rosenbrock, Sphere
 from es.record import RunRecord
 from es.replay import replay_run
-from es.tasks import CALL_S, ROUND_TRIP_S, Interrupted, calls_per_worker, choose, split
+from es.tasks import CALL_S, ROUND_TRIP_S, calls_per_worker, choose, split
 from es.wire import pack_proposal, pack_reply, unpack_proposal, unpack_reply
 from es.worker import Reply
 
@@ -108,7 +109,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_continues_to_the_same_bits(ray_cl
         return time.monotonic() > began + 1.2 and (tmp_path / "returns.f64").exists()
 
     config = dataclasses.replace(CONFIG, generations=500, checkpoint_every=10**6, workers=workers, batch_pairs=1)
-    with pytest.raises(Interrupted, match=r"stopped after generation \d+ of 500"):
+    with pytest.raises(Stopped, match=r"stopped after generation \d+ of 500"):
         run(Slow(4), config, tmp_path, stopping=late)
     found = replay_run(tmp_path)
     assert found.difference is None

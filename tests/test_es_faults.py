@@ -17,6 +17,7 @@ import ray
 import ray.cloudpickle
 
 from es.config import ESConfig
+from es.contract import ObjectiveError
 from es.engine import run
 from es.objectives.toy import Sphere
 
@@ -190,7 +191,7 @@ class HangsOnHigh(Sphere):
 @pytest.mark.ray
 def test_an_objective_that_always_hangs_stops_the_run(ray_cluster):
     config = dataclasses.replace(CONFIG, workers=2, timeout_s=0.3)
-    with pytest.raises(RuntimeError, match=r"the objective hangs: a task of generation 0 .* 0\.3 s .* by 3 workers"):
+    with pytest.raises(ObjectiveError, match=r"the objective hangs: a task of generation 0 .* 0\.3 s .* by 3 workers"):
         run(HangsOnHigh(6), config)
 
 

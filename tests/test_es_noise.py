@@ -237,6 +237,18 @@ def test_evaluation_seeds():
     assert len(set(evaluation_seeds(1, 2, pairs, per_generation=True).tolist())) == 1
 
 
+def test_evaluation_seeds_are_those_of_seed_generation_and_pair():
+    """Their values: a run that goes on under another version must meet the same."""
+    expected = {
+        (0, 0): [0xD1C0270687984B37, 0x1833A3FC3B33A847, 0xBEDB5BF1CD5EC111],
+        (1, 0): [0xC965D6348C188782, 0x2DE5A4E32AE6D264, 0x4F323FFFF89FBA25],
+        (0, 1): [0xFAA6282A95DA9F89, 0x27C9219DB08517F0, 0xC1AE2036D5CAA152],
+    }
+    for (seed, generation), seeds in expected.items():
+        assert evaluation_seeds(seed, generation, np.arange(3, dtype=np.uint64), False).tolist() == seeds
+        assert evaluation_seeds(seed, generation, np.arange(3, dtype=np.uint64), True).tolist() == seeds[:1] * 3
+
+
 def test_tables_are_private(directory):
     table = SharedTable(1, SIZE)
     assert os.stat(table.path).st_mode & 0o077 == 0

@@ -210,7 +210,7 @@ def test_a_directory_of_another_run_is_refused_and_kept(
 ) -> None:
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     printed = error_line(train, words(small_log, finished, "--objective.name", "naive"), monkeypatch, capsys)
-    assert "holds another run: train.objective.name was 'escm2_ips', now 'naive'" in printed
+    assert "holds another run: train.objective.name was 'escm2_snips', now 'naive'" in printed
     (tmp_path / "thesis.txt").write_text("precious")
     printed = error_line(train, words(small_log, tmp_path), monkeypatch, capsys)
     assert "is not empty and holds no run.json" in printed

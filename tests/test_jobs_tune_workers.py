@@ -14,7 +14,7 @@ from support import TINY_SEARCH, settings_of, tiny_search
 
 from data.log import open_log
 from distributed.training.launch import prepare, run_training
-from distributed.training.ray_group import free_room, note_room
+from distributed.training.ray_group import free_orphans, free_room, note_room
 from jobs import tune
 from jobs.run.directory import read_json, usable_cpus
 from jobs.tune import workers
@@ -92,6 +92,37 @@ def test_what_a_killed_start_still_holds_is_given_back(ray_cluster: None, tmp_pa
     assert groups() == before
     free_room(tmp_path)  # once more does nothing, nor does it where nothing was noted
     free_room(tmp_path / "none")
+
+
+@ray.remote(num_cpus=0)
+class Controller:
+    """As Ray Train's: it makes a placement group, here of no workers yet."""
+
+    def room(self) -> str:
+        self.group = ray.util.placement_group([{"CPU": 1}])
+        ray.get(self.group.ready())
+        return str(self.group.id.hex())
+
+
+@pytest.mark.ray
+def test_what_a_controller_held_that_died_while_its_workers_started_is_given_back(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    """No worker has noted the group: Ray alone knows who made it. A controller that lives keeps its own."""
+    before, dead, alive = groups(), Controller.remote(), Controller.remote()  # type: ignore[attr-defined]
+    lost, kept = ray.get([dead.room.remote(), alive.room.remote()])
+    assert free_orphans() == 0
+    ray.kill(dead)
+    deadline = time.monotonic() + 20
+    while lost in groups() and time.monotonic() < deadline:
+        free_room(tmp_path)
+        time.sleep(0.1)
+    assert groups() == before | {kept}
+    ray.kill(alive)
+    while groups() != before and time.monotonic() < deadline:
+        free_orphans()
+        time.sleep(0.1)
+    assert groups() == before
 
 
 @pytest.mark.ray

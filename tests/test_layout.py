@@ -25,7 +25,7 @@ ALLOWED = {
 # What a room may import of another: modules, or rooms inside them. Without an entry, all of it.
 PARTS = {
     ("models", "data"): ("data.errors",),  # the one class of errors that becomes a line for the user
-    ("es", "data"): ("data.errors",),
+    ("es", "data"): ("data.errors", "data.cpus"),
     ("funnel", "es"): ("es.objectives.base", "es.policies", "es.hashing"),
     ("distributed", "funnel"): ("funnel.problem", "funnel.registry", "funnel.settings"),
     ("distributed", "models"): ("models.embedding", "models.rows"),

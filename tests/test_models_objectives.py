@@ -1,7 +1,5 @@
-"""Objectives against direct float64 formulas, their gradients, and their expectation over every click pattern."""
+"""Objectives against direct float64 formulas, and their gradients in the logits."""
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,6 +12,7 @@ from models.objectives.propensity import AUTO_CLIP_SHARE, inverse_propensity, re
 from models.registry import OBJECTIVES, build_objective
 
 ROWS = 400
+DECAYS = {"gamma_ctr": 1.1, "gamma_c": 0.5, "gamma_g": 0.8, "gamma_imp": 0.7}
 
 
 def batch(seed: int = 0, rows: int = ROWS) -> tuple[dict[str, Tensor], Labels]:
@@ -35,27 +34,35 @@ def delta(label_B: Tensor, probability_B: Tensor) -> Tensor:
     return -(label_B * probability_B.log() + (1 - label_B) * (1 - probability_B).log())
 
 
-def expected_terms(name: str, logits: dict[str, Tensor], labels: Labels, clip: float, config: ObjectiveConfig) -> dict:
-    """methods.md s.3, written down naively in float64."""
+def expected_terms(
+    name: str, logits: dict[str, Tensor], labels: Labels, clip: float, config: ObjectiveConfig, epoch: int = 0
+) -> dict:
+    """docs/math.md, written down naively in float64."""
+    lambda_ctr, lambda_c, lambda_g, lambda_imp = (
+        getattr(config, f"lambda_{term}") * getattr(config, f"gamma_{term}") ** epoch
+        for term in ("ctr", "c", "g", "imp")
+    )
     q_B, p_B = logits["ctr"].sigmoid(), logits["cvr"].sigmoid()
     o_B, c_B = labels.click_B, labels.conversion_B
     weighing_B = q_B if labels.click_logit_B is None else labels.click_logit_B.sigmoid()
     weighted_B = o_B / weighing_B.clamp(min=clip)
     product_B = delta(c_B, q_B * p_B)
-    entire = name == "esmm" or config.ctcvr_space == "entire"
-    terms = {"ctr": delta(o_B, q_B).mean(), "ctcvr": product_B.mean() if entire else product_B[o_B == 1].mean()}
+    space = "entire" if name == "esmm" else config.ctcvr_space
+    own_B = o_B * product_B + o_B * (1 / weighing_B.clamp(min=clip) - 1) * delta(0 * c_B, q_B * p_B)
+    ctcvr = {"entire": product_B.mean(), "click": product_B[o_B == 1].mean(), "click_ips": own_B.mean()}[space]
+    terms = {"ctr": delta(o_B, q_B).mean(), "ctcvr": ctcvr}
     if name == "naive":
         cvr = (o_B * delta(c_B, p_B)).sum() / o_B.sum()
-        return {"loss": config.lambda_ctr * terms["ctr"] + cvr, "ctr": terms["ctr"], "cvr": cvr}
+        return {"loss": lambda_ctr * terms["ctr"] + config.gamma_c**epoch * cvr, "ctr": terms["ctr"], "cvr": cvr}
     if name == "mtl_imp":
         cvr = delta(c_B, p_B).mean()
-        return {"loss": config.lambda_ctr * terms["ctr"] + cvr, "ctr": terms["ctr"], "cvr": cvr}
+        return {"loss": lambda_ctr * terms["ctr"] + config.gamma_c**epoch * cvr, "ctr": terms["ctr"], "cvr": cvr}
     if name == "esmm":
-        return {"loss": config.lambda_ctr * terms["ctr"] + terms["ctcvr"], **terms}
+        return {"loss": lambda_ctr * terms["ctr"] + config.gamma_g**epoch * terms["ctcvr"], **terms}
     error_B = delta(c_B, p_B)
     if name in ("escm2_ips", "escm2_snips"):
         total = len(o_B) if name == "escm2_ips" else weighted_B.sum()
-        terms["cvr"] = trained = (weighted_B * error_B).sum() / total
+        terms["cvr"] = (weighted_B * error_B).sum() / total
     else:
         imputed_B = (1 + logits["imputation"].exp()).log()
         if config.imputation == "label":
@@ -64,13 +71,19 @@ def expected_terms(name: str, logits: dict[str, Tensor], labels: Labels, clip: f
         q_clipped_B = weighing_B.clamp(min=clip)
         share_B = weighted_B if name == "escm2_dr" else o_B * (1 - q_clipped_B) / q_clipped_B**2
         terms["imputation"] = (share_B * (error_B - imputed_B) ** 2).mean()
-        trained = terms["cvr"] + terms["imputation"]
-    loss = config.lambda_ctr * terms["ctr"] + config.lambda_c * trained + config.lambda_g * terms["ctcvr"]
-    return {"loss": loss, **terms}
+    loss = lambda_ctr * terms["ctr"] + lambda_c * terms["cvr"] + lambda_g * terms["ctcvr"]
+    return {"loss": loss + lambda_imp * terms.get("imputation", 0), **terms}
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
-@pytest.mark.parametrize("settings", [{}, {"imputation": "label", "ctcvr_space": "click", "lambda_ctr": 2.5}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"imputation": "label", "ctcvr_space": "click", "lambda_ctr": 2.5},
+        {"ctcvr_space": "click_ips", "lambda_imp": 0.3, **DECAYS},
+    ],
+)
 @pytest.mark.parametrize("given", [False, True])
 def test_terms_equal_the_formulas(name: str, settings: dict, given: bool) -> None:
     """`given`: the propensities of another model weigh the clicks, and nothing else."""
@@ -78,8 +91,10 @@ def test_terms_equal_the_formulas(name: str, settings: dict, given: bool) -> Non
     logits, labels = batch()
     if given:
         labels = replace(labels, click_logit_B=batch(1)[0]["ctr"])
-    terms = apply(build_objective(config, click_rate=0.3), logits, labels)
-    expected = expected_terms(name, logits, labels, 0.2, config)
+    objective = build_objective(config, click_rate=0.3)
+    objective.epoch = 2
+    terms = apply(objective, logits, labels)
+    expected = expected_terms(name, logits, labels, 0.2, config, epoch=2)
     assert terms.keys() == expected.keys()
     for key in expected:
         assert terms[key].item() == pytest.approx(expected[key].item(), rel=1e-12), key
@@ -89,7 +104,7 @@ def test_terms_equal_the_formulas(name: str, settings: dict, given: bool) -> Non
 def test_parts_of_a_batch_add_up_to_the_whole(name: str) -> None:
     """Ranks that share the global totals sum to the single process, though their clicks differ."""
     logits, labels = batch(3)
-    objective = build_objective(ObjectiveConfig(name=name), click_rate=0.3)
+    objective = build_objective(ObjectiveConfig(name=name, ctcvr_space="click_ips"), click_rate=0.3)
     whole = apply(objective, logits, labels)["loss"]
     whole_gradients = torch.autograd.grad(whole, list(logits.values()), allow_unused=True)
     order_B = torch.argsort(labels.click_B)  # the first rank gets no click at all
@@ -166,27 +181,11 @@ def test_a_batch_without_a_click_gives_finite_terms(name: str) -> None:
     assert all(torch.isfinite(logit.grad).all() for logit in logits.values() if logit.grad is not None)
 
 
-def test_mrdr_weighs_the_imputation_with_its_share_of_the_variance() -> None:
-    """E over clicks of L_imp at the true propensities = |D| times the variance of the doubly robust estimate."""
-    errors = delta(POTENTIAL, CVR_LOGIT.sigmoid()) - (1 + WRONG_IMPUTATION.exp()).log()
-    expected, estimates, chances = 0.0, [], []
-    objective = build_objective(ObjectiveConfig(name="escm2_mrdr", clip=0.0), 0.5)
-    logits = {"ctr": TRUE_Q.logit(), "cvr": CVR_LOGIT, "imputation": WRONG_IMPUTATION}
-    for click, chance in click_patterns():
-        terms = apply(objective, logits, Labels(click, click * POTENTIAL))
-        expected += chance * terms["imputation"].item()
-        estimates.append(terms["cvr"].item())
-        chances.append(chance)
-    mean = sum(c * e for c, e in zip(chances, estimates, strict=True))
-    variance = sum(c * (e - mean) ** 2 for c, e in zip(chances, estimates, strict=True))
-    assert expected == pytest.approx(6 * variance, rel=1e-10)
-    assert expected == pytest.approx(((1 - TRUE_Q) / TRUE_Q * errors**2).mean().item(), rel=1e-10)
-
-
 @pytest.mark.parametrize("name", ["escm2_dr", "escm2_mrdr"])
 def test_alternating_trains_one_of_the_two_at_a_time(name: str) -> None:
     logits, labels = batch()
-    objective = build_objective(ObjectiveConfig(name=name, alternate_every=3, lambda_c=0.7), 0.3)
+    config = ObjectiveConfig(name=name, alternate_every=3, lambda_c=0.7, lambda_imp=0.7)
+    objective = build_objective(config, 0.3)
     trained = []
     for step in range(8):
         objective.step = step
@@ -196,6 +195,22 @@ def test_alternating_trains_one_of_the_two_at_a_time(name: str) -> None:
         (gradient,) = torch.autograd.grad(terms["loss"], [logits["imputation"]], allow_unused=True)
         assert (gradient is not None) == (trained[-1] == "imputation")
     assert trained == ["imputation"] * 3 + ["cvr"] * 3 + ["imputation"] * 2
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"naive", "mtl_imp"}))
+def test_ctcvr_teaches_the_cvr_tower_on_clicked_rows_alone_if_told_to(name: str) -> None:
+    """The value and the CTR tower's gradient stay."""
+    logits, labels = batch()
+    every, clicked = (
+        apply(build_objective(ObjectiveConfig(name=name, ctcvr_gradient=rows), 0.3), logits, labels)["ctcvr"]
+        for rows in ("entire", "click")
+    )
+    assert every.item() == clicked.item()
+    inputs = [logits["ctr"], logits["cvr"]]
+    (ctr_B, cvr_B), (own_ctr_B, own_cvr_B) = (torch.autograd.grad(term, inputs) for term in (every, clicked))
+    assert torch.equal(ctr_B, own_ctr_B)
+    assert cvr_B.abs().min() > 0
+    assert torch.equal(own_cvr_B, torch.where(labels.click_B > 0.5, cvr_B, 0))
 
 
 def test_weight_of_a_row_does_not_depend_on_its_batch() -> None:
@@ -220,88 +235,6 @@ def test_dr_trains_each_tower_with_its_own_loss(name: str) -> None:
     assert unclicked_B[labels.click_B == 0].abs().min() > 0  # unclicked rows do teach the CVR tower here
 
 
-# --- expectation over all click patterns of a toy of six exposures -------------------------------------------------
-
-TRUE_Q = torch.tensor([0.15, 0.3, 0.45, 0.6, 0.75, 0.9], dtype=torch.float64)
-POTENTIAL = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
-CVR_LOGIT = torch.tensor([-1.0, 0.5, 2.0, -0.3, 0.1, -2.0], dtype=torch.float64)
-
-
-def click_patterns() -> Iterator[tuple[Tensor, float]]:
-    """Every click pattern of the six exposures, with its chance at the true propensities."""
-    for pattern in itertools.product([0.0, 1.0], repeat=6):
-        click = torch.tensor(pattern, dtype=torch.float64)
-        yield click, torch.where(click == 1, TRUE_Q, 1 - TRUE_Q).prod().item()
-
-
-def expectation(
-    name: str, ctr_q: Tensor, imputation: Tensor | None = None, kind: str = "error"
-) -> tuple[float, Tensor]:
-    """E over o ~ Bernoulli(TRUE_Q) of L_CVR and of its gradient in the CVR logits, over all 64 patterns."""
-    config = ObjectiveConfig(name=name, clip=0.0, imputation=kind)
-    objective = build_objective(config, click_rate=0.5)
-    value, gradient = 0.0, torch.zeros(6, dtype=torch.float64)
-    for click, chance in click_patterns():
-        labels = Labels(click, click * POTENTIAL)
-        cvr_logit = CVR_LOGIT.clone().requires_grad_()
-        logits = {"ctr": ctr_q.logit(), "cvr": cvr_logit, "imputation": torch.zeros(6, dtype=torch.float64)}
-        if imputation is not None:
-            logits["imputation"] = imputation
-        term = apply(objective, logits, labels)["cvr"]
-        value += chance * term.item()
-        gradient += chance * torch.autograd.grad(term, [cvr_logit])[0]
-    return value, gradient
-
-
-FULL = delta(POTENTIAL, CVR_LOGIT.sigmoid()).mean().item()
-FULL_GRADIENT = (CVR_LOGIT.sigmoid() - POTENTIAL) / 6
-WRONG_Q = TRUE_Q * 0.6 + 0.1
-WRONG_IMPUTATION = torch.tensor([0.2, -1.0, 0.4, 3.0, -0.5, 1.0], dtype=torch.float64)
-RIGHT_IMPUTATION = delta(POTENTIAL, CVR_LOGIT.sigmoid()).expm1().log()  # softplus of it is delta itself
-
-
-def test_ips_is_unbiased_with_the_true_propensities() -> None:
-    value, gradient = expectation("escm2_ips", TRUE_Q)
-    assert value == pytest.approx(FULL, rel=1e-12)
-    torch.testing.assert_close(gradient, FULL_GRADIENT, rtol=1e-10, atol=1e-14)
-
-
-def test_ips_with_wrong_propensities_and_naive_are_biased() -> None:
-    assert abs(expectation("escm2_ips", WRONG_Q)[0] - FULL) > 0.02
-    assert abs(expectation("naive", TRUE_Q)[0] - FULL) > 0.02
-
-
-@pytest.mark.parametrize(
-    ("ctr_q", "imputation"),
-    [(TRUE_Q, WRONG_IMPUTATION), (WRONG_Q, RIGHT_IMPUTATION), (TRUE_Q, RIGHT_IMPUTATION)],
-    ids=["imputation wrong", "propensity wrong", "both right"],
-)
-def test_dr_value_is_unbiased_if_either_nuisance_is_right(ctr_q: Tensor, imputation: Tensor) -> None:
-    assert expectation("escm2_dr", ctr_q, imputation)[0] == pytest.approx(FULL, rel=1e-12)
-
-
-def test_dr_is_biased_if_both_nuisances_are_wrong() -> None:
-    assert abs(expectation("escm2_dr", WRONG_Q, WRONG_IMPUTATION)[0] - FULL) > 0.02
-
-
-def test_dr_with_imputed_labels_has_a_doubly_robust_gradient() -> None:
-    sure = (POTENTIAL * 2 - 1) * 40.0  # r^ = r to float precision
-    for ctr_q, imputation in ((TRUE_Q, WRONG_IMPUTATION), (WRONG_Q, sure)):
-        value, gradient = expectation("escm2_dr", ctr_q, imputation, kind="label")
-        assert value == pytest.approx(FULL, rel=1e-9)
-        torch.testing.assert_close(gradient, FULL_GRADIENT, rtol=1e-9, atol=1e-14)
-
-
-def test_dr_with_imputed_errors_has_the_gradient_of_ips() -> None:
-    """The reason `imputation: label` exists; see docs/math.md."""
-    _, dr = expectation("escm2_dr", WRONG_Q, RIGHT_IMPUTATION)
-    _, ips = expectation("escm2_ips", WRONG_Q)
-    torch.testing.assert_close(dr, ips, rtol=1e-12, atol=1e-15)
-
-
-# --- settings ------------------------------------------------------------------------------------------------------
-
-
 def test_clip_auto_follows_the_click_rate() -> None:
     assert resolve_clip("auto", click_rate=0.04) == AUTO_CLIP_SHARE * 0.04
     assert resolve_clip(0.05, click_rate=0.04) == 0.05
@@ -317,7 +250,13 @@ def test_clip_auto_follows_the_click_rate() -> None:
         ({"lambda_ctr": -1.0}, "objective.lambda_ctr"),
         ({"alternate_every": -1}, "objective.alternate_every"),
         ({"ctcvr_space": "clicks"}, "objective.ctcvr_space"),
-        ({"imputation": "mean"}, "objective.imputation"),
+        ({"imputation": "mean"}, r"objective.imputation must be 'error' or 'label', got 'mean'"),
+        ({"lambda_imp": float("nan")}, "objective.lambda_imp"),
+        ({"lambda_g": float("inf")}, "objective.lambda_g"),
+        ({"gamma_c": 0.0}, "objective.gamma_c must be a number above 0"),
+        ({"cvr_gradient": "none"}, r"objective.cvr_gradient must be 'shared' or 'tower'"),
+        ({"imputation_gradient": "none"}, "objective.imputation_gradient"),
+        ({"ctcvr_gradient": "clicks"}, "objective.ctcvr_gradient"),
     ],
 )
 def test_bad_settings_name_their_key(settings: dict, message: str) -> None:

@@ -267,8 +267,8 @@ def test_a_group_that_gets_no_further_is_given_up(tmp_path: Path) -> None:
         fail(RuntimeError("peer reset"))
     with pytest.raises(GivenUp, match=r"failed 4 times without getting from step 7 .*: RuntimeError: peer reset"):
         fail(RuntimeError("peer reset"))
-    with pytest.raises(ValueError, match="not a whole parquet file"):
-        fail(ValueError("part-00000.parquet: not a whole parquet file"))
+    with pytest.raises(UserError, match="not a whole parquet file"):
+        fail(UserError("part-00000.parquet: not a whole parquet file"))
     lines = [json.loads(line) for line in (tmp_path / FAILURES).read_text().splitlines()]
     assert len(lines) == 2 * TRIES + 3
     assert lines[0]["workers"] == {"1": "RuntimeError: peer reset"}

@@ -234,11 +234,18 @@ def check_shards(path: Path, tables: dict[str, list[int]], shards: int, with_opt
 
 
 def check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], where: Path) -> None:
-    """Raise UserError unless names, shapes and types are those of this run's model."""
+    """Raise UserError unless names, shapes and types are those of this run's model.
+
+    Floats of another width are converted when they are copied: feature statistics of older checkpoints have 32 bits.
+    """
     for name in sorted(found.keys() | expected.keys()):
         was, now = found.get(name), expected.get(name)
-        if was is None or now is None or was.shape != now.shape or was.dtype != now.dtype:
+        if was is None or now is None or was.shape != now.shape or not same_type(was, now):
             differs(where, name, None if was is None else [*was.shape], None if now is None else [*now.shape])
+
+
+def same_type(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype or (one.dtype.is_floating_point and other.dtype.is_floating_point)
 
 
 def differs(where: Path, name: str, was: list[int] | None, now: list[int] | None) -> None:

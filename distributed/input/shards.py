@@ -1,8 +1,9 @@
 """Which rows each worker reads, and in which order: pure functions of (seed, epoch), the same for any world size.
 
 An epoch puts all row groups in a seeded random order, end to end, and cuts that line into `lanes` equal pieces. Every
-global batch takes an equal share of each lane, so it holds the same rows whether one worker reads all lanes or eight
-read one each. A lane's position is the step alone: nothing is read again, and nothing skipped by reading, on resume.
+global batch takes an equal share of each lane (to a row), so it holds the same rows whether one worker reads all lanes
+or eight read one each. A lane's position is the step alone: nothing is read again, and nothing skipped by reading, on
+resume.
 """
 
 from dataclasses import dataclass
@@ -27,11 +28,12 @@ class Slice:
 def lane_slices(group_rows: tuple[int, ...], lanes: int, seed: int, epoch: int) -> list[list[Slice]]:
     """For each lane, its slices in reading order. Every row of every group is in exactly one slice.
 
-    Lanes differ by one row at most; a row group that a cut falls into is shared by two neighbours.
+    Lanes differ by one row at most, the last ones being longer (see lane_begin); a row group that a cut falls into is
+    shared by two neighbours.
     """
     order = np.random.default_rng([seed, epoch, 0]).permutation(len(group_rows))
     total = sum(group_rows)
-    cuts = [total * lane // lanes for lane in range(lanes + 1)]
+    cuts = np.cumsum([0, *((total + lane) // lanes for lane in range(lanes))]).tolist()
     ends = np.cumsum([group_rows[group] for group in order])
     result = []
     for begin, end in pairwise(cuts):
@@ -65,12 +67,15 @@ def lanes_of(rank: int, world_size: int, lanes: int) -> range:
     return range(lanes * rank // world_size, lanes * (rank + 1) // world_size)
 
 
-def lane_batch(batch_size: int, lanes: int, lane: int) -> int:
-    """Rows that a lane gives to each global batch."""
-    return batch_size * (lane + 1) // lanes - batch_size * lane // lanes
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """Steps of at most batch_size rows each, as even as can be: they differ by one row."""
+    return -(-rows // batch_size)
 
 
-def steps_per_epoch(rows: int, batch_size: int, lanes: int) -> int:
-    """Steps until the last lane is empty. The last batches may be short; all workers take all steps."""
-    sizes = [rows * (lane + 1) // lanes - rows * lane // lanes for lane in range(lanes)]
-    return max(-(-size // lane_batch(batch_size, lanes, lane)) for lane, size in enumerate(sizes))
+def lane_begin(rows: int, steps: int, lanes: int, lane: int, step: int) -> int:
+    """Rows of its own that a lane has given before a step; at step = steps, all it has.
+
+    Before step k all lanes together have given rows * k // steps, dealt out one to each in turn. So all lanes end with
+    the last step, and no step waits for the lanes that were cut a row longer.
+    """
+    return (rows * step // steps + lane) // lanes

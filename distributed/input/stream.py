@@ -10,7 +10,7 @@ from data.log import Log, Part
 from data.reading import read_ahead
 from distributed.config import TrainConfig
 from distributed.context import Context
-from distributed.input.shards import Slice, lane_batch, lane_buffers, lane_slices, lanes_of, steps_per_epoch
+from distributed.input.shards import Slice, lane_begin, lane_buffers, lane_slices, lanes_of, steps_per_epoch
 from funnel.problem import Problem, Units
 
 CACHED_ROW_GROUPS = 2
@@ -31,11 +31,11 @@ class TrainStream:
         self.config, self.batch_size, self.seed = config.stream, config.batch_size, config.seed
         self.groups = list(part.row_groups())
         self.lanes = lanes_of(context.rank, context.world_size, self.config.lanes)
-        self.steps = steps_per_epoch(sum(sizes), self.batch_size, self.config.lanes)
+        self.steps = steps_per_epoch(sum(sizes), self.batch_size)
         self._encoded: OrderedDict[int, Units] = OrderedDict()
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Batches start, start + 1, ... of the epoch; some may be empty at its end. Read ahead in a thread."""
+        """Batches start, start + 1, ... of the epoch; a worker's share of some may be empty. Read ahead in a thread."""
         return read_ahead(lambda: self._batches(epoch, start), self.config.read_ahead)
 
     def empty(self) -> Any:
@@ -50,9 +50,10 @@ class TrainStream:
             yield shares[0].join(shares).batch()
 
     def _lane(self, slices: list[Slice], epoch: int, lane: int, start: int) -> Iterator[Units]:
-        """The lane's share of batches start, start + 1, ...; empty for ever once its units are used up."""
-        size = lane_batch(self.batch_size, self.config.lanes, lane)
-        skip = start * size
+        """The lane's shares of batches start, start + 1, ... to the last; any of them may be empty."""
+        total, lanes = sum(self.sizes), self.config.lanes
+        begins = [lane_begin(total, self.steps, lanes, lane, step) for step in range(start, self.steps + 1)]
+        skip, step = begins[0], 0
         pending: list[Units] = []
         held = 0
         for number, buffer in enumerate(lane_buffers(slices, self.config.shuffle_rows)):
@@ -65,18 +66,16 @@ class TrainStream:
                 shuffled, skip = shuffled.take(slice(skip, None)), 0
             pending.append(shuffled)
             held += len(shuffled)
-            if held < size:
+            if held < begins[step + 1] - begins[step]:
                 continue
-            joined = pending[0].join(pending)
-            whole = held - held % size
-            for begin in range(0, whole, size):
-                yield joined.take(slice(begin, begin + size))
-            pending, held = [joined.take(slice(whole, None))], held - whole
-        rest = pending[0].join(pending) if pending else self.problem.empty()
-        if len(rest):
-            yield rest
-        while True:
-            yield rest.take(slice(0, 0))
+            joined, given = pending[0].join(pending), 0
+            while step + 1 < len(begins) and held - given >= (size := begins[step + 1] - begins[step]):
+                yield joined.take(slice(given, given + size))
+                given, step = given + size, step + 1
+            pending, held = [joined.take(slice(given, None))], held - given
+        while step + 1 < len(begins):  # a lane with fewer rows than there are steps
+            yield self.problem.empty()
+            step += 1
 
     def _shuffled(self, buffer: list[Slice], address: list[int]) -> Units:
         pieces = [self._read(piece) for piece in buffer]

@@ -1,5 +1,6 @@
 """From a log and a config to a trained run: checks first, then Ray Train around the loop of loop.py."""
 
+import dataclasses
 import math
 import threading
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from data.columns import feature_kinds
 from data.errors import UserError
 from data.log import Log
 from distributed.config import TrainConfig
@@ -51,6 +53,9 @@ def prepare(
     parts = {name: log.part(name) for name in ("train", "valid")}
     if "test" in log.part_names():
         parts["test"] = log.part("test")
+    # What the ids are belongs to the model: whoever uses it is held to it (data/columns.py).
+    schema = dataclasses.replace(log.schema, kinds=feature_kinds(log.schema, (part.kinds for part in parts.values())))
+    log = dataclasses.replace(log, schema=schema)
     facts = kind.prepare(settings, log, parts, tuple(given))
     plain: Problem = kind(settings, log.schema, facts, {})
     plain.smaller_is_better(config.stop_metric or plain.goal)
@@ -61,7 +66,7 @@ def prepare(
         config=config,
         settings=settings,
         schema=log.schema,
-        parts=parts,
+        parts={name: dataclasses.replace(part, kinds={}, types={}) for name, part in parts.items()},  # plain values
         sizes={name: plain.sizes(log, part) for name, part in parts.items()},
         facts=facts,
         started=started,

@@ -28,6 +28,7 @@ class Learner:
     def __init__(self, problem: Problem, config: TrainConfig, context: Context, steps: int) -> None:
         self.problem, self.config, self.context, self.steps = problem, config, context, steps
         self.share = share_of(config.tables, context.rank)
+        self.epoch_steps = max(steps // config.epochs, 1)
         self.network = problem.network(self.share, config.seed).to(context.device)
         self.draws = any(isinstance(module, nn.Dropout) and module.p for module in self.network.modules())
         """Whether a step draws random numbers."""
@@ -60,7 +61,7 @@ class Learner:
         # The loss divides by sums over the global batch. With them known before backward, the workers' gradients simply
         # add up to those of one process, however unevenly positives are dealt.
         totals, sizes_TW, empty = self.share_numbers(problem.totals(outputs, batch).detach())
-        terms = problem.loss(outputs, batch, totals, step)
+        terms = problem.loss(outputs, batch, totals, step, step // self.epoch_steps)
         if empty:  # no row of the global batch weighs anything: momentum and decay alone would move the weights
             return {name: term.detach() for name, term in terms.items()}
         self.optimizer.zero_grad(set_to_none=True)

@@ -4,6 +4,7 @@ Notice      runs on every worker as it starts: SIGTERM asks for a checkpoint; so
 Failures    runs in the controller: what has failed, in RUN/failures.jsonl; ends what no other try would mend
 note_room   the group's placement group, in RUN/.placement_group: it outlives a driver that is killed inside a Ray job,
 free_room   as a trial of a search is, and holds the CPUs that its next start needs
+free_orphans the same of groups whose controller died before a worker had noted them
 """
 
 import json
@@ -115,6 +116,26 @@ def free_room(run: Path) -> None:
     held = path.read_text() if path.exists() else ""
     if ray.util.placement_group_table().get(held, {}).get("state", "REMOVED") != "REMOVED":
         ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(held))))
+    free_orphans()
+
+
+def free_orphans() -> int:
+    """Give back what controllers of this job that are dead still hold; says how many groups that were.
+
+    Ray keeps a placement group until the job of its maker ends, even when the actor that made it is gone. Who made it
+    is in Ray's control service, and its Python does not show it.
+    """
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+
+    job, freed = ray.get_runtime_context().get_job_id(), 0
+    for record in state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(record)
+        orphan = group.creator_actor_dead and not group.is_detached and group.creator_job_id.hex() == job
+        if orphan and group.state != PlacementGroupTableData.REMOVED:
+            ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+            freed += 1
+    return freed
 
 
 def one_line(error: Exception) -> str:

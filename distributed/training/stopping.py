@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from data import errors
 from data.errors import UserError
 from distributed.checkpoint.read import Progress, State
 from distributed.checkpoint.store import CannotWrite, CheckpointStore, unwritable
@@ -39,7 +40,7 @@ class Interrupted(Exception):
         self.code = code
 
 
-class Stopped(Exception):
+class Stopped(errors.Stopped):
     """The run was stopped, and goes on where it was when it is started again. `signal`: what the driver received."""
 
     def __init__(self, code: int, step: int, saved: bool = True) -> None:

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from funnel.figures.threshold import NAMES, at_threshold, first_bin
+
 BINS = 2**18
 LIMIT = 20.0
 ECE_GROUPS = 20
-FIGURES = ("auc", "ks", "log_loss", "pcoc", "ece")
+FIGURES = ("auc", "ks", "log_loss", "pcoc", "ece", *NAMES)
 
 
 @dataclass
@@ -31,6 +33,8 @@ class BinaryMetrics:
     """Rows by label (0, 1) and bin."""
     sums_2: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
     """Weighted sum of the log-losses and of the predictions."""
+    threshold: float | None = None
+    """From which prediction on a row is called positive, for precision, recall and F1; None: from the mean label on."""
     weights_2N: Tensor = field(init=False)
     """What those rows weigh, float64; the counts themselves where rows have no weights."""
 
@@ -114,7 +118,10 @@ class BinaryMetrics:
             figures["pcoc"] = prediction * total / positive
         else:
             absent["pcoc"] = "no positives"
-        return figures, absent
+        threshold = figures["mean_label"] if self.threshold is None else self.threshold
+        bins, (negative, positive) = self.used()
+        found, missing = at_threshold(bins >= first_bin(threshold, BINS, LIMIT), negative, positive)
+        return {**figures, "threshold": threshold, **found}, absent | missing
 
     @property
     def mass(self) -> str:

@@ -18,6 +18,7 @@ import pyarrow.types as pat
 
 from data.encode import one_chunk
 from data.errors import UserError
+from data.kinds import TEXT, id_kind, is_list, is_number
 from data.log import Log, Part, open_parquet
 from data.reading import ordered_tables
 
@@ -36,7 +37,7 @@ class Slicing:
     column: str
     labels: tuple[str, ...]
     """What the slices are called, by number."""
-    edges: tuple[float, ...] = ()
+    edges: tuple[float, ...] | tuple[int, ...] = ()
     """Numbers: slice s holds edges[s-1] < value <= edges[s]; the last edge is left out."""
     values: tuple[object, ...] = ()
     """Values: slice s holds values[s]; the others come after them."""
@@ -45,13 +46,17 @@ class Slicing:
         """int16_R: the slice of every row of a table that holds the column."""
         column = plain(one_chunk(table, self.column))
         missing_R = column.is_null().to_numpy(zero_copy_only=False)
+        if missing_R.all():
+            return np.full(len(column), len(self.labels) - 1, np.int16)
         if self.values:
-            found = pc.index_in(column, pa.array(self.values).cast(column.type, safe=False))
+            found = pc.index_in(column, pa.array(self.values, column.type))
             codes_R = found.fill_null(len(self.values)).to_numpy().astype(np.int16)
         else:
-            values_R = column.cast(pa.float64()).fill_null(float("nan")).to_numpy()
+            edges, values_R = np.array(self.edges), column.fill_null(0).to_numpy()
+            if edges.dtype.kind == "f":
+                values_R = values_R.astype(np.float64)
             missing_R = missing_R | np.isnan(values_R)
-            codes_R = np.searchsorted(self.edges, values_R, side="left").astype(np.int16)
+            codes_R = np.searchsorted(edges, values_R, side="left").astype(np.int16)
         codes_R[missing_R] = len(self.labels) - 1
         return codes_R
 
@@ -67,24 +72,22 @@ def plan_slices(log: Log, part: Part, columns: list[str]) -> list[Slicing]:
 
 
 def plan(log: Log, part: Part, name: str) -> Slicing:
-    with open_parquet(log.filesystem, part.files[0].path) as file:
-        known = file.schema_arrow.names
-    if name not in known:
-        raise UserError(f"--by {name}: no such column; the log has {', '.join(known)}; or {ACTIVITY}")
+    check_type(log, part, name)
     counts: Counter[object] = Counter()
     numbers: list[np.ndarray] = []
-    stride = max(1, round(part.rows / SAMPLE))
+    floating, stride = False, max(1, round(part.rows / SAMPLE))
     for table in ordered_tables(log, part, [name]):
         column = plain(one_chunk(table, name))
-        if not (pat.is_integer(column.type) or pat.is_floating(column.type) or pat.is_large_string(column.type)):
-            raise UserError(f"--by {name}: a column of {column.type}; slices need numbers, booleans or strings")
+        if column.null_count == len(column):
+            continue
+        floating = floating or pat.is_floating(column.type)
         if not pat.is_large_string(column.type):
-            values_R = column.cast(pa.float64(), safe=False).drop_null().to_numpy()
+            values_R = column.drop_null().to_numpy()
             numbers.append(values_R[~np.isnan(values_R)][::stride])
         if not pat.is_floating(column.type) and len(counts) <= DISTINCT:
             found = column.drop_null().value_counts()
             counts.update(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
-    if numbers and (not counts or len(counts) > MOST):
+    if numbers and (floating or not counts or len(counts) > MOST):
         return by_quantiles(name, np.concatenate(numbers))
     if len(counts) > DISTINCT:
         raise UserError(f"--by {name}: more than {DISTINCT:,} different values; cut it into fewer, or use {ACTIVITY}")
@@ -95,9 +98,13 @@ def by_quantiles(name: str, values_R: np.ndarray) -> Slicing:
     """Equal shares of the rows; edges that coincide become one."""
     if not len(values_R):
         return Slicing(name, (MISSING,))
-    edges = np.unique(np.quantile(values_R, np.arange(1, PARTS) / PARTS, method="inverted_cdf"))
+    place = np.ceil(np.arange(1, PARTS) / PARTS * len(values_R)).astype(int) - 1
+    edges = np.unique(np.sort(values_R)[place])  # which whole numbers of 64 bits are themselves
     edges = edges[edges < values_R.max()]
     texts = [f"{edge:,.4g}" for edge in edges]
+    if len(set(texts)) < len(texts):  # numbers of many digits: ids
+        parts = (f"part {number} of {len(edges) + 1}" for number in range(1, len(edges) + 2))
+        return Slicing(name, (*parts, MISSING), tuple(edges.tolist()))
     if not texts:
         return Slicing(name, ("all", MISSING), ())
     middle = [f"{low} to {high}" for low, high in itertools.pairwise(texts)]
@@ -129,9 +136,38 @@ def activity_labels(edges: np.ndarray) -> tuple[str, ...]:
 
 
 def plain(column: pa.Array) -> pa.Array:
-    """Booleans as whole numbers, dictionaries and short strings as large strings or numbers."""
+    """Booleans and whole numbers as 64 bits, other numbers as float64, strings and dictionaries as large strings or
+    numbers: the same whichever file the rows come from."""
     if pat.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pat.is_boolean(column.type):
-        return column.cast(pa.int8())
-    return column.cast(pa.large_string()) if pat.is_string(column.type) else column
+        column = column.cast(pa.int8())
+    if pat.is_floating(column.type):
+        return column.cast(pa.float64())
+    if pat.is_integer(column.type):
+        return column if pat.is_uint64(column.type) else column.cast(pa.int64())
+    return column.cast(pa.large_string())
+
+
+def check_type(log: Log, part: Part, name: str) -> None:
+    """By the footers. Raises UserError: no such column in one of the files, or of no type that slices are made of, or
+    numbers in one file and text in another."""
+    before = None
+    for file in part.files:
+        if not file.rows:
+            continue
+        with open_parquet(log.filesystem, file.path) as source:
+            found = source.schema_arrow
+        if found.names.count(name) != 1:
+            if file == part.files[0] and name not in found.names:
+                raise UserError(f"--by {name}: no such column; the log has {', '.join(found.names)}; or {ACTIVITY}")
+            raise UserError(f"--by {name}: {found.names.count(name) or 'no'} columns of that name in {file.path}")
+        kind = found.field(name).type
+        if is_list(kind) or not (is_number(kind) or id_kind(kind)):
+            raise UserError(f"--by {name}: a column of {kind} in {file.path}; slices need numbers, booleans or strings")
+        if pat.is_null(kind):
+            continue
+        if before is not None and (id_kind(kind) == TEXT) != before[0]:
+            here, there = ("text", "numbers") if not before[0] else ("numbers", "text")
+            raise UserError(f"--by {name}: {here} in {file.path}, but {there} in {before[1]}")
+        before = before or (id_kind(kind) == TEXT, file.path)

@@ -18,7 +18,9 @@ from data.errors import UserError
 from data.filesystems import shown
 from data.labels import check_labels
 from data.log import Log, Part
+from data.repeats import repeat_warnings
 from data.schema import Schema
+from data.suspects import suspicious_columns
 from funnel.lists.counts import ListCounts
 from funnel.lists.units import ListBatch, Lists, request_begins, request_sizes
 from funnel.network import BatchNetwork, build_network
@@ -65,7 +67,7 @@ class ListWise:
     def prepare(
         cls, settings: ListWiseSettings, log: Log, parts: Mapping[str, Part], roles: Collection[str] = ()
     ) -> dict[str, Any]:
-        """{"label", "numeric_mean", "numeric_std", "parts"}.
+        """{"label", "numeric_mean", "numeric_std", "parts"}, and "warnings" of what looks wrong, if anything does.
 
         Raises UserError: a schema without requests or without the label, wrong labels, a part without positives.
         """
@@ -82,12 +84,17 @@ class ListWise:
             if not 0 < facts[name].positives[label] < facts[name].rows:
                 raise UserError(f"{where}/{name}: {label!r} is the same in all {facts[name].rows} rows")
         mean_N, std_N = numeric_moments(log, parts["train"])
+        warnings = [
+            *repeat_warnings(log, parts, {name: fact.keys for name, fact in facts.items()}),
+            *suspicious_columns(log, parts["train"], mean_N.tolist(), std_N.tolist()),
+        ]
         counts = {name: {"rows": fact.rows, label: fact.positives[label]} for name, fact in facts.items()}
         return {
             "label": label,
             "numeric_mean": mean_N.tolist(),
             "numeric_std": std_N.tolist(),
             "parts": counts,
+            **({"warnings": warnings} if warnings else {}),
         }
 
     def __init__(
@@ -118,8 +125,8 @@ class ListWise:
 
     def network(self, share: Share = EVERY_ROW, seed: int = 0) -> ListNetwork:
         network = build_network(ListNetwork, self.settings.model, self.schema, (SCORE,), seed, share)
-        network.standardise.mean.copy_(torch.tensor(self.facts["numeric_mean"]))
-        network.standardise.std.copy_(torch.tensor(self.facts["numeric_std"]))
+        network.standardise.mean.copy_(torch.tensor(self.facts["numeric_mean"], dtype=torch.float64))
+        network.standardise.std.copy_(torch.tensor(self.facts["numeric_std"], dtype=torch.float64))
         return network
 
     def complete(self, batch: ListBatch) -> ListBatch:
@@ -131,7 +138,7 @@ class ListWise:
         counts_B = counted(batch.list_B, len(batch), rows.labels[self.label]).double()
         return (counts_B if rows.weight_B is None else counts_B * rows.weight_B).sum().unsqueeze(0)
 
-    def loss(self, outputs: Outputs, batch: ListBatch, totals: Tensor, step: int) -> dict[str, Tensor]:
+    def loss(self, outputs: Outputs, batch: ListBatch, totals: Tensor, step: int, epoch: int = 0) -> dict[str, Tensor]:
         rows = batch.rows
         index_P, term_P = listwise_terms(outputs[SCORE], batch.list_B, len(batch), rows.labels[self.label])
         if rows.weight_B is not None:

@@ -66,14 +66,14 @@ def calibrate(run: Given, given: GivenTo, log: Log, settings: Settings, count: C
 
 def results(summary: Mapping[str, Any], part: str) -> Table:
     """Log-loss, PCOC and ECE before and after, and what the maps rest on."""
-    about = {name: summary.get(f"calibration.{name}") for name in ("method", "space", "clicks", "conversions")}
-    kinds = [summary.get(f"calibration.{task}.method", about["method"]) for task in ("ctr", "cvr")]
-    space = "all exposures" if about["space"] == "entire" else "clicks"
+    clicks, conversions = (int(summary[f"calibration.{name}"]) for name in ("clicks", "conversions"))
+    kinds = [summary.get(f"calibration.{task}.method", summary["calibration.method"]) for task in ("ctr", "cvr")]
+    space = "all exposures" if summary["calibration.space"] == "entire" else "clicks"
     title = (
-        f"{part} part, calibrated on valid: CTR by {kinds[0]} on {about['clicks']:,} clicks, "
-        f"CVR (for {space}) by {kinds[1]} on {about['conversions']:,} conversions"
+        f"{part} part, calibrated on valid: CTR by {kinds[0]} on {clicks:,} clicks, "
+        f"CVR (for {space}) by {kinds[1]} on {conversions:,} conversions"
     )
-    if min(about["clicks"], about["conversions"]) < FEWEST_FOR_ISOTONIC:
+    if min(clicks, conversions) < FEWEST_FOR_ISOTONIC:
         title += f"; fewer than {FEWEST_FOR_ISOTONIC}: such a map follows chance, take it as a first guess"
     columns, rows = ["task"], list[tuple[Cell, ...]]()
     for _, name, _ in FIGURES:

@@ -41,13 +41,15 @@ class RankingCounts:
     """Column by which the truth is looked up."""
     click_model: bool = False
     """Whether the outputs hold click logits of a model of their own, which gave the training its propensities."""
+    threshold: float | None = None
+    """For precision, recall and F1 (funnel/figures/binary.py)."""
     spaces: dict[str, BinaryMetrics] = field(default_factory=dict)
     propensity: PropensityHealth = field(init=False)
 
     def __post_init__(self) -> None:
         self.propensity = PropensityHealth(self.clip)
         for space in ("ctr", "cvr.click", "ctcvr", *(("cvr.entire",) if self.truth else ())):
-            self.spaces.setdefault(space, BinaryMetrics(self.weighted))
+            self.spaces.setdefault(space, BinaryMetrics(self.weighted, threshold=self.threshold))
         self.clicks = BinaryMetrics(self.weighted) if self.click_model else self.spaces["ctr"]
 
     @property

@@ -13,7 +13,10 @@ import torch
 from data.errors import UserError
 from data.labels import check_labels
 from data.log import Log, Part
+from data.repeats import repeat_warnings
+from data.truth_check import check_truth
 from funnel.figures.slices import ACTIVITY, Slicing, plan_slices
+from funnel.figures.threshold import checked
 from funnel.network import BatchNetwork
 from funnel.panels import Table
 from funnel.problem import Given
@@ -57,6 +60,7 @@ class Evaluation:
     click_model: ClickModel | None
     no_click_model: str
     """Why there is none, though the training was given one."""
+    warnings: Sequence[str] = ()
 
     def run(self, folder: Path, device: torch.device, say: Say) -> tuple[dict[str, Any], dict[str, Any]]:
         """(figures, curves); see funnel/tools.py."""
@@ -67,8 +71,10 @@ class Evaluation:
             say(f"scored {rows:,} of {part.rows:,} rows")
 
         kept = score_part(network, self.log, part, device, folder, self.slicings, on_rows, self.click_model)
-        clip = self.given.problem.clip
-        scored = Scored(kept, self.calibration, clip, self.replicates, self.seed, self.no_click_model)
+        problem = self.given.problem
+        threshold = checked(problem.settings.threshold)
+        more = (self.replicates, self.seed, self.no_click_model, threshold)
+        scored = Scored(kept, self.calibration, problem.clip, *more)
         say(f"figures of {part.rows:,} rows and their intervals")
         result, sliced = figures_of(scored), list[Slices]()
         numbers = {slicing.column: index for index, slicing in enumerate(self.slicings)}
@@ -84,16 +90,19 @@ class Evaluation:
 def prepare(
     run: Given, given: GivenTo, log: Log, part: str, by: Sequence[str], raw: bool, replicates: int, seed: int
 ) -> Evaluation:
-    """Raises UserError: no such part, wrong labels, a column to slice by that is not there or cannot be."""
+    """Raises UserError: no such part, wrong labels, a truth that lacks rows or contradicts the log, a column to slice
+    by that is not there or cannot be."""
     log = for_scoring(log, run.problem.schema, truth=True)
     rows = log.part(part)
-    counts = counted(check_labels(log, rows))
+    labels = check_labels(log, rows)
+    if log.has_truth(rows):
+        check_truth(log, rows)
     if ACTIVITY in by and log.schema.user is None:
         raise UserError(f"--by {ACTIVITY}: the log's schema names no user")
     slicings = plan_slices(log, rows, [name for name in by if name != ACTIVITY])
     calibration = None if raw else Calibration.load(run.directory, run.checksum)
-    click_model = click_model_of(given)
-    return Evaluation(run, calibration, log, rows, counts, by, slicings, replicates, seed, *click_model)
+    warnings, model = repeat_warnings(log, {part: rows}, {part: labels.keys}), click_model_of(given)
+    return Evaluation(run, calibration, log, rows, counted(labels), by, slicings, replicates, seed, *model, warnings)
 
 
 def flat(sliced: Sequence[Slices]) -> dict[str, float]:

@@ -59,10 +59,11 @@ class Scored:
         replicates: int = 400,
         seed: int = 0,
         no_click_model: str = "",
+        threshold: float | None = None,
     ) -> None:
         """`no_click_model`: why the click model is missing that gave the training its propensities, if it is."""
         self.part, self.calibration, self.clip, self.no_click_model = part, calibration, clip, no_click_model
-        self.replicates, self.seed = replicates, seed
+        self.replicates, self.seed, self.threshold = replicates, seed, threshold
         self.spaces = ("ctr", "cvr.click", "ctcvr", *(("cvr.entire",) if part.has_truth else ()))
 
     def logits(self, rows: np.ndarray, raw: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,7 +92,8 @@ class Scored:
 
     def by_slice(self, codes: Codes, slices: int, raw: bool = False) -> list[dict[str, BinaryMetrics]]:
         """Counts of every slice and space."""
-        found = [{space: BinaryMetrics(self.part.weighted) for space in self.spaces} for _ in range(slices)]
+        weighted, threshold = self.part.weighted, self.threshold
+        found = [{s: BinaryMetrics(weighted, threshold=threshold) for s in self.spaces} for _ in range(slices)]
         for rows in self.part.read():
             code_R = codes(rows)
             for space, view in self.views(rows, raw).items():

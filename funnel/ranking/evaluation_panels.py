@@ -12,6 +12,9 @@ EVALUATED = {
     "auc": ("AUC", 4),
     "gauc": ("GAUC", 4),
     "ks": ("KS", 4),
+    "precision": ("precision", 4),
+    "recall": ("recall", 4),
+    "f1": ("F1", 4),
     "log_loss": ("Log-loss", 4),
     "pcoc": ("PCOC", 3),
     "ece": ("ECE", 4),
@@ -56,7 +59,8 @@ def evaluation(record: Record) -> Table:
         rows.append((name, *cells, count(record.number(f"{key}.count"))))
     units = record.summary.get("bootstrap.units")
     note = f"Small: 95% bootstrap interval over {units}. GAUC: each user's own AUC, weighted by exposures, over users "
-    note += "who have both labels. KS and ECE have no interval, as resampling moves them upwards. Runs evaluated on "
+    note += "who have both labels. KS and ECE have no interval, as resampling moves them upwards; precision, recall "
+    note += "and F1 have none either. Runs evaluated on "
     note += "the same rows differ less between each other than their intervals suggest."
     columns = ("Task, space", *(title for title, _ in EVALUATED.values()), "Rows")
     return Table("", columns, tuple(rows), note, evaluation_section(record))

@@ -6,7 +6,8 @@ from typing import Any
 from funnel.panels import Cell, Table
 from funnel.ranking.results import LONG_NAMES
 
-FIGURES = (("auc", "AUC", ".4f"), ("gauc", "GAUC", ".4f"), ("ks", "KS", ".4f"), ("log_loss", "log-loss", ".5f"),
+FIGURES = (("auc", "AUC", ".4f"), ("gauc", "GAUC", ".4f"), ("ks", "KS", ".4f"), ("recall", "recall", ".4f"),
+           ("f1", "F1", ".4f"), ("log_loss", "log-loss", ".5f"),
            ("pcoc", "PCOC", ".3f"), ("ece", "ECE", ".5f"))  # fmt: skip
 
 

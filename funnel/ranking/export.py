@@ -1,6 +1,7 @@
 """The trained ranker as one graph, for a serving side that has none of this code: torch.export program and ONNX.
 
-    ids_BK int64 (field offsets added), numeric_BN float32 (NaN = missing)[, value_B float32]
+    ids_BK int64 (field offsets added), numeric_BN float32 (NaN = missing; float64 if a feature is far from 0, see
+    models/layers.py: Standardise)[, value_B float32]
     [, FIELD.ids_S int64, FIELD.begins_B int64 for every multi-valued field]
         -> pctr_B, pcvr_B, pctcvr_B float32[, fused_B float32]
 
@@ -49,6 +50,8 @@ class Ranker(nn.Module):
         self.model, self.calibration = model, calibration
         self.fields, self.numerics = len(schema.single), len(schema.numeric)
         self.many = tuple(field.name for field in schema.many)
+        far = self.numerics and bool(model.standardise.far().any())
+        self.numeric_type = torch.float64 if far else torch.float32
         self.fuse = policy.module() if policy else None
         self.fused_scores = policy.scores if policy else ()
         plain = {"ids": bool(self.fields), "numeric": bool(self.numerics), VALUE: VALUE in self.fused_scores}
@@ -80,7 +83,7 @@ class Ranker(nn.Module):
         """Inputs of the right types: every id and every number 0, two values in each row of a multi-valued field."""
         examples = {
             "ids": torch.zeros((EXAMPLE_ROWS, self.fields), dtype=torch.int64),
-            "numeric": torch.zeros((EXAMPLE_ROWS, self.numerics)),
+            "numeric": torch.zeros((EXAMPLE_ROWS, self.numerics), dtype=self.numeric_type),
             VALUE: torch.zeros(EXAMPLE_ROWS),
         }
         for field in self.many:

@@ -52,12 +52,13 @@ def export(
             save_onnx(ranker, program, path)
         differences[kind] = compare(load(kind, path), ranker, real)
         refuse(differences[kind], path.name, tolerance, len(real.table))
+    numeric = str(ranker.numeric_type).removeprefix("torch.")
     return {
         "model": {"log": schema.name, **run.problem.choices()},
-        "inputs": describe_inputs(log.schema, ranker.inputs),
+        "inputs": describe_inputs(log.schema, ranker.inputs, numeric),
         "outputs": describe_outputs(policy),
         "calibration": calibration.to_dict() if calibration else None,
         "encodings": encodings(),
         "check": {"part": part, "rows": len(real.table), "tolerance": tolerance, "largest_difference": differences},
-        "example": example_rows(schema, real.table, real.encoded, real.value_R, real.expected),
+        "example": example_rows(schema, real.table, real.encoded, real.value_R, real.expected, numeric),
     }

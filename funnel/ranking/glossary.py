@@ -15,6 +15,12 @@ TERMS = (
         "AUC",
         "Chance that a positive is ranked above a negative. 0.5 is a coin, 1 is perfect. Says nothing of the level.",
     ),
+    (
+        "Precision, recall, F1",
+        "A row is called positive where its prediction reaches a threshold (the mean label, unless the settings name "
+        "one). Precision: how many of those are; recall: how many of the positives are among them; F1: the harmonic "
+        "mean of both.",
+    ),
     ("Log-loss", "Mean cross-entropy of label and prediction, in nats; lower is better."),
     (
         "PCOC",

@@ -13,12 +13,12 @@ def default() -> Settings:
 
 
 def doubly_robust() -> Settings:
-    """ESCM2-DR with the imputation of the paper: more bias removed than by IPS, at less variance, for a third tower."""
+    """ESCM2-DR as in the paper, with a third tower that imputes losses; alone in its tower, it trains as IPS does."""
     return {"objective.name": "escm2_dr"}
 
 
 def paper() -> Settings:
-    """ESCM2-IPS with the CVR term at full weight, the upper end of the paper's range; wants many conversions."""
+    """ESCM2-IPS with the CVR term at full weight, the upper end of the paper's range."""
     return {"objective.name": "escm2_ips", "objective.lambda_c": 1.0}
 
 
@@ -70,7 +70,7 @@ def loss() -> Space:
     """What is minimised: objective, weights of its terms, the propensities' clip (docs/math.md)."""
     return {
         "objective.name": Choice(("escm2_ips", "escm2_snips", "escm2_dr", "esmm")),
-        "objective.lambda_c": LogUniform(0.01, 1.0),
+        "objective.lambda_c": LogUniform(0.05, 5.0),
         "objective.lambda_g": LogUniform(0.1, 10.0),
         "objective.clip": Choice(("auto", 0.003, 0.01, 0.03, 0.1)),
     }

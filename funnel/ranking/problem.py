@@ -19,8 +19,12 @@ from data.errors import UserError
 from data.filesystems import shown
 from data.labels import LabelFacts, check_labels
 from data.log import Log, Part
+from data.repeats import repeat_warnings
 from data.schema import Schema
+from data.suspects import suspicious_columns
+from data.truth_check import check_truth
 from funnel.batch import Batch
+from funnel.figures.threshold import checked
 from funnel.network import BatchNetwork, build_network
 from funnel.panels import Panel, Record, Table
 from funnel.problem import Given, Outputs
@@ -46,6 +50,12 @@ AIMS = [f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr") for figur
 class EntireSpaceSettings:
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    threshold: float | str = "auto"
+    """Prediction from which on a row is called positive, for precision, recall and F1 among the figures: a probability,
+    or auto = the mean label of the rows they are taken over."""
+
+    def __post_init__(self) -> None:
+        checked(self.threshold)
 
 
 class EntireSpace:
@@ -74,10 +84,11 @@ class EntireSpace:
         cls, settings: EntireSpaceSettings, log: Log, parts: Mapping[str, Part], roles: Collection[str] = ()
     ) -> dict[str, Any]:
         """Check labels, measure the features: {"tasks", "click_rate", "conversion_rate", "numeric_mean", "numeric_std",
-        "parts"}.
+        "parts"}, and "warnings" of columns and rows that look wrong, if any do.
 
         Raises UserError: an unknown backbone or objective, a label that is not there or wrong, a part without clicks
-        or conversions, a click model for an objective that weighs nothing.
+        or conversions, a truth that lacks rows or contradicts the log, a click model for an objective that weighs
+        nothing.
         """
         lookup(BACKBONES, settings.model.backbone.name, "backbone")
         objective = find_objective(settings.objective.name)
@@ -85,19 +96,30 @@ class EntireSpace:
             raise UserError(
                 f"--given {PROPENSITIES}=...: objective {settings.objective.name} uses no propensities; leave it out"
             )
-        require_labels(log)
+        needed = needed_labels(settings)
+        require_labels(log, needed)
         facts = {name: check_labels(log, part) for name, part in parts.items()}
         for name in ("train", "valid"):
-            refuse_empty(f"{shown(log.location)}/{name}", facts[name])
+            refuse_empty(f"{shown(log.location)}/{name}", facts[name], needed)
+        judged = "test" if "test" in parts else "valid"
+        if log.has_truth(parts[judged]):
+            check_truth(log, parts[judged])
         mean_N, std_N = numeric_moments(log, parts["train"])
+        warnings = [
+            *repeat_warnings(log, parts, {name: fact.keys for name, fact in facts.items()}),
+            *suspicious_columns(log, parts["train"], mean_N.tolist(), std_N.tolist()),
+        ]
         train = facts["train"]
+        if not train.positives.get("conversion") or not facts["valid"].positives.get("conversion"):
+            warnings.append("train or valid has no conversions: a model of clicks; its pcvr and pctcvr mean nothing")
         return {
             "tasks": list(objective.tasks),
             "click_rate": train.weights["click"] / train.weight,
-            "conversion_rate": train.weights["conversion"] / train.weights["click"],
+            "conversion_rate": train.weights.get("conversion", 0) / train.weights["click"],
             "numeric_mean": mean_N.tolist(),
             "numeric_std": std_N.tolist(),
             "parts": {name: counted(fact) for name, fact in facts.items()},
+            **({"warnings": warnings} if warnings else {}),
         }
 
     def __init__(
@@ -144,10 +166,11 @@ class EntireSpace:
         facts = self.facts
         tasks = tuple(facts["tasks"])
         network = build_network(BatchNetwork, self.settings.model, self.schema, tasks, seed, share)
+        network.ending = self.settings.objective.ending(tasks)
         if "numeric_mean" in facts:  # not in an older checkpoint, whose tensors say the same
             network.start_at({"ctr": facts["click_rate"], "cvr": facts["conversion_rate"]})
-            network.standardise.mean.copy_(torch.tensor(facts["numeric_mean"]))
-            network.standardise.std.copy_(torch.tensor(facts["numeric_std"]))
+            network.standardise.mean.copy_(torch.tensor(facts["numeric_mean"], dtype=torch.float64))
+            network.standardise.std.copy_(torch.tensor(facts["numeric_std"], dtype=torch.float64))
         return network
 
     def complete(self, batch: Batch) -> Batch:
@@ -159,8 +182,8 @@ class EntireSpace:
     def totals(self, outputs: Outputs, batch: Batch) -> Tensor:
         return self.objective.totals(dict(outputs), labels_of(batch))
 
-    def loss(self, outputs: Outputs, batch: Batch, totals: Tensor, step: int) -> dict[str, Tensor]:
-        self.objective.step = step
+    def loss(self, outputs: Outputs, batch: Batch, totals: Tensor, step: int, epoch: int = 0) -> dict[str, Tensor]:
+        self.objective.step, self.objective.epoch = step, epoch
         # Nothing in the batch weighs anything: the sums above are 0 too, and 0 / TINY is no NaN.
         return self.objective(dict(outputs), labels_of(batch), torch.where(totals == 0, TINY, totals))
 
@@ -168,12 +191,19 @@ class EntireSpace:
         self, log: Log, part: Part, truth: bool = False, calibration: Calibration | None = None
     ) -> RankingCounts:
         known = log.truth(part) if truth and log.has_truth(part) else None
-        weighted = self.schema.weight is not None
-        return RankingCounts(self.clip, calibration, weighted, known, log.schema.exposure, self.click_model is not None)
+        weighted, given = self.schema.weight is not None, self.click_model is not None
+        threshold = checked(self.settings.threshold)
+        return RankingCounts(self.clip, calibration, weighted, known, log.schema.exposure, given, threshold)
 
     def smaller_is_better(self, figure: str) -> bool:
         if figure not in AIMS:
             raise UserError(f"stop_metric {figure!r}: want one of {', '.join(AIMS)}")
+        valid = self.facts.get("parts", {}).get("valid", {})
+        if not figure.startswith("ctr.") and valid.get("conversions", 1) == 0:
+            raise UserError(
+                f"stop_metric {figure}: the valid part has no conversions; for a model of clicks take ctr.log_loss, as "
+                "--preset clicks does"
+            )
         return figure.endswith("log_loss")
 
     @classmethod
@@ -193,15 +223,20 @@ def labels_of(batch: Batch) -> Labels:
     return Labels(batch.labels["click"], batch.labels["conversion"], batch.weight_B, given)
 
 
-def require_labels(log: Log) -> None:
-    absent = [name for name in LABELS if name not in log.schema.labels]
+def needed_labels(settings: EntireSpaceSettings) -> tuple[str, ...]:
+    """Both, but for a model of clicks alone (--preset clicks), which the naive objective makes."""
+    return LABELS[:1] if settings.objective.name == "naive" else LABELS
+
+
+def require_labels(log: Log, needed: tuple[str, ...]) -> None:
+    absent = [name for name in needed if name not in log.schema.labels]
     if absent:
         have = ", ".join(log.schema.labels) or "none"
         raise UserError(f"{shown(log.location)}/schema.json: no label {absent[0]!r}; it has {have}")
 
 
-def refuse_empty(where: str, facts: LabelFacts) -> None:
-    for name in LABELS:
+def refuse_empty(where: str, facts: LabelFacts, needed: tuple[str, ...]) -> None:
+    for name in needed:
         if facts.positives[name] == 0:
             raise UserError(f"{where}: no {name}s in {facts.rows} rows; there is nothing to learn")
         if facts.weights[name] == 0:
@@ -212,4 +247,4 @@ def refuse_empty(where: str, facts: LabelFacts) -> None:
 
 def counted(facts: LabelFacts) -> dict[str, int]:
     """Counts of a part for people: {"rows": ., "clicks": ., "conversions": .}"""
-    return {"rows": facts.rows, **{f"{name}s": facts.positives[name] for name in LABELS}}
+    return {"rows": facts.rows, **{f"{name}s": facts.positives.get(name, 0) for name in LABELS}}

@@ -11,6 +11,8 @@ import pyarrow as pa
 import torch
 
 from data.encode import Encoder
+from data.kinds import cast_table, number
+from data.labels import checked_labels
 from data.log import Log, Part
 from data.reading import ordered_tables
 from data.schema import Schema
@@ -33,6 +35,7 @@ def for_scoring(log: Log, trained: Schema, truth: bool = False) -> Log:
         user=own.user,
         request=own.request,
         value=own.value,
+        reward=own.reward,
         weight=own.weight,
         truth=own.truth if truth else None,
     )
@@ -46,21 +49,46 @@ def score_part(run: Given, log: Log, part: str, device: torch.device, raw: bool)
     log = for_scoring(log, run.problem.schema)
     rows, network = log.part(part), run.network.to(device)
     assert isinstance(network, BatchNetwork)
-    return Scores(rows, score(network, log, rows, device, calibration), {"calibration": method})
+    warnings: list[str] = []
+    tables = score(network, log, rows, device, calibration)
+    if log.schema.value and "conversion" in log.schema.labels:
+        tables = watched_value(tables, log.schema.value, warnings)
+    return Scores(rows, tables, {"calibration": method}, warnings)
+
+
+def watched_value(tables: Iterator[pa.Table], column: str, warnings: list[str]) -> Iterator[pa.Table]:
+    """The tables, and a line among the warnings if the value is there only where there was a conversion."""
+    there = elsewhere = rows = conversions = 0
+    for table in tables:
+        value_R = np.nan_to_num(table.column("value").to_numpy())
+        conversion_R = table.column("conversion").to_numpy()
+        rows, conversions = rows + len(value_R), conversions + int(conversion_R.sum())
+        there += int(np.count_nonzero(value_R))
+        elsewhere += int(np.count_nonzero(value_R[conversion_R == 0]))
+        yield table
+    if not elsewhere and (conversions / max(rows, 1)) ** there < 1e-6:
+        warnings.append(
+            f"column {column!r}, the 'value', is there, and not 0, only where there was a conversion: name what is "
+            "known only afterwards under 'reward'"
+        )
 
 
 def score(
     network: BatchNetwork, log: Log, part: Part, device: torch.device, calibration: Calibration | None = None
 ) -> Iterator[pa.Table]:
-    """Tables of exposure_id, user, request (where the schema names them), click, conversion, pctr, pcvr, pctcvr, value,
-    weight.
+    """Tables of exposure_id, user, request (where the schema names them), click, conversion, pctr, pcvr, pctcvr, and
+    value, reward, weight (where it names them).
 
-    One table a row group, read ahead: memory is flat in the number of rows.
+    One table a row group, read ahead: memory is flat in the number of rows. All have the same types, whichever files
+    the rows come from. Raises UserError naming file and row of a label that is none.
     """
     schema = log.schema
     encoder = Encoder(schema)
     keys = {"exposure_id": schema.exposure, "user": schema.user, "request": schema.request}
-    for table in ordered_tables(log, part, schema.all_columns):
+    begins = {file.path: 0 for file in part.files}
+    for (file, _), table in zip(part.row_groups(), ordered_tables(log, part, schema.all_columns), strict=True):
+        labels = checked_labels(schema, table, file.path, begins[file.path])
+        begins[file.path] += table.num_rows
         logits = predict(network, encoder.encode(table), device)
         if calibration is not None:
             logits = calibration.apply(logits)
@@ -69,12 +97,11 @@ def score(
             "pcvr": logits["cvr"].sigmoid(),
             "pctcvr": log_product(logits["ctr"], logits["cvr"]).exp(),
         }
-        columns = {name: table.column(source) for name, source in keys.items() if source}
-        for name in ("click", "conversion"):
-            columns[name] = table.column(schema.labels[name]).cast(pa.int8())
+        own = cast_table(table.select(list(dict.fromkeys(filter(None, keys.values())))), part.types, file.path)
+        columns = {name: own.column(source) for name, source in keys.items() if source}
+        columns |= {name: pa.array(labels[name].astype(np.int8)) for name in ("click", "conversion") if name in labels}
         columns |= {name: pa.array(values.numpy().astype(np.float32)) for name, values in probabilities.items()}
-        if schema.value:
-            columns["value"] = table.column(schema.value).cast(pa.float32())
-        if schema.weight:
-            columns["weight"] = table.column(schema.weight).cast(pa.float32())
+        for name, source in (("value", schema.value), ("reward", schema.reward), ("weight", schema.weight)):
+            if source:
+                columns[name] = pa.array(number(table, source), from_pandas=True)
         yield pa.table(columns)

@@ -4,7 +4,7 @@ R rows, M scores.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,8 @@ class RealRows:
     def inputs(self, ranker: Ranker, rows: slice) -> list[np.ndarray]:
         """What the graph reads for these rows."""
         taken = self.encoded.take(rows)
-        arrays = {"ids": taken.ids_RK, "numeric": taken.numeric_RN}
+        numeric_type = np.float64 if ranker.numeric_type == torch.float64 else np.float32
+        arrays = {"ids": taken.ids_RK, "numeric": taken.numeric_RN.astype(numeric_type, copy=False)}
         if self.value_R is not None:
             arrays[VALUE] = self.value_R[rows]
         for field, bags in zip(ranker.many, taken.bags, strict=True):
@@ -65,7 +66,7 @@ def first_groups(part: Part, rows: int) -> Part:
             if rows <= 0:
                 break
         files.append(PartFile(file.path, file.row_groups[:kept]))
-    return Part(part.name, tuple(files))
+    return replace(part, files=tuple(files))
 
 
 Graph = Callable[[list[np.ndarray]], list[np.ndarray]]

@@ -46,14 +46,15 @@ OUTPUTS = {
 }
 
 
-def describe_inputs(schema: Schema, inputs: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The graph's inputs in order, each with the columns that fill it."""
+def describe_inputs(schema: Schema, inputs: tuple[str, ...], numeric: str = "float32") -> list[dict[str, Any]]:
+    """The graph's inputs in order, each with the columns that fill it. `numeric`: type of the numeric features."""
     offsets = dict(zip((field.name for field in schema.categorical), Encoder(schema).offsets, strict=True))
-    single = [describe_field(field, offsets[field.name]) for field in schema.single]
+    kinds = {field.name: schema.kinds.get(field.share or field.name) for field in schema.categorical}
+    single = [describe_field(field, offsets[field.name], kinds[field.name]) for field in schema.single]
     described: dict[str, dict[str, Any]] = {
         "ids": {"dtype": "int64", "shape": ["batch", len(single)], "columns": single},
         "numeric": {
-            "dtype": "float32",
+            "dtype": numeric,
             "shape": ["batch", len(schema.numeric)],
             "columns": [{"column": name} for name in schema.numeric],
             "encoding": "the raw value, unscaled (the graph standardises it); a missing value is NaN; no infinities",
@@ -66,7 +67,7 @@ def describe_inputs(schema: Schema, inputs: tuple[str, ...]) -> list[dict[str, A
         described[ids] = {
             "dtype": "int64",
             "shape": ["values"],
-            **describe_field(field, offsets[field.name]),
+            **describe_field(field, offsets[field.name], kinds[field.name]),
             "last_values_kept": field.many.max,
             "encoding": "the ids of all rows' values, end to end; missing values inside a list are left out",
         }
@@ -80,10 +81,12 @@ def describe_inputs(schema: Schema, inputs: tuple[str, ...]) -> list[dict[str, A
     return [{"name": name, **described[name]} for name in inputs]
 
 
-def describe_field(field: CategoricalField, offset: int) -> dict[str, Any]:
+def describe_field(field: CategoricalField, offset: int, ids: str | None) -> dict[str, Any]:
     values = {"vocabulary": list(field.vocabulary)} if field.kind == "vocabulary" else {"size": field.size}
     last = offset + field.rows - 1
-    return {"column": field.name, "kind": field.kind, **values, "offset": offset, "smallest": offset, "largest": last}
+    of = {"values": ids} if ids else {}  # integers or text: as the other, the same value would be another id
+    about = {"column": field.name, "kind": field.kind, **of, **values}
+    return {**about, "offset": offset, "smallest": offset, "largest": last}
 
 
 def encodings() -> dict[str, Any]:
@@ -116,13 +119,15 @@ def example_rows(
     encoded: Rows,
     value_R: np.ndarray | None,
     expected: dict[str, np.ndarray],
+    numeric: str = "float32",
     rows: int = 3,
 ) -> list[dict[str, Any]]:
     """Real rows, end to end: raw values by column, what goes into the graph, what must come out of it."""
     raw = table.slice(0, rows).select([*schema.features]).to_pylist()
+    numeric_RN = encoded.numeric_RN[:rows].astype(numeric)
     examples = []
     for row, values in enumerate(raw):
-        inputs: dict[str, Any] = {"ids": encoded.ids_RK[row].tolist(), "numeric": encoded.numeric_RN[row].tolist()}
+        inputs: dict[str, Any] = {"ids": encoded.ids_RK[row].tolist(), "numeric": numeric_RN[row].tolist()}
         if value_R is not None:
             inputs[VALUE] = float(value_R[row])
         for field, bags in zip(schema.many, encoded.bags, strict=True):

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from data.errors import UserError
 from jobs.cluster.authentication import after_local_cluster, before_local_cluster, before_named_cluster
+from jobs.cluster.waiting import waiting
 from jobs.run.directory import usable_cpus
 
 RECOVERY = {
@@ -75,7 +76,8 @@ def connect(cpus: int, asked: str = "") -> None:
     if names_cluster():
         before_named_cluster()
         try:
-            ray.init(logging_level=level, log_to_driver=level != "ERROR")
+            with waiting(f"the Ray cluster at {os.environ['RAY_ADDRESS']} to answer"):
+                ray.init(logging_level=level, log_to_driver=level != "ERROR")
         except ConnectionError:
             raise UserError(
                 f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no Ray cluster answers there, or it refuses the token "
@@ -88,7 +90,7 @@ def connect(cpus: int, asked: str = "") -> None:
         return
     check_cpus(cpus)
     before_local_cluster()
-    with no_dashboard():
+    with no_dashboard(), waiting("Ray to start"):
         ray.init(
             address="local",
             num_cpus=max(cpus, 1),

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import tyro
 
 from data.errors import UserError
+from jobs.command.own_code import own_code
 from jobs.command.paths import absolute
 
 Options = type | Callable[[Sequence[str]], type]
@@ -69,7 +70,7 @@ def parse(arguments: Options, words: Sequence[str], description: str = "") -> An
     said = io.StringIO()
     parsed: Any
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), own_code("the options make no valid settings"):
             parsed, unknown = tyro.cli(
                 kind, prog=command(), description=description, args=list(words), return_unknown_args=True
             )

@@ -4,24 +4,26 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data.errors import UserError
+from data.errors import Stopped, UserError
 from distributed.reporting.ray_metrics import GenerationTelemetry
 from distributed.reporting.tensorboard import Events
 from es import engine
 from es.config import EXECUTION_SETTINGS, ESConfig
 from es.objectives.base import Objective
-from es.tasks import Interrupted
 from funnel.settings import plain
 from funnel.tunable import Tunable
 from jobs.cluster.connect import check_cpus, connect, names_cluster
+from jobs.cluster.waiting import waiting
 from jobs.command.paths import absolute
 from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
+from jobs.command.threads import use_threads
+from jobs.evolve.faults import named
 from jobs.evolve.find import find_objective, place
 from jobs.evolve.options import Arguments, kept_settings
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, read_json, start_run, write_json
@@ -30,8 +32,10 @@ from jobs.run.owner import entered
 from jobs.run.process import present
 from jobs.run.progress import Lines, is_live
 from jobs.run.records import reading_from
-from jobs.run.start_from import Start, begins_with, theta_to_start_from
 from jobs.run.tracking import check_tracking, tracked
+
+if TYPE_CHECKING:
+    from jobs.run.start_from import Start
 
 KIND, POLICY_FILE = "evolve", "policy.json"
 # Of a run that is continued: everything that does not decide theta, except where it ends.
@@ -53,6 +57,7 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
     config.check()
     if config.workers != "auto":
         check_cpus(config.workers)
+    use_threads(arguments.threads, alone=config.workers == 0)
     own = absolute(kind.settings_type() if arguments.settings is None else arguments.settings)
     record = recorded(arguments, config, own)
     if (out / RUN_FILE).exists():
@@ -71,7 +76,9 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
             console.print(f"{out} is finished already:", soft_wrap=True)
         else:
             facts = {MADE_FROM: made_from} if made_from else {}
-            summary = tuned(dataclasses.replace(arguments, settings=own), kind, record, facts, state, console)
+            arguments = dataclasses.replace(arguments, config=config, settings=own)
+            with named(arguments.objective, out):
+                summary = tuned(arguments, kind, record, facts, state, console)
     with reading_from(out / SUMMARY_FILE):
         show(console, kind, summary, out)
     return summary
@@ -85,13 +92,19 @@ def tuned(
     state: RunState,
     console: Console,
 ) -> dict[str, Any]:
-    """Open the tunable, evolve, judge; `record`: run.json's config, `facts`: what else it keeps."""
+    """The run itself: its data are opened, run.json is written (`record`: its config, `facts`: what else it keeps), and
+    so on to summary.json."""
     out, config = arguments.out, arguments.config
     assert out is not None
     tunable = kind.open(arguments.settings, config.seed)
-    begin = theta_to_start_from(arguments.start_from, tunable.objective, out) if arguments.start_from else None
+    begin = None
+    if arguments.start_from:
+        from jobs.run.start_from import theta_to_start_from  # here, for it imports torch: two seconds
+
+        begin = theta_to_start_from(arguments.start_from, tunable.objective, out)
     if state is RunState.NEW:
-        start_run(out, KIND, record, {**tunable.facts(), **facts, **begins_with(begin)})
+        begins = {"started_from": begin.facts} if begin else {}
+        start_run(out, KIND, record, {**tunable.facts(), **facts, **begins})
     verb = "Continuing" if state is RunState.RESUME else "Tuning"
     console.print(f"{verb} {tunable.describe()}, in {places(config.workers)}", soft_wrap=True)
     with tracked(out):
@@ -138,7 +151,7 @@ def places(workers: int | str) -> str:
 
 
 def evolve(
-    objective: Objective, config: ESConfig, out: Path, console: Console, start: Start | None = None
+    objective: Objective, config: ESConfig, out: Path, console: Console, start: "Start | None" = None
 ) -> engine.ESResult:
     """Run the engine. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130."""
     if start is not None:
@@ -154,9 +167,11 @@ def evolve(
         stop_signals() as received,
         progress(console, config.generations) as show,
         closing(events),
+        waiting(f"{workers_of(config)}the first generation") as wait,
     ):
 
         def on_generation(metrics: dict[str, Any]) -> None:
+            wait.done()
             show(metrics)
             events.add(metrics["generation"], metrics)
             telemetry.add(metrics)
@@ -166,7 +181,7 @@ def evolve(
         try:
             theta_D = start.theta_D if start else None
             result = engine.run(objective, config, out, on_generation, lambda: bool(received), start_D=theta_D)
-        except Interrupted as stopped:
+        except Stopped as stopped:
             leave(stopped, received[0])
         finally:
             telemetry.send()
@@ -174,6 +189,10 @@ def evolve(
         where = f"{result.choice.workers} workers" if result.choice.workers else "in this process"
         console.print(f"workers auto: {where} ({result.choice.reason})", soft_wrap=True)
     return result
+
+
+def workers_of(config: ESConfig) -> str:
+    return "" if config.workers in (0, "auto") else f"{config.workers} workers to start and for "
 
 
 @contextmanager

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import ray.cloudpickle
 
 from data.errors import UserError
+from es.contract import BY_VALUE, ObjectiveError, facts_of, initial_theta
 from es.objectives.base import Objective
 from es.objectives.registry import OBJECTIVES, made
 from funnel.panels import Panel, Record, Table
 from funnel.registry import TUNABLES, find
 from funnel.spaces import Presets, Spaces
 from funnel.tunable import HeldOut, Tunable
+from jobs.command.own_code import own_code
 
 
 class Plain:
@@ -32,7 +33,13 @@ class Plain:
 
     def open(self, settings: Any, seed: int, searching: bool = False) -> Self:
         opened = copy.copy(self)
-        opened.objective = made(settings)
+        with own_code(f"--objective {self.name}"):
+            opened.objective = made(settings)
+        try:  # before anything is written
+            initial_theta(opened.objective)
+            facts_of(opened.objective)
+        except ObjectiveError as error:
+            raise UserError(f"--objective {self.name}: {error}") from error
         return opened
 
     def facts(self) -> dict[str, Any]:
@@ -70,7 +77,8 @@ def find_objective(name: str) -> type[Tunable]:
         if found is None:
             raise UserError(f"--objective {name}: {path} has no {attribute!r}")
     else:
-        found = OBJECTIVES[name] if name in OBJECTIVES else find(name, {**TUNABLES, **plain_names()}, "objective")
+        with own_code(f"--objective {name}"):
+            found = OBJECTIVES[name] if name in OBJECTIVES else find(name, {**TUNABLES, **plain_names()}, "objective")
     if hasattr(found, "open") and hasattr(found, "settings_type"):
         tunable: type[Tunable] = found
         return tunable
@@ -106,10 +114,13 @@ def load_file(path: Path) -> Any:
     module: Any = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with own_code(f"--objective {path}"):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        raise UserError(f"--objective {path}: {type(error).__name__}: {error}") from error
+        raise
     module.stamp = stamp
-    ray.cloudpickle.register_pickle_by_value(module)
+    setattr(module, BY_VALUE, True)
+    if "ray" in sys.modules:  # else when the objective is sent (es/wire.py): importing Ray takes a second or more
+        sys.modules["ray"].cloudpickle.register_pickle_by_value(module)
     return module

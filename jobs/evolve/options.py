@@ -11,6 +11,7 @@ from es.config import ESConfig
 from funnel.registry import DEFAULT_TUNABLE
 from funnel.settings import changed, fields, keys, read
 from jobs.command.cli import glance, parse, with_defaults, with_settings
+from jobs.command.own_code import own_code
 from jobs.command.preset import find_preset
 from jobs.evolve.find import find_objective
 from jobs.evolve.presets import PRESETS
@@ -44,6 +45,9 @@ class Arguments:
     """Compute theta of the run in this directory again from its seed and returns; compare it with the checkpoint."""
     resamples: int = 1000
     """Bootstrap resamples behind the intervals of what is judged."""
+    threads: int | None = None
+    """Threads of this process, for BLAS, torch and the update; theta does not depend on the update's. Left out: what
+    OMP_NUM_THREADS says, else as many as it may use CPUs. Workers have one each."""
     config: ESConfig = field(default_factory=default_config)
     settings: Any = field(default_factory=lambda: None)
     """The objective's own; None: its defaults."""
@@ -132,10 +136,11 @@ def fill(settings_type: type, values: dict[str, Any], source: str, base: tuple[A
         config.check()
     except UserError as error:
         raise UserError(f"{source}: {error}" if source else str(error)) from None
-    if settings is not None:
-        return config, changed(settings, own, source)
-    if own or not needed(settings_type):
-        return config, read(settings_type, own, source)
+    with own_code(f"--objective with the settings of {settings_type.__name__}"):
+        if settings is not None:
+            return config, changed(settings, own, source)
+        if own or not needed(settings_type):
+            return config, read(settings_type, own, source)
     return config, settings_type
 
 

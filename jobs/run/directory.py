@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from data.cpus import usable_cpus as usable_cpus
 from data.errors import UserError
 from data.files import make_directory, write_whole
 from data.write import check_local
@@ -126,11 +127,6 @@ def hardware() -> dict[str, Any]:
         model = names[0] if names else model
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return {"cpu": model, "cores": usable_cpus(), "memory_gib": round(memory / 2**30, 1)}
-
-
-def usable_cpus() -> int:
-    """CPUs this process may run on (an affinity mask counts, which os.cpu_count does not see)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -23,7 +23,6 @@ from data.filesystems import shown
 from data.identity import file_checksum, log_identity
 from data.labels import check_labels
 from data.log import Log, open_log
-from distributed.checkpoint.read import MODEL_DIRECTORY, RECORD, model_checksum, read_record
 from jobs.run.directory import SUMMARY_FILE, read_json, same_place
 
 MADE_FROM = "made_from"
@@ -104,6 +103,8 @@ def in_words(counts: dict[str, Any]) -> str:
 
 def model_of(run: Path, raw: bool = False) -> dict[str, Any]:
     """The model of a finished run; `raw`: without what lies beside its weights."""
+    from distributed.checkpoint.read import MODEL_DIRECTORY, RECORD, model_checksum, read_record  # imports torch
+
     directory = run / MODEL_DIRECTORY
     beside = [] if raw else [path for path in sorted(directory.glob("*.json")) if path.name != RECORD]
     return {
@@ -115,9 +116,8 @@ def model_of(run: Path, raw: bool = False) -> dict[str, Any]:
 def check_model(run: Path, where: str) -> None:
     """Raise UserError, opening with `where`, if RUN/model is not what the run's training ended with."""
     summary = read_json(run / SUMMARY_FILE) if (run / SUMMARY_FILE).exists() else {}
-    trained = summary.get(TRAINED)
-    if trained is not None and trained != model_checksum(read_record(run / MODEL_DIRECTORY / RECORD)):
-        raise UserError(f"{where}: its {MODEL_DIRECTORY}/ is another run's: not the model that this run has trained")
+    if TRAINED in summary and summary[TRAINED] != model_of(run, raw=True)["model"]:
+        raise UserError(f"{where}: its model/ is another run's: not the model that this run has trained")
 
 
 def files_of(settings: Any, prefix: str = "settings.") -> dict[str, Any]:

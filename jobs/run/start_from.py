@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from data.columns import TWO_IDS
 from data.errors import UserError
 from data.schema import Schema
 from distributed.checkpoint.read import MODEL_DIRECTORY, OPTIMIZER, RECORD, facts_of, model_checksum, read_record
@@ -123,6 +124,10 @@ def same_features(where: str, known: Schema, schema: Schema) -> None:
             a.name for a, b in zip(known.categorical, schema.categorical, strict=True) if a != b
         ]
         raise UserError(f"{where}: the categorical feature {differing[0]!r} is not the same there and in --data")
+    for name, kind in known.kinds.items():
+        if schema.kinds.get(name, kind) != kind:
+            here = schema.kinds[name]
+            raise UserError(f"{where}: column {name!r} holds {kind} there and {here} in --data; {TWO_IDS}")
     if known.numeric != schema.numeric:
         raise UserError(
             f"{where}: has the numeric features {', '.join(known.numeric)}, --data {', '.join(schema.numeric)}"

@@ -5,18 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from es.tasks import Interrupted
+from data.errors import Stopped
+from distributed.training.ray_group import free_orphans
 from jobs.run.process import Process
 from jobs.tune.aim import FAILED, INFEASIBLE, Aim
 from jobs.tune.files import name_of
 from jobs.tune.results import Row, read_row, settings_text
 from jobs.tune.trial import INDEX, index_of
 
+ORPHANS_EVERY_S = 5.0
 SHOWN = 12
 """Trials in the live table: those that run, then the best."""
 
@@ -38,7 +41,7 @@ class Board(tune.Callback):
         self.process = process
         self.signalled = signalled
         self.rows: dict[int, Row] = {}
-        self.began = time.monotonic()
+        self.began = self.looked = time.monotonic()
         self.live: Live | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -56,7 +59,10 @@ class Board(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self.signalled:
-            raise Interrupted
+            raise Stopped
+        if time.monotonic() - self.looked > ORPHANS_EVERY_S and ray.is_initialized():
+            self.looked = time.monotonic()
+            free_orphans()  # a trial that waits for their CPUs would wait to the end of the search
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.refresh(trial, "running")

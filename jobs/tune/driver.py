@@ -10,8 +10,7 @@ from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 from rich.table import Table
 
-from data.errors import UserError
-from es.tasks import Interrupted
+from data.errors import Stopped, UserError
 from funnel.spaces import Space
 from jobs.command.preset import write_preset
 from jobs.command.signals import leave, stop_signals
@@ -101,7 +100,7 @@ def conduct(study: Study, arguments: Arguments, console: Console) -> dict[str, A
         except Exception:
             if not received:
                 raise
-            leave(Interrupted(f"stopped with {board.count()} trials ended"), received[0])
+            leave(Stopped(f"stopped with {board.count()} trials ended"), received[0])
     ledger = Ledger(study.out / LEDGER_FILE)
     rows = read_rows(trials, ledger, aim)
     write_table(study.out / TABLE, rows)

@@ -34,7 +34,8 @@ class BackboneConfig:
     expert_hidden: tuple[int, ...] = (128, 64)
     """Layer widths of each expert, or of the shared bottom."""
     dropout: float = 0.0
-    """Dropout after each hidden layer, in [0, 1)."""
+    """Dropout after each hidden layer, in [0, 1). Every worker draws masks of its own: with another number of workers
+    the model is another one, as good."""
 
     def __post_init__(self) -> None:
         for key, least in (("experts", 1), ("shared_experts", 0), ("task_experts", 0), ("levels", 1)):

@@ -1,11 +1,15 @@
 """What an objective is: logits and labels of some rows in, named loss terms out.
 
+Terms are weighed by lambda_k gamma_k^t in epoch t [PLE, Tang et al., RecSys 2020, eq. 9]; by default all gamma_k are 1.
+
 An objective only ever sums over its rows and divides by totals it is handed. The totals belong to the GLOBAL batch, so
 gradients of ranks add up to the gradient of one process that saw all rows, however the rows were dealt.
 Shapes: B rows.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -19,20 +23,53 @@ EXPOSURES, CLICKS = 0, 1
 """Where Labels.totals() has what."""
 TINY = 1e-12
 """What a total that may be 0 is raised to; the sum above it is 0 then."""
+TOWER = ".tower"
+"""Behind a task's name: the same logit once more, with a gradient that ends in the task's tower."""
+TERMS = ("ctr", "c", "g", "imp")
+"""What lambda_ and gamma_ are followed by: the terms CTR, CVR, CTCVR and imputation."""
+
+
+CHOICES = {
+    "imputation": ("error", "label"),
+    "cvr_gradient": ("shared", "tower"),
+    "imputation_gradient": ("shared", "tower"),
+    "ctcvr_space": ("entire", "click", "click_ips"),
+    "ctcvr_gradient": ("entire", "click"),
+}
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    name: str = "escm2_ips"
+    name: str = "escm2_snips"
     """A name of models/registry.py, or module.path:Class of your own."""
     lambda_ctr: float = 1.0
     """Weight of the CTR term."""
-    lambda_c: float = 0.1
-    """Weight of the CVR term (all but naive, mtl_imp, esmm); the ESCM2 paper uses 0.1 to 1."""
+    lambda_c: float = 1.0
+    """Weight of the CVR term (all but naive, mtl_imp, esmm); the ESCM2 paper uses 0.1 to 1, and with few clicks 0.1 is
+    too little (docs/measured.md)."""
     lambda_g: float = 1.0
     """Weight of the CTCVR term (all but naive, mtl_imp, esmm)."""
+    lambda_imp: float = 1.0
+    """Weight of the imputation term (escm2_dr, escm2_mrdr)."""
+    gamma_ctr: float = 1.0
+    """In epoch t = 0, 1, ... the CTR term counts gamma_ctr^t times its weight; likewise below."""
+    gamma_c: float = 1.0
+    """The same of the CVR term, in all objectives that have one."""
+    gamma_g: float = 1.0
+    """The same of the CTCVR term, in all objectives that have one."""
+    gamma_imp: float = 1.0
+    """The same of the imputation term."""
+    cvr_gradient: str = "shared"
+    """How far the CVR term's gradient reaches: shared (tower, experts and embedding) or tower (the CVR tower alone, so
+    that few and heavy clicks cannot spoil what CTR learns from all exposures)."""
+    imputation_gradient: str = "tower"
+    """The same of the imputation term (escm2_dr, escm2_mrdr)."""
     ctcvr_space: str = "entire"
-    """Rows the CTCVR term is the mean over (all but esmm): entire (exposures, as in the paper) or click."""
+    """Rows the CTCVR term is the mean over (all but esmm): entire (exposures, as in the paper), click (clicked ones) or
+    click_ips (clicked ones, weighed so that their expectation is that of all exposures)."""
+    ctcvr_gradient: str = "entire"
+    """Rows on which the CTCVR term's gradient reaches the CVR tower: entire (all it is taken over) or click (clicked
+    ones; the CTR tower learns from all)."""
     clip: float | str = "auto"
     """Propensities below this are raised to it: a probability, or auto = a quarter of the training click rate."""
     imputation: str = "error"
@@ -42,14 +79,22 @@ class ObjectiveConfig:
     """With a number n, escm2_dr trains its imputation for n steps, then its CVR tower for n, in turn; 0 = both."""
 
     def __post_init__(self) -> None:
-        for key in ("lambda_ctr", "lambda_c", "lambda_g", "alternate_every"):
-            if not getattr(self, key) >= 0:
-                raise UserError(f"objective.{key} must be at least 0, got {getattr(self, key)}")
-        if self.imputation not in ("error", "label"):
-            raise UserError(f"objective.imputation must be 'error' or 'label', got {self.imputation!r}")
-        if self.ctcvr_space not in ("entire", "click"):
-            raise UserError(f"objective.ctcvr_space must be 'entire' or 'click', got {self.ctcvr_space!r}")
+        for key in (*(f"lambda_{term}" for term in TERMS), "alternate_every"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise UserError(f"objective.{key} must be a number of at least 0, got {getattr(self, key)}")
+        for key in (f"gamma_{term}" for term in TERMS):
+            if not 0 < getattr(self, key) < math.inf:
+                raise UserError(f"objective.{key} must be a number above 0, got {getattr(self, key)}")
+        for key, choices in CHOICES.items():
+            if getattr(self, key) not in choices:
+                words = " or ".join([", ".join(map(repr, choices[:-1])), repr(choices[-1])])
+                raise UserError(f"objective.{key} must be {words}, got {getattr(self, key)!r}")
         resolve_clip(self.clip, click_rate=0.5)
+
+    def ending(self, tasks: Iterable[str]) -> tuple[str, ...]:
+        """Those of the tasks whose own term's gradient ends in their tower."""
+        own = {"cvr": self.cvr_gradient, "imputation": self.imputation_gradient}
+        return tuple(task for task in tasks if own.get(task) == "tower")
 
 
 @dataclass(frozen=True)
@@ -82,6 +127,8 @@ class Objective:
     """Whether it weighs clicks by `inverse_propensity`: then a click model trained before may give the propensities."""
     step: int = 0
     """Which update this is, set by the trainer: for what alternates."""
+    epoch: int = 0
+    """Which pass over the data this is, set by the trainer: for weights that change."""
 
     def __init__(self, config: ObjectiveConfig, click_rate: float) -> None:
         self.config = config
@@ -101,18 +148,48 @@ class Objective:
         return labels.weigh(binary_cross_entropy(logits["ctr"], labels.click_B)).sum() / totals[EXPOSURES]
 
     def ctcvr(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> Tensor:
-        """L_CTCVR = mean_D delta(c, q p), or mean_O with `ctcvr_space: click`."""
-        term_B = labels.weigh(product_cross_entropy(logits["ctr"], logits["cvr"], labels.conversion_B))
+        """L_CTCVR = mean_D delta(c, q p).
+
+        `ctcvr_space: click`: mean_O instead. `click_ips`: (1/|D|) sum_D o [delta(c, q p) + (1/q~ - 1) delta(0, q p)],
+        from clicked rows alone and with the same expectation: a clicked row stands for itself and for the 1/q~ - 1
+        rows like it that were not clicked and so did not convert. (o delta(c, q p)/q~ would not do: its expectation is
+        delta(r, q p), which is smallest at q = 1.)
+        """
+        term_B = self.ctcvr_terms(logits, labels)
         if self.config.ctcvr_space == "entire":
-            return term_B.sum() / totals[EXPOSURES]
-        return (labels.click_B * term_B).sum() / totals[CLICKS].clamp(min=TINY)
+            return labels.weigh(term_B).sum() / totals[EXPOSURES]
+        if self.config.ctcvr_space == "click":
+            return (labels.click_B * labels.weigh(term_B)).sum() / totals[CLICKS].clamp(min=TINY)
+        others_B = self.inverse_propensity(logits, labels) - 1
+        unclicked_B = self.ctcvr_terms(logits, replace(labels, conversion_B=torch.zeros_like(labels.conversion_B)))
+        return labels.weigh(labels.click_B * (term_B + others_B * unclicked_B)).sum() / totals[EXPOSURES]
+
+    def ctcvr_terms(self, logits: dict[str, Tensor], labels: Labels) -> Tensor:
+        """delta(c, q p) of every row; with `ctcvr_gradient: click` the CVR tower learns from clicked rows alone."""
+        cvr_B = logits["cvr"]
+        if self.config.ctcvr_gradient == "click":
+            cvr_B = torch.where(labels.click_B > 0.5, cvr_B, cvr_B.detach())
+        return product_cross_entropy(logits["ctr"], cvr_B, labels.conversion_B)
+
+    def own(self, logits: dict[str, Tensor], task: str) -> Tensor:
+        """The task's logit for the task's own term; its gradient ends in the tower, if the network gives such a one."""
+        return logits.get(task + TOWER, logits[task])
 
     def inverse_propensity(self, logits: dict[str, Tensor], labels: Labels) -> Tensor:
         """1 / max(q, clip), held constant."""
         given_B = labels.click_logit_B
         return inverse_propensity(logits["ctr"] if given_B is None else given_B, self.clip)
 
+    def decay(self, term: str) -> float:
+        """gamma^epoch of one of TERMS."""
+        gamma: float = getattr(self.config, f"gamma_{term}")
+        return gamma**self.epoch
+
+    def weight(self, term: str) -> float:
+        """lambda gamma^epoch of one of TERMS."""
+        weight: float = getattr(self.config, f"lambda_{term}")
+        return weight * self.decay(term)
+
     def combine(self, ctr: Tensor, cvr: Tensor, ctcvr: Tensor) -> Tensor:
-        """lambda_ctr L_CTR + lambda_c L_CVR + lambda_g L_CTCVR."""
-        config = self.config
-        return config.lambda_ctr * ctr + config.lambda_c * cvr + config.lambda_g * ctcvr
+        """lambda_ctr L_CTR + lambda_c L_CVR + lambda_g L_CTCVR, in the weights of this epoch."""
+        return self.weight("ctr") * ctr + self.weight("c") * cvr + self.weight("g") * ctcvr

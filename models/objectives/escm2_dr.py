@@ -2,8 +2,10 @@
 
 L_CVR = (1/|D|) sum_D [ d^ + o (delta(r, p) - d^) / q~ ]
 L_imp = (1/|D|) sum_D o (delta(r, p) - d^)^2 / q~        (delta held constant: it trains the imputation only)
-L     = lambda_ctr L_CTR + lambda_c (L_CVR + L_imp) + lambda_g L_CTCVR
+L     = lambda_ctr L_CTR + lambda_c L_CVR + lambda_imp L_imp + lambda_g L_CTCVR
 
+L_imp is a mean of squares with weights 1/q~: in the embedding and the experts its gradient can be hundreds of times
+that of L_CTR. It ends in the imputation tower unless `imputation_gradient: shared`.
 imputation = "error" (the paper): d^ = softplus(imputation logit), which may exceed 1 as delta does, and is held
 constant in L_CVR, or L_CVR would drive it to 0 on unclicked rows. Its value is doubly robust; its gradient in the CVR
 tower is then exactly that of IPS, and what differs is what the imputation task teaches the shared layers.
@@ -13,6 +15,7 @@ alternate_every = n: L_imp alone for n steps, L_CVR alone for n, and so on, as t
 loss rests is not touched.
 """
 
+import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -26,28 +29,32 @@ class Escm2Dr(Objective):
 
     def __call__(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> dict[str, Tensor]:
         ctr, ctcvr = self.ctr(logits, labels, totals), self.ctcvr(logits, labels, totals)
-        delta_B = binary_cross_entropy(logits["cvr"], labels.conversion_B)
+        cvr_B, imputation_B = self.own(logits, "cvr"), self.own(logits, "imputation")
+        delta_B = binary_cross_entropy(cvr_B, labels.conversion_B)
         weight_B = labels.click_B * self.inverse_propensity(logits, labels)
         if self.config.imputation == "label":
-            label_B = logits["imputation"].sigmoid()
-            constant_B = binary_cross_entropy(logits["cvr"], label_B.detach())
-            trained_B = binary_cross_entropy(logits["cvr"].detach(), label_B)
+            label_B = imputation_B.sigmoid()
+            constant_B = binary_cross_entropy(cvr_B, label_B.detach())
+            trained_B = binary_cross_entropy(cvr_B.detach(), label_B)
         else:
-            trained_B = softplus(logits["imputation"])
+            trained_B = softplus(imputation_B)
             constant_B = trained_B.detach()
         cvr = labels.weigh(constant_B + weight_B * (delta_B - constant_B)).sum() / totals[EXPOSURES]
         error_B = self.imputation_weight(weight_B) * (delta_B.detach() - trained_B).square()
         imputation = labels.weigh(error_B).sum() / totals[EXPOSURES]
-        loss = self.combine(ctr, self.turn(cvr, imputation), ctcvr)
+        turn = self.turn()
+        loss = self.combine(ctr, cvr if "cvr" in turn else torch.zeros_like(cvr), ctcvr)
+        if "imputation" in turn:
+            loss = loss + self.weight("imp") * imputation
         return {"loss": loss, "ctr": ctr, "cvr": cvr, "imputation": imputation, "ctcvr": ctcvr}
 
     def imputation_weight(self, weight_B: Tensor) -> Tensor:
         """From o/q~, how much a row counts in L_imp."""
         return weight_B
 
-    def turn(self, cvr: Tensor, imputation: Tensor) -> Tensor:
-        """What of the two is differentiated at this step; the imputation begins."""
+    def turn(self) -> tuple[str, ...]:
+        """Which of the two terms are differentiated at this step; the imputation begins."""
         every = self.config.alternate_every
         if every == 0:
-            return cvr + imputation
-        return cvr if self.step // every % 2 else imputation
+            return "cvr", "imputation"
+        return ("cvr",) if self.step // every % 2 else ("imputation",)

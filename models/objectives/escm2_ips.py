@@ -17,7 +17,7 @@ class Escm2Ips(Objective):
 
     def __call__(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> dict[str, Tensor]:
         ctr, ctcvr = self.ctr(logits, labels, totals), self.ctcvr(logits, labels, totals)
-        delta_B = binary_cross_entropy(logits["cvr"], labels.conversion_B)
+        delta_B = binary_cross_entropy(self.own(logits, "cvr"), labels.conversion_B)
         weight_B = labels.click_B * self.inverse_propensity(logits, labels)
         cvr = labels.weigh(weight_B * delta_B).sum() / totals[EXPOSURES]
         return {"loss": self.combine(ctr, cvr, ctcvr), "ctr": ctr, "cvr": cvr, "ctcvr": ctcvr}

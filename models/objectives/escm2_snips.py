@@ -26,7 +26,7 @@ class Escm2Snips(Objective):
 
     def __call__(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> dict[str, Tensor]:
         ctr, ctcvr = self.ctr(logits, labels, totals), self.ctcvr(logits, labels, totals)
-        delta_B = binary_cross_entropy(logits["cvr"], labels.conversion_B)
+        delta_B = binary_cross_entropy(self.own(logits, "cvr"), labels.conversion_B)
         cvr = labels.weigh(self.weights(logits, labels) * delta_B).sum() / totals[WEIGHTS].clamp(min=TINY)
         return {"loss": self.combine(ctr, cvr, ctcvr), "ctr": ctr, "cvr": cvr, "ctcvr": ctcvr}
 

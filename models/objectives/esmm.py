@@ -6,12 +6,10 @@ pCVR is only implied: no term looks at it alone, which is where its over-estimat
 from torch import Tensor
 
 from models.objectives.base import EXPOSURES, Labels, Objective
-from models.objectives.terms import product_cross_entropy
 
 
 class Esmm(Objective):
     def __call__(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> dict[str, Tensor]:
         ctr = self.ctr(logits, labels, totals)
-        ctcvr_B = product_cross_entropy(logits["ctr"], logits["cvr"], labels.conversion_B)
-        ctcvr = labels.weigh(ctcvr_B).sum() / totals[EXPOSURES]
-        return {"loss": self.config.lambda_ctr * ctr + ctcvr, "ctr": ctr, "ctcvr": ctcvr}
+        ctcvr = labels.weigh(self.ctcvr_terms(logits, labels)).sum() / totals[EXPOSURES]
+        return {"loss": self.weight("ctr") * ctr + self.decay("g") * ctcvr, "ctr": ctr, "ctcvr": ctcvr}

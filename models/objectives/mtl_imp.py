@@ -12,5 +12,5 @@ from models.objectives.terms import binary_cross_entropy
 class MtlImp(Objective):
     def __call__(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> dict[str, Tensor]:
         ctr = self.ctr(logits, labels, totals)
-        cvr = labels.weigh(binary_cross_entropy(logits["cvr"], labels.conversion_B)).sum() / totals[EXPOSURES]
-        return {"loss": self.config.lambda_ctr * ctr + cvr, "ctr": ctr, "cvr": cvr}
+        cvr = labels.weigh(binary_cross_entropy(self.own(logits, "cvr"), labels.conversion_B)).sum() / totals[EXPOSURES]
+        return {"loss": self.weight("ctr") * ctr + self.decay("c") * cvr, "ctr": ctr, "cvr": cvr}

@@ -9,6 +9,6 @@ from models.objectives.terms import binary_cross_entropy
 class Naive(Objective):
     def __call__(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> dict[str, Tensor]:
         ctr = self.ctr(logits, labels, totals)
-        delta_B = binary_cross_entropy(logits["cvr"], labels.conversion_B)
+        delta_B = binary_cross_entropy(self.own(logits, "cvr"), labels.conversion_B)
         cvr = labels.weigh(labels.click_B * delta_B).sum() / totals[CLICKS].clamp(min=TINY)
-        return {"loss": self.config.lambda_ctr * ctr + cvr, "ctr": ctr, "cvr": cvr}
+        return {"loss": self.weight("ctr") * ctr + self.decay("c") * cvr, "ctr": ctr, "cvr": cvr}
