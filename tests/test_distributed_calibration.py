@@ -9,7 +9,7 @@ import torch
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from funnel.ranking.calibration import CALIBRATION, Calibration, Calibrator
+from funnel.ranking.calibration import CALIBRATION, Calibration, Calibrator, checksum
 from funnel.ranking.calibration_fit import FEWEST, FitData, fit, fit_calibration
 
 EVERYWHERE = torch.cat([torch.tensor([0.0, 1e-300, 1e-30]), torch.linspace(1e-6, 1 - 1e-6, 4001), torch.ones(1)])
@@ -166,18 +166,30 @@ def test_what_cannot_be_fitted_says_why() -> None:
 
 
 def test_a_calibration_is_whole_on_disk(tmp_path: Path) -> None:
-    assert Calibration.load(tmp_path) is None
-    written = Calibration({"ctr": MAPS["platt"], "cvr": POLYLINE}, {"method": "platt"})
+    assert Calibration.load(tmp_path, "m1") is None
+    written = Calibration({"ctr": MAPS["platt"], "cvr": POLYLINE}, {"method": "platt", "model": "m1"})
     written.save(tmp_path)
-    assert Calibration.load(tmp_path) == written
+    assert Calibration.load(tmp_path, "m1") == written
+    with pytest.raises(ValueError, match="fitted on another model than the one it lies beside"):
+        Calibration.load(tmp_path, "m2")
     assert [path.name for path in tmp_path.iterdir()] == [CALIBRATION]
     text = (tmp_path / CALIBRATION).read_text()
     for broken, message in (
         (text[:-20], "not readable as JSON"),
-        (text.replace('"version": 1', '"version": 9'), "version 9"),
-        (text.replace('"slope": 0.7', '"slope": -1'), "positive slope"),
+        (text.replace('"version": 2', '"version": 9'), "version 9"),
+        (text.replace('"version": 2', '"version": 1'), "version 1; .*: run jobs.calibrate again"),
+        (text.replace('"slope": 0.7', '"slope": 50'), "damaged or edited"),
+        (sealed(text.replace('"slope": 0.7', '"slope": -1')), "positive slope"),
+        (sealed(text.replace('"cvr"', '"read_time"')), "holds a map of a task 'read_time'; a ranker has ctr and cvr"),
+        (sealed('{"format": "counterpoint.calibration", "version": 2, "tasks": {}}'), "holds a map of no task"),
         ("{}", "not a Counterpoint calibration"),
     ):
         (tmp_path / CALIBRATION).write_text(broken)
         with pytest.raises(ValueError, match=message):
-            Calibration.load(tmp_path)
+            Calibration.load(tmp_path, "m1")
+
+
+def sealed(text: str) -> str:
+    """With the checksum of what it says now."""
+    value = json.loads(text)
+    return json.dumps({**value, "checksum": checksum(value)})

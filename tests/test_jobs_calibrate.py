@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from support import arguments, error_line
 
+from distributed.finished_run import load_run
 from funnel.ranking.calibration import Calibration
 from jobs import calibrate, score, train
 
@@ -49,7 +50,7 @@ def test_a_calibrated_run_shows_before_and_after_and_scores_with_it(
     after = scored(finished, small_log, tmp_path / "after.parquet")
     again = scored(finished, small_log, tmp_path / "again.parquet", raw=True)
     assert all(np.array_equal(plain[name], again[name]) for name in plain)
-    calibration = Calibration.load(finished / "model")
+    calibration = Calibration.load(finished / "model", load_run(finished).checksum)
     assert calibration is not None
     expected = calibration.tasks["ctr"].apply(torch.tensor(plain["pctr"]))
     assert np.allclose(after["pctr"], expected, rtol=1e-3)  # the slope of a run this short is over a hundred
@@ -60,7 +61,7 @@ def test_a_calibrated_run_shows_before_and_after_and_scores_with_it(
 
     cleared = calibrate.run(calibrate.arguments_of("--run", str(finished), "--method", "none"))
     assert cleared == before
-    assert Calibration.load(finished / "model") is None
+    assert Calibration.load(finished / "model", load_run(finished).checksum) is None
 
 
 def test_it_is_fitted_on_the_validation_part_alone(finished: Path, small_log: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from jobs.pipeline.plan import DAY_RESAMPLES, Plan
 from jobs.pipeline.record import Record, Stage
 from jobs.pipeline.stages import evaluate_stage, evolve_stage, export_stage, score_part, score_stage, train_stage
 from jobs.run.directory import METRICS_FILE, SUMMARY_FILE, read_json, write_json
+from jobs.run.records import reading_from
 
 DAYS, DAYS_FILE, CURRENT = "days", "days.jsonl", "current"
 CHECKED = ("train", "evolve", "export")
@@ -158,8 +159,9 @@ class Watch:
         if options.formats:
             made = {**model, "evolve": record.result(f"{day} evolve")}
             export_stage(plan, record, f"{day} export", trained, tuned, str(cut), "valid", place / "served", made)
-        last = (tuned / METRICS_FILE).read_text().splitlines()[-1]
-        return {**facts, "steps": steps["steps"], "theta_crc32": json.loads(last)["theta_crc32"]}
+        with reading_from(tuned / METRICS_FILE):
+            last = (tuned / METRICS_FILE).read_text().splitlines()[-1]
+            return {**facts, "steps": steps["steps"], "theta_crc32": json.loads(last)["theta_crc32"]}
 
     def judge(self, day: str, before: Current, data: dict[str, str]) -> dict[str, Any]:
         """The day's figures of the model and the policy of the days before."""

@@ -16,6 +16,7 @@ import tyro
 
 from jobs.report.page import check_target, write
 from jobs.report.runs import load_runs
+from jobs.run.records import reading_from
 
 
 @dataclass
@@ -30,6 +31,7 @@ def run(args: Args) -> Path:
     """Write the report and return its absolute path; UserError if a run or the target is not what it should be."""
     out = args.out.resolve()
     check_target(out)
-    write(out, load_runs(args.runs))
+    with reading_from(*args.runs):
+        write(out, load_runs(args.runs))
     print(out)
     return out

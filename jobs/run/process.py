@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
 from data.files import write_whole
 from jobs.run.directory import SUMMARY_FILE, read_json, write_json
 
@@ -110,10 +109,9 @@ def present(out: Path) -> Iterator[Process]:
 def find_process(out: Path) -> tuple[str, dict[str, Any]]:
     """(alive, gone or unknown, process.json). Unknown: no process said that it works here, or it is of another host."""
     path = out / PROCESS_FILE
-    try:
-        about = read_json(path)
-    except UserError:  # absent, or emptied by a power cut
+    if not path.exists() or not path.read_bytes().strip(b"\0 \n"):  # or emptied by a power cut
         return UNKNOWN, {}
+    about = read_json(path)
     ended, pid, born = about.get("ended"), about.get("pid"), about.get("born")
     # Of an end that went well the summary is written a moment later, after a judgement on held-out data, say.
     if ended and (ended.get("kind") != FINISHED or (out / SUMMARY_FILE).exists()):
