@@ -247,7 +247,7 @@ def compare(schema, facts, encoded, table):
         here = rows[begin : begin + len(part)]
         begin += len(part)
         assert part.labels["click"].tolist() == [float(row["click"]) for row in here]
-        assert part.labels["conversion"].tolist() == [float(row["conversion"]) for row in here]
+        assert part.labels["conversion"].tolist() == [float(row["conversion"] or 0) for row in here]
         assert part.weight_R.tolist() == [f32(row["weight"]) for row in here]
         assert np.isfinite(part.weight_R).all()
         wide = part.numeric_RN.dtype == np.float64  # where float32 would round
