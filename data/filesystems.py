@@ -22,6 +22,9 @@ GCS = ("gs", "gcs")
 GCS_RETRY_S = 60  # pyarrow's own limit is 15 minutes, long for a misspelt bucket
 IN_PROCESS = "memory"
 
+UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises for a file that is damaged or of another format; names in a broken footer may be no UTF-8."""
+
 
 def resolve(location: str) -> tuple[Any, str]:
     """(filesystem, path inside it) of a local path or a URI. Raises UserError in one line where there is none."""

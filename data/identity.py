@@ -15,10 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from data.errors import UserError
-from data.filesystems import first_line
+from data.filesystems import UNREADABLE, first_line
 from data.log import TRUTH, Log, parquet_files
 from data.schema import Schema
 
@@ -57,7 +55,7 @@ def content_checksum(filesystem: Any, path: str) -> str:
                 for piece in range(PIECES):
                     file.seek((size - PIECE_BYTES) * piece // (PIECES - 1))
                     state.update(file.read(PIECE_BYTES))
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
     return state.hexdigest()[:16]
 

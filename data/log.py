@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from data.columns import FileColumns, Kind, check_columns, common_types, one_kind
 from data.credentials import shown
 from data.errors import UserError
-from data.filesystems import first_line, reading, resolve
+from data.filesystems import UNREADABLE, first_line, reading, resolve
 from data.kinds import as_read, cast_table
 from data.listing import parquet_files
 from data.schema import SCHEMA_FILE, Schema
@@ -122,7 +122,7 @@ class Log:
                     raise UserError(f"{file.path}: {has} {name!r}")
             try:
                 return as_read(source.read_row_group(index, columns=names).select(names), file.path, floats)
-            except (pa.ArrowException, OSError) as error:
+            except UNREADABLE as error:
                 raise UserError(f"{file.path}: row group {index} cannot be read ({first_line(error)})") from None
 
     def read(self, part: Part, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -154,7 +154,7 @@ class Log:
                     raise UserError(f"{path}: no column {absent[0]!r}, which {SCHEMA_FILE} names under 'truth'")
                 try:
                     tables.append(file.read(columns=columns))
-                except (pa.ArrowException, OSError) as error:
+                except UNREADABLE as error:
                     raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
         return truth_from_tables(tables, self.schema.truth, f"{shown(self.location)}/{TRUTH}/{name}")
 
@@ -187,12 +187,12 @@ def open_parquet(filesystem: Any, path: str) -> Any:
     remote = not isinstance(filesystem, pafs.LocalFileSystem)
     try:
         return pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True, pre_buffer=remote)
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:  # names in a damaged footer
         raise UserError(f"{path}: not a whole parquet file ({first_line(error)})") from None
 
 
 def footer_schema(file: Any, path: str) -> pa.Schema:
     try:
         return file.schema_arrow
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: its columns cannot be read ({first_line(error)})") from None

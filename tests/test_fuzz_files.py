@@ -68,11 +68,11 @@ def groups(keys):
 def compare_scored(scored, table):
     rows = table.to_pylist()
     assert len(scored.log.reward_C) == len(rows)
-    value = "value" in table.column_names
+    worth = next((name for name in ("reward", "value") if name in table.column_names), None)
     for name, scores_C in zip(scored.log.names, scored.log.scores_MC, strict=True):
         assert [f32(row[name]) for row in rows] == scores_C.tolist()
         assert np.isfinite(scores_C).all()
-    rewards = [row["click"] + 10.0 * row["conversion"] * (f32(row["value"]) if value else 1.0) for row in rows]
+    rewards = [row["click"] + 10.0 * row["conversion"] * (f32(row[worth]) if worth else 1.0) for row in rows]
     assert [f32(reward) for reward in rewards] == scored.log.reward_C.tolist()
     present = [name for name in ("user", "request") if name in table.column_names]
     keys = [tuple(row[name] for name in present) for row in rows]

@@ -17,6 +17,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from data.errors import UserError
+from data.filesystems import UNREADABLE
 
 CATEGORICAL = ("workclass", "education", "occupation", "race", "gender", "native-country")
 NUMERIC = ("age", "educational-num", "capital-gain", "capital-loss", "hours-per-week")
@@ -69,7 +70,7 @@ def read(source: Path) -> tuple[pa.Table, Path]:
         return pa.concat_tables([read_uci(path, 0), read_uci(source / "adult.test", 1)]), path
     except FileNotFoundError:
         raise UserError(f"{source}: holds neither adult.parquet nor adult.data with adult.test") from None
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
 
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from data.errors import UserError
+from data.filesystems import UNREADABLE
 from data.hashing import hash_array, splitmix64
 from data.schema import Schema
 from data.write import PartFacts, PartWriter, new_log
@@ -90,7 +91,7 @@ def text_blocks(path: Path) -> Iterator[pa.Array]:
         with pacsv.open_csv(path, read_options=read, parse_options=parse, convert_options=convert) as reader:
             for batch in reader:
                 yield batch.column(0)
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
 
 

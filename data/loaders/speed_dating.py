@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import UserError
+from data.filesystems import UNREADABLE
 from data.loaders.common import PARTS, Progress, silent
 from data.schema import CategoricalField, Schema, TruthColumns
 from data.truth import truth_from_tables
@@ -103,7 +104,7 @@ def read(path: Path, needed: tuple[str, ...]) -> pa.Table:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: not a whole parquet file ({str(error).splitlines()[0]})") from None
     absent = [name for name in needed if name not in table.column_names]
     if absent:

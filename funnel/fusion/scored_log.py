@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.errors import UserError
+from data.filesystems import UNREADABLE
 from data.kinds import is_number
 from data.labels import label_values
 from data.schema import WITHIN
@@ -54,7 +55,7 @@ def read_scored(path: Path, conversion_weight: float, by: tuple[str, ...] = (), 
     def column(name: str) -> pa.ChunkedArray:
         try:
             return file.read([name]).column(name)
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{path}: its data are corrupt ({str(error).splitlines()[0]})") from error
 
     with file:
@@ -187,7 +188,7 @@ def _open(path: Path, option: str) -> pq.ParquetFile:
         raise UserError(f"{option} {path} is a directory: name the Parquet file in it")
     try:
         return pq.ParquetFile(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
 
 

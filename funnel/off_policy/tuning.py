@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.errors import UserError
+from data.filesystems import UNREADABLE
 from funnel.figures.intervals import effective_size
 from funnel.off_policy.evaluation import compare_policies, policy_value
 from funnel.off_policy.objective import LoggedActions, OffPolicy, OffPolicySettings, weights
@@ -228,7 +229,7 @@ def read_table(path: Path, settings: FileSettings) -> pa.Table:
         raise UserError(f"--data {path}: no such file")
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from None
     names = file.schema_arrow.names
     if not settings.features:
@@ -256,7 +257,7 @@ def read_table(path: Path, settings: FileSettings) -> pa.Table:
             raise UserError(f"--features {column}: named twice")
     try:
         return file.read(list(dict.fromkeys(column for _, column in wanted)))
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: its data are corrupt ({str(error).splitlines()[0]})") from None
 
 
