@@ -33,6 +33,7 @@ from jobs.command.tables import print_table
 from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
 from jobs.run.progress import Lines
 
+REPORT = "report.html"
 FEWEST = 40
 """Replicates, for a 95% interval."""
 
@@ -76,6 +77,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if state is RunState.DONE:
         summary = read_json(out / SUMMARY_FILE)
         console.print(f"{out} is finished already:")
+        if not (out / REPORT).exists():
+            jobs.report.write_page([out], out / REPORT)
         print_table(console, evaluating.results(summary, read_json(out / EVALUATION))[0])
         return summary
     log = open_log(arguments.data)
@@ -103,9 +106,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
     curves = {"part": arguments.part, **curves}
     write_json(out / EVALUATION, curves)
     write_json(out / SUMMARY_FILE, summary)
+    jobs.report.write_page([out], out / REPORT)
     for table in evaluating.results(summary, curves):
         print_table(console, table)
-    jobs.report.run(jobs.report.Args(runs=[out], out=out / "report.html"))
+    console.print(f"report: {out / REPORT}", soft_wrap=True, highlight=False)
     return summary
 
 

@@ -20,6 +20,7 @@ from data.credentials import check_words
 from data.errors import UserError
 from data.files import STORAGE, keep_private
 from jobs.command.own_code import own_code
+from jobs.command.output import guard, widen
 from jobs.command.paths import absolute
 from jobs.command.trust import HELP, take_trust
 
@@ -43,12 +44,14 @@ def main(
     traceback. `description` is the module's docstring; its first lines are examples. `resumes` says that
     the same command goes on from where it was interrupted. `words`: the command line, if not all of sys.argv.
     """
+    guard()
     check_imports()
     logging.basicConfig(level=os.environ.get("COUNTERPOINT_LOG", "WARNING"), format="%(levelname)s %(message)s")
     parsed: Any = None
     try:
         keep_private()
         parsed = parse(arguments, sys.argv[1:] if words is None else words, description)
+        widen()
         run(parsed)
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
