@@ -15,6 +15,7 @@ OUT/trials.csv, each trial's run directory in OUT/trials. The same command goes 
 """
 
 import dataclasses
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from data.errors import UserError
+from jobs.cluster.answers import check_answers
 from jobs.cluster.connect import connect, names_cluster
 from jobs.command.paths import absolute as absolute_paths
 from jobs.command.trust import trust
@@ -135,7 +137,8 @@ def check_workers(arguments: Arguments) -> None:
             "--trial-workers needs --scheduler asha or none: pbt interrupts trials, and would leave workers behind"
         )
     if names_cluster():
-        return  # it is asked once it is there
+        check_answers(os.environ["RAY_ADDRESS"])
+        return  # how many CPUs it has is asked once it is joined
     if workers > usable_cpus():
         raise UserError(f"--trial-workers {workers}: this machine has {usable_cpus()} CPUs; ask for at most that many")
     if arguments.concurrent > room(arguments):
