@@ -202,7 +202,11 @@ class Watch:
     def tune(self, day: str, tuned: Path, before: Current | None, cut: Path, model: dict[str, str]) -> Path:
         """Score the users that were set apart and tune the policy on them; returns its directory."""
         plan, record, options = self.plan, self.record, self.plan.options
-        scored, trained, start = tuned.with_name("scored.parquet"), tuned.with_name("train"), before and before.tuned
+        scored, trained, start = (
+            tuned.with_name("scored.parquet"),
+            tuned.with_name("train"),
+            before.tuned if before else None,
+        )
         score_stage(record, f"{day} score", trained, str(cut), {"valid": scored}, model)
         arguments = plan.evolve_arguments(
             scored,
