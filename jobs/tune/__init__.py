@@ -11,7 +11,8 @@
 
 The search sees validation figures only; the best trial is judged once on the test part, at the end. Its settings are
 in OUT/best.json for `--preset` of jobs.train or jobs.evolve, figures in OUT/summary.json, all trials in
-OUT/trials.csv, each trial's run directory in OUT/trials. The same command goes on from where a search was stopped.
+OUT/trials.csv, a page of it all in OUT/report.html, each trial's run directory in OUT/trials. The same command goes on
+from where a search was stopped.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
+import jobs.report
 from data.errors import UserError
 from jobs.cluster.answers import check_answers
 from jobs.cluster.connect import connect, names_cluster
@@ -32,6 +34,7 @@ from jobs.tune.options import Arguments as Arguments
 from jobs.tune.options import arguments_of, find_space, first_config, recorded
 from jobs.tune.options import options as options
 
+REPORT = "report.html"
 LEAST_POPULATION = 4
 MAY_CHANGE = frozenset({"concurrent"})
 
@@ -48,6 +51,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     out = arguments.out
     state = inspect_run(out, "tune", recorded(arguments), may_change=MAY_CHANGE)
     if state is RunState.DONE:
+        if not (out / REPORT).exists():
+            jobs.report.write_page([out], out / REPORT)
         console.print(f"{out} is finished already: {read_json(out / SUMMARY_FILE)['tune.message']}", soft_wrap=True)
         return read_json(out / SUMMARY_FILE)
     space = find_space(arguments.kind, not arguments.trains, arguments.space)
@@ -71,8 +76,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
     summary = conduct(study, arguments, console)
     summary["tune.seconds"] = time.time() - began
     write_json(out / SUMMARY_FILE, summary)
+    jobs.report.write_page([out], out / REPORT)
     console.print(summary["tune.message"], soft_wrap=True, highlight=False)
-    console.print(f"run: {out}", soft_wrap=True)
+    console.print(f"run: {out}, report: {out / REPORT}", soft_wrap=True)
     return summary
 
 
