@@ -296,6 +296,7 @@ def test_example_rows_hold_the_value_and_the_fullest_histories() -> None:
             "item": [0, 1, 2, 3, 4],
             "price": pa.array([1.0, 2.0, 3.0, 4.0, 5.0]),
             "history": pa.array([[], [5], None, [6, 7], [8]], pa.list_(pa.int64())),
+            "click": pa.array([0, 1, 0, 1, 0], pa.int8()),
             "order": pa.array([10.0, 20.0, 30.0, 40.0, 50.0]),
         }
     )

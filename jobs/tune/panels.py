@@ -69,8 +69,10 @@ def headline(record: Record, metrics: Sequence[str]) -> str:
     if "best.trial" not in record.summary or not metrics:
         return text + "none is feasible."
     best, default = (valid(record, who, metrics[0]) for who in ("best", "default"))
+    positives = record.number(f"best.valid.{metrics[0].rpartition('.')[0]}.positives")
+    rests = f", {counted(positives, 'positive')}" if positives is not None else ""
     same = "; the intervals leave no difference to tell" if overlap(best, default) else ""
-    return f"{text}the best has {told(best)}, the default configuration {told(default)} (validation part){same}."
+    return f"{text}the best has {told(best)}, the default configuration {told(default)} (validation part{rests}){same}."
 
 
 def valid(record: Record, who: str, metric: str) -> Figure:
