@@ -223,6 +223,15 @@ def test_serving_json_is_enough_to_encode_a_row(served: Path) -> None:
     assert set(serving["files"]) == {"ranker.pt2", "ranker.onnx"}
 
 
+@pytest.mark.slow
+def test_no_warning_of_a_library_leaks_into_the_output(finished: Path, tmp_path: Path) -> None:
+    words = ("--run", finished, "--out", tmp_path / "served", "--rows", 200)
+    command = [sys.executable, "-m", "jobs.export", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(export.__file__).parents[1])
+    assert done.stderr == ""
+    assert "Warning" not in done.stdout
+
+
 def test_files_name_no_place_of_the_machine(served: Path) -> None:
     root = str(Path(export.__file__).resolve().parent.parent).encode()
     for path in served.iterdir():

@@ -15,6 +15,7 @@ import pytest
 
 from data.errors import UserError
 from distributed.training.learner import Learner
+from funnel.ranking.problem import refuse_one_class
 from jobs import evolve, train, tune
 from jobs.cluster.answers import check_answers
 from jobs.cluster.connect import check_cpus, names_cluster
@@ -45,12 +46,15 @@ def test_a_part_of_one_class_is_refused_before_an_epoch(small_log: Path, tmp_pat
     train.run(arguments(log, tmp_path / "run", "--stop-metric", "ctr.auc"))  # which it has
 
 
-def test_all_rows_clicked_is_refused_for_the_auc_of_clicks(small_log: Path, tmp_path: Path) -> None:
+def test_all_rows_clicked_is_refused_before_an_epoch(small_log: Path, tmp_path: Path) -> None:
     log = copy(small_log, tmp_path)
     for _ in (log / "valid").glob("*.parquet"):
         change_column(log, "valid", "click", lambda column: np.ones_like(column))
-    with pytest.raises(UserError, match=r"stop_metric ctr.auc: part valid has (\d+) clicks in \1 rows"):
+    with pytest.raises(UserError, match="log/valid: all rows that weigh anything are clicks"):
         train.run(arguments(log, tmp_path / "run", "--stop-metric", "ctr.auc"))
+    with pytest.raises(UserError, match=r"stop_metric ctr.auc: part valid has 600 clicks in 600 rows"):
+        refuse_one_class("ctr.auc", {"rows": 600, "clicks": 600, "conversions": 3})
+    refuse_one_class("ctr.log_loss", {"rows": 600, "clicks": 600, "conversions": 3})
 
 
 def test_requests_of_one_class_are_refused_before_an_epoch(listed_log: Path, tmp_path: Path) -> None:
