@@ -11,7 +11,7 @@ from data.errors import UserError
 from data.schema import Schema
 from distributed.checkpoint.read import MODEL, MODEL_DIRECTORY, check_tensors, facts_of, read_checkpoint
 from distributed.config import TrainConfig
-from funnel.problem import Problem
+from funnel.problem import Given, Problem
 from funnel.registry import DEFAULT_PROBLEM, find_problem
 from funnel.settings import fields, read
 from models.rows import EVERY_ROW
@@ -29,6 +29,13 @@ class FinishedRun:
     """The problem's own."""
     directory: Path
     """Of the model's files."""
+    checksum: str
+    """Which model it is (distributed/checkpoint/read.py: model_checksum)."""
+
+    @property
+    def given(self) -> Given:
+        """As a problem or a tool takes it."""
+        return Given(self.problem, self.network, self.directory, self.checksum)
 
 
 def load_run(run: Path) -> FinishedRun:
@@ -48,7 +55,7 @@ def load_run(run: Path) -> FinishedRun:
     network = problem.network(EVERY_ROW, config.seed)
     check_tensors(checkpoint.model, network.state_dict(), directory / MODEL)
     network.load_state_dict(checkpoint.model)
-    return FinishedRun(problem, network.eval(), schema, config, settings, directory)
+    return FinishedRun(problem, network.eval(), schema, config, settings, directory, checkpoint.checksum)
 
 
 def split_config(tree: dict[str, Any], settings_type: type, where: str = "") -> tuple[TrainConfig, Any]:

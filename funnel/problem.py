@@ -85,6 +85,8 @@ class Given:
     network: nn.Module
     directory: Path
     """Of the model's files, where a calibration may lie beside the weights."""
+    checksum: str = ""
+    """Which model it is: results that are made from it keep this."""
 
 
 class Problem(Protocol):

@@ -28,7 +28,8 @@ from funnel.tools import Calibrating
 from jobs.command.cli import main, parse, with_settings
 from jobs.command.finished import device, given_to, open_run, problem_of, read_finished
 from jobs.command.tables import print_table
-from jobs.run.directory import SUMMARY_FILE, read_json, write_json
+from jobs.run.directory import SUMMARY_FILE, location_of, read_json, write_json
+from jobs.run.owner import owned
 
 PREFIXES = ("calibrated.", "calibration.")
 
@@ -61,12 +62,17 @@ def settings_of(problem: Any, **values: Any) -> Any:
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Fit, count, write; returns the new summary."""
+    record = read_finished(arguments.run)
+    with owned(arguments.run):
+        return calibrated(arguments, record)
+
+
+def calibrated(arguments: Arguments, record: dict[str, Any]) -> dict[str, Any]:
     path = arguments.run
-    record = read_finished(path)
     finished = open_run(path)
     calibrating: Calibrating = tool(finished.problem, "calibrate")
     settings = calibrating.Settings() if arguments.settings is None else arguments.settings
-    log = open_log(arguments.data or str((record.get("data") or {}).get("location")))
+    log = open_log(arguments.data or location_of(path, record))
 
     def count_part(problem: Problem, network: nn.Module, log: Log, part: Part, counts: Counts) -> Counts:
         return count(problem, network, log, part, counts, None, device())

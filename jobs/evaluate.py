@@ -23,17 +23,23 @@ from rich.console import Console
 import jobs.report
 from data.errors import UserError
 from data.files import scratch_directory
+from data.identity import log_identity
 from data.log import open_log
 from distributed.training.recorder import EVALUATION
 from funnel.registry import tool
-from funnel.tools import Evaluating
+from funnel.tools import Evaluating, Evaluation
 from jobs.command.cli import main
 from jobs.command.finished import device, given_to, open_run, read_finished
 from jobs.command.tables import print_table
-from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
+from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
+from jobs.run.inputs import MADE_FROM, model_of
+from jobs.run.owner import owned
 from jobs.run.progress import Lines
+from jobs.run.records import reading_from
 
 REPORT = "report.html"
+MAY_CHANGE = frozenset({"model", "calibration"})
+"""Of an evaluation that stands: it is made again where they have."""
 FEWEST = 40
 """Replicates, for a 95% interval."""
 
@@ -60,7 +66,6 @@ class Arguments:
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Evaluate, write, show; returns summary.json as a dict."""
-    started = time.time()
     source = arguments.run
     out = arguments.out or source / "evaluations" / arguments.part
     if arguments.replicates < FEWEST:
@@ -72,24 +77,64 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "evaluate": {**dataclasses.asdict(arguments), "run": str(source), "out": None, "by": list(arguments.by)},
         **evaluating.identity(finished, arguments.raw),
     }
-    state = inspect_run(out, "evaluate", settings)
-    console = Console()
-    if state is RunState.DONE:
+    state = inspect_run(out, "evaluate", settings, MAY_CHANGE)
+    log = None if state is RunState.DONE and not reachable(arguments.data) else open_log(arguments.data)
+    made_from: dict[str, Any] = {"run": model_of(source, arguments.raw)}
+    if log is not None:
+        made_from["data"] = log_identity(log, [arguments.part])
+    changed = changed_inputs(out, made_from) if state is not RunState.NEW else ""
+    if state is RunState.DONE and not changed:
         summary = read_json(out / SUMMARY_FILE)
-        console.print(f"{out} is finished already:")
+        Console().print(f"{out} is finished already:", soft_wrap=True)
         if not (out / REPORT).exists():
             jobs.report.write_page([out], out / REPORT)
-        print_table(console, evaluating.results(summary, read_json(out / EVALUATION))[0])
+        with reading_from(out / SUMMARY_FILE, out / EVALUATION):
+            print_table(Console(), evaluating.results(summary, read_json(out / EVALUATION))[0])
         return summary
-    log = open_log(arguments.data)
+    log = log or open_log(arguments.data)
     asked = (arguments.part, arguments.by, arguments.raw, arguments.replicates, arguments.seed)
     evaluation = evaluating.prepare(finished, given_to(record), log, *asked)
     for line in evaluation.warnings:
-        console.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False, highlight=False)
-    if state is RunState.NEW:
-        data = {"location": arguments.data, "name": log.schema.name, "parts": {arguments.part: evaluation.counts}}
-        problem = {"problem": record["problem"]} if "problem" in record else {}
-        start_run(out, "evaluate", settings, {**problem, "data": data, "judged": record.get("config")})
+        Console().print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False, highlight=False)
+    data = {"location": arguments.data, "name": log.schema.name, "parts": {arguments.part: evaluation.counts}}
+    facts = {"data": data, MADE_FROM: made_from, "judged": record.get("config")}
+    facts |= {"problem": record["problem"]} if "problem" in record else {}
+    with owned(out):
+        state = inspect_run(out, "evaluate", settings, MAY_CHANGE)
+        if changed:
+            Console().print(f"{out}: {changed}; evaluated again", style="yellow", soft_wrap=True)
+            for name in (SUMMARY_FILE, EVALUATION, REPORT):
+                (out / name).unlink(missing_ok=True)
+        if changed or state is RunState.NEW:
+            start_run(out, "evaluate", settings, facts)
+        return evaluated(arguments, out, evaluating, evaluation)
+
+
+def reachable(location: str) -> bool:
+    try:
+        open_log(location)
+    except UserError:
+        return False
+    return True
+
+
+def changed_inputs(out: Path, made_from: dict[str, Any]) -> str:
+    """What has changed since `out` was evaluated, in words; empty: nothing that can be asked now."""
+    before = read_json(out / RUN_FILE).get(MADE_FROM)
+    if not isinstance(before, dict):
+        return "an earlier version kept nothing of what it was made from"
+    words = {"run": "the model or its calibration has changed", "data": "the log has changed"}
+    return ", ".join(words[name] for name, now in made_from.items() if before.get(name) != now)
+
+
+def evaluated(
+    arguments: Arguments,
+    out: Path,
+    evaluating: Evaluating,
+    evaluation: Evaluation,
+) -> dict[str, Any]:
+    """Count, write, show."""
+    started, console = time.time(), Console()
     with (
         scratch_directory() as folder,
         console.status("evaluating") as status,

@@ -17,18 +17,19 @@ from rich.console import Console
 
 from data.errors import UserError
 from data.files import whole_directory
+from data.identity import file_checksum
 from data.log import open_log
 from data.write import check_new
 from distributed.finished_run import load_run
 from funnel.panels import Table
-from funnel.problem import Given
 from funnel.registry import DEFAULT_TUNABLE, find_serving, tool
 from funnel.tools import Exporting, Served, Serving
 from jobs.command.cli import main
-from jobs.command.finished import check_code
+from jobs.command.finished import read_finished
 from jobs.command.tables import print_table
 from jobs.evolve.conduct import POLICY_FILE
-from jobs.run.directory import RUN_FILE, git_commit, read_json, versions, write_json
+from jobs.run.directory import RUN_FILE, git_commit, location_of, read_json, versions, write_json
+from jobs.run.inputs import MADE_FROM, model_of
 
 FORMAT, VERSION = "counterpoint.serving", 1
 SERVING_FILE = "serving.json"
@@ -58,22 +59,24 @@ def run(arguments: Arguments) -> Path:
     """Export, check and return the directory."""
     out, source = arguments.out, arguments.run
     check(arguments, out)
-    policy = read_policy(arguments.policy) if arguments.policy else None
-    check_code(source)
-    found, record = load_run(source), read_json(source / RUN_FILE)
-    finished = Given(found.problem, found.network, found.directory)
+    record, model = read_finished(source), model_of(source)
+    policy = read_policy(arguments.policy, model) if arguments.policy else None
+    finished = load_run(source).given
     exporting: Exporting = tool(finished.problem, "export")
-    log = open_log(arguments.data or record["data"]["location"])
+    log = open_log(arguments.data or location_of(source, record))
 
     with whole_directory(out) as directory:
         asked = (arguments.part, arguments.rows, policy, arguments.formats, arguments.tolerance)
         serving = exporting.export(finished, log, *asked, directory)
         serving["model"] |= {
-            "trained": record["started"],
-            "trained_at_commit": record["git"],
+            "trained": record.get("started"),
+            "trained_at_commit": record.get("git"),
             "exported_at_commit": git_commit(),
             "versions": versions(),
         }
+        serving[MADE_FROM] = {"run": model, **(record.get(MADE_FROM) or {})}
+        if arguments.policy:
+            serving[MADE_FROM]["policy"] = {"checksum": file_checksum(arguments.policy / POLICY_FILE)}
         files = {path.name: file_facts(path) for path in sorted(directory.iterdir())}
         write_json(directory / SERVING_FILE, {"format": FORMAT, "version": VERSION, **serving, "files": files})
     show(serving["check"], exporting.NAMES, out)
@@ -100,12 +103,30 @@ def check(arguments: Arguments, out: Path) -> None:
                 ) from None
 
 
-def read_policy(run: Path) -> Served:
-    """The policy of a jobs.evolve run. Raises UserError for one that no graph of single exposures can hold."""
+def read_policy(run: Path, model: dict[str, Any]) -> Served:
+    """The policy of a jobs.evolve run. Raises UserError for one that no graph of single exposures can hold, or that was
+    tuned on the scores of another model than this one (jobs/run/inputs.py: model_of)."""
     policy, record = read_json(run / POLICY_FILE), run / RUN_FILE
+    check_scored_by(policy, model, f"--policy {run}")
     config = read_json(record).get("config", {}) if record.exists() else {}
     serving: Serving = find_serving(config.get("objective", DEFAULT_TUNABLE))
     return serving.serve(policy, run / POLICY_FILE)
+
+
+def check_scored_by(policy: dict[str, Any], model: dict[str, Any], where: str) -> None:
+    """UserError if the policy names scores of another model, or with another calibration; it may name none."""
+    for about in (policy.get(MADE_FROM) or {}).values():
+        if "model" in about and about["model"] != model["model"]:
+            raise UserError(f"{where}: was tuned on the scores of another model; score with --run and tune on that")
+        if "with" in about and about["with"] != model["with"]:
+            raise UserError(
+                f"{where}: was tuned on scores that were calibrated otherwise ({calibrated(about)}; --run is "
+                f"{calibrated(model)}); score with --run and tune on that"
+            )
+
+
+def calibrated(about: dict[str, Any]) -> str:
+    return "calibrated" if about["with"] else "not calibrated"
 
 
 def file_facts(path: Path) -> dict[str, Any]:

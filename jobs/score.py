@@ -17,14 +17,14 @@ from rich.progress import track
 
 from data.errors import UserError
 from data.files import make_directory, whole_file
+from data.identity import log_identity
 from data.log import open_log
 from funnel.registry import tool
 from funnel.tools import Scoring
 from jobs.command.cli import main
-from jobs.command.finished import device, open_run
+from jobs.command.finished import device, open_run, read_finished
+from jobs.run.inputs import MADE_FROM, SCORED, model_of
 from jobs.run.progress import Lines, is_live
-
-METADATA_KEY = b"counterpoint.scored"
 
 
 @dataclass
@@ -46,11 +46,15 @@ def run(arguments: Arguments) -> Path:
     out = arguments.out
     if out.exists():
         raise UserError(f"--out {out} exists already: choose another name")
+    read_finished(arguments.run)
     finished = open_run(arguments.run)
+    log = open_log(arguments.data)
     scoring: Scoring = tool(finished.problem, "score")
-    scores = scoring.score_part(finished, open_log(arguments.data), arguments.part, device(), arguments.raw)
+    scores = scoring.score_part(finished, log, arguments.part, device(), arguments.raw)
     part, calibration = scores.part, scores.about["calibration"]
+    made_from = {"run": model_of(arguments.run, arguments.raw), "data": log_identity(log, [part.name])}
     about = {"version": 1, "run": str(arguments.run), "data": arguments.data, "part": part.name, **scores.about}
+    about[MADE_FROM] = made_from
     console = Console()
     groups = sum(1 for _ in part.row_groups())
     writer = None
@@ -60,7 +64,7 @@ def run(arguments: Arguments) -> Path:
         for number, table in enumerate(shown, start=1):
             lines.tell(f"scored {number} of {groups} row groups")
             if writer is None:
-                described = table.schema.with_metadata({METADATA_KEY: json.dumps(about).encode()})
+                described = table.schema.with_metadata({SCORED: json.dumps(about).encode()})
                 writer = pq.ParquetWriter(temporary, described, write_page_checksum=True)
             writer.write_table(table.cast(described))
         assert writer is not None, "a part has at least one row"

@@ -24,6 +24,7 @@ from rich.console import Console
 from data.errors import UserError
 from data.filesystems import in_process
 from data.log import open_log
+from distributed.checkpoint.read import MODEL_DIRECTORY
 from distributed.config import TrainConfig
 from distributed.finished_run import joined_config
 from distributed.training.job import TrainJob
@@ -38,14 +39,17 @@ from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
 from jobs.command.threads import use_threads
 from jobs.command.trust import trust
-from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
+from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, read_json, start_run, usable_cpus, write_json
+from jobs.run.inputs import MADE_FROM, TRAINED, check_data, check_log, data_of, model_of
+from jobs.run.owner import entered
 from jobs.run.process import present
 from jobs.run.progress import follow_training
-from jobs.run.start_from import check_given, given_runs, model_to_start_from
+from jobs.run.records import reading_from
+from jobs.run.start_from import about_model, check_given, check_unchanged, given_runs, model_to_start_from
 from jobs.run.tracking import check_tracking, tracked
 
-MAY_CHANGE = frozenset({"workers", "min_workers", "train.tables", "train.background_checkpoints"})
-"""What a run may be continued with that it was not begun with."""
+MAY_CHANGE = frozenset({"data", "workers", "min_workers", "train.tables", "train.background_checkpoints"})
+"""What a run may be continued with that it was not begun with. The log may lie elsewhere: check_data looks into it."""
 
 
 @dataclass
@@ -107,19 +111,46 @@ def run(arguments: Arguments, cpus: int = 0) -> dict[str, Any]:
     config = dataclasses.replace(config, stop_metric=config.stop_metric or kind.goal)
     given = given_runs(arguments.given, kind.roles)
     settings = recorded(arguments, config, problem_settings, given)
-    state = inspect_run(out, "train", settings, may_change=MAY_CHANGE)
-    console = Console()
-    if state is RunState.DONE:
-        summary = read_json(out / SUMMARY_FILE)
-        console.print(f"{out} is finished already:")
-        print_table(console, kind.results(summary))
-        return summary
+    with entered(out, "train", settings, MAY_CHANGE) as state:
+        if state is RunState.DONE:
+            check_finished(arguments, given)
+            summary = read_json(out / SUMMARY_FILE)
+            Console().print(f"{out} is finished already:", soft_wrap=True)
+            with reading_from(out / SUMMARY_FILE):
+                print_table(Console(), kind.results(summary))
+        else:
+            arguments = dataclasses.replace(arguments, config=config, settings=problem_settings)
+            summary = trained(arguments, given, settings, state, started, cpus)
+        return calibrated(arguments, out, summary)
+
+
+def check_finished(arguments: Arguments, given: dict[str, Path]) -> None:
+    """Raise UserError if a finished run was made from other data, or other runs, than the command names now."""
+    check_log(arguments.out, read_json(arguments.out / RUN_FILE), arguments.data)
+    for role, run in given.items():
+        if (run / MODEL_DIRECTORY).is_dir():
+            check_unchanged(arguments.out, role, about_model(run, f"--given {role}={run}"))
+
+
+def trained(
+    arguments: Arguments,
+    given: dict[str, Path],
+    settings: dict[str, Any],
+    state: RunState,
+    started: float,
+    cpus: int,
+) -> dict[str, Any]:
+    """Check, train, write summary.json; `settings`: run.json's config, `started`: when the command was given."""
+    out, config, console, kind = arguments.out, arguments.config, Console(), find_problem(arguments.problem)
     if arguments.calibrate != "none":
         calibrate.settings_of(kind, method=arguments.calibrate)
     at_least = check_workers(arguments)
     use_threads(arguments.threads, alone=not arguments.workers)
     log = open_log(arguments.data)
-    job = prepare(out, log, config, problem_settings, started, arguments.problem, {r: str(p) for r, p in given.items()})
+    if state is RunState.RESUME:
+        check_data(out, read_json(out / RUN_FILE), log)
+    roles = {role: str(path) for role, path in given.items()}
+    job = prepare(out, log, config, arguments.settings, started, arguments.problem, roles)
     begins: dict[str, Any] = {}
     if arguments.start_from:
         directory, begins = model_to_start_from(arguments.start_from, job)
@@ -132,18 +163,20 @@ def run(arguments: Arguments, cpus: int = 0) -> dict[str, Any]:
         "features": {"categorical": len(log.schema.categorical), "numeric": len(log.schema.numeric)},
     }
     if state is RunState.NEW:
-        start_run(out, "train", settings, {"problem": arguments.problem, "data": data, **begins})
+        made_from = {"data": data_of(log)}
+        start_run(out, "train", settings, {"problem": arguments.problem, "data": data, MADE_FROM: made_from, **begins})
     announce(console, arguments, job, state)
     if arguments.workers:
         connect(max(cpus, at_least))
     with present(out) as process, tracked(out):
         with follow_training(console, out, config.epochs, kind.watched, process):
-            figures = trained(job, arguments)
+            figures = figures_of(job, arguments)
         summary = {
             **figures,
             "train.workers": arguments.workers,
             "train.seconds": time.time() - started,
             "part": "test" if "test" in job.parts else "valid",
+            TRAINED: model_of(out)["model"],
         }
         write_json(out / SUMMARY_FILE, summary)
     if summary["train.epochs"] < config.epochs:
@@ -151,7 +184,7 @@ def run(arguments: Arguments, cpus: int = 0) -> dict[str, Any]:
     print_table(console, kind.results(summary))
     console.print(f"{summary['train.rows_per_s']:,.0f} {kind.units}/s, {summary['train.steps']} steps")
     console.print(f"run: {out}")
-    return calibrated(arguments, out, summary)
+    return summary
 
 
 def recorded(arguments: Arguments, config: TrainConfig, settings: Any, given: dict[str, Path]) -> dict[str, Any]:
@@ -166,8 +199,8 @@ def recorded(arguments: Arguments, config: TrainConfig, settings: Any, given: di
     return record | {role: str(run) for role, run in given.items()}
 
 
-def trained(job: TrainJob, arguments: Arguments) -> dict[str, Any]:
-    """The figures. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130."""
+def figures_of(job: TrainJob, arguments: Arguments) -> dict[str, Any]:
+    """Train; the figures. SIGTERM or Ctrl-C: save, say so in one line and exit with code 143 or 130."""
     with stop_signals() as received:
         try:
             return run_training(

@@ -16,16 +16,18 @@ import pytest
 import torch
 
 from data.log import Log, Part, open_log
-from distributed.checkpoint.read import read_checkpoint
+from distributed.checkpoint.read import MODEL_DIRECTORY, read_checkpoint
 from distributed.checkpoint.store import CheckpointStore
 from distributed.config import StreamConfig, TrainConfig
 from distributed.context import Context
+from distributed.finished_run import load_run
 from distributed.input.stream import TrainStream
 from distributed.reporting.reporter import METRICS
 from distributed.training.job import TrainJob
 from distributed.training.launch import prepare, run_training
 from distributed.training.learner import Learner
 from distributed.training.recorder import CHECKPOINTS
+from funnel.ranking.calibration import Calibration
 from funnel.ranking.problem import EntireSpace, EntireSpaceSettings
 from jobs import train, tune
 from jobs.command import cli
@@ -160,6 +162,12 @@ def error_line(
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1
     return printed
+
+
+def keep_calibration(calibration: Calibration, run: Path) -> None:
+    """As jobs.calibrate leaves it in a finished run."""
+    model = load_run(run).checksum
+    dataclasses.replace(calibration, about={**calibration.about, "model": model}).save(run / MODEL_DIRECTORY)
 
 
 def copy(log: Path, tmp_path: Path) -> Path:

@@ -9,7 +9,7 @@ import torch
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from funnel.ranking.calibration import CALIBRATION, Calibration, Calibrator
+from funnel.ranking.calibration import CALIBRATION, Calibration, Calibrator, checksum
 from funnel.ranking.calibration_fit import FEWEST, FitData, fit, fit_calibration
 
 EVERYWHERE = torch.cat([torch.tensor([0.0, 1e-300, 1e-30]), torch.linspace(1e-6, 1 - 1e-6, 4001), torch.ones(1)])
@@ -123,6 +123,25 @@ def test_weighted_clicks_calibrate_all_exposures_and_plain_ones_calibrate_clicks
     assert (q * click_fit["cvr"].sigmoid()).mean().item() == pytest.approx(converted, rel=0.02)
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.3])
+def test_clicks_weigh_one_over_the_calibrated_propensity_that_is_at_least_the_clip(clip: float) -> None:
+    """Against scikit-learn on the clicked rows; the clip is of the model's own propensity, as in its objective."""
+    found, *_ = fit_data(20_000)
+    tasks = fit_calibration(found, "platt", "entire", clip=clip).tasks
+    click_logit_R, logit_R, label_R = np.concatenate(found.clicked).astype(np.float64).T[:3]
+    raised_R = np.maximum(1 / (1 + np.exp(-click_logit_R)), clip)
+    q_R = 1 / (1 + np.exp(-(tasks["ctr"].intercept + tasks["ctr"].slope * np.log(raised_R / (1 - raised_R)))))
+    assert (q_R.min() > 0.25) == (clip == 0.3)  # many a click has less
+    positives = label_R.sum()
+    target_R = np.where(label_R == 1, (positives + 1) / (positives + 2), 1 / (len(label_R) - positives + 2))
+    twice_R = np.concatenate([logit_R, logit_R])[:, None]
+    weight_R = np.concatenate([target_R / q_R, (1 - target_R) / q_R])
+    expected = LogisticRegression(C=np.inf, tol=1e-9, max_iter=1000)
+    expected.fit(twice_R, np.repeat([1, 0], len(logit_R)), sample_weight=weight_R)
+    assert tasks["cvr"].slope == pytest.approx(expected.coef_[0, 0], abs=2e-3)
+    assert tasks["cvr"].intercept == pytest.approx(expected.intercept_[0], abs=2e-3)
+
+
 def test_the_correction_for_sampled_negatives_comes_last() -> None:
     found, ctr, _, _ = fit_data(5000)
     plain = fit_calibration(found, "platt").tasks["ctr"].apply(ctr.sigmoid())
@@ -147,18 +166,30 @@ def test_what_cannot_be_fitted_says_why() -> None:
 
 
 def test_a_calibration_is_whole_on_disk(tmp_path: Path) -> None:
-    assert Calibration.load(tmp_path) is None
-    written = Calibration({"ctr": MAPS["platt"], "cvr": POLYLINE}, {"method": "platt"})
+    assert Calibration.load(tmp_path, "m1") is None
+    written = Calibration({"ctr": MAPS["platt"], "cvr": POLYLINE}, {"method": "platt", "model": "m1"})
     written.save(tmp_path)
-    assert Calibration.load(tmp_path) == written
+    assert Calibration.load(tmp_path, "m1") == written
+    with pytest.raises(ValueError, match="fitted on another model than the one it lies beside"):
+        Calibration.load(tmp_path, "m2")
     assert [path.name for path in tmp_path.iterdir()] == [CALIBRATION]
     text = (tmp_path / CALIBRATION).read_text()
     for broken, message in (
         (text[:-20], "not readable as JSON"),
-        (text.replace('"version": 1', '"version": 9'), "version 9"),
-        (text.replace('"slope": 0.7', '"slope": -1'), "positive slope"),
+        (text.replace('"version": 2', '"version": 9'), "version 9"),
+        (text.replace('"version": 2', '"version": 1'), "version 1; .*: run jobs.calibrate again"),
+        (text.replace('"slope": 0.7', '"slope": 50'), "damaged or edited"),
+        (sealed(text.replace('"slope": 0.7', '"slope": -1')), "positive slope"),
+        (sealed(text.replace('"cvr"', '"read_time"')), "holds a map of a task 'read_time'; a ranker has ctr and cvr"),
+        (sealed('{"format": "counterpoint.calibration", "version": 2, "tasks": {}}'), "holds a map of no task"),
         ("{}", "not a Counterpoint calibration"),
     ):
         (tmp_path / CALIBRATION).write_text(broken)
         with pytest.raises(ValueError, match=message):
-            Calibration.load(tmp_path)
+            Calibration.load(tmp_path, "m1")
+
+
+def sealed(text: str) -> str:
+    """With the checksum of what it says now."""
+    value = json.loads(text)
+    return json.dumps({**value, "checksum": checksum(value)})

@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all, and refused with a reason when they are not ours or not intact."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,34 @@ def test_a_worker_that_cannot_write_its_shard_keeps_nobody_waiting(tmp_path: Pat
     with pytest.raises(ValueError, match="worker 1 could not write its shard"):
         stores[0].wait()
     assert stores[0].latest() == tmp_path / "step-00000001"
+
+
+@pytest.mark.parametrize("stands", [False, True])
+def test_all_of_a_checkpoint_is_on_disk_before_its_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stands: bool
+) -> None:
+    """By what the system is asked for: fsync of each file, of their directory, the name, fsync of where that stands."""
+    store, final = CheckpointStore(tmp_path, background=False), tmp_path / "step-00000003"
+    if stands:
+        store.save(state(), Progress(step=3), IDENTITY)
+    done: list[str] = []
+    sync, rename = os.fsync, os.rename
+
+    def note_sync(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    def note_rename(source: Path, target: Path) -> None:
+        done.append(f"{Path(source).name} -> {Path(target).name}")
+        rename(source, target)
+
+    monkeypatch.setattr("os.fsync", note_sync)
+    monkeypatch.setattr("os.rename", note_rename)
+    store.save_as(final, state(), Progress(step=3), IDENTITY)
+    hidden = ".step-00000003.0.tmp"
+    moved_away = ["step-00000003 -> .step-00000003.old"] if stands else []
+    assert sorted(done[:4]) == sorted(path.name for path in final.iterdir())
+    assert done[3:] == ["checkpoint.json", hidden, *moved_away, f"{hidden} -> step-00000003", tmp_path.name]
 
 
 def test_a_crash_while_one_checkpoint_replaces_another_loses_neither(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from data.encode import Encoder
 from data.log import open_log
 from data.reading import ordered_tables, read_ahead
 from distributed.config import StreamConfig
+from distributed.input.shards import Slice
 from distributed.input.stream import TrainStream
 from funnel.batch import Batch
 
@@ -56,6 +57,20 @@ def test_an_epoch_is_every_row_once(small_log: Path) -> None:
         rows = encoder.encode(table)
         expected += rows_of(Batch.of(rows))
     assert sorted(row for batch in batches for row in rows_of(batch)) == sorted(expected)
+
+
+def test_rows_are_shuffled_anew_in_each_epoch_lane_and_seed(small_log: Path) -> None:
+    """The same buffer of the log, addressed otherwise: not only row groups change their places."""
+    one = stream(small_log)
+
+    def order(epoch: int = 0, lane: int = 0, seed: int = 5) -> list[tuple]:
+        one.seed = seed
+        return rows_of(next(one._lane([Slice(0, 0, 400)], epoch, lane, 0)).batch())
+
+    assert order() == order()
+    orders = [order(), order(epoch=1), order(epoch=2), order(lane=1), order(seed=6)]
+    for index, rows in enumerate(orders):
+        assert rows not in orders[:index]
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])

@@ -18,6 +18,7 @@ from distributed.checkpoint.read import MODEL_DIRECTORY, read_checkpoint
 from distributed.checkpoint.store import CheckpointStore
 from distributed.context import Context
 from distributed.finished_run import load_run
+from distributed.tables import placement
 from distributed.tables.collectives import sent
 from distributed.tables.placement import Replicated, Sharded, answering, share_of
 from distributed.training.job import TrainJob
@@ -27,7 +28,7 @@ from distributed.training.loop import train
 from distributed.training.recorder import CHECKPOINTS
 from distributed.training.validation import count
 from funnel.batch import Batch
-from models.embedding import EmbeddingTable
+from models.embedding import EmbeddingTable, TouchedRows
 
 DIES_AT, RESUMES_FROM = 15, 14  # after the epoch's end at step 12; checkpoints are at every seventh step and there
 OPTIMIZERS = ("adam", "adagrad")
@@ -241,3 +242,14 @@ def test_one_worker_shards_as_it_replicates(small_log: Path, tmp_path: Path) -> 
     for tables in ("sharded", "replicated"):
         train_here(tmp_path / tables, small_log, config(epochs=1, tables=tables, background_checkpoints=False))
     compare(tmp_path / "sharded", tmp_path / "replicated", same_bits=True)
+
+
+def test_the_owner_adds_what_all_workers_found_for_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers ask for rows 3, 5 and 5, 2 of this one's weight, and their gradients come back in that order."""
+    gradient_AE = torch.tensor([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0], [7.0, 8.0]])
+    monkeypatch.setattr(placement, "exchange", lambda values, out, back, kind: gradient_AE)
+    sharded = object.__new__(placement.Sharded)
+    sharded.lookup = placement.Lookup(torch.arange(1), [1, 0], torch.tensor([3, 5, 5, 2]), [2, 2])
+    ids_V, sum_VE = sharded.collect(TouchedRows(torch.tensor([0]), torch.zeros(1, 2)))
+    assert ids_V.tolist() == [2, 3, 5]
+    assert sum_VE.tolist() == [[7.0, 8.0], [1.0, 2.0], [110.0, 220.0]]

@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
-from support import CPU, Killed, config, events, final_tensors, job_of, same_bits, train_here
+from support import CPU, Killed, config, events, final_tensors, job_of, same_bits, stream_of, train_here
+from torch import nn
 
 from data.log import open_log
 from distributed.checkpoint.read import read_checkpoint
+from distributed.context import Context
 from distributed.finished_run import load_run
 from distributed.training.launch import run_training
 from distributed.training.learner import Learner
@@ -115,6 +117,29 @@ def test_dropout_is_addressed_by_step(small_log: Path, tmp_path: Path) -> None:
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
+def test_each_step_worker_and_seed_has_dropout_of_its_own(small_log: Path, tmp_path: Path) -> None:
+    """Masks of one batch at other addresses are other draws; at the same address they are the same."""
+    job = job_of(tmp_path, small_log, config(model__backbone__dropout=0.5))
+    batch = next(iter(stream_of(job, open_log(small_log)).epoch(0)))
+
+    def mask(seed: int = 0, step: int = 0, rank: int = 0) -> torch.Tensor:
+        problem, found = job.open_problem(CPU), []
+        learner = Learner(problem, job.config, Context(rank, 2), steps=10)
+        learner.config = dataclasses.replace(job.config, seed=seed)  # of the same weights
+        one = next(module for module in learner.network.modules() if isinstance(module, nn.Dropout))
+        one.register_forward_hook(lambda _, given, out: found.append(out[given[0] != 0] == 0))
+        torch.manual_seed(1)  # what the process has drawn before is of no account
+        learner.step(batch, step)
+        return found[0]
+
+    assert torch.equal(mask(step=3), mask(step=3))
+    assert mask().double().mean().item() == pytest.approx(0.5, abs=0.05)
+    masks = [mask(), mask(step=1), mask(step=2), mask(rank=1), mask(step=1, rank=1), mask(seed=1)]
+    for index, one in enumerate(masks):
+        for other in masks[:index]:
+            assert (one == other).double().mean().item() == pytest.approx(0.5, abs=0.06)
+
+
 def test_figures_match_scikit_learn_on_the_scored_part(unbroken: tuple[Path, dict], small_log: Path) -> None:
     run, figures = unbroken
     found = load_run(run)
@@ -183,7 +208,22 @@ def test_early_stop_keeps_the_best_epoch(small_log: Path, tmp_path: Path) -> Non
     best = int(np.argmin(losses))
     assert len(valid) == best + 3 < 30
     assert figures["train.best_step"] == valid[best]["step"]
-    assert read_checkpoint(tmp_path / "model", with_optimizer=False).progress.best_step == valid[best]["step"]
+    model = read_checkpoint(tmp_path / "model", with_optimizer=False)
+    assert model.progress.best_step == valid[best]["step"]
+    kept, last = (
+        read_checkpoint(tmp_path / "checkpoints" / f"step-{valid[epoch]['step']:08d}").model for epoch in (best, -1)
+    )
+    assert all(torch.equal(model.model[name], tensor) for name, tensor in kept.items())
+    assert not all(torch.equal(last[name], tensor) for name, tensor in kept.items())
+
+
+def test_of_equal_epochs_the_first_is_kept_and_the_others_count_as_stale(small_log: Path, tmp_path: Path) -> None:
+    """A training that does not move: two validations without a better one after the first."""
+    still = {"optimizer__learning_rate": 1e-30, "optimizer__embedding_learning_rate": 1e-30}
+    figures = train_here(tmp_path, small_log, config(epochs=9, patience=2, **still))
+    steps = [event["step"] for event in events(tmp_path, "valid")]
+    assert len(steps) == 3
+    assert figures["train.best_step"] == steps[0]
 
 
 def test_divergence_is_one_clear_error(small_log: Path, tmp_path: Path) -> None:

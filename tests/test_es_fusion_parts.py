@@ -90,6 +90,27 @@ def test_features_pay_where_segments_differ():
     assert reached[("segment",)] > 1.1 * reached[()]
 
 
+def test_a_gain_over_one_rival_alone_is_not_significant():
+    """The best single score, tuned to: far better than the untuned sum of it and noise, and no better than itself."""
+    log = make_log()
+    noise = np.exp(np.random.default_rng(5).standard_normal(log.request_C.size)).astype(np.float32)
+    log = dataclasses.replace(log, scores_MC=np.stack([log.scores_MC[0], noise]))
+    single = best_single(log, "value", 3)
+    assert single.name == "pctr"
+    theta = np.array([0, -1], np.float32)  # weights 1 and 0
+    figures = compare(log, Fusion.fit("sum", log), theta, single, "value", 3, 200, 0)
+    assert figures["fusion.value_at_3.gain_over_untuned.low"] > 0.05
+    assert figures["fusion.value_at_3.gain_over_best_single"] == 0
+    assert figures["fusion.significant"] is False
+    # and the other way round: equal to the untuned fusion, better than a bad single score
+    worse = dataclasses.replace(single, index=1, name="pcvr")
+    figures = compare(log, Fusion.fit("sum", log), np.zeros(2, np.float32), worse, "value", 3, 200, 0)
+    assert figures["fusion.value_at_3.gain_over_best_single.low"] > 0.05
+    assert figures["fusion.significant"] is False
+    figures = compare(log, Fusion.fit("sum", log), theta, worse, "value", 3, 200, 0)
+    assert figures["fusion.significant"] is True
+
+
 def test_a_constraint_is_its_formula_and_holds():
     log = make_log()
     fusion, click = Fusion.fit("sum", log), Constraint("click", tolerance=0.01, penalty=5)

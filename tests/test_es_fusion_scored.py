@@ -61,3 +61,58 @@ def test_the_largest_reward_is_that_of_a_conversion_seen_or_not(tmp_path):
     assert largest_reward(log, 10.0) == 11
     table["value"] = np.where(np.arange(len(table["click"])) == 3, 7.0, 1.0)
     assert largest_reward(read_scored(write(tmp_path / "valued.parquet", table), 10.0).log, 10.0) == 71
+
+
+def as_floats(table):
+    """As a join in DuckDB or pandas leaves labels: floats, and no conversion where there was no click."""
+    conversion = np.where(table["click"] == 1, table["conversion"], np.nan)
+    return dict(table, click=table["click"].astype(float), conversion=conversion)
+
+
+def as_nulls(table):
+    click = np.asarray(table["click"]).astype(bool)
+    return dict(table, click=click, conversion=pa.array(np.asarray(table["conversion"]).astype(bool), mask=~click))
+
+
+def as_decimals(table):
+    kind = pa.decimal128(3, 1)
+    return dict(
+        table, **{name: pa.array(np.asarray(table[name], float)).cast(kind) for name in ("click", "conversion")}
+    )
+
+
+@pytest.mark.parametrize("change", [as_floats, as_nulls, as_decimals])
+def test_labels_may_be_what_a_training_takes(tmp_path, change):
+    table = scored_table()
+    plain = read_scored(write(tmp_path / "plain.parquet", table), 10.0).log
+    pq.write_table(pa.table(change(table)), tmp_path / "other.parquet")
+    other = read_scored(tmp_path / "other.parquet", 10.0).log
+    np.testing.assert_array_equal(plain.reward_C, other.reward_C)
+
+
+def test_a_conversion_that_is_missing_on_a_click_is_named(tmp_path):
+    table = scored_table()
+    row = int(np.flatnonzero(table["click"])[0])
+    conversion = np.where(np.arange(len(table["click"])) == row, np.nan, table["conversion"])
+    with pytest.raises(
+        UserError, match=rf"column 'conversion' is null where click is 1 in row {row} \(1 rows in all\)"
+    ):
+        read_scored(write(tmp_path / "scored.parquet", dict(table, conversion=conversion)), 10.0)
+
+
+def test_a_reward_decides_what_a_conversion_was_worth_and_is_no_score(tmp_path):
+    """Revenue in place of the value that is known before; missing where nothing was bought."""
+    table = scored_table()
+    converted = np.asarray(table["conversion"]) == 1
+    table |= {"value": np.full(len(converted), 3.0), "reward": np.where(converted, 7.5, np.nan)}
+    log = read_scored(write(tmp_path / "scored.parquet", table), 10.0).log
+    assert log.names == ("pctr", "pcvr", "pctcvr", "value")
+    np.testing.assert_array_equal(log.reward_C, (table["click"] + 75.0 * converted).astype(np.float32))
+    assert largest_reward(log.part(np.arange(len(converted)) % 2 == 0), 10.0) == 76
+    for wrong, message in (
+        (-1.0, "is negative: a reward must be at least 0"),
+        (np.nan, "is missing or not finite where"),
+    ):
+        table["reward"] = np.where(converted, wrong, 0.0)
+        with pytest.raises(UserError, match=f"column 'reward' {message}"):
+            read_scored(write(tmp_path / "wrong.parquet", table), 10.0)

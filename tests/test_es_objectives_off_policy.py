@@ -332,3 +332,17 @@ def test_what_does_not_hold_on_the_rounds_set_apart_is_not_followed():
     result = run(objective, ESConfig(generations=30, pairs=8, sigma=0.3, learning_rate=0.3))
     assert settle(objective, result.theta, paying.part(third == 1)).share >= 0.5
     assert warning(objective) == ""
+
+
+def test_no_round_is_predicted_by_a_model_that_has_seen_its_reward():
+    """A round's own reward moves the predictions of the other folds, and not its own."""
+    generator = np.random.default_rng(0)
+    context_FR, action_R = generator.standard_normal((2, 60)), generator.integers(0, 3, 60)
+    reward_R = generator.random(60)
+    before_AR = cross_fitted_rewards(context_FR, action_R, reward_R, 3)
+    for row in (0, 7, 59):
+        changed_R = reward_R.copy()
+        changed_R[row] += 10
+        after_AR = cross_fitted_rewards(context_FR, action_R, changed_R, 3)
+        np.testing.assert_array_equal(after_AR[:, row], before_AR[:, row])
+        assert (after_AR != before_AR).any(axis=0).sum() == 48  # four folds of five

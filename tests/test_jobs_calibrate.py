@@ -8,9 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from support import arguments, error_line
 
+from distributed.finished_run import load_run
 from funnel.ranking.calibration import Calibration
 from jobs import calibrate, score, train
 
@@ -48,7 +50,7 @@ def test_a_calibrated_run_shows_before_and_after_and_scores_with_it(
     after = scored(finished, small_log, tmp_path / "after.parquet")
     again = scored(finished, small_log, tmp_path / "again.parquet", raw=True)
     assert all(np.array_equal(plain[name], again[name]) for name in plain)
-    calibration = Calibration.load(finished / "model")
+    calibration = Calibration.load(finished / "model", load_run(finished).checksum)
     assert calibration is not None
     expected = calibration.tasks["ctr"].apply(torch.tensor(plain["pctr"]))
     assert np.allclose(after["pctr"], expected, rtol=1e-3)  # the slope of a run this short is over a hundred
@@ -59,7 +61,34 @@ def test_a_calibrated_run_shows_before_and_after_and_scores_with_it(
 
     cleared = calibrate.run(calibrate.arguments_of("--run", str(finished), "--method", "none"))
     assert cleared == before
-    assert Calibration.load(finished / "model") is None
+    assert Calibration.load(finished / "model", load_run(finished).checksum) is None
+
+
+def test_it_is_fitted_on_the_validation_part_alone(finished: Path, small_log: Path, tmp_path: Path) -> None:
+    """The clicks' map is scikit-learn's logistic regression of that part, and not that of the rows trained on."""
+    summary = calibrate.run(calibrate.Arguments(run=finished))
+    calibration = Calibration.load(finished / "model")
+    assert calibration is not None
+    found, fits = calibration.tasks["ctr"], {}
+    for part in ("train", "valid"):
+        rows = scored(finished, small_log, tmp_path / f"{part}.parquet", raw=True, part=part)
+        logit_R = (np.log(rows["pctr"]) - np.log1p(-rows["pctr"].astype(np.float64)))[:, None]
+        fit = LogisticRegression(C=np.inf, tol=1e-10, max_iter=5000, solver="newton-cholesky").fit(
+            logit_R, rows["click"]
+        )
+        fits[part] = fit.predict_proba(logit_R)[:, 1] if part == "valid" else fit
+    after = found.apply(torch.from_numpy(rows["pctr"])).numpy()
+    assert np.allclose(after, fits["valid"], atol=4e-3)  # Platt's targets and binned scores
+    assert not np.allclose(fits["train"].predict_proba(logit_R)[:, 1], fits["valid"], atol=8e-3)
+    assert summary["calibration.rows"] == len(rows["click"])
+
+
+def test_figures_are_of_the_test_part(finished: Path, small_log: Path, tmp_path: Path) -> None:
+    summary = calibrate.run(calibrate.Arguments(run=finished))
+    rows = scored(finished, small_log, tmp_path / "test.parquet", part="test")
+    assert summary["calibrated.ctr.count"] == len(rows["click"])
+    assert summary["calibrated.ctr.mean_label"] == rows["click"].mean()
+    assert summary["calibrated.ctr.pcoc"] == pytest.approx(rows["pctr"].mean() / rows["click"].mean(), rel=1e-4)
 
 
 def test_training_can_calibrate_at_its_end(small_log: Path, tmp_path: Path) -> None:

@@ -104,8 +104,9 @@ def test_the_default_place_is_in_the_run(
     assert "figures of 600 rows and their intervals" in capsys.readouterr().out
     assert (run / "evaluations" / "test" / "report.html").exists()
     calibrate.run(calibrate.arguments_of("--run", str(run), "--method", "none"))
-    with pytest.raises(ValueError, match="holds another run"):
-        evaluate.run(given(run, small_log, None))
+    again = evaluate.run(given(run, small_log, None))
+    assert "the model or its calibration has changed; evaluated again" in capsys.readouterr().out
+    assert again["calibration.method"] == "none"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """jobs.evolve beyond score fusion: objectives by name and from a file, stopping by signal, resuming, replaying."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from support import error_line
 
 from es.config import ESConfig
 from es.engine import run as engine_run
 from es.objectives.toy import Rosenbrock
 from funnel.settings import changed
+from jobs import evolve
 from jobs.evolve import Arguments, run
 from jobs.evolve.options import arguments_of
 
@@ -199,3 +202,115 @@ def test_a_replay_says_equal_or_exits_with_1(tmp_path, capsys):
         run(Arguments(replay=tmp_path))
     with pytest.raises(ValueError, match=r"run\.json: no such file"):
         run(Arguments(resume=tmp_path))
+
+
+BAD = """
+import sys
+from dataclasses import dataclass
+import numpy as np
+
+@dataclass(frozen=True)
+class Good:
+    width: int = 3
+    def initial(self): return np.zeros(self.width, np.float32)
+    def describe(self): return {"objective": "good"}
+    def evaluate_batch(self, theta_PD, seeds_P): return -((theta_PD - 2) ** 2).sum(axis=1)
+
+class InPlace(Good):
+    def evaluate_batch(self, theta_PD, seeds_P):
+        theta_PD -= 2
+        return -(theta_PD ** 2).sum(axis=1)
+class Raises(Good):
+    def evaluate_batch(self, theta_PD, seeds_P): raise KeyError("no such column")
+class Exits(Good):
+    def evaluate_batch(self, theta_PD, seeds_P): sys.exit(3)
+class Complex(Good):
+    def evaluate_batch(self, theta_PD, seeds_P): return super().evaluate_batch(theta_PD, seeds_P) + 1j
+class NoInitial:
+    pass
+@dataclass(frozen=True)
+class NoDescribe:
+    width: int = 3
+    def initial(self): return np.zeros(3)
+    def evaluate_batch(self, theta_PD, seeds_P): return theta_PD.sum(axis=1)
+class Matrix(Good):
+    def initial(self): return np.zeros((2, 2))
+@dataclass(frozen=True)
+class Built:
+    width: int = 3
+    def build(self): return open("/nowhere/x.csv")
+@dataclass(frozen=True)
+class Never(Good):
+    def __post_init__(self): [][1]
+@dataclass(frozen=True)
+class Small(Good):
+    def __post_init__(self):
+        if self.width > 3: sys.exit("too wide")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "begun", "message"),
+    [
+        (
+            "InPlace",
+            (),
+            True,
+            r"InPlace.evaluate_batch raised ValueError: .*read-only \(.*bad.py:15\); candidates are only ",
+        ),
+        (
+            "Raises",
+            (),
+            True,
+            r"Raises.evaluate_batch raised KeyError: 'no such column' \(.*bad.py:18\); generation 0: 16 ev",
+        ),
+        ("Exits", (), True, r"Exits.evaluate_batch raised SystemExit: 3 \(.*bad.py:20\)"),
+        ("Complex", (), True, r"Complex.evaluate_batch returned dtype complex64: it must be \(4,\), one real number"),
+        ("NoInitial", (), False, r"NoInitial must be a tunable or a dataclass of settings"),
+        ("NoDescribe", (), False, r"NoDescribe has no describe\(\): an objective has initial\(\), "),
+        ("Matrix", (), False, r"Matrix.initial\(\) must be a non-empty vector of finite numbers .* shape \(2, 2\)"),
+        ("Built", (), False, r"FileNotFoundError: .*'/nowhere/x.csv' \(.*bad.py:35\)"),
+        ("Never", (), False, r"IndexError: list index out of range \(.*bad.py:38\)"),
+        ("Small", ("--width", 5), False, r"SystemExit: too wide \(.*bad.py:42\)"),
+        ("Absent", (), False, r"bad.py has no 'Absent'"),
+    ],
+)
+def test_a_fault_of_ones_own_objective_is_one_line(tmp_path, monkeypatch, capsys, name, more, begun, message):
+    """Exit code 2; its error's type, message and place are not hidden, and its traceback is kept beside a begun run."""
+    (tmp_path / "bad.py").write_text(BAD)
+    out, named = tmp_path / "run", f"{tmp_path}/bad.py:{name}"
+    words = ("--objective", named, "--workers", 0, "--generations", 2, "--pairs", 8, *more, "--out", out)
+    line = error_line(evolve, words, monkeypatch, capsys)
+    assert re.search(message, line)
+    assert out.exists() == begun
+    if begun:
+        assert f"--objective {named}: " in line
+        assert (out / "error.txt").exists() == ("raised" in line)
+    if name == "Raises":
+        assert 'raise KeyError("no such column")' in (out / "error.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = {}['a']", r"KeyError: 'a' \(.*/bad.py:1\)"),
+        ("\ndef f(:", r"SyntaxError: .* \(.*/bad.py:2\)"),
+        ("import sys\nsys.exit(3)", r"SystemExit: 3 \(.*/bad.py:2\)"),
+        ("import nowhere", r"ModuleNotFoundError: No module named 'nowhere' \(.*/bad.py:1\)"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, capsys, text, message):
+    (tmp_path / "bad.py").write_text(text)
+    words = ("--objective", f"{tmp_path}/bad.py:Mine", "--out", tmp_path / "run")
+    assert re.search(message, error_line(evolve, words, monkeypatch, capsys))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_inside_an_objective_of_ours_keeps_its_traceback(tmp_path, monkeypatch):
+    def broken(self, theta_PD, seeds_P):
+        raise IndexError("a fault of ours")
+
+    monkeypatch.setattr("es.objectives.toy.Sphere.evaluate_batch", broken)
+    with pytest.raises(RuntimeError, match="a fault of ours") as caught:
+        run(arguments(tmp_path / "run", "sphere"))
+    assert "Traceback (most recent call last)" in str(caught.value)

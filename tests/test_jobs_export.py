@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from support import arguments as train_arguments
+from support import keep_calibration
 
 from data.encode import Encoder, Rows
 from data.fields import POOLINGS
@@ -21,7 +22,6 @@ from data.generate import generate_log
 from data.log import open_log
 from data.schema import Schema
 from data.world import GeneratedLog
-from distributed.checkpoint.read import MODEL_DIRECTORY
 from distributed.finished_run import load_run
 from funnel.ranking import exporting, serving_check
 from funnel.ranking.calibration import Calibration, Calibrator
@@ -50,7 +50,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     log = directory / "log"
     generate_log(GeneratedLog(world="aligned", rows=6000, seed=3, click_rate=0.2, conversion_rate=0.3, **shape), log)
     train.run(train_arguments(log, directory / "run"))
-    CALIBRATION.save(directory / "run" / MODEL_DIRECTORY)
+    keep_calibration(CALIBRATION, directory / "run")
     return directory / "run"
 
 
@@ -264,7 +264,7 @@ def mistakes(finished: Path, scored: Path, tmp_path: Path) -> dict[str, tuple[di
     (strange / "policy.json").write_text(json.dumps({**policy, "scores": ["pctr", "pcvr", "quality"]}))
     return {
         "used directory": ({"out": full}, "is not empty"),
-        "no run": ({"run": tmp_path}, "holds no trained model"),
+        "no run": ({"run": tmp_path}, r"run\.json: no such file"),
         "no policy": ({"policy": finished}, r"policy\.json: no such file"),
         "user features": ({"policy": by}, "its weights depend on user features \\(age\\)"),
         "unknown score": ({"policy": strange}, "fuses 'quality'; the exported ranker has pctr, pcvr, pctcvr"),

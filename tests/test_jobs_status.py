@@ -193,6 +193,22 @@ def test_how_a_process_ended_stays_behind(tmp_path: Path) -> None:
     assert (where, about["ended"]["kind"]) == (run_process.GONE, "finished")
 
 
+def test_a_signal_that_comes_with_the_first_word_is_an_end_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once process.json names this process, its end is in it, however soon it comes."""
+    write = run_process.write_json
+
+    def written_and_told_to_go(path: Path, about: dict) -> None:
+        write(path, about)
+        raise SystemExit(143)
+
+    monkeypatch.setattr(run_process, "write_json", written_and_told_to_go)
+    with pytest.raises(SystemExit), run_process.present(tmp_path):
+        raise AssertionError("it was to end before")
+    where, about = run_process.find_process(tmp_path)
+    assert where == run_process.GONE
+    assert (about["ended"]["kind"], about["ended"]["message"]) == ("SystemExit", "143")
+
+
 def test_what_is_no_run_is_exit_code_2_and_a_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "jobs.status", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False

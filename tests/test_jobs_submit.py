@@ -99,11 +99,13 @@ def test_a_token_that_others_can_read_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="token: no such token file"):
         check_token("http://head:8265")
     (tmp_path / "token").write_text(TOKEN)
-    (tmp_path / "token").chmod(0o644)
-    with pytest.raises(ValueError, match="can be read by others"):
+    for mode in (0o644, 0o640, 0o604, 0o620, 0o602, 0o610, 0o601):
+        (tmp_path / "token").chmod(mode)
+        with pytest.raises(ValueError, match="can be read by others"):
+            check_token("http://head:8265")
+    for mode in (0o600, 0o400):
+        (tmp_path / "token").chmod(mode)
         check_token("http://head:8265")
-    (tmp_path / "token").chmod(0o600)
-    check_token("http://head:8265")
 
 
 def free_port() -> int:
@@ -156,7 +158,7 @@ def test_a_wrong_token_is_one_line(head):
     none = submit(address, {k: v for k, v in environment.items() if not k.startswith("RAY_")}, "--list")
     assert none.returncode == 2
     assert "wants a token" in none.stderr
-    assert time.monotonic() - began < 30  # imports of two processes included
+    assert time.monotonic() - began < 120  # imports of two processes included, on a machine that is busy
 
 
 @pytest.mark.ray
@@ -180,27 +182,28 @@ def test_training_is_submitted_followed_and_not_done_twice(head, small_log, tmp_
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_stopped_job_is_resumed_by_the_same_command(head, tmp_path):
+    """A job that would take hours, so that it is still at work whenever a busy machine gets round to stopping it."""
     address, environment = head
     out = tmp_path / "es"
     evolve = ["evolve", "--objective", "sleep", "--dimension", 4, "--seconds", 0.02, "--pairs", 4,
-              "--generations", 150, "--workers", 2, "--out", out]  # fmt: skip
-    begun = submit(address, environment, "--no-wait", "--", *evolve)
-    assert begun.returncode == 0, begun.stdout + begun.stderr
-    run_id = re.search(r"job (evolve-es-\w+) at", begun.stdout)[1]
-    metrics = out / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 3:
-        assert time.monotonic() < deadline, submit(address, environment, "--logs", run_id).stdout
-        time.sleep(0.1)
-    assert submit(address, environment, "--stop", run_id).returncode == 0
-    done = metrics.read_bytes().count(b"\n")
-    assert 3 <= done < 150, done
+              "--generations", 100_000, "--workers", 2, "--out", out]  # fmt: skip
+    metrics, done = out / "metrics.jsonl", 0
+    for start in range(2):
+        begun = submit(address, environment, "--no-wait", "--", *evolve)
+        assert begun.returncode == 0, begun.stdout + begun.stderr
+        assert ("it goes on from what it saved" in begun.stdout) == (start == 1)
+        run_id = re.search(r"job (evolve-es-\w+) at", begun.stdout)[1]
+        deadline = time.monotonic() + 240
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < done + 3:
+            assert time.monotonic() < deadline, submit(address, environment, "--logs", run_id).stdout
+            time.sleep(0.1)
+        assert submit(address, environment, "--stop", run_id).returncode == 0
+        before, done = done, metrics.read_bytes().count(b"\n")
+        assert done >= before + 3
     assert "stopped" in submit(address, environment, "--status", run_id).stdout
-    resumed = submit(address, environment, "--", *evolve)
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert "Continuing sleep" in resumed.stdout
+    assert "Continuing sleep" in submit(address, environment, "--logs", run_id).stdout
     generations = [json.loads(line)["generation"] for line in metrics.read_text().splitlines()]
-    assert generations == list(range(150))
+    assert generations == list(range(done))
 
 
 class Cluster:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import keep_calibration
 
 from data.encode import Encoder
 from data.generate import generate_log
@@ -18,7 +19,6 @@ from data.world import GeneratedLog
 from distributed.finished_run import load_run
 from distributed.training.learner import Learner
 from funnel.batch import Batch
-from funnel.problem import Given
 from funnel.ranking.calibration import Calibration, Calibrator
 from funnel.ranking.calibration_fit import fit_calibration, fit_clicks, gather, inverse_calibrated
 from funnel.ranking.click_model import ClickModel
@@ -43,7 +43,7 @@ def weighed_by(run: Path) -> tuple[str, str]:
 
 def click_model(run: Path) -> ClickModel:
     found = load_run(run)
-    return ClickModel(Given(found.problem, found.network, found.directory))
+    return ClickModel(found.given)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_its_propensities_weigh_the_clicks(clicks: Path, second: Path, small_log
         expected_B = load_run(clicks).network(batch)["ctr"]
     problem = load_run(second).problem
     found = load_run(clicks)
-    run = Given(found.problem, found.network, found.directory)
+    run = found.given
     weighing = type(problem)(problem.settings, problem.schema, problem.facts, {"propensities": run})
     labels = labels_of(weighing.complete(batch))
     assert torch.equal(labels.click_logit_B, expected_B)
@@ -90,7 +90,7 @@ def test_its_propensities_weigh_the_clicks(clicks: Path, second: Path, small_log
 def test_a_calibrated_click_model_is_heard_calibrated(clicks: Path, small_log: Path, tmp_path: Path) -> None:
     run = tmp_path / "clicks"
     shutil.copytree(clicks, run)
-    Calibration({"ctr": Calibrator("platt", 0.5, -1.0)}).save(run / "model")
+    keep_calibration(Calibration({"ctr": Calibrator("platt", 0.5, -1.0)}), run)
     log = open_log(str(small_log))
     batch = Batch.of(Encoder(log.schema).encode(next(iter(log.read(log.part("valid"))))))
     raw_B, mapped_B = (click_model(path).logits(batch) for path in (clicks, run))
@@ -132,7 +132,7 @@ def test_another_click_model_is_refused_half_way(
     with pytest.raises(KeyboardInterrupt):
         train.run(given)
     monkeypatch.undo()
-    Calibration({"ctr": Calibrator("platt", 0.5, -1.0)}).save(mine / "model")
+    keep_calibration(Calibration({"ctr": Calibrator("platt", 0.5, -1.0)}), mine)
     with pytest.raises(ValueError, match="holds another model now than when"):
         train.run(given)
 
@@ -179,7 +179,7 @@ def test_entire_space_calibration_takes_the_same_weights(clicks: Path, second: P
     calibration = fit_calibration(evidence, "platt", "entire", trained.problem.clip)
     by_command = calibrate.run(calibrate.arguments_of("--run", str(second), "--space", "entire"))
     assert by_command["calibration.space"] == "entire"
-    kept = Calibration.load(second / "model")
+    kept = Calibration.load(second / "model", load_run(second).checksum)
     assert kept is not None
     assert dataclasses.asdict(kept.tasks["cvr"]) == dataclasses.asdict(calibration.tasks["cvr"])
     rows = pa.concat_tables(log.read(log.part("valid")))

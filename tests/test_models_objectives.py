@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.objectives.base import Labels, Objective, ObjectiveConfig
 from models.objectives.escm2_dr import Escm2Dr
-from models.objectives.propensity import AUTO_CLIP_SHARE, inverse_propensity, resolve_clip
+from models.objectives.propensity import inverse_propensity, resolve_clip
 from models.registry import OBJECTIVES, build_objective
 
 ROWS = 400
@@ -235,10 +235,10 @@ def test_dr_trains_each_tower_with_its_own_loss(name: str) -> None:
     assert unclicked_B[labels.click_B == 0].abs().min() > 0  # unclicked rows do teach the CVR tower here
 
 
-def test_clip_auto_follows_the_click_rate() -> None:
-    assert resolve_clip("auto", click_rate=0.04) == AUTO_CLIP_SHARE * 0.04
+def test_clip_auto_is_a_quarter_of_the_click_rate() -> None:
+    assert resolve_clip("auto", click_rate=0.04) == pytest.approx(0.01)
     assert resolve_clip(0.05, click_rate=0.04) == 0.05
-    assert Escm2Dr(ObjectiveConfig(name="escm2_dr", clip="auto"), click_rate=0.1).clip == AUTO_CLIP_SHARE * 0.1
+    assert Escm2Dr(ObjectiveConfig(name="escm2_dr", clip="auto"), click_rate=0.1).clip == pytest.approx(0.025)
 
 
 @pytest.mark.parametrize(

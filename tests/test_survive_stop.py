@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import begin, forking
-from support import config, events, job_of, same_bits, train_here
+from support import Settings, config, events, job_of, same_bits, train_here
 
 from data.errors import UserError
-from distributed.checkpoint.read import read_checkpoint
+from distributed.checkpoint.read import OPTIMIZER, RECORD, read_checkpoint, sealed
 from distributed.checkpoint.store import CheckpointStore
 from distributed.training import launch as trainer
 from distributed.training import ray_group as worker_group
@@ -41,9 +41,9 @@ def unbroken(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def stopped_at(run: Path, log: Path, looks: int) -> Stopped:
+def stopped_at(run: Path, log: Path, looks: int, given: Settings | None = None) -> Stopped:
     """Train in this process; the signal is there when the loop looks for it for the so-manieth time."""
-    job = job_of(run, log, config())
+    job = job_of(run, log, given or config())
     left = [looks]
 
     def signalled() -> int:
@@ -87,6 +87,31 @@ def train_and_die(run: Path, log: Path, at: int) -> None:
 
     Learner.step = dying  # type: ignore[method-assign]
     train_here(run, log, config())
+
+
+@pytest.mark.parametrize("embedding", ["adagrad", "adam"])
+def test_a_run_stopped_before_its_first_step_goes_on(small_log: Path, tmp_path: Path, embedding: str) -> None:
+    """Twice in a row, and to the bits of the unbroken run. There is nothing to keep of Adagrad's dense state yet."""
+    given = config(optimizer__embedding=embedding, epochs=1)
+    (tmp_path / "stopped").mkdir()
+    for _ in range(2):
+        assert stopped_at(tmp_path / "stopped", small_log, 0, given).step == 0
+    assert train_here(tmp_path / "stopped", small_log, given)["train.steps"] == STEPS
+    train_here(tmp_path / "unbroken", small_log, given)
+    same_bits(tmp_path / "stopped", tmp_path / "unbroken")
+
+
+def test_a_moment_file_that_is_gone_after_a_step_is_missed(small_log: Path, tmp_path: Path) -> None:
+    """Only before the first step may there be none."""
+    stopped_at(tmp_path, small_log, 3, config(optimizer__embedding="adagrad"))
+    latest = CheckpointStore(tmp_path / CHECKPOINTS).latest()
+    assert latest is not None
+    record = json.loads((latest / RECORD).read_text())
+    del record["checksums"][OPTIMIZER]
+    (latest / RECORD).write_text(json.dumps(sealed(record)))
+    (latest / OPTIMIZER).unlink()
+    with pytest.raises(UserError, match=r"optimizer\.safetensors: cannot be read"):
+        read_checkpoint(latest)
 
 
 def test_what_a_crash_loses_is_counted(unbroken: Path, small_log: Path, tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def recalibrated(run: Path, log: Log, propensities: str | None) -> dict[str, Any
 
 def opened(run: Path) -> Given:
     found = load_run(run)
-    return Given(found.problem, found.network, found.directory)
+    return found.given
 
 
 def write_oracle_log(log: Log, directory: Path, click_rate: float | None = None) -> None:

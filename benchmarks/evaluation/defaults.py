@@ -157,8 +157,10 @@ def tables(runs: list[dict[str, Any]]) -> str:
         for method in methods:
             here = [run for run in runs if kind(run) == name and run["method"] == method]
             if here:
-                rows.append([method, *(spread([run[key] for run in here if key in run]) for key in FIGURES.values())])
-        text.append(f"## {name}\n\n{markdown(['method', *FIGURES], rows)}")
+                rows.append(
+                    [method, len(here), *(spread([run[key] for run in here if key in run]) for key in FIGURES.values())]
+                )
+        text.append(f"## {name}\n\n{markdown(['method', 'runs', *FIGURES], rows)}")
     for title, key in (("CVR AUC", "cvr.entire.auc"), ("CVR log-loss", "cvr.entire.log_loss"), ("CTR AUC", "ctr.auc")):
         rows = [[method, *(difference(runs, name, method, key) for name in names)] for method in methods[1:]]
         text.append(f"## {title} less that of naive on the same logs\n\n{markdown(['method', *names], rows)}")
@@ -183,8 +185,9 @@ def difference(runs: list[dict[str, Any]], name: str, method: str, key: str) -> 
              if own == method and (log, seed, "naive") in of]  # fmt: skip
     if not pairs:
         return "-"
-    error = float(np.std(pairs, ddof=1)) / len(pairs) ** 0.5 if len(pairs) > 1 else float("nan")
-    return f"{statistics.mean(pairs):+.4f} ± {error:.4f}"
+    if len(pairs) == 1:
+        return f"{pairs[0]:+.4f} (one run)"
+    return f"{statistics.mean(pairs):+.4f} ± {float(np.std(pairs, ddof=1)) / len(pairs) ** 0.5:.4f}"
 
 
 if __name__ == "__main__":

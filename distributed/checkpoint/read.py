@@ -2,7 +2,7 @@
 
     RUN/checkpoints/step-00000120/
         model.safetensors                      dense weights, feature statistics
-        optimizer.safetensors                  moments of the dense weights, counters of the row optimizers
+        optimizer.safetensors                  moments of the dense weights, counters of the row optimizers, if any yet
         tables-00000-of-00002.safetensors      rows 0, 2, 4, ... of every table and of its optimizer's state
         tables-00001-of-00002.safetensors      rows 1, 3, 5, ..., written by worker 1
         checkpoint.json                        problem, config, schema, facts, position, counters, checksums of files
@@ -11,6 +11,7 @@ How many shards there are is what the writers were; any number of workers reads 
 in store.py.
 """
 
+import hashlib
 import json
 import zlib
 from dataclasses import dataclass, field
@@ -69,6 +70,8 @@ class Checkpoint:
     """What model this is: problem, config, schema, facts."""
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    checksum: str = ""
+    """Of the model: see model_checksum."""
 
 
 def read_checkpoint(path: Path, with_optimizer: bool = True) -> Checkpoint:
@@ -115,13 +118,20 @@ def load_state(path: Path, state: State, rank: int, workers: int) -> tuple[Progr
 
 def read_dense(path: Path, record: dict[str, Any], with_optimizer: bool) -> Checkpoint:
     tensors = {}
-    for name in (MODEL, OPTIMIZER) if with_optimizer else (MODEL,):
+    for name in dense_files(record, with_optimizer):
         try:
             tensors[name] = load_file(path / name)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path / name}: cannot be read ({str(error).splitlines()[0]})") from None
     identity = {key: value for key, value in record.items() if key not in OWN_KEYS}
-    return Checkpoint(path, Progress(**record["progress"]), identity, tensors[MODEL], tensors.get(OPTIMIZER, {}))
+    progress, optimizer = Progress(**record["progress"]), tensors.get(OPTIMIZER, {})
+    return Checkpoint(path, progress, identity, tensors[MODEL], optimizer, model_checksum(record))
+
+
+def dense_files(record: dict[str, Any], with_optimizer: bool) -> tuple[str, ...]:
+    """Names of the files beside the shards. Before the first step there may be nothing to keep of the optimizer."""
+    moments = OPTIMIZER in record["checksums"] or record["progress"]["step"] > 0
+    return (MODEL, OPTIMIZER) if with_optimizer and moments else (MODEL,)
 
 
 OWN_KEYS = ("format", "version", "progress", "shards", "tables", "checksums", "checksum")
@@ -136,6 +146,14 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
 def content_checksum(record: dict[str, Any]) -> str:
     content = {key: value for key, value in record.items() if key != "checksum"}
     return f"crc32:{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
+
+
+def model_checksum(record: dict[str, Any]) -> str:
+    """Which model a checkpoint holds: 16 hex digits that change with any weight, and with its problem, settings, schema
+    or facts, but not with how long it was trained for. Results keep it to say which model they were made from."""
+    weights = {name: value for name, value in record["checksums"].items() if name != OPTIMIZER}
+    content = {key: value for key, value in record.items() if key not in OWN_KEYS} | {"checksums": weights}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -198,7 +216,7 @@ def check_files(
 ) -> None:
     """Compare checksums: of the dense files, and of every workers-th shard from this worker's on."""
     shards = [shard_name(number, record["shards"]) for number in range(rank, record["shards"], workers)]
-    for name in (MODEL, OPTIMIZER, *shards) if with_optimizer else (MODEL, *shards):
+    for name in (*dense_files(record, with_optimizer), *shards):
         try:
             found = checksum(path / name)
         except OSError as error:

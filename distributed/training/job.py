@@ -11,7 +11,7 @@ from data.log import Part
 from data.schema import Schema
 from distributed.config import TrainConfig
 from distributed.finished_run import joined_config, load_run
-from funnel.problem import Given, Problem
+from funnel.problem import Problem
 from funnel.registry import find_problem
 
 
@@ -45,7 +45,8 @@ class TrainJob:
         given = {}
         for role, run in self.given.items():
             found = load_run(Path(run))
-            given[role] = Given(found.problem, found.network.to(device), found.directory)
+            found.network.to(device)
+            given[role] = found.given
         problem: Problem = find_problem(self.problem)(self.settings, self.schema, self.facts, given)
         return problem
 

@@ -23,9 +23,10 @@ class Objective(Protocol):
     def evaluate_batch(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> np.ndarray:
         """Returns of P candidates, (P,), larger is better.
 
-        theta_PD is float32 and only lent: copy what is kept. seeds_P (uint64) is all the randomness allowed: equal
-        theta and seed must give an equal return, whoever evaluates it and how often. A candidate that cannot be
-        evaluated gets NaN; after an exception the candidates are tried one by one.
+        theta_PD is float32, read-only and only lent: copy what is kept or changed. seeds_P (uint64) is all the
+        randomness allowed: equal theta and seed must give an equal return, whoever evaluates it and how often. Returns
+        are real numbers; a candidate that cannot be evaluated gets NaN; after an exception the candidates are tried one
+        by one.
         """
 
     def describe(self) -> dict[str, Any]:

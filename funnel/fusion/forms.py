@@ -45,6 +45,8 @@ class ScoredLog:
     features_SC: np.ndarray = field(default_factory=_no_features)  # float32, the same for all of a user's candidates
     outcomes: dict[str, np.ndarray] = field(default_factory=dict)
     """Other outcomes by name, (C,) each, at least 0: what constraints and trade-offs are about (clicks, say)."""
+    most: float | None = None
+    """The largest reward of a conversion in the file, where it has a column of rewards."""
 
     def part(self, mask_C: np.ndarray) -> "ScoredLog":
         """The candidates of a mask, requests and users numbered from 0; itself where the mask holds for all."""
@@ -61,6 +63,7 @@ class ScoredLog:
             self.feature_names,
             self.features_SC[:, mask_C] if self.feature_names else self.features_SC,
             {name: values_C[mask_C] for name, values_C in self.outcomes.items()},
+            self.most,
         )
 
     @property

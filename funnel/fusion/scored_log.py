@@ -11,12 +11,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.errors import UserError
+from data.kinds import is_number
+from data.labels import label_values
+from data.schema import WITHIN
 from es.hashing import hash64
 from funnel.fusion.forms import ScoredLog
 
 SCORES = ("pctr", "pcvr", "pctcvr")
 LABELS = ("click", "conversion")
-VALUE, USER, REQUEST, EXPOSURE = "value", "user", "request", "exposure_id"
+VALUE, REWARD = "value", "reward"
+USER, REQUEST, EXPOSURE = "user", "request", "exposure_id"
 ROUNDING = 1e-6  # of a probability of 1 in float32
 FEWEST_COMPARED = 10
 """Distinct rows from which on rows that all stand twice are no chance."""
@@ -65,7 +69,8 @@ def _scored(
     conversion_weight: float,
     by: tuple[str, ...],
 ) -> Scored:
-    """reward = click + conversion_weight conversion (value), value being 1 where absent.
+    """reward = click + conversion_weight conversion worth: the conversion's own `reward`, where the file has that
+    column, else its `value`, else 1.
 
     A request is a (user, request) pair; without a request column a user's exposures are one request, without a user
     column every request is a user of its own.
@@ -84,10 +89,13 @@ def _scored(
         else:
             what = "is below 0 or above 1, no probability,"
             _first(path, name, (score_C < 0) | (score_C > 1 + ROUNDING), what, score_C)
-    labels = {name: _label(path, column(name), name) for name in LABELS}
-    _first(path, "conversion", labels["conversion"] > labels["click"], "is 1 where click is 0")
+    labels, most = _labels(path, column), None
     reward_C = labels["conversion"] * np.float64(conversion_weight)
-    if VALUE in names:
+    if REWARD in names:
+        worth_C = _rewards(path, column(REWARD), labels["conversion"] == 1)
+        most = float(worth_C.max(initial=0))
+        reward_C *= worth_C
+    elif VALUE in names:
         reward_C *= scores_MC[-1]
     reward_C += labels["click"]
     features = [_numbers(path, column(name), name) for name in by]
@@ -103,6 +111,7 @@ def _scored(
         feature_names=tuple(by),
         features_SC=np.stack(features) if features else np.empty((0, 0), np.float32),
         outcomes=labels,
+        most=most,
     )
     if EXPOSURE not in names:
         _refuse_repeated_rows(path, log)
@@ -110,7 +119,9 @@ def _scored(
 
 
 def largest_reward(log: ScoredLog, conversion_weight: float) -> float:
-    """Of a candidate that is clicked and converts, whether the log holds one or not."""
+    """Of a candidate that is clicked and converts, whether the log holds one or not; of rewards, the largest seen."""
+    if log.most is not None:
+        return 1 + conversion_weight * log.most
     value = float(log.scores_MC[log.names.index(VALUE)].max()) if VALUE in log.names else 1.0
     return 1 + conversion_weight * value
 
@@ -181,10 +192,10 @@ def _open(path: Path, option: str) -> pq.ParquetFile:
 
 
 def check_columns(names: list[str], path: Path, by: tuple[str, ...]) -> None:
-    wanted = [name for name in (*SCORES, *LABELS, VALUE, USER, REQUEST, EXPOSURE, *by) if names.count(name) > 1]
+    wanted = [name for name in (*SCORES, *LABELS, VALUE, REWARD, USER, REQUEST, EXPOSURE, *by) if names.count(name) > 1]
     if wanted:
         raise UserError(f"{path}: has {names.count(wanted[0])} columns named {wanted[0]!r}: which one is meant?")
-    if reserved := [name for name in by if name in (*SCORES, *LABELS, VALUE, USER, REQUEST)]:
+    if reserved := [name for name in by if name in (*SCORES, *LABELS, VALUE, REWARD, USER, REQUEST)]:
         raise UserError(f"--by {reserved[0]}: weights follow columns that describe the user, not this one")
     missing = [name for name in (*SCORES, *LABELS, *by) if name not in names]
     if missing:
@@ -210,15 +221,33 @@ def _numbers(path: Path, column: pa.ChunkedArray, name: str) -> np.ndarray:
     return values
 
 
-def _label(path: Path, column: pa.ChunkedArray, name: str) -> np.ndarray:
-    column = _whole(path, column, name)
-    if pa.types.is_boolean(column.type):
-        column = column.cast(pa.int8())
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        raise UserError(f"{path}: column {name!r} is {column.type}: a label must be 0 or 1")
-    values = column.to_numpy()
-    _first(path, name, (values != 0) & (values != 1), "is neither 0 nor 1")
-    return values.astype(np.float32)
+def _labels(path: Path, column: Callable[[str], pa.ChunkedArray]) -> dict[str, np.ndarray]:
+    """click and conversion, float32. As in a log (data/labels.py), any type of numbers holds them, and a conversion may
+    be missing where there was no click."""
+    found: dict[str, np.ndarray] = {}
+    for name in LABELS:
+        values = column(name)
+        if not is_number(values.type):
+            raise UserError(f"{path}: column {name!r} is {values.type}: a label must be 0 or 1")
+        values_C = label_values(values)
+        missing_C = np.isnan(values_C)
+        needed_C = missing_C & (found["click"] == 1) if name in WITHIN else missing_C
+        _first(path, name, needed_C, "is null where click is 1" if name in WITHIN else "is null")
+        _first(path, name, ~missing_C & (values_C != 0) & (values_C != 1), "is neither 0 nor 1")
+        found[name] = (values_C == 1).astype(np.float32)
+    _first(path, "conversion", found["conversion"] > found["click"], "is 1 where click is 0")
+    return found
+
+
+def _rewards(path: Path, column: pa.ChunkedArray, converted_C: np.ndarray) -> np.ndarray:
+    """What came of each conversion, float64; 0 where there was none."""
+    if not is_number(column.type):
+        raise UserError(f"{path}: column {REWARD!r} is {column.type}: a reward must be a number")
+    worth_C = label_values(column).astype(np.float64)
+    _first(path, REWARD, converted_C & ~np.isfinite(worth_C), "is missing or not finite where conversion is 1")
+    worth_C = np.where(converted_C, worth_C, 0.0)
+    _first(path, REWARD, worth_C < 0, "is negative: a reward must be at least 0")
+    return worth_C
 
 
 def _first(path: Path, name: str, bad: np.ndarray, what: str, values: np.ndarray | None = None) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.errors import UserError
+from data.labels import label_values
 from data.log import Log
 from funnel.fusion.evaluation import best_single, compare, split_users
 from funnel.fusion.fixed_policy import judge_policy
@@ -27,6 +28,7 @@ from funnel.fusion.results import results
 from funnel.fusion.scored_log import (
     LABELS,
     REQUEST,
+    REWARD,
     SCORES,
     USER,
     VALUE,
@@ -67,7 +69,7 @@ class FusionSettings:
     constrain: tuple[str, ...] = ()
     """outcome=tolerance: click=0.005 lets clicks among the first k fall by 0.5% of the untuned policy's, no more."""
     conversion_weight: float = 10.0
-    """Reward of a candidate = click + this * conversion (* value, where the file has that column)."""
+    """Reward of a candidate = click + this * conversion (* reward, or else value, where the file has that column)."""
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -250,12 +252,15 @@ def split(scored: Scored, judged: ScoredLog | None, seed: int, searching: bool) 
 def stand_in(log: Log, part: str) -> pa.Table:
     """A part as jobs.score would write it, with clicks in place of scores."""
     schema = log.schema
+    if absent := [name for name in LABELS if name not in schema.labels]:
+        raise UserError(f"{log.location}/schema.json: no label {absent[0]!r}, which the fusion's reward is made of")
     sources = {name: source for name, source in ((USER, schema.user), (REQUEST, schema.request)) if source}
-    sources |= {name: schema.labels[name] for name in LABELS} | ({VALUE: schema.value} if schema.value else {})
+    sources |= {name: schema.labels[name] for name in LABELS}
+    sources |= {name: source for name, source in ((VALUE, schema.value), (REWARD, schema.reward)) if source}
     read = pa.concat_tables(list(log.read(log.part(part), list(dict.fromkeys(sources.values())))))
     columns = {name: read.column(source) for name, source in sources.items()}
-    columns |= {name: columns[name].cast(pa.int8()) for name in LABELS}
-    return pa.table(columns | {score: columns[LABELS[0]].cast(pa.float32()) for score in SCORES})
+    click = pa.array((label_values(columns[LABELS[0]]) == 1).astype(np.float32))
+    return pa.table(columns | dict.fromkeys(SCORES, click))
 
 
 def read_constraint(text: str) -> Constraint:

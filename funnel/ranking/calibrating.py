@@ -1,5 +1,6 @@
 """Calibrating a finished run on its validation part (funnel/tools.py: Calibrating); calibration_fit.py has the fits."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -57,6 +58,7 @@ def calibrate(run: Given, given: GivenTo, log: Log, settings: Settings, count: C
         return Calibrated()
     problem.click_model = click_model
     counts = count(problem, network, log, counted, problem.counts(log, counted, truth=True, calibration=found))
+    found = dataclasses.replace(found, about={**found.about, "model": run.checksum})
     found.save(run.directory)
     hidden = ("absent", "propensity.") if missing else ("absent",)  # of the CTR tower, which did not weigh the clicks
     figures = {f"calibrated.{name}": value for name, value in counts.figures().items() if not name.startswith(hidden)}

@@ -8,11 +8,14 @@ after), which goes on with slope 1 beyond its ends. The correction for negatives
 their AUC stay; at probabilities 0 and 1 (logits of -inf and inf) it gives 0 and 1. calibration_fit.py fits it.
 
     RUN/model/calibration.json      written by jobs.calibrate (and jobs.train --calibrate)
+
+The file names the model it was fitted on and has a checksum of itself: beside another model, or edited, it is refused.
 """
 
 import itertools
 import json
 import math
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,10 @@ from data.errors import UserError
 from data.files import write_whole
 
 CALIBRATION = "calibration.json"
-FORMAT, VERSION = "counterpoint.calibration", 1
+FORMAT, VERSION = "counterpoint.calibration", 2
+TASKS = ("ctr", "cvr")
+"""Whose logits can have a map."""
+AGAIN = "run jobs.calibrate again"
 METHODS = ("none", "platt", "isotonic")
 SPACES = ("entire", "click")
 
@@ -85,7 +91,7 @@ class Calibration:
 
     tasks: dict[str, Calibrator] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
-    """What it was fitted on: method, space, part, rows, negative_rate."""
+    """What it was fitted on: method, space, part, rows, negative_rate; of which model (Given.checksum)."""
 
     def apply(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
         """Calibrated logits by task; float64 where there is a map."""
@@ -95,7 +101,8 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         tasks = {task: calibrator.to_dict() for task, calibrator in self.tasks.items()}
-        return {"format": FORMAT, "version": VERSION, "about": self.about, "tasks": tasks}
+        content = {"format": FORMAT, "version": VERSION, "about": self.about, "tasks": tasks}
+        return {**content, "checksum": checksum(content)}
 
     @classmethod
     def from_dict(cls, value: object, where: str = CALIBRATION) -> "Calibration":
@@ -103,20 +110,29 @@ class Calibration:
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise UserError(f"{where}: not a Counterpoint calibration")
         if value.get("version") != VERSION:
-            raise UserError(f"{where}: version {value.get('version')}; this program reads version {VERSION}")
+            version = value.get("version")
+            raise UserError(f"{where}: version {version}; this program reads version {VERSION}: {AGAIN}")
+        if value.get("checksum") != checksum(value):
+            raise UserError(f"{where}: damaged or edited (its checksum is not that of its content): {AGAIN}")
         try:
             tasks = {str(task): Calibrator.from_dict(entry) for task, entry in value["tasks"].items()}
-            return cls(tasks, dict(value.get("about") or {}))
+            about = dict(value.get("about") or {})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{where}: broken ({type(error).__name__}: {error})") from None
+        strange = [task for task in tasks if task not in TASKS]
+        if strange or not tasks:
+            what = f"of a task {strange[0]!r}" if strange else "of no task"
+            raise UserError(f"{where}: holds a map {what}; a ranker has {' and '.join(TASKS)}")
+        return cls(tasks, about)
 
     def save(self, directory: Path) -> None:
         """Write DIRECTORY/calibration.json whole or not at all."""
         write_whole(directory / CALIBRATION, json.dumps(self.to_dict(), indent=1) + "\n")
 
     @classmethod
-    def load(cls, directory: Path) -> "Calibration | None":
-        """What save wrote, or None if there is none. Raises UserError naming the file if it is broken."""
+    def load(cls, directory: Path, model: str) -> "Calibration | None":
+        """What save wrote, or None if there is none. Raises UserError naming the file if it is broken or edited, or
+        was fitted on another model than this one (Given.checksum)."""
         path = directory / CALIBRATION
         if not path.exists():
             return None
@@ -124,4 +140,13 @@ class Calibration:
             value = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: not readable as JSON ({error})") from None
-        return cls.from_dict(value, str(path))
+        found = cls.from_dict(value, str(path))
+        if found.about.get("model") != model:
+            raise UserError(f"{path}: was fitted on another model than the one it lies beside: {AGAIN}")
+        return found
+
+
+def checksum(value: dict[str, Any]) -> str:
+    """Of the content of a calibration.json, without the checksum itself."""
+    content = {key: entry for key, entry in value.items() if key != "checksum"}
+    return f"crc32:{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"

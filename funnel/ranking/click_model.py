@@ -29,7 +29,7 @@ class ClickModel:
         self.network: Any = run.network
         if "ctr" not in getattr(run.network, "tasks", ()):
             raise UserError(f"{run.directory}: its model predicts no clicks (it has no task 'ctr')")
-        calibration = Calibration.load(run.directory)
+        calibration = Calibration.load(run.directory, run.checksum)
         self.calibrator = calibration.tasks.get("ctr") if calibration else None
 
     @torch.no_grad()

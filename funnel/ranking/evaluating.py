@@ -40,7 +40,7 @@ class Slices:
 
 def identity(run: Given, raw: bool) -> dict[str, Any]:
     """{"model": objective and backbone, "calibration": its maps, or None}"""
-    calibration = None if raw else Calibration.load(run.directory)
+    calibration = None if raw else Calibration.load(run.directory, run.checksum)
     return {"model": run.problem.choices(), "calibration": calibration.to_dict() if calibration else None}
 
 
@@ -100,7 +100,7 @@ def prepare(
     if ACTIVITY in by and log.schema.user is None:
         raise UserError(f"--by {ACTIVITY}: the log's schema names no user")
     slicings = plan_slices(log, rows, [name for name in by if name != ACTIVITY])
-    calibration = None if raw else Calibration.load(run.directory)
+    calibration = None if raw else Calibration.load(run.directory, run.checksum)
     warnings, model = repeat_warnings(log, {part: rows}, {part: labels.keys}), click_model_of(given)
     return Evaluation(run, calibration, log, rows, counted(labels), by, slicings, replicates, seed, *model, warnings)
 

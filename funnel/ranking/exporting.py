@@ -32,7 +32,7 @@ def export(
     Raises UserError: a score that the policy takes and the ranker does not have, no such part, a file that differs
     from the model by more than the tolerance on the part's first rows.
     """
-    schema, calibration = run.problem.schema, Calibration.load(run.directory)
+    schema, calibration = run.problem.schema, Calibration.load(run.directory, run.checksum)
     log = for_scoring(log, schema)
     known = SCORES + (VALUE,) * (log.schema.value is not None)
     strange = [name for name in (policy.scores if policy else ()) if name not in known]

@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -217,11 +216,6 @@ class EntireSpace:
         from funnel.ranking.panels import panels
 
         return panels(record)
-
-    @staticmethod
-    def calibration(directory: Path) -> Calibration | None:
-        """Of a finished run, if jobs.calibrate has given it one."""
-        return Calibration.load(directory)
 
 
 def labels_of(batch: Batch) -> Labels:

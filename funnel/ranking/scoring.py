@@ -44,7 +44,7 @@ def for_scoring(log: Log, trained: Schema, truth: bool = False) -> Log:
 
 def score_part(run: Given, log: Log, part: str, device: torch.device, raw: bool) -> Scores:
     """pctr, pcvr and pctcvr of a part beside labels and keys, calibrated unless `raw`."""
-    calibration = None if raw else Calibration.load(run.directory)
+    calibration = None if raw else Calibration.load(run.directory, run.checksum)
     method = calibration.about.get("method", "none") if calibration else "none"
     log = for_scoring(log, run.problem.schema)
     rows, network = log.part(part), run.network.to(device)

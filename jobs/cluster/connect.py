@@ -24,6 +24,10 @@ RECOVERY = {
 
 
 SERVER = "RAY_API_SERVER_ADDRESS"
+SOCKET = "/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+"""The longest that Ray makes, under its directory for temporary files."""
+LONGEST_SOCKET = 107
+"""Bytes in the name of a socket, on Linux."""
 
 
 def check_cpus(workers: int) -> None:
@@ -33,8 +37,23 @@ def check_cpus(workers: int) -> None:
         raise UserError(f"--workers must be at least 0, got {workers}")
     if workers and names_cluster():
         check_answers(os.environ["RAY_ADDRESS"])
-    if not names_cluster() and workers > usable_cpus():
+    if names_cluster() or not workers:
+        return
+    if workers > usable_cpus():
         raise UserError(f"--workers {workers}: this machine has {usable_cpus()} CPUs; ask for at most that many")
+    check_sockets()
+
+
+def check_sockets() -> None:
+    """Raise UserError if the sockets of a local cluster would have longer names than the system takes."""
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "")
+    place = os.environ.get(name, "")
+    if len(os.fsencode(place + SOCKET)) > LONGEST_SOCKET:
+        most = LONGEST_SOCKET - len(SOCKET)
+        raise UserError(
+            f"{name}={place}: too long for Ray's sockets, which lie under it ({len(os.fsencode(place))} bytes, at most "
+            f"{most}); set RAY_TMPDIR to a shorter directory"
+        )
 
 
 def names_cluster() -> bool:

@@ -15,6 +15,8 @@ from funnel.tools import GivenTo
 from jobs.command.cli import glance
 from jobs.command.trust import check_names
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, read_json
+from jobs.run.inputs import check_model
+from jobs.run.start_from import about_model, changed_since
 
 
 def device() -> torch.device:
@@ -31,6 +33,7 @@ def read_finished(path: Path) -> dict[str, Any]:
         raise UserError(f"--run {path}: a {record.get('kind')} run; only a training run has a model")
     if not (path / SUMMARY_FILE).exists():
         raise UserError(f"--run {path}: not finished (no {SUMMARY_FILE}); repeat its jobs.train command to finish it")
+    check_model(path, f"--run {path}")
     return record
 
 
@@ -39,15 +42,22 @@ def open_run(path: Path) -> Given:
     nobody has vouched for (jobs/command/trust.py)."""
     check_code(path)
     found = load_run(path)
-    return Given(found.problem, found.network.to(device()), found.directory)
+    found.network.to(device())
+    return found.given
 
 
 def given_to(record: dict[str, Any]) -> GivenTo:
-    """Opens the run that a training was given in a role, by its run.json."""
+    """Opens the run that a training was given in a role, by its run.json. Raises UserError if it has gone, or holds
+    another model since."""
 
     def given(role: str) -> Given | None:
         run = (record.get("config") or {}).get(role)
-        return open_run(Path(str(run))) if run else None
+        if not run:
+            return None
+        where = f"{role}={run}"
+        if changed_since(record.get(role), about_model(Path(str(run)), where)):
+            raise UserError(f"{where}: holds another model now than when it was given to the training")
+        return open_run(Path(str(run)))
 
     return given
 

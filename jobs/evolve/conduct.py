@@ -27,9 +27,12 @@ from jobs.command.trust import trust
 from jobs.evolve.faults import named
 from jobs.evolve.find import find_objective, place
 from jobs.evolve.options import Arguments, kept_settings
-from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
+from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, read_json, start_run, write_json
+from jobs.run.inputs import MADE_FROM, check_files, code_changed, code_of, files_of
+from jobs.run.owner import entered
 from jobs.run.process import present
 from jobs.run.progress import Lines, is_live
+from jobs.run.records import reading_from
 from jobs.run.tracking import check_tracking, tracked
 
 if TYPE_CHECKING:
@@ -61,43 +64,54 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
     record = recorded(arguments, config, own)
     if (out / RUN_FILE).exists():
         kept_settings(read_json(out / RUN_FILE), f"--out {out}")
-    state = inspect_run(out, KIND, record, may_change=MAY_CHANGE)
-    if state is RunState.DONE:
-        summary = read_json(out / SUMMARY_FILE)
-        console.print(f"{out} is finished already:", soft_wrap=True)
+    made_from = {**files_of(own), **code_of(arguments.objective)}
+    with entered(out, KIND, record, MAY_CHANGE) as state:
+        if state is not RunState.NEW:
+            began = read_json(out / RUN_FILE)
+            check_files(out, began, made_from)
+            if code_changed(began, made_from):
+                console.print(
+                    f"{record['objective']} has changed since {out} was begun", style="yellow", soft_wrap=True
+                )
+        if state is RunState.DONE:
+            summary = read_json(out / SUMMARY_FILE)
+            console.print(f"{out} is finished already:", soft_wrap=True)
+        else:
+            facts = {MADE_FROM: made_from} if made_from else {}
+            arguments = dataclasses.replace(arguments, config=config, settings=own)
+            with named(arguments.objective, out):
+                summary = tuned(arguments, kind, record, facts, state, console)
+    with reading_from(out / SUMMARY_FILE):
         show(console, kind, summary, out)
-        return summary
-    with named(arguments.objective, out):
-        return tuned(arguments, config, kind, own, record, state, console)
+    return summary
 
 
 def tuned(
     arguments: Arguments,
-    config: ESConfig,
     kind: type[Tunable],
-    own: Any,
     record: dict[str, Any],
+    facts: dict[str, Any],
     state: RunState,
     console: Console,
 ) -> dict[str, Any]:
-    """The run itself: its data are opened, run.json is written, and so on to summary.json."""
-    out = arguments.out
+    """The run itself: its data are opened, run.json is written (`record`: its config, `facts`: what else it keeps), and
+    so on to summary.json."""
+    out, config = arguments.out, arguments.config
     assert out is not None
-    tunable = kind.open(own, config.seed)
+    tunable = kind.open(arguments.settings, config.seed)
     begin = None
     if arguments.start_from:
         from jobs.run.start_from import theta_to_start_from  # here, for it imports torch: two seconds
 
         begin = theta_to_start_from(arguments.start_from, tunable.objective, out)
     if state is RunState.NEW:
-        start_run(out, KIND, record, {**tunable.facts(), **({"started_from": begin.facts} if begin else {})})
+        begins = {"started_from": begin.facts} if begin else {}
+        start_run(out, KIND, record, {**tunable.facts(), **facts, **begins})
     verb = "Continuing" if state is RunState.RESUME else "Tuning"
     console.print(f"{verb} {tunable.describe()}, in {places(config.workers)}", soft_wrap=True)
     with tracked(out):
         result = evolve(tunable.objective, config, out, console, begin, getattr(tunable, "bound", ""))
-        summary = finish(tunable, result, config, out, arguments.resamples)
-    show(console, kind, summary, out)
-    return summary
+        return finish(tunable, result, config, out, arguments.resamples)
 
 
 def recorded(arguments: Arguments, config: ESConfig, settings: Any) -> dict[str, Any]:
@@ -124,7 +138,8 @@ def finish(
 ) -> dict[str, Any]:
     """Write policy.json and summary.json: the figures on what was held out, unless others are given."""
     if policy := tunable.policy(result.theta):
-        write_json(out / POLICY_FILE, policy)
+        made_from = read_json(out / RUN_FILE).get(MADE_FROM)
+        write_json(out / POLICY_FILE, {**policy, MADE_FROM: made_from} if made_from else policy)
     judged = tunable.judge(result.theta, resamples, config.seed) if figures is None else figures
     summary = {**judged, **engine_figures(result, config)}
     if bound := getattr(tunable, "bound", ""):

@@ -7,6 +7,7 @@ from jobs.pipeline.record import Record
 from jobs.pipeline.stages import evaluate_stage, events, evolve_stage, export_stage, score_stage, train_stage
 from jobs.pipeline.watch import Current
 from jobs.run.directory import METRICS_FILE, SUMMARY_FILE, read_json
+from jobs.run.records import reading_from
 
 PARTS = ("train", "valid", "test")
 TRAIN, SCORED, TUNED, EVALUATION, SERVED = "train", "scored", "tuned", "evaluation", "served"
@@ -34,11 +35,13 @@ def base(plan: Plan, record: Record) -> tuple[dict[str, Any], Current]:
     if options.formats:
         inputs = {**inputs, "evolve": record.result("evolve")}
         export_stage(plan, record, "export", trained, tuned, data, "test", out / SERVED, inputs)
+    with reading_from(tuned / METRICS_FILE):
+        theta = events(tuned / METRICS_FILE)[-1]["theta_crc32"]
     summary = {
         **lasting(read_json(trained / SUMMARY_FILE)),
         **lasting(read_json(tuned / SUMMARY_FILE)),
         "pipeline.best_step": facts["best_step"],
-        "pipeline.theta_crc32": events(tuned / METRICS_FILE)[-1]["theta_crc32"],
+        "pipeline.theta_crc32": theta,
     }
     return summary, Current("base", trained, tuned, {"model": model, "theta": record.result("evolve")})
 

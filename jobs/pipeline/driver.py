@@ -15,11 +15,12 @@ from jobs.command.trust import trust
 from jobs.pipeline import Arguments
 from jobs.pipeline.base import EVALUATION, PARTS, TRAIN, TUNED, base
 from jobs.pipeline.plan import EXECUTION, MAY_CHANGE, SETTINGS, Plan, check_log, check_options, opened
-from jobs.pipeline.process import alone, clean, quiet, stops
+from jobs.pipeline.process import clean, quiet, stops
 from jobs.pipeline.record import PIPELINE_FILE, Record
 from jobs.pipeline.show import REPORT, show
 from jobs.pipeline.watch import Current, Watch, has_days
 from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
+from jobs.run.owner import owned
 from jobs.run.process import present
 
 KIND = "pipeline"
@@ -31,8 +32,14 @@ def conduct(options: Arguments) -> dict[str, Any]:
     check_options(options)
     out = options.out
     settings = recorded(options)
-    state = inspect_run(out, KIND, settings, MAY_CHANGE)
-    console = Console(file=sys.stdout)
+    inspect_run(out, KIND, settings, MAY_CHANGE)  # what is somebody else's is not even locked
+    with owned(out):
+        return staged(options, settings, inspect_run(out, KIND, settings, MAY_CHANGE))
+
+
+def staged(options: Arguments, settings: dict[str, Any], state: RunState) -> dict[str, Any]:
+    """Check, then stage after stage; `settings`: run.json's config."""
+    out, console = options.out, Console(file=sys.stdout)
     plan = Plan(options, out)
     if options.data is not None:
         log = opened(options.data, PARTS)
@@ -41,7 +48,7 @@ def conduct(options: Arguments) -> dict[str, Any]:
             check_log(plan, log)
     if state is RunState.NEW:
         start_run(out, KIND, settings, {})
-    with alone(out), stops(), present(out) as process, quiet(out):
+    with stops(), present(out) as process, quiet(out):
         clean(out)
         record = Record(out, console, process)
         summary = read_json(out / SUMMARY_FILE) if has_days(record) and (out / SUMMARY_FILE).exists() else {}

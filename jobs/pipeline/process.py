@@ -1,4 +1,4 @@
-"""What the process of a pipeline holds to while it works: alone in its directory, quiet, stopped by a signal."""
+"""What the process of a pipeline holds to while it works: quiet, stopped by a signal."""
 
 import contextlib
 import shutil
@@ -9,27 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from data.errors import UserError
 from data.files import open_to_add
 
-LOCK, OUTPUT = ".lock", "output.log"
+OUTPUT = "output.log"
 STOPPED = 143
-
-
-@contextlib.contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Nobody else works in `out`. Raises UserError if somebody does."""
-    lock = FileLock(out / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"--out {out}: another process is at work there") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from jobs.pipeline.plan import DAY_RESAMPLES, Plan
 from jobs.pipeline.record import Record, Stage
 from jobs.pipeline.stages import evaluate_stage, evolve_stage, export_stage, score_part, score_stage, train_stage
 from jobs.run.directory import METRICS_FILE, SUMMARY_FILE, read_json, write_json
+from jobs.run.records import reading_from
 
 DAYS, DAYS_FILE, CURRENT = "days", "days.jsonl", "current"
 CHECKED = ("train", "evolve", "export")
@@ -195,8 +196,9 @@ class Watch:
             made = {**model, **({"evolve": record.result(f"{day} evolve")} if policy else {})}
             export_stage(plan, record, f"{day} export", trained, policy, str(cut), "valid", place / "served", made)
         if policy:
-            last = (policy / METRICS_FILE).read_text().splitlines()[-1]
-            facts["theta_crc32"] = json.loads(last)["theta_crc32"]
+            with reading_from(policy / METRICS_FILE):
+                last = (policy / METRICS_FILE).read_text().splitlines()[-1]
+                facts["theta_crc32"] = json.loads(last)["theta_crc32"]
         return facts
 
     def tune(self, day: str, tuned: Path, before: Current | None, cut: Path, model: dict[str, str]) -> Path:

@@ -17,6 +17,7 @@ import tyro
 
 from jobs.report.page import check_target, write
 from jobs.report.runs import load_runs
+from jobs.run.records import reading_from
 
 
 @dataclass
@@ -37,5 +38,6 @@ def run(args: Args) -> Path:
 def write_page(runs: Sequence[Path], out: Path) -> Path:
     """The page of these runs at `out`. Prints nothing, so that commands can write their report before they show it."""
     check_target(out)
-    write(out, load_runs(runs))
+    with reading_from(*runs):
+        write(out, load_runs(runs))
     return out

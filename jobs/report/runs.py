@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from funnel.progress import evolution, evolution_cost, evolution_headline, train
 from funnel.registry import DEFAULT_PROBLEM, DEFAULT_TUNABLE, find_problem, find_tunable
 from jobs.command.trust import OPTION, check_names
 from jobs.run.directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_json
+from jobs.run.records import ODD, reading_from
 
 KINDS = {  # and who writes them
     "train": "jobs.train",
@@ -40,6 +42,27 @@ class Run:
 
 
 def panels_of(record: Record) -> list[Panel]:
+    """What the run's system shows of it. Raises UserError, naming the file, for a record that is not what it seems."""
+    try:
+        return shown_of(record)
+    except UserError:
+        raise
+    except ODD:
+        with reading_from(*odd_files(record)):
+            return shown_of(record)
+
+
+def odd_files(record: Record) -> list[Path]:
+    """The files without which the run could be shown."""
+    lesser = {"evaluation.json": replace(record, files={}), METRICS_FILE: replace(record, events=[])}
+    for name, less in lesser.items():
+        with suppress(*ODD):
+            shown_of(less)
+            return [record.directory / name]
+    return [record.directory / name for name in (SUMMARY_FILE, RUN_FILE)]
+
+
+def shown_of(record: Record) -> list[Panel]:
     """What the run's system shows of it. What no system knows: its curves and its figures."""
     kind = str(record.run.get("kind"))
     if kind in PLACES:
@@ -110,7 +133,7 @@ def load_run(path: Path) -> Run:
     kind = run.get("kind")
     if kind not in KINDS:
         raise UserError(
-            f"{path}: a {kind!r} run; a report takes runs of jobs.train, jobs.evaluate and jobs.evolve, "
+            f"{path / RUN_FILE}: a {kind!r} run; a report takes runs of jobs.train, jobs.evaluate and jobs.evolve, "
             "searches of jobs.tune and pipelines"
         )
     if not (path / SUMMARY_FILE).exists():
@@ -147,12 +170,13 @@ def read_files(path: Path) -> dict[str, Any]:
             continue
         if file.suffix == ".json":
             found[file.stem] = read_json(file)
-        elif file.suffix == ".csv":
-            found[file.stem] = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
-        elif file.suffix == ".jsonl":
-            found[file.stem] = [
-                json.loads(line) for line in file.read_text(encoding="utf-8").splitlines(True) if line.endswith("\n")
-            ]
+            continue
+        with reading_from(file):
+            if file.suffix == ".csv":
+                found[file.stem] = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+            elif file.suffix == ".jsonl":
+                lines = file.read_text(encoding="utf-8").splitlines(True)
+                found[file.stem] = [json.loads(line) for line in lines if line.endswith("\n")]
     return found
 
 

@@ -16,15 +16,19 @@ import time
 from enum import Enum
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from data.cpus import usable_cpus as usable_cpus
 from data.credentials import check_tree
 from data.errors import UserError
 from data.files import make_directory, write_whole
 from data.write import check_local
+from jobs.run.records import check_record
 
 COMMIT = "COUNTERPOINT_COMMIT"
 RUN_FILE, METRICS_FILE, SUMMARY_FILE = "run.json", "metrics.jsonl", "summary.json"
+LOCK_FILE = ".lock"
+"""Who works there at the moment: jobs/run/owner.py."""
 
 
 class RunState(Enum):
@@ -36,7 +40,8 @@ class RunState(Enum):
 def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozenset[str] = frozenset()) -> RunState:
     """Say what `out` holds for a run of this kind and config, writing nothing.
 
-    `may_change` names dotted config keys that a resumed run may change (the number of workers, say).
+    `may_change` names config keys that a resumed run may change, dotted or whole branches (the number of workers,
+    say). A place that is spelt another way is the same place.
     Raises UserError if the directory holds something else.
     """
     check_tree(config, f"--out {out}")
@@ -49,13 +54,11 @@ def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozen
     if not path.exists():
         raise UserError(f"--out {out} is not empty and holds no {RUN_FILE}: choose a new directory")
     earlier = read_json(path)
-    if earlier.get("kind") != kind:
-        raise UserError(f"--out {out} holds a {earlier.get('kind')} run, not a {kind} run: choose another directory")
-    if not isinstance(earlier.get("config", {}), dict):
-        raise UserError(f"{path}: its 'config' is no object of key: value")
+    if earlier["kind"] != kind:
+        raise UserError(f"--out {out} holds a {earlier['kind']} run, not a {kind} run: choose another directory")
     before, now = flatten(earlier.get("config", {})), flatten(json.loads(json.dumps(config)))
-    differs = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    differs = [key for key in differs if key not in may_change]
+    differs = sorted(key for key in before.keys() | now.keys() if not same_value(before.get(key), now.get(key)))
+    differs = [key for key in differs if key not in may_change and key.split(".")[0] not in may_change]
     if differs:
         key = differs[0]
         more = f" (and {len(differs) - 1} more)" if len(differs) > 1 else ""
@@ -66,9 +69,26 @@ def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozen
     return RunState.DONE if (out / SUMMARY_FILE).exists() else RunState.RESUME
 
 
+def same_value(before: Any, now: Any) -> bool:
+    """Equal, or two ways to spell one place."""
+    return bool(before == now or (isinstance(before, str) and isinstance(now, str) and same_place(before, now)))
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two paths or URIs are one place: by another way (., .., links), with a slash at the end, as file://."""
+    return bool(one) and bool(other) and place_of(one) == place_of(other)
+
+
+def place_of(location: str) -> str:
+    scheme, separator, rest = location.partition("://")
+    if separator and scheme != "file":
+        return location.rstrip("/")
+    return os.path.realpath(os.path.expanduser(unquote(rest) if separator else location))
+
+
 def half_written(path: Path) -> bool:
-    """A run.json that a kill kept from its name: the directory holds nothing else of a run yet."""
-    return path.name.startswith(f".{RUN_FILE}.") and path.name.endswith(".tmp")
+    """A run.json that a kill kept from its name, or the lock of who was to write it: no more of a run yet."""
+    return path.name.startswith((f".{RUN_FILE}.", LOCK_FILE)) and path.name.endswith((".tmp", LOCK_FILE))
 
 
 def start_run(out: Path, kind: str, config: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -134,7 +154,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raise UserError naming the file if it is absent or broken."""
+    """Read a JSON object; raise UserError naming the file if it is absent or broken, or a run's record that is odd
+    (jobs/run/records.py)."""
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
@@ -143,7 +164,21 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a JSON {type(value).__name__}, not an object")
+    check_record(path, value, kind_of)
     return value
+
+
+def kind_of(out: Path) -> str:
+    """Of the run in a directory; empty where there is none."""
+    return str(read_json(out / RUN_FILE)["kind"]) if (out / RUN_FILE).exists() else ""
+
+
+def location_of(out: Path, record: dict[str, Any]) -> str:
+    """Of the log that the run in `out` was made from, by its run.json. Raises UserError if that names none."""
+    location = (record.get("data") or {}).get("location")
+    if not location:
+        raise UserError(f"{out / RUN_FILE}: names no log (its 'data' has no 'location'); say where it is with --data")
+    return str(location)
 
 
 def inside(root: Path, name: str) -> Path:

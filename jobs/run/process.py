@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
 from data.files import write_whole
 from jobs.run.directory import SUMMARY_FILE, read_json, write_json
 
@@ -44,8 +43,11 @@ class Process:
         self.begun: tuple[float, float] | None = None
         """Time and `done` of the first update: what the rate is measured from."""
         self._written = 0.0
-        write_json(self.path, self.about)
         self._lock, self._ended = threading.Lock(), threading.Event()
+
+    def begin(self) -> None:
+        """From here on the run says that this process works on it."""
+        write_json(self.path, self.about)
         threading.Thread(target=self._show_life, name="process.json", daemon=True).start()
 
     def update(
@@ -96,6 +98,7 @@ def present(out: Path) -> Iterator[Process]:
     """Say in `out`, an existing run directory, that this process works on it, and how it ended."""
     process = Process(out)
     try:
+        process.begin()  # within: a signal that comes before it has returned is an end of the run as well
         yield process
     except BaseException as error:
         process.end(type(error).__name__, " ".join(str(error).split()))
@@ -106,10 +109,9 @@ def present(out: Path) -> Iterator[Process]:
 def find_process(out: Path) -> tuple[str, dict[str, Any]]:
     """(alive, gone or unknown, process.json). Unknown: no process said that it works here, or it is of another host."""
     path = out / PROCESS_FILE
-    try:
-        about = read_json(path)
-    except UserError:  # absent, or emptied by a power cut
+    if not path.exists() or not path.read_bytes().strip(b"\0 \n"):  # or emptied by a power cut
         return UNKNOWN, {}
+    about = read_json(path)
     ended, pid, born = about.get("ended"), about.get("pid"), about.get("born")
     # Of an end that went well the summary is written a moment later, after a judgement on held-out data, say.
     if ended and (ended.get("kind") != FINISHED or (out / SUMMARY_FILE).exists()):

@@ -16,7 +16,7 @@ import numpy as np
 from data.columns import TWO_IDS
 from data.errors import UserError
 from data.schema import Schema
-from distributed.checkpoint.read import MODEL, MODEL_DIRECTORY, OPTIMIZER, RECORD, facts_of, read_record
+from distributed.checkpoint.read import MODEL_DIRECTORY, OPTIMIZER, RECORD, facts_of, model_checksum, read_record
 from distributed.checkpoint.store import CheckpointStore
 from distributed.training.job import TrainJob
 from distributed.training.recorder import CHECKPOINTS
@@ -56,7 +56,8 @@ def model_to_start_from(run: Path, job: TrainJob) -> tuple[str, dict[str, Any]]:
     if there != here:
         tasks = [", ".join(names or ()) for names in (there, here)]
         raise UserError(f"{OPTION} {run}: its model has the tasks {tasks[0]}, this one {tasks[1]}")
-    facts = {"run": str(run), "step": record["progress"]["step"], "checksum": record["checksums"][MODEL]}
+    facts = {"run": str(run), "step": record["progress"]["step"], "checksum": model_checksum(record)}
+    check_unchanged(Path(job.run), "started_from", facts)
     return str(directory), {"started_from": facts}
 
 
@@ -77,16 +78,25 @@ def check_given(given: Mapping[str, Path], job: TrainJob) -> dict[str, Any]:
     Raises UserError: no finished training run, other features, or another model than the training was begun with.
     """
     found = {}
-    path = Path(job.run) / RUN_FILE
-    began_with = read_json(path) if path.exists() else {}
     for role, run in given.items():
         where = f"--given {role}={run}"
         record = finished_record(run, where)
         same_features(where, Schema.from_dict(record["schema"], f"{run}: schema"), job.schema)
         found[role] = about_model(run, where)
-        if began_with.get(role) not in (None, found[role]):
-            raise UserError(f"{where}: holds another model now than when {job.run} was begun")
+        check_unchanged(Path(job.run), role, found[role])
     return found
+
+
+def check_unchanged(out: Path, key: str, now: dict[str, Any]) -> None:
+    """Raise UserError if the run in `out`, should there be one, was begun with another state of what `now` tells of.
+
+    `key`: where its run.json keeps it. Where the other run lay does not matter.
+    """
+    kept = read_json(out / RUN_FILE).get(key) if (out / RUN_FILE).exists() else None
+    if changed_since(kept, now):
+        option = OPTION if key == "started_from" else f"--given {key}"
+        what = "theta" if "generation" in now else "model"
+        raise UserError(f"{option} {now['run']}: holds another {what} now than when {out} was begun")
 
 
 def about_model(run: Path, where: str) -> dict[str, Any]:
@@ -125,6 +135,11 @@ def same_features(where: str, known: Schema, schema: Schema) -> None:
         raise UserError(
             f"{where}: has the numeric features {', '.join(known.numeric)}, --data {', '.join(schema.numeric)}"
         )
+
+
+def changed_since(kept: dict[str, Any] | None, now: dict[str, Any]) -> bool:
+    """Whether a run that was kept so holds something else now; where it lies does not matter."""
+    return kept is not None and {**kept, "run": ""} != {**now, "run": ""}
 
 
 @dataclass(frozen=True)
@@ -169,7 +184,9 @@ def theta_to_start_from(run: Path, objective: Objective, out: Path) -> Start | N
     length = len(OBJECTIVE_PREFIX)
     learned = {name[length:]: value for name, value in tensors.items() if name.startswith(OBJECTIVE_PREFIX)}
     crc32 = zlib.crc32(np.ascontiguousarray(theta_D).data)
-    return Start(theta_D, learned, {"run": str(run), "generation": int(tensors["generation"][0]), "theta_crc32": crc32})
+    facts = {"run": str(run), "generation": int(tensors["generation"][0]), "theta_crc32": crc32}
+    check_unchanged(out, "started_from", facts)
+    return Start(theta_D, learned, facts)
 
 
 def as_json(value: Any) -> Any:

@@ -25,18 +25,21 @@ from rich.console import Console
 
 import jobs.report
 from data.errors import UserError
+from data.log import open_log
 from jobs.cluster.answers import check_answers
-from jobs.cluster.connect import connect, names_cluster
+from jobs.cluster.connect import check_sockets, connect, names_cluster
 from jobs.command.paths import absolute as absolute_paths
 from jobs.command.trust import trust
-from jobs.run.directory import SUMMARY_FILE, RunState, inspect_run, read_json, start_run, usable_cpus, write_json
+from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, read_json, start_run, usable_cpus, write_json
+from jobs.run.inputs import MADE_FROM, check_data, check_files, check_log, data_of, files_of
+from jobs.run.owner import entered
 from jobs.tune.options import Arguments as Arguments
 from jobs.tune.options import arguments_of, find_space, first_config, recorded
 from jobs.tune.options import options as options
 
 REPORT = "report.html"
 LEAST_POPULATION = 4
-MAY_CHANGE = frozenset({"concurrent"})
+MAY_CHANGE = frozenset({"concurrent", "data"})
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -49,19 +52,28 @@ def run(arguments: Arguments) -> dict[str, Any]:
     check(arguments)
     assert arguments.out is not None
     out = arguments.out
-    state = inspect_run(out, "tune", recorded(arguments), may_change=MAY_CHANGE)
-    if state is RunState.DONE:
-        if not (out / REPORT).exists():
-            jobs.report.write_page([out], out / REPORT)
-        console.print(f"{out} is finished already: {read_json(out / SUMMARY_FILE)['tune.message']}", soft_wrap=True)
-        return read_json(out / SUMMARY_FILE)
+    with entered(out, "tune", recorded(arguments), MAY_CHANGE) as state:
+        if state is not RunState.NEW:
+            check_inputs(arguments, out, state)
+        if state is RunState.DONE:
+            if not (out / REPORT).exists():
+                jobs.report.write_page([out], out / REPORT)
+            console.print(f"{out} is finished already: {read_json(out / SUMMARY_FILE)['tune.message']}", soft_wrap=True)
+            return read_json(out / SUMMARY_FILE)
+        return searched(arguments, out, state, console)
+
+
+def searched(arguments: Arguments, out: Path, state: RunState, console: Console) -> dict[str, Any]:
+    """Check, search, write summary.json."""
     space = find_space(arguments.kind, not arguments.trains, arguments.space)
 
     from jobs.tune.driver import conduct, prepare  # Tune and Optuna take seconds to import: mistakes are said before
 
     study = prepare(arguments, space, out)
     if state is RunState.NEW:
-        start_run(out, "tune", recorded(arguments), {"data": study.subject.data, "space": study.described})
+        made_from = {"data": data_of(open_log(arguments.data))} if arguments.trains else files_of(arguments.settings)
+        facts = {"data": study.subject.data, "space": study.described, MADE_FROM: made_from}
+        start_run(out, "tune", recorded(arguments), facts)
     verb = "Continuing" if state is RunState.RESUME else "Searching"
     how = "random" if arguments.scheduler == "pbt" else arguments.search
     size = f" of {arguments.trial_workers} workers" if arguments.trial_workers else ""
@@ -80,6 +92,18 @@ def run(arguments: Arguments) -> dict[str, Any]:
     console.print(summary["tune.message"], soft_wrap=True, highlight=False)
     console.print(f"run: {out}, report: {out / REPORT}", soft_wrap=True)
     return summary
+
+
+def check_inputs(arguments: Arguments, out: Path, state: RunState) -> None:
+    """Raise UserError if the search was begun on other data than these. Of one that has ended they may be gone."""
+    record = read_json(out / RUN_FILE)
+    if not arguments.trains:
+        check_files(out, record, files_of(arguments.settings))
+        return
+    if state is RunState.RESUME:
+        check_data(out, record, open_log(arguments.data))
+    else:
+        check_log(out, record, arguments.data)
 
 
 def completed(arguments: Arguments) -> Arguments:
@@ -107,6 +131,8 @@ def check(arguments: Arguments) -> None:
         name = "samples" if arguments.samples < 1 else "concurrent"
         raise UserError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
     check_workers(arguments)
+    if not names_cluster():
+        check_sockets()
     if arguments.scheduler == "pbt" and arguments.samples < LEAST_POPULATION:
         raise UserError(
             f"--samples {arguments.samples}: a population (--scheduler pbt) needs {LEAST_POPULATION} or more"

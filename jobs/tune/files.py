@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import open_to_add, write_whole
+from jobs.run.records import reading_from
 from jobs.tune.subject import Settings
 
 LEDGER_FILE, TRIALS = "ledger.jsonl", "trials"
@@ -41,10 +42,11 @@ def write_report(run: Path, moment: int, figures: dict[str, Any]) -> dict[str, A
 def read_reports(run: Path) -> list[dict[str, Any]]:
     """What a trial has reported; of an epoch or generation that was run twice, the later."""
     by_time = {}
-    for line in whole_lines(run / REPORTS_FILE):
-        record = json.loads(line)
-        by_time[record["at"]] = record
-    return [by_time[at] for at in sorted(by_time)]
+    with reading_from(run / REPORTS_FILE):
+        for line in whole_lines(run / REPORTS_FILE):
+            record = json.loads(line)
+            by_time[record["at"]] = record
+        return [by_time[at] for at in sorted(by_time)]
 
 
 class Ledger:
@@ -55,7 +57,8 @@ class Ledger:
         whole = whole_lines(path)
         if path.exists() and "".join(whole) != path.read_text():
             write_whole(path, "".join(whole))  # what a crash cut short is suggested again
-        self.settings: list[Settings] = [json.loads(line) for line in whole]
+        with reading_from(path):
+            self.settings: list[Settings] = [dict(json.loads(line)) for line in whole]
 
     def add(self, settings: Settings) -> int:
         """Keep the settings of the next trial and return its number."""
