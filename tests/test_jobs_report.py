@@ -108,6 +108,7 @@ def train_run(out: Path, objective: str = "escm2_ips", truth: bool = True, confi
         "train.startup_s": 7.34,
         "train.workers": 2,
         "train.best_step": 1040,
+        "part": "test",
     }
     calibration = {
         "ctr": bins(0.006, 0.15, 1.003, 100_000),
@@ -143,7 +144,7 @@ def evolve_run(out: Path, gain: float = 0.0312, low: float = 0.0121, k: int = 10
         "fusion.best_single_name": "pctcvr", "fusion.significant": low > 0,
         "fusion.message": "Tuned fusion beats untuned and pctcvr" if low > 0 else "The gain is not significant",
         "fusion.test_users": 2500, "fusion.test_requests": 4010, "es.generations": 60, "es.evaluations": 3840,
-        "es.evaluations_per_s": 812.3, "es.workers": 2, "es.dimension": 6, "es.seconds": 4.71,
+        "es.evaluations_per_s": 812.3, "es.workers": 2, "es.dimension": 6, "es.seconds": 4.71, "es.final_return": 0.74,
     }  # fmt: skip
     for metric, base in ((f"value_at_{k}", 0.7312), (f"ndcg_at_{k}", 0.5131)):
         for who, level in (("untuned", base - 0.02), ("best_single", base), ("tuned", base + gain)):

@@ -32,7 +32,10 @@ def test_what_is_no_finished_run_is_refused_by_name(tmp_path):
         ([path], r"train: the run is not finished \(it holds no summary\.json\); repeat its jobs\.train command"),
         ([empty], r"empty: not a run directory \(it holds no run\.json\)"),
         ([tmp_path / "nowhere"], r"nowhere: no such run directory"),
-        ([tmp_path / "search"], r"search: a 'search' run; a report takes runs of jobs\.train, jobs\.evaluate and"),
+        (
+            [tmp_path / "search"],
+            r"search/run\.json: a 'search' run; a report takes runs of jobs\.train, jobs\.evaluate and",
+        ),
         ([path, path], r"train is given twice"),
         ([], r"no run given"),
     ):
