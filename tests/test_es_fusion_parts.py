@@ -98,16 +98,16 @@ def test_a_gain_over_one_rival_alone_is_not_significant():
     single = best_single(log, "value", 3)
     assert single.name == "pctr"
     theta = np.array([0, -1], np.float32)  # weights 1 and 0
-    figures = compare(log, Fusion.fit("sum", log), theta, single, "value", 3, 200, 0)
+    figures = compare(log, Fusion.fit("sum", log), theta, single, "value", 3)
     assert figures["fusion.value_at_3.gain_over_untuned.low"] > 0.05
     assert figures["fusion.value_at_3.gain_over_best_single"] == 0
     assert figures["fusion.significant"] is False
     # and the other way round: equal to the untuned fusion, better than a bad single score
     worse = dataclasses.replace(single, index=1, name="pcvr")
-    figures = compare(log, Fusion.fit("sum", log), np.zeros(2, np.float32), worse, "value", 3, 200, 0)
+    figures = compare(log, Fusion.fit("sum", log), np.zeros(2, np.float32), worse, "value", 3)
     assert figures["fusion.value_at_3.gain_over_best_single.low"] > 0.05
     assert figures["fusion.significant"] is False
-    figures = compare(log, Fusion.fit("sum", log), theta, worse, "value", 3, 200, 0)
+    figures = compare(log, Fusion.fit("sum", log), theta, worse, "value", 3)
     assert figures["fusion.significant"] is True
 
 

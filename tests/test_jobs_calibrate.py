@@ -67,7 +67,7 @@ def test_a_calibrated_run_shows_before_and_after_and_scores_with_it(
 def test_it_is_fitted_on_the_validation_part_alone(finished: Path, small_log: Path, tmp_path: Path) -> None:
     """The clicks' map is scikit-learn's logistic regression of that part, and not that of the rows trained on."""
     summary = calibrate.run(calibrate.Arguments(run=finished))
-    calibration = Calibration.load(finished / "model")
+    calibration = Calibration.load(finished / "model", load_run(finished).checksum)
     assert calibration is not None
     found, fits = calibration.tasks["ctr"], {}
     for part in ("train", "valid"):

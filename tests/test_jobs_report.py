@@ -93,6 +93,7 @@ def train_run(out: Path, objective: str = "escm2_ips", truth: bool = True, confi
 
     ctr_auc = 0.74151 if objective == "escm2_ips" else 0.7403
     summary: dict = {
+        "part": "test",
         **metrics("ctr", ctr_auc, 0.16012, 1.0031, 100_000, 4000),
         **metrics("cvr.click", auc - 0.02, log_loss, 1.0123, 4000, 201),
         **metrics("ctcvr", 0.77012, 0.01333, 1.0456, 100_000, 201),

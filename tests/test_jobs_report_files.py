@@ -34,7 +34,7 @@ def test_what_is_no_finished_run_is_refused_by_name(tmp_path):
         ([tmp_path / "nowhere"], r"nowhere: no such run directory"),
         (
             [tmp_path / "search"],
-            r"search/run\.json: a 'search' run; a report takes runs of jobs\.train, jobs\.evaluate and",
+            r"search/run.json: a 'search' run; a report takes runs of jobs\.train, jobs\.evaluate",
         ),
         ([path, path], r"train is given twice"),
         ([], r"no run given"),

@@ -45,7 +45,7 @@ class Heights:
 
 def heights_run(out, error: float, **more: object):
     write(out / "run.json", {**record("train", {}, {"location": "/maps"}), "problem": f"{__name__}:Heights", **more})
-    write(out / "summary.json", {"error": error, "part": "test"})
+    write(out / "summary.json", {"part": "test", "error": error})
     return out
 
 

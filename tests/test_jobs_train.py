@@ -16,6 +16,7 @@ from support import QUICK, arguments, change_column, change_schema, copy, error_
 
 from jobs import score, train
 from jobs.command import cli
+from jobs.run.inputs import SCORED
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,7 +60,7 @@ def test_scores_are_probabilities_beside_their_labels(finished: Path, small_log:
     for name in ("pctr", "pcvr", "pctcvr"):
         values = table.column(name).to_numpy()
         assert ((values > 0) & (values < 1)).all()
-    about = json.loads(pq.read_schema(out).metadata[score.METADATA_KEY])
+    about = json.loads(pq.read_schema(out).metadata[SCORED])
     assert about["part"] == "test"
     with pytest.raises(ValueError, match="exists already"):
         score.run(score.Arguments(run=finished, data=str(small_log), out=out))

@@ -33,6 +33,7 @@ def read_finished(path: Path) -> dict[str, Any]:
         raise UserError(f"--run {path}: a {record.get('kind')} run; only a training run has a model")
     if not (path / SUMMARY_FILE).exists():
         raise UserError(f"--run {path}: not finished (no {SUMMARY_FILE}); repeat its jobs.train command to finish it")
+    check_code(path)
     check_model(path, f"--run {path}")
     return record
 

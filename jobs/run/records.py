@@ -20,8 +20,8 @@ Number = int | float
 ODD = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
 """What comes of reading a record that is not what it seems."""
 NUMBERS = re.compile(
-    r"((^|\.)(auc|gauc|ks|log_loss|pcoc|ece|count|rows|users|clicks|conversions|low|high|evaluations)"
-    r"|^train\.(?!model$).+|^es\.(?!workers).+)$"
+    r"(^(?!importance\.)(.*\.)?(auc|gauc|ks|log_loss|pcoc|ece|count|rows|users|clicks|conversions|low|high|evaluations)"
+    r"|^train\.(?!model$).+|^es\.(?!workers|return_is$).+)$"
 )
 """Keys of a summary that hold numbers, or null, whatever kind of run it is of."""
 NEEDED: Mapping[str, tuple[str, ...]] = {
