@@ -109,7 +109,6 @@ def train_run(out: Path, objective: str = "escm2_ips", truth: bool = True, confi
         "train.startup_s": 7.34,
         "train.workers": 2,
         "train.best_step": 1040,
-        "part": "test",
     }
     calibration = {
         "ctr": bins(0.006, 0.15, 1.003, 100_000),
