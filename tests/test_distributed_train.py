@@ -217,6 +217,19 @@ def test_early_stop_keeps_the_best_epoch(small_log: Path, tmp_path: Path) -> Non
     assert not all(torch.equal(last[name], tensor) for name, tensor in kept.items())
 
 
+@pytest.mark.parametrize(("schedule", "shares"), [("linear", [1, 0.75, 0.25]), ("constant", [1, 1, 1])])
+def test_both_rates_follow_the_schedule(small_log: Path, tmp_path: Path, schedule: str, shares: list[float]) -> None:
+    """Linear: from the whole rate before the first of 8 steps towards 0 after the last."""
+    given = config(optimizer__schedule=schedule, optimizer__learning_rate=0.4, optimizer__embedding_learning_rate=0.8)
+    job = job_of(tmp_path, small_log, given)
+    learner = Learner(job.open_problem(CPU), job.config, Context(), steps=8)
+    batch = next(iter(stream_of(job, open_log(small_log)).epoch(0)))
+    for step, share in zip((0, 2, 6), shares, strict=True):
+        learner.step(batch, step)
+        assert [group["lr"] for group in learner.optimizer.param_groups] == pytest.approx([0.4 * share])
+        assert [optimizer.rate for optimizer in learner.row_optimizers] == pytest.approx([0.8 * share])
+
+
 def test_of_equal_epochs_the_first_is_kept_and_the_others_count_as_stale(small_log: Path, tmp_path: Path) -> None:
     """A training that does not move: two validations without a better one after the first."""
     still = {"optimizer__learning_rate": 1e-30, "optimizer__embedding_learning_rate": 1e-30}

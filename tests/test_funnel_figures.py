@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest, ks_2samp
 from torch import from_numpy
 
-from funnel.figures import bootstrap
+from funnel.figures import bootstrap, intervals
 from funnel.figures.binary import BinaryMetrics
 from funnel.figures.bootstrap import chunks, interval
 from funnel.figures.sampling_error import half_width, wilson
@@ -20,6 +20,18 @@ def test_an_interval_holds_95_of_100_replicates() -> None:
 def test_an_interval_of_coarse_figures_is_moved_to_the_fine_one() -> None:
     """Replicates are of grouped scores: 0.5 as a whole, where the figure itself is 0.62."""
     assert interval(0.62, 0.5, THOUSANDTHS) == pytest.approx((0.145, 1.095), abs=1e-12)
+
+
+def test_an_interval_of_no_event_is_clopper_and_pearsons() -> None:
+    """0 of 1000 rounds: [0, -ln(.0125) / 1000], and the mirror image; 40 of 1000 is about 40 +- 2.24 sqrt(40)."""
+    none_U = np.zeros(1000)
+    assert intervals.interval(0.0, none_U, up=1e-3) == pytest.approx((0, 4.382027e-3), rel=1e-6)
+    assert intervals.interval(0.0, none_U, down=1e-3) == pytest.approx((-4.382027e-3, 0), rel=1e-6)
+    rewarded_U = (np.arange(1000) < 40).astype(float)
+    value, part_U = intervals.ratio_parts(rewarded_U, np.ones(1000))
+    low, high = intervals.interval(value, part_U)
+    assert value == 0.04
+    assert (high - value, value - low) == (pytest.approx(0.0142, rel=0.15), pytest.approx(0.0142, rel=0.15))
 
 
 def test_an_interval_needs_nine_replicates_in_ten() -> None:

@@ -247,10 +247,12 @@ def compare(schema, facts, encoded, table):
         here = rows[begin : begin + len(part)]
         begin += len(part)
         assert part.labels["click"].tolist() == [float(row["click"]) for row in here]
-        assert part.labels["conversion"].tolist() == [float(row["conversion"]) for row in here]
+        assert part.labels["conversion"].tolist() == [float(row["conversion"] or 0) for row in here]
         assert part.weight_R.tolist() == [f32(row["weight"]) for row in here]
         assert np.isfinite(part.weight_R).all()
-        np.testing.assert_array_equal(part.numeric_RN[:, 0], np.array([f32(row["price"]) for row in here], np.float32))
+        wide = part.numeric_RN.dtype == np.float64  # where float32 would round
+        prices = [float(row["price"]) if wide and row["price"] is not None else f32(row["price"]) for row in here]
+        np.testing.assert_array_equal(part.numeric_RN[:, 0], np.array(prices, part.numeric_RN.dtype))
         assert not np.isinf(part.numeric_RN).any()
         for k, field in enumerate(schema.single):
             same_ids(field, part.ids_RK[:, k] - offsets[field.name], [row[field.name] for row in here])
