@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.errors import UserError
+from data.nearest import correction
 
 KINDS = ("hash", "vocabulary", "range")
 POOLINGS = ("sum", "mean", "attention", "din")
@@ -200,7 +201,9 @@ def expect_keys(value: object, required: tuple[str, ...], optional: tuple[str, .
         raise UserError(f"{where}: must be a JSON object, not {type(value).__name__}")
     unknown = [key for key in value if key not in required + optional]
     if unknown:
-        raise UserError(f"{where}: unknown key {unknown[0]!r}; valid keys: {', '.join(required + optional)}")
+        raise UserError(
+            f"{where}: unknown key {unknown[0]!r}; {correction(unknown[0], required + optional, 'valid keys')}"
+        )
     missing = [key for key in required if key not in value]
     if missing:
         raise UserError(f"{where}: missing key {missing[0]!r}; valid keys: {', '.join(required + optional)}")

@@ -3,7 +3,9 @@
 Where a run reads, writes and on how many workers is not among them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from data.errors import UserError
 
@@ -52,6 +54,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
+    groups: ClassVar[Mapping[str, str]] = {"epochs": "training"}
     epochs: int = 2
     """Passes over the training part, at most; the best epoch on the validation part is kept."""
     batch_size: int = 1024

@@ -4,8 +4,9 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from data.errors import UserError
 
@@ -32,11 +33,19 @@ EXECUTION_SETTINGS = frozenset(
 class ESConfig:
     """Settings of one run; `check` refuses impossible ones with a one-line UserError."""
 
+    groups: ClassVar[Mapping[str, str]] = {
+        "seed": "the search",
+        "learning_rate": "steps and shaping",
+        "evaluation_seeds": "evaluations and noise",
+        "batch_pairs": "workers, faults, checkpoints",
+    }
+
     seed: int = 0
     """Decides the noise, the evaluation seeds, and with them the whole run."""
     algorithm: Literal["openai_es", "pgpe", "snes", "xnes", "cma", "ars"] = "openai_es"
     """How theta is moved (es/algorithms/)."""
     generations: int = 100
+    """Steps of theta, at most; a finished run goes on with more."""
     pairs: int = 64
     """Pairs per generation (n): 2 n evaluations."""
     symmetric: bool = True
@@ -62,6 +71,7 @@ class ESConfig:
     weight_decay: float = 0.0
     """L2 pull of theta towards 0, added to the gradient (openai_es, pgpe)."""
     optimizer: Literal["adam", "sgd", "clipup"] = "adam"
+    """What turns an estimated gradient into a step, where the algorithm leaves that open."""
     momentum: float = 0.9
     """Of sgd and clipup."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -88,6 +98,7 @@ class ESConfig:
     min_workers: int | None = None
     """The run starts with so many workers and takes in others as the cluster has room for them. None: with all."""
     cpus_per_worker: float = 1.0
+    """What each Ray actor asks of the cluster."""
     calls_per_worker: int | None = None
     """Tasks per worker and generation. None: one where evaluations are cheap, else up to 64, as measured; several are
     handed out, two deep, to whoever is free."""
@@ -96,6 +107,7 @@ class ESConfig:
     timeout_s: float = 600.0
     """A worker that executes one task for so long is ended and replaced; the third such end of a task stops the run."""
     start_timeout_s: float = 120.0
+    """The first worker must be there after so long."""
     max_failures: int = 100
     """Failed evaluations (an exception, or a return that is not finite) before the run stops with the first error."""
     max_lost_workers: int = 20

@@ -1,6 +1,7 @@
 """Numbers as people read them."""
 
 import math
+import re
 
 DASH = "–"
 MINUS = "−"
@@ -12,6 +13,11 @@ def number(value: float | None, digits: int = 4, signed: bool = False) -> str:
         return DASH
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     return text.replace("-", MINUS)
+
+
+def true_minus(text: str) -> str:
+    """The text with a minus sign before negative numbers in place of a hyphen; dates, ranges and names stay."""
+    return re.sub(r"(?<![\w.)\]-])-(?=\.?\d)", MINUS, text)
 
 
 def compact(value: float | None) -> str:

@@ -92,7 +92,8 @@ class Figure:
     """Shown small behind the value."""
     why: str = ""
     badness: float | None = None
-    """Where several runs stand beside each other, the one of the lowest badness is marked as the best."""
+    """Where several runs stand beside each other, the one of the lowest badness is marked as the best, if the intervals
+    tell it from the others. None: nothing is marked, as where no interval is known."""
 
     def __str__(self) -> str:
         return f"{self.text} {self.small}".rstrip()

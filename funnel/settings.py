@@ -4,7 +4,7 @@
     changed(config, {"optimizer.learning_rate": 0.01})                        # dotted keys: presets, search spaces
 
 Types and choices are checked by pydantic, ranges by the dataclasses' own __post_init__. Every mistake is a UserError
-of one line that names the key; an unknown key lists the valid ones.
+of one line that names the key; an unknown key is answered by the nearest one, or by all there are.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from data.errors import UserError
+from data.nearest import correction
 
 Config = TypeVar("Config")
 Tree = Mapping[str, Any]
@@ -110,7 +111,8 @@ def check_keys(kind: Any, tree: Tree, front: str, prefix: str = "") -> None:
     known = fields(kind)
     for key, value in tree.items():
         if key not in known:
-            raise UserError(f"{front}unknown key {prefix + str(key)!r}; valid keys: {', '.join(keys(kind, prefix))}")
+            word = prefix + str(key)
+            raise UserError(f"{front}unknown key {word!r}; {correction(word, keys(kind, prefix), 'valid keys')}")
         if dataclasses.is_dataclass(known[key]):
             if not isinstance(value, Mapping):
                 valid = ", ".join(keys(known[key], f"{prefix}{key}."))

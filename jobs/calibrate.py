@@ -1,7 +1,7 @@
 """Calibrate a finished training run on its validation part, and show what that does on its test part.
 
-    python -m jobs.calibrate --run runs/ips
-    python -m jobs.calibrate --run runs/ips --method isotonic --space entire
+    python -m jobs.calibrate --run runs/ips --space entire        # pCVR right over all exposures
+    python -m jobs.calibrate --run runs/ips --method isotonic     # on clicks, and so pCTCVR on the logged traffic
     python -m jobs.calibrate --run runs/ips --method none --negative-rate 0.1     # only undo negative sampling
 
 Writes RUN/model/calibration.json, which jobs.score, jobs.evaluate and jobs.export apply from then on, and adds the

@@ -86,6 +86,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if state is RunState.DONE and not changed:
         summary = read_json(out / SUMMARY_FILE)
         Console().print(f"{out} is finished already:", soft_wrap=True)
+        if not (out / REPORT).exists():
+            jobs.report.write_page([out], out / REPORT)
         with reading_from(out / SUMMARY_FILE, out / EVALUATION):
             print_table(Console(), evaluating.results(summary, read_json(out / EVALUATION))[0])
         return summary
@@ -149,9 +151,10 @@ def evaluated(
     curves = {"part": arguments.part, **curves}
     write_json(out / EVALUATION, curves)
     write_json(out / SUMMARY_FILE, summary)
+    jobs.report.write_page([out], out / REPORT)
     for table in evaluating.results(summary, curves):
         print_table(console, table)
-    jobs.report.run(jobs.report.Args(runs=[out], out=out / REPORT))
+    console.print(f"report: {out / REPORT}", soft_wrap=True, highlight=False)
     return summary
 
 

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from data.errors import UserError
 from jobs.command.cli import main
+from jobs.command.output import unread
 from jobs.run.process import FINISHED
 from jobs.run.run_status import STATES_AT_AN_END, RunStatus, read_status
 
@@ -51,7 +52,7 @@ def run(arguments: Arguments) -> list[RunStatus]:
             for one in found:
                 console.print(f"{one.run}: {one.kind}, [bold]{one.state}[/bold]", highlight=False, soft_wrap=True)
                 console.print(table(one))
-        if not arguments.follow or all(one.state in STATES_AT_AN_END for one in found):
+        if not arguments.follow or unread() or all(one.state in STATES_AT_AN_END for one in found):
             return found
         time.sleep(arguments.every)
 

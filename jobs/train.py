@@ -179,6 +179,8 @@ def trained(
             TRAINED: model_of(out)["model"],
         }
         write_json(out / SUMMARY_FILE, summary)
+    if summary["train.epochs"] < config.epochs:
+        console.print(early(summary, config), soft_wrap=True, highlight=False)
     print_table(console, kind.results(summary))
     console.print(f"{summary['train.rows_per_s']:,.0f} {kind.units}/s, {summary['train.steps']} steps")
     console.print(f"run: {out}")
@@ -206,6 +208,16 @@ def figures_of(job: TrainJob, arguments: Arguments) -> dict[str, Any]:
             )
         except Stopped as stopped:
             leave(stopped, received[0])
+
+
+def early(summary: dict[str, Any], config: TrainConfig) -> str:
+    """Said of a training that ended before its last epoch."""
+    epochs, steps = summary["train.epochs"], summary["train.steps"]
+    best = round(summary["train.best_step"] * epochs / steps)
+    return (
+        f"stopped early, after epoch {epochs} of {config.epochs}: no better {config.stop_metric} in the last "
+        f"{config.patience} validations (--patience); the weights of epoch {best} are kept"
+    )
 
 
 def check_workers(arguments: Arguments) -> int:

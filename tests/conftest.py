@@ -131,7 +131,7 @@ def fuzz(examples: int) -> Any:
     many, other ones each time."""
     import hypothesis
 
-    times = int(os.environ.get("COUNTERPOINT_FUZZ", "0"))
+    times = int(os.environ.get("COUNTERPOINT_FUZZ") or "0")
     return hypothesis.settings(
         max_examples=examples * max(times, 1),
         derandomize=not times,

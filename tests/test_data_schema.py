@@ -55,7 +55,7 @@ USER = {"name": "user", "kind": "hash", "size": 10}
     ("value", "message"),
     [
         ([], "must be a JSON object, not list"),
-        (changed(label=1), "unknown key 'label'; valid keys: format, version, name, categorical, numeric, labels"),
+        (changed(label=1), "unknown key 'label'; did you mean labels?"),
         (without("labels"), "missing key 'labels'; valid keys: format"),
         (changed(labels=["click"]), "'labels' must be an object of name: column"),
         (changed(version=3), "version 3; this reads 'counterpoint.schema' version 2"),

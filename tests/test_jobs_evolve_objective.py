@@ -94,7 +94,7 @@ def test_an_objective_of_ones_own_is_one_file(ray_cluster, mine, tmp_path, worke
 @pytest.mark.parametrize(
     ("objective", "words", "message"),
     [
-        ("sphere", ["--dimention", 3], "unknown option '--dimention'; valid: --out, .*--dimension, --start"),
+        ("sphere", ["--dimention", 3], "unknown option '--dimention'; did you mean --dimension"),
         ("spere", [], "no objective 'spere': choose fusion, off_policy, sphere, "),
         ("nowhere.py:Mine", [], "nowhere.py: no such file"),
         ("es.objectives.toy:Nobody", [], "objective 'es.objectives.toy:Nobody': .* has no attribute 'Nobody'"),

@@ -9,22 +9,25 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from support import arguments as train_arguments
 from support import keep_calibration
 
-from data.encode import Rows
+from data.encode import Encoder, Rows
 from data.fields import POOLINGS
 from data.generate import generate_log
 from data.log import open_log
+from data.schema import Schema
 from data.world import GeneratedLog
 from distributed.finished_run import load_run
 from funnel.ranking import exporting, serving_check
 from funnel.ranking.calibration import Calibration, Calibrator
 from funnel.ranking.export import Ranker
 from funnel.ranking.export_pooling import ExportedPooling
+from funnel.ranking.serving_file import example_rows
 from jobs import evolve, export, score, train
 from models.pooling import build_pooling
 
@@ -206,7 +209,7 @@ def test_serving_json_is_enough_to_encode_a_row(served: Path) -> None:
     inputs = {entry["name"]: entry for entry in serving["inputs"]}
     assert list(inputs) == ["ids", "numeric", "history.ids", "history.begins"]
     fields, numbers, history = inputs["ids"]["columns"], inputs["numeric"]["columns"], inputs["history.ids"]
-    assert any(row["inputs"]["history.ids"] for row in serving["example"])
+    assert all(row["inputs"]["history.ids"] for row in serving["example"]), "a history that is empty shows nothing"
     for row in serving["example"]:
         kept = (row["values"]["history"] or [])[-(history["last_values_kept"] or 10**9) :]
         assert [encoded(history, value) for value in kept] == row["inputs"]["history.ids"]
@@ -218,6 +221,15 @@ def test_serving_json_is_enough_to_encode_a_row(served: Path) -> None:
     assert serving["check"]["rows"] == 500
     assert max(serving["check"]["largest_difference"]["onnx"].values()) <= serving["check"]["tolerance"]
     assert set(serving["files"]) == {"ranker.pt2", "ranker.onnx"}
+
+
+@pytest.mark.slow
+def test_no_warning_of_a_library_leaks_into_the_output(finished: Path, tmp_path: Path) -> None:
+    words = ("--run", finished, "--out", tmp_path / "served", "--rows", 200)
+    command = [sys.executable, "-m", "jobs.export", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(export.__file__).parents[1])
+    assert done.stderr == ""
+    assert "Warning" not in done.stdout
 
 
 def test_files_name_no_place_of_the_machine(served: Path) -> None:
@@ -276,3 +288,31 @@ def test_without_onnx_the_extra_is_named(finished: Path, tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ValueError, match=r"onnxscript is not installed: ONNX files need the extra `export`"):
         export.run(export.Arguments(run=finished, out=tmp_path / "served"))
+
+
+def test_example_rows_hold_the_value_and_the_fullest_histories() -> None:
+    schema = Schema.from_dict(
+        {
+            "format": "counterpoint.schema", "version": 2, "name": "examples", "numeric": ["price"],
+            "categorical": [{"name": "item", "kind": "range", "size": 9},
+                            {"name": "history", "kind": "range", "size": 9, "many": {"pooling": "mean"}}],
+            "labels": {"click": "click"}, "value": "order",
+        },
+        "a test",
+    )  # fmt: skip
+    table = pa.table(
+        {
+            "item": [0, 1, 2, 3, 4],
+            "price": pa.array([1.0, 2.0, 3.0, 4.0, 5.0]),
+            "history": pa.array([[], [5], None, [6, 7], [8]], pa.list_(pa.int64())),
+            "click": pa.array([0, 1, 0, 1, 0], pa.int8()),
+            "order": pa.array([10.0, 20.0, 30.0, 40.0, 50.0]),
+        }
+    )
+    value_R = table.column("order").to_numpy()
+    found = example_rows(schema, table, Encoder(schema).encode(table), value_R, {"pctr": np.arange(5) / 10})
+    assert [row["values"]["history"] for row in found] == [[5], [6, 7], [8]]
+    assert [row["values"]["order"] for row in found] == [row["inputs"]["value"] for row in found] == [20.0, 40.0, 50.0]
+    assert [row["outputs"]["pctr"] for row in found] == [0.1, 0.3, 0.4]
+    plain = example_rows(schema, table, Encoder(schema).encode(table), None, {"pctr": np.arange(5) / 10})
+    assert "order" not in plain[0]["values"], "the graph does not take it"

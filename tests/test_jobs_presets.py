@@ -64,7 +64,7 @@ def test_a_preset_file_becomes_defaults_that_options_win_over(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"objective.nam": 1}, r"best\.json: unknown key 'objective\.nam'; valid keys: .*objective\.name"),
+        ({"objective.nam": 1}, r"best\.json: unknown key 'objective\.nam'; did you mean objective\.name"),
         ({"nothing": 1}, r"best\.json: unknown key 'nothing'; valid keys: epochs, .*objective\.name"),
         ({"epochs": "many"}, r"best\.json: epochs is 'many', which is not what this setting takes"),
         ({"optimizer.learning_rate": -1}, r"best\.json: optimizer\.learning_rate must be positive"),

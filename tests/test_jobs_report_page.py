@@ -6,6 +6,9 @@ import re
 import pytest
 from test_jobs_report import OBJECTIVES, Page, evolve_run, report, train_run, write
 
+from funnel.numbers import true_minus
+from jobs.report.places import repeatable
+
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Page:
@@ -33,7 +36,12 @@ def test_the_figures_are_in_the_tables_as_formatted(both):
 
 
 def test_what_ran_can_be_repeated(both):
-    for text in ("jobs/train.py --data log --out runs/train", "2026-05-01 10:00:00 +0000", "torch 2.13.0", "2 cores"):
+    for text in (
+        "python -m jobs.train --data log --out runs/train",
+        "2026-05-01 10:00:00 +0000",
+        "torch 2.13.0",
+        "2 cores",
+    ):
         assert text in both.text
     assert "0123456789abcdef0123456789abcdef01234567 with uncommitted changes" in both.text
     assert '"clip": 0.01' in both.text
@@ -66,22 +74,76 @@ def test_every_figure_is_there_and_told(both, compared):
     )
 
 
-def test_several_runs_are_compared_and_the_best_is_marked(compared):
-    assert compared.row("escm2_ips", 2)[:3] == ["0.7312 (best) ±0.0102", "0.1921 (best)", "1.062 ±0.037"]
-    assert compared.row("escm2_dr", 2)[2] == "0.951 (best) ±0.033"
-    # CTR differs in AUC only, click-space CVR in AUC and log-loss, CTCVR in nothing.
-    assert len(compared.best) == 1 + 2 + 3
+def test_several_runs_are_compared_and_no_best_is_marked_where_intervals_tell_nothing(compared):
+    assert compared.row("escm2_ips", 2)[:3] == ["0.7312 ±0.0102", "0.1921", "1.062 ±0.037"]
+    assert compared.row("escm2_dr", 2)[2] == "0.951 ±0.033"
+    assert compared.best == []
+    assert "Where nothing is shaded there is no difference to tell." in compared.text
     assert "escm2_dr on mmoe was trained on 800,000 exposures" in compared.text
-    assert "PCOC 0.951 ± 0.033 (predictions 4.90% too low on average)" in compared.text
+    assert "its CVR, raw (not calibrated), has PCOC 0.951 ± 0.033 (predictions 4.90% too low" in compared.text
+
+
+def with_auc(path, auc, rows=100_000, positives=2000, **more):
+    """A training whose CVR over all exposures has this AUC, on so many rows."""
+    run = train_run(path, "escm2_ips")
+    summary = json.loads((run / "summary.json").read_text())
+    known = {"cvr.entire.auc": auc, "cvr.entire.count": rows, "cvr.entire.positives": positives, **more}
+    write(run / "summary.json", {**summary, **known})
+    return run
+
+
+@pytest.mark.parametrize(
+    ("aucs", "positives", "best"),
+    [
+        ((0.893, 0.892), 26, None),  # +- .1: nothing to tell
+        ((0.793, 0.702), 2000, 0),  # each +- .012: told apart
+        ((0.793, 0.777), 2000, None),  # .016 apart, sqrt(.0119^2 + .0121^2) = .0170
+        ((0.793, 0.775), 2000, 0),  # .018 apart
+        ((0.793, 0.702, 0.790), 2000, None),  # better than the second, not than the third
+    ],
+)
+def test_a_best_is_marked_only_where_the_intervals_tell_it_from_every_other(tmp_path, aucs, positives, best):
+    runs = [with_auc(tmp_path / f"run{place}", auc, positives=positives) for place, auc in enumerate(aucs)]
+    page = report(tmp_path, *runs)
+    marked = [place for place in range(len(aucs)) if "(best)" in page.row(f"run{place}", 2)[0]]
+    assert marked == ([] if best is None else [best])
+    assert not any("(best)" in page.row(f"run{place}", 2)[1] for place in range(len(aucs))), "no interval is known"
 
 
 def test_runs_judged_on_different_rows_are_not_ranked(tmp_path):
-    runs = [train_run(tmp_path / name, name) for name in ("naive", "escm2_ips")]
-    summary = json.loads((runs[0] / "summary.json").read_text())
-    write(runs[0] / "summary.json", {**summary, "cvr.entire.count": 90_000})
-    page = report(tmp_path, *runs)
-    assert "(best)" not in page.row("escm2_ips", 2)[0]
-    assert page.row("escm2_ips", 0)[0].endswith("(best) ±0.0089")  # the same rows there
+    runs = [with_auc(tmp_path / "one", 0.793), with_auc(tmp_path / "two", 0.702, rows=90_000)]
+    assert "(best)" not in report(tmp_path, *runs).row("one", 2)[0]
+    runs[1] = with_auc(tmp_path / "three", 0.702)
+    assert report(tmp_path, *runs).row("one", 2)[0].endswith("(best) ±0.0119")
+
+
+def test_the_headline_of_a_calibrated_run_is_calibrated_and_says_so(tmp_path):
+    calibrated = {"calibration.method": "platt", "calibrated.ctr.pcoc": 1.0, "calibrated.cvr.entire.pcoc": 1.011}
+    run = with_auc(tmp_path / "run", 0.79, **calibrated, **{"cvr.entire.pcoc": 1.3})
+    page = report(tmp_path, run)
+    assert "its CVR, calibrated (platt), has PCOC 1.011 ± 0.044 (predictions 1.10% too high" in page.text
+    assert "Raw figures, before the calibration (platt)" in page.text
+
+
+def test_pages_hold_no_absolute_paths_and_commands_that_can_be_typed(tmp_path):
+    run = train_run(tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    record |= {"command": f"{tmp_path}/jobs/train.py --data log --out run", "data": {"location": str(tmp_path / "log")}}
+    record["config"]["data"], record["config"]["far"] = str(tmp_path / "log"), "/data/logs/today"
+    write(run / "run.json", record)
+    page = report(tmp_path, run)
+    assert str(tmp_path) not in page.source
+    assert "python -m jobs.train --data log --out run" in page.text
+    assert '"data": "log"' in page.text
+    assert '"far": "…/logs/today"' in page.text
+    assert "<title>run: Counterpoint</title>" in page.source
+    assert repeatable("/a/jobs/evolve/__main__.py --out x") == "python -m jobs.evolve --out x"
+    assert repeatable("python -m jobs.tune --out x") == "python -m jobs.tune --out x"
+
+
+def test_negative_numbers_have_a_minus_sign():
+    assert true_minus("gain -0.0062 [-0.01, +0.002] of -5%") == "gain −0.0062 [−0.01, +0.002] of −5%"
+    assert true_minus("2026-01-02, top-5, 1e-05, --x, a -b") == "2026-01-02, top-5, 1e-05, --x, a -b"
 
 
 def test_what_is_absent_is_a_dash_with_its_reason(tmp_path):

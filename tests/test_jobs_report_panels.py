@@ -87,7 +87,9 @@ def test_a_system_that_is_not_here_shows_its_figures_and_curves(tmp_path, proble
     )
     page = report(tmp_path, out)
     assert page.row("error") == ["0.31"]
-    assert page.panels == ["loss", "error"]
+    assert page.panels == [], "no picture of two points, and none of one"
+    assert page.row("loss") == ["2", "1"]
+    assert page.row("error", 1) == ["0.4"]
 
 
 def test_words_of_a_system_and_names_of_runs_are_text(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from distributed.reporting.tensorboard import Events, is_number
 from distributed.tables.collectives import sum_over_workers
 
 METRICS = "metrics.jsonl"
+REMEDY = "lower optimizer.learning_rate, or bound what the loss is weighed with"
 
 
 class Diverged(UserError):
@@ -86,10 +87,7 @@ class Reporter:
         self.totals["steps"] += self.count
         if not math.isfinite(terms["loss"]):
             self.close()
-            raise Diverged(
-                f"the loss is {terms['loss']} at step {progress.step}: training diverged; "
-                "lower optimizer.learning_rate, or bound what the loss is weighed with"
-            )
+            raise Diverged(f"the loss is {terms['loss']} at step {progress.step}: training diverged; {REMEDY}")
         if self.log:
             self.write(progress, terms, rows / max(self.seconds, 1e-9), {p: s / self.count for p, s in means.items()})
         self.sums, self.count, self.seconds, self.rows = {}, 0, 0.0, 0

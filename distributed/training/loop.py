@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from data.errors import UserError
 from data.log import open_log
 from distributed.checkpoint.store import CheckpointStore
 from distributed.context import Context
@@ -57,7 +58,7 @@ def train(job: TrainJob, context: Context | None = None, on_epoch: OnEpoch | Non
                 # The epoch is chosen by the validation part alone; test is looked at once, below.
                 valid = job.parts["valid"]
                 figures = count(problem, network, log, valid, problem.counts(log, valid), context).figures()
-                recorder.validated(figures, sign * figures[goal])
+                recorder.validated(figures, sign * chosen(figures, goal))
                 if on_epoch is not None:
                     # The hook may end the process: what it is given must be on the disk first.
                     recorder.saved()
@@ -72,6 +73,14 @@ def train(job: TrainJob, context: Context | None = None, on_epoch: OnEpoch | Non
             # All workers have agreed on it before this step changed anything, so what is saved is one state.
             recorder.interrupted(interrupted)
         return recorder.ended(part.name, counts.figures(), counts.curves())
+
+
+def chosen(figures: dict[str, Any], goal: str) -> float:
+    """The figure that chooses the epoch. Raises UserError, with the reason, where the validation part has none."""
+    if goal not in figures:
+        reason = figures.get("absent", {}).get(goal, "it was not counted")
+        raise UserError(f"stop_metric {goal}: part valid has no such figure ({reason}); stop by another one")
+    return float(figures[goal])
 
 
 def any_worker(flag: bool, device: torch.device) -> bool:

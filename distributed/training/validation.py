@@ -8,6 +8,7 @@ from torch import nn
 from data.log import Log, Part
 from data.reading import ordered_tables
 from distributed.context import CPU, Context
+from distributed.reporting.reporter import REMEDY, Diverged
 from distributed.tables.collectives import add_up, max_over_workers
 from distributed.tables.placement import answering
 from distributed.training.stopping import Interrupted
@@ -29,23 +30,29 @@ def count(
     """Add a part to `counts` and return them; workers share its row groups, and all end with the counts of the whole.
 
     With a context all workers raise stopping.Interrupted if one of them is to stop or cannot read on; without one, a
-    process alone on `device`, what cannot be read is a UserError.
+    process alone on `device`, what cannot be read is a UserError. All raise Diverged where an output is no number.
     """
     stop = context.stop if context else None
     context = context or Context(device=device)
     columns = list(dict.fromkeys([*problem.columns, *counts.columns]))
-    training = network.training
+    training, numbers = network.training, True
     network.eval()
     with answering(network), stop.reading() if stop else nullcontext():
         for table in ordered_tables(log, part, columns, context.rank, context.world_size):
             if stop and stop.code():
                 break
             units = problem.encode(table)
-            counts.add(predict(problem, network, units, table.num_rows, context.device), units.batch(), table)
+            outputs = predict(problem, network, units, table.num_rows, context.device)
+            numbers = all(bool(output.isfinite().all()) for output in outputs.values())
+            if not numbers:
+                break
+            counts.add(outputs, units.batch(), table)
     network.train(training)
     add_up(counts.sums(), counts.peaks(), context.device)
     if stop and (code := int(max_over_workers(torch.tensor(float(stop.code()), device=context.device)))):
         raise Interrupted(code)
+    if max_over_workers(torch.tensor(float(not numbers), device=context.device)):
+        raise Diverged(f"the model's outputs on part {part.name} are no finite numbers: training diverged; {REMEDY}")
     return counts
 
 

@@ -12,7 +12,9 @@ class Toy:
     """A function of theta alone, maximised; starts at `start` in each of `dimension` coordinates."""
 
     dimension: int = 8
+    """Parameters."""
     start: float = 1.0
+    """Of every parameter, at the beginning."""
 
     def initial(self) -> np.ndarray:
         return np.full(self.dimension, self.start, np.float32)

@@ -83,6 +83,8 @@ class ListWise:
         for name in ("train", "valid"):
             if not 0 < facts[name].positives[label] < facts[name].rows:
                 raise UserError(f"{where}/{name}: {label!r} is the same in all {facts[name].rows} rows")
+            if not mixed(log, parts[name], schema.request, schema.labels[label]):
+                raise UserError(f"{where}/{name}: no request has a row where {label!r} is 1 and one where it is 0")
         mean_N, std_N = numeric_moments(log, parts["train"])
         warnings = [
             *repeat_warnings(log, parts, {name: fact.keys for name, fact in facts.items()}),
@@ -172,6 +174,16 @@ class ListWise:
 
     presets: ClassVar[Presets]
     spaces: ClassVar[Spaces]
+
+
+def mixed(log: Log, part: Part, request: str, label: str) -> bool:
+    """Whether some request has rows of both labels: without one there is nothing to order, and no figure."""
+    for table in log.read(part, [request, label]):
+        begins, one_R = request_begins(one_chunk(table, request)), table.column(label).to_numpy() == 1
+        positives, sizes = np.add.reduceat(one_R.astype(np.int64), begins[:-1]), np.diff(begins)
+        if bool(((positives > 0) & (positives < sizes)).any()):
+            return True
+    return False
 
 
 def default() -> dict[str, Any]:

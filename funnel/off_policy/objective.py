@@ -103,11 +103,13 @@ class LoggedActions:
 @dataclass(frozen=True)
 class OffPolicySettings:
     policy: Literal["softmax", "greedy"] = "softmax"
+    """How scores become actions: drawn by them, or the best one but for a share of the rounds."""
     temperature: float = 1.0
     """Of softmax; scores are in its units."""
     greedy_epsilon: float = 0.1
     """Of greedy: the share of rounds in which the action is drawn uniformly."""
     estimator: Literal["ips", "clipped", "snips", "dr"] = "snips"
+    """Of the value on the rounds that are tuned on (docs/evolve.md)."""
     clip: float = 20.0
     """Largest weight under clipped."""
     level: float = 0.9

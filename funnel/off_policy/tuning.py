@@ -58,6 +58,7 @@ class FileSettings(OffPolicySettings):
     propensity: str = "propensity"
     """Column of the logging policy's probability of it; a number where it was the same in every round."""
     reward: str = "reward"
+    """Column of what the action brought in."""
     features: tuple[str, ...] = ()
     """Columns of the context, known before the action was taken."""
     cluster: str = ""

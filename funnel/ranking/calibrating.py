@@ -25,8 +25,9 @@ class Settings:
     method: Literal["platt", "isotonic", "none"] = "platt"
     """platt: two numbers a task; isotonic: any increasing curve, which wants some hundred conversions or more."""
     space: Literal["entire", "click"] = "click"
-    """What pCVR shall be right for: click (clicked exposures, and so pCTCVR; clicks weigh 1) or entire (every exposure;
-    clicks weigh 1/propensity, which costs variance). docs/math.md says why it cannot be both."""
+    """What pCVR shall be right for. entire: every exposure, where it ranks or prices what nobody has clicked yet;
+    clicks weigh 1/propensity, which costs variance. click: clicked exposures, and with them pCTCVR on the logged
+    traffic; clicks weigh 1. docs/math.md says why it cannot be both."""
     negative_rate: float = 1.0
     """Share of the unclicked exposures that the log kept, if it was sampled: pCTR is corrected to the full traffic."""
 

@@ -40,7 +40,9 @@ def evaluation_headline(record: Record) -> str:
     cell = record.cell(f"{space}.pcoc", 3)
     if cell.value is None:
         return f"{run}: the CVR {place} cannot be judged ({cell.why})."
-    text = f"{run}: on {count(record.number('rows'))} exposures its CVR {place} has PCOC {cell.text}"
+    method = record.summary.get("calibration.method") or "none"
+    how = "raw (not calibrated)" if method == "none" else f"calibrated ({method})"
+    text = f"{run}: on {count(record.number('rows'))} exposures its CVR {place}, {how}, has PCOC {cell.text}"
     if cell.low is None or cell.high is None:
         return f"{text}, with no interval known."
     text += f" [{number(cell.low, 3)}, {number(cell.high, 3)}], "

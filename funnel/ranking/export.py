@@ -195,13 +195,15 @@ def save_onnx(ranker: Ranker, program: torch.export.ExportedProgram, path: Path)
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings that torch's exporters give about torch's own insides and packages we have no use for."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without the warnings that torch's exporters and ONNX's packages give about their own insides."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -58,5 +58,5 @@ def export(
         "calibration": calibration.to_dict() if calibration else None,
         "encodings": encodings(),
         "check": {"part": part, "rows": len(real.table), "tolerance": tolerance, "largest_difference": differences},
-        "example": example_rows(schema, real.table, real.encoded, real.value_R, real.expected, numeric),
+        "example": example_rows(log.schema, real.table, real.encoded, real.value_R, real.expected, numeric),
     }

@@ -58,13 +58,17 @@ def quality(record: Record) -> Table:
             value = record.number(f"{key}.{metric}")
             half = None if value is None else half_width(metric, value, exposures, positives)
             why = record.reason(f"{key}.{metric}") if value is None else ""
-            cells.append(Figure(value, digits, half=half, why=why, badness=badness(metric, value)))
+            cells.append(
+                Figure(value, digits, half=half, why=why, badness=None if half is None else badness(metric, value))
+            )
         rate = percent(positives / exposures) if exposures and positives is not None else ""
         rows.append((*cells, count(exposures), Figure(positives, 0, aside=rate) if rate else count(positives)))
     part = record.files.get("evaluation", {}).get("part") or record.summary.get("part") or "held-out"
     note = f"On the {part} part. AUC: higher is better, 0.5 is a coin. Log-loss: lower is better. PCOC: mean "
     note += "prediction over mean label, 1 is unbiased. ± is half the 95% interval that the finite sample alone "
     note += "allows; variation between seeds comes on top."
+    if method := calibrated(record):
+        note = f"Raw figures, before the calibration ({method}), which has a table of its own below. {note}"
     columns = ("Task, space", *(title for title, _ in TRAINED.values()), "Rows", "Positives")
     return Table("", columns, tuple(rows), note, "Prediction quality", alike=("Rows", "Positives"))
 
@@ -88,20 +92,29 @@ def training_headline(record: Record) -> str:
     workers = record.number("train.workers")
     text += f" on {counted(rows, 'exposure')}" if rows else ""
     text += f" by {counted(workers, 'worker')}" if workers else ""
-    pcoc = record.number(f"{space}.pcoc")
+    method = calibrated(record)
+    front = "calibrated." if method else ""
+    how = f"calibrated ({method})" if method else "raw (not calibrated)"
+    pcoc = record.number(f"{front}{space}.pcoc")
     if pcoc is None:
         return f"{text}; {space}.pcoc is absent ({record.reason(f'{space}.pcoc')})."
-    text += f"; {place} its CVR has PCOC {with_half(record, space, 'pcoc', 3)} ({bias(pcoc)})"
-    if record.number(f"{space}.auc") is not None:
-        text += f" at AUC {with_half(record, space, 'auc', 4)}"
+    text += f"; {place} its CVR, {how}, has PCOC {with_half(record, front, space, 'pcoc', 3)} ({bias(pcoc)})"
+    if record.number(f"{front}{space}.auc") is not None:
+        text += f" at AUC {with_half(record, front, space, 'auc', 4)}"
     if not entire:
         text += f". The entire space cannot be judged: {record.reason('cvr.entire.pcoc').rstrip('.')}"
     return text + "."
 
 
-def with_half(record: Record, space: str, metric: str, digits: int) -> str:
+def calibrated(record: Record) -> str:
+    """How the run was calibrated, "" if it was not."""
+    method = str(record.summary.get("calibration.method") or "none")
+    return "" if method == "none" or record.number("calibrated.ctr.pcoc") is None else method
+
+
+def with_half(record: Record, front: str, space: str, metric: str, digits: int) -> str:
     """1.062 ± 0.037, not to be broken over lines."""
-    value = record.number(f"{space}.{metric}")
+    value = record.number(f"{front}{space}.{metric}")
     half = half_width(metric, value or 0.0, record.number(f"{space}.count"), record.number(f"{space}.positives"))
     return number(value, digits) + (f"\u00a0±\u00a0{number(half, digits)}" if half is not None else "")
 

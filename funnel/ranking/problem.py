@@ -204,6 +204,7 @@ class EntireSpace:
                 f"stop_metric {figure}: the valid part has no conversions; for a model of clicks take ctr.log_loss, as "
                 "--preset clicks does"
             )
+        refuse_one_class(figure, (self.facts.get("parts") or {}).get("valid") or {})
         return figure.endswith("log_loss")
 
     @classmethod
@@ -243,6 +244,20 @@ def refuse_empty(where: str, facts: LabelFacts, needed: tuple[str, ...]) -> None
             raise UserError(f"{where}: all {name}s weigh 0; there is nothing to learn")
     if facts.weights["click"] == facts.weight:
         raise UserError(f"{where}: all rows that weigh anything are clicks; there is nothing to learn")
+
+
+def refuse_one_class(figure: str, valid: Mapping[str, int]) -> None:
+    """Raise UserError for an AUC that the validation part, of so many rows, clicks and conversions, does not have."""
+    space = figure.rpartition(".")[0]
+    among, label = {"ctr": ("rows", "clicks"), "cvr.click": ("clicks", "conversions")}.get(
+        space, ("rows", "conversions")
+    )
+    total, positives = valid.get(among), valid.get(label)
+    if figure.endswith(".auc") and total is not None and positives in (0, total):
+        raise UserError(
+            f"stop_metric {figure}: part valid has {positives:,} {label} in {total:,} {among}, and an AUC needs both "
+            f"labels; stop by another figure, such as {space}.log_loss"
+        )
 
 
 def counted(facts: LabelFacts) -> dict[str, int]:

@@ -39,7 +39,8 @@ class RealRows:
             arrays[VALUE] = self.value_R[rows]
         for field, bags in zip(ranker.many, taken.bags, strict=True):
             arrays |= dict(zip(bag_inputs(field), (bags.ids_S, bags.offset_R1[:-1]), strict=True))
-        return [np.ascontiguousarray(arrays[name]) for name in ranker.inputs]
+        # Writable ones: torch warns of others, and what it warns of would stand among the output.
+        return [np.require(arrays[name], requirements=["C", "W"]) for name in ranker.inputs]
 
 
 def real_rows(ranker: Ranker, policy: Served | None, log: Log, part_name: str, rows: int) -> RealRows:

@@ -39,6 +39,8 @@ KINDS = {
 INTEGERS = (0, 1, -1, 42, 1_000_000_007, 2**63 - 1, -(2**63))
 STRINGS = ("", "a", "ab", "ba", "user_42", "straße", "商品", "x" * 40)
 BUCKETS = 1000
+LOOKED_AT = 1000
+"""Rows among which the examples are chosen."""
 OUTPUTS = {
     "pctr": "P(click | exposure)",
     "pcvr": "P(conversion | click), over all exposures",
@@ -122,11 +124,21 @@ def example_rows(
     numeric: str = "float32",
     rows: int = 3,
 ) -> list[dict[str, Any]]:
-    """Real rows, end to end: raw values by column, what goes into the graph, what must come out of it."""
-    raw = table.slice(0, rows).select([*schema.features]).to_pylist()
-    numeric_RN = encoded.numeric_RN[:rows].astype(numeric)
+    """Real rows, end to end: raw values by column, what goes into the graph, what must come out of it.
+
+    Of the first rows those whose multi-valued fields hold most values: an empty history shows a reader nothing.
+    """
+    looked = range(min(LOOKED_AT, table.num_rows))
+    held = [sum(len(bags.take(slice(row, row + 1)).ids_S) for bags in encoded.bags) for row in looked]
+    places = sorted(sorted(looked, key=lambda row: -held[row])[:rows])
+    columns = [
+        *schema.features,
+        *([schema.value] if value_R is not None and schema.value in table.column_names else []),
+    ]
+    raw = table.select(columns).take(places).to_pylist()
+    numeric_RN = encoded.numeric_RN.astype(numeric)
     examples = []
-    for row, values in enumerate(raw):
+    for row, values in zip(places, raw, strict=True):
         inputs: dict[str, Any] = {"ids": encoded.ids_RK[row].tolist(), "numeric": numeric_RN[row].tolist()}
         if value_R is not None:
             inputs[VALUE] = float(value_R[row])

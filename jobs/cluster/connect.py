@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from data.errors import UserError
+from jobs.cluster.answers import check_answers
 from jobs.cluster.authentication import after_local_cluster, before_local_cluster, before_named_cluster
 from jobs.cluster.waiting import waiting
 from jobs.run.directory import usable_cpus
@@ -30,9 +31,12 @@ LONGEST_SOCKET = 107
 
 
 def check_cpus(workers: int) -> None:
-    """Raise UserError if a local cluster could not give every worker a CPU. Starts nothing."""
+    """Raise UserError if a local cluster could not give every worker a CPU, or the named one is not there. Starts
+    nothing."""
     if workers < 0:
         raise UserError(f"--workers must be at least 0, got {workers}")
+    if workers and names_cluster():
+        check_answers(os.environ["RAY_ADDRESS"])
     if names_cluster() or not workers:
         return
     if workers > usable_cpus():
@@ -53,7 +57,8 @@ def check_sockets() -> None:
 
 
 def names_cluster() -> bool:
-    return bool(os.environ.get("RAY_ADDRESS"))
+    """Whether RAY_ADDRESS names a cluster; "local" is Ray's word for a new one on this machine."""
+    return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
 
 
 def connect(cpus: int, asked: str = "") -> None:
@@ -74,19 +79,25 @@ def connect(cpus: int, asked: str = "") -> None:
         return
     level = os.environ.get("COUNTERPOINT_LOG", "ERROR")
     if names_cluster():
+        address = os.environ["RAY_ADDRESS"]
         before_named_cluster()
-        try:
-            with waiting(f"the Ray cluster at {os.environ['RAY_ADDRESS']} to answer"):
+        check_answers(address)
+        with waiting(f"the Ray cluster at {address} to answer"):
+            try:
                 ray.init(logging_level=level, log_to_driver=level != "ERROR")
-        except ConnectionError:
-            raise UserError(
-                f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no Ray cluster answers there, or it refuses the token "
-                f"(RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')})"
-            ) from None
+            except ConnectionError:
+                raise UserError(
+                    f"RAY_ADDRESS={address}: no Ray cluster answers there, or it refuses the token "
+                    f"(RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')})"
+                ) from None
+            except RuntimeError as error:
+                if "ersion mismatch" not in str(error):
+                    raise
+                raise UserError(f"RAY_ADDRESS={address}: {error}") from None
         available = int(ray.cluster_resources().get("CPU", 0))
         if cpus > available:
             asked = asked or f"--workers {cpus}"
-            raise UserError(f"{asked}: the cluster at {os.environ['RAY_ADDRESS']} has {available} CPUs")
+            raise UserError(f"{asked}: the cluster at {address} has {available} CPUs")
         return
     check_cpus(cpus)
     before_local_cluster()

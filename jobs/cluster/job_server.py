@@ -1,5 +1,6 @@
 """Ray's client of a cluster's job server, with one clear line within seconds where there is none or it refuses us."""
 
+import http.client
 import logging
 import os
 import urllib.error
@@ -28,9 +29,9 @@ def connect(address: str) -> JobSubmissionClient:
             check_token(address)
         elif error.code == 404:
             raise UserError(f"--address {address}: answers, but is not a Ray dashboard") from None
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:  # the latter: another server, or no port
         reason = getattr(error, "reason", error)
-        raise UserError(f"--address {address}: no Ray dashboard answers there ({reason})") from None
+        raise UserError(f"--address {address}: no Ray dashboard answers there ({str(reason).strip()})") from None
     try:
         client = JobSubmissionClient(address)
     except Exception as error:  # of many kinds; Ray's authentication error is one

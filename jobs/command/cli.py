@@ -19,6 +19,10 @@ import tyro
 from data.credentials import check_words
 from data.errors import UserError
 from data.files import STORAGE, keep_private
+from data.nearest import correction
+from jobs.command.help import help_page
+from jobs.command.options import options_of
+from jobs.command.output import guard, widen
 from jobs.command.own_code import own_code
 from jobs.command.paths import absolute
 from jobs.command.trust import HELP, take_trust
@@ -43,12 +47,14 @@ def main(
     traceback. `description` is the module's docstring; its first lines are examples. `resumes` says that
     the same command goes on from where it was interrupted. `words`: the command line, if not all of sys.argv.
     """
+    guard()
     check_imports()
     logging.basicConfig(level=os.environ.get("COUNTERPOINT_LOG", "WARNING"), format="%(levelname)s %(message)s")
     parsed: Any = None
     try:
         keep_private()
         parsed = parse(arguments, sys.argv[1:] if words is None else words, description)
+        widen()
         run(parsed)
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
@@ -66,24 +72,35 @@ def main(
 
 def parse(arguments: Options, words: Sequence[str], description: str = "") -> Any:
     """The command's arguments from its words, paths made absolute. Raises UserError in one line for what is none;
-    the valid options are listed for an unknown one. `--help` prints and ends the program."""
+    an unknown one is answered by the nearest, or by all there are. `--help` prints and ends the program."""
     check_words(words)  # before anything repeats a word
     words = take_trust(words)
     kind = arguments if isinstance(arguments, type) else arguments(words)
+    if "-h" in words or "--help" in words:
+        print(help_page(command(), kind, f"{description}\n\n{HELP}"), end="")
+        raise SystemExit(0)
+    check_known(words, kind)
     said = io.StringIO()
     parsed: Any
     try:
         with contextlib.redirect_stderr(said), own_code("the options make no valid settings"):
-            parsed, unknown = tyro.cli(
-                kind, prog=command(), description=f"{description}\n\n{HELP}", args=list(words), return_unknown_args=True
-            )
+            parsed, unknown = tyro.cli(kind, prog=command(), args=list(words), return_unknown_args=True, add_help=False)
     except SystemExit as end:
         if end.code != USER_ERROR:
             raise
         raise UserError(one_line(said.getvalue())) from None
     if unknown:
-        raise UserError(f"unknown option {unknown[0]!r}; valid: {', '.join(options_of(kind))}")
+        raise UserError(f"unknown word {unknown[0]!r}: it belongs to no option")
     return absolute(parsed)
+
+
+def check_known(words: Sequence[str], kind: Any) -> None:
+    """Raise UserError for an option that is none: it is said before what is missing."""
+    names = [one.name for one in options_of(kind)]
+    for word in words:
+        name = word.partition("=")[0].replace("_", "-")
+        if name.startswith("--") and len(name) > 2 and not {name, name.replace("no-", "", 1)} & set(names):
+            raise UserError(f"unknown option {word.partition('=')[0]!r}; {correction(name, names, 'valid')}")
 
 
 def one_line(box: str) -> str:
@@ -96,22 +113,6 @@ def one_line(box: str) -> str:
 def ruled(line: str) -> bool:
     """Empty, or nothing but a rule."""
     return not line.strip("- ")
-
-
-def options_of(kind: Any, prefix: str = "") -> list[str]:
-    """Every option of a dataclass as it is typed, "--optimizer.learning-rate"."""
-    found = []
-    for field in dataclasses.fields(kind):
-        hint = typing.get_type_hints(kind, include_extras=True)[field.name]
-        called = [extra.name for extra in typing.get_args(hint)[1:] if getattr(extra, "name", None) is not None]
-        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
-        own = called[0] if called else field.name
-        name = f"{prefix}{own}".replace("_", "-")
-        if dataclasses.is_dataclass(inner):
-            found += options_of(inner, f"{name}." if own else prefix)
-        else:
-            found.append(f"--{name}")
-    return found
 
 
 FLATTENED = ("config", "settings")

@@ -12,6 +12,7 @@ from typing import Any
 from data.credentials import check_tree
 from data.errors import UserError
 from data.files import write_whole
+from data.nearest import correction
 from funnel.settings import changed, fields, flat, keys
 from funnel.spaces import Presets
 from jobs.command.trust import check_names
@@ -58,7 +59,7 @@ def apply(settings: dict[str, Any], source: str, *configs: Any) -> tuple[Any, ..
     for key, value in settings.items():
         owner = next((n for n, config in enumerate(configs) if key.split(".")[0] in fields(type(config))), None)
         if owner is None:
-            valid = ", ".join(name for config in configs for name in keys(type(config)))
-            raise UserError(f"{source}: unknown key {key!r}; valid keys: {valid}")
+            valid = [name for config in configs for name in keys(type(config))]
+            raise UserError(f"{source}: unknown key {key!r}; {correction(key, valid, 'valid keys')}")
         shares[owner][key] = value
     return tuple(changed(config, share, source) for config, share in zip(configs, shares, strict=True))

@@ -4,6 +4,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from funnel.numbers import true_minus
 from funnel.panels import Cell, Table
 
 
@@ -17,7 +18,7 @@ def print_table(console: Console, table: Table) -> None:
         drawn.add_row(*(cell(value) for value in row))
     console.print(drawn)
     if table.note:
-        console.print(table.note, soft_wrap=True, highlight=False)
+        console.print(true_minus(table.note), soft_wrap=True, highlight=False)
 
 
 def cell(value: Cell) -> str:
@@ -25,5 +26,5 @@ def cell(value: Cell) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.5g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+        return true_minus(f"{value:.5g}")
+    return true_minus(f"{value:,}" if isinstance(value, int) else str(value))

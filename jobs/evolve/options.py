@@ -1,12 +1,13 @@
 """The options of jobs.evolve: its own, the engine's settings and those of the objective that is named."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from data.errors import UserError
+from data.nearest import correction
 from es.config import ESConfig
 from funnel.registry import DEFAULT_TUNABLE
 from funnel.settings import changed, fields, keys, read
@@ -29,6 +30,11 @@ def default_config() -> ESConfig:
 
 @dataclass
 class Arguments:
+    groups: ClassVar[Mapping[str, str]] = {
+        "out": "what is tuned",
+        "resume": "runs that are there",
+        "resamples": "judging",
+    }
     out: Path | None = None
     """Run directory: new, or one of the same run to continue."""
     objective: str = DEFAULT_TUNABLE
@@ -132,8 +138,8 @@ def fill(settings_type: type, values: dict[str, Any], source: str, base: tuple[A
         elif not front and name in fields(settings_type):
             own[key] = value
         else:
-            valid = ", ".join([*keys(ESConfig), *keys(settings_type, front)])
-            raise UserError(f"{source}: unknown key {key!r}; valid keys: {valid}")
+            valid = [*keys(ESConfig), *keys(settings_type, front)]
+            raise UserError(f"{source}: unknown key {key!r}; {correction(key, valid, 'valid keys')}")
     config = changed(config, engine, source)
     try:
         config.check()

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 import jobs.report
+from data.errors import UserError
 from funnel.settings import plain as settings_plain
 from jobs.cluster.connect import check_cpus
 from jobs.command.trust import trust
@@ -60,11 +61,14 @@ def staged(options: Arguments, settings: dict[str, Any], state: RunState) -> dic
             return current
 
         if options.watch is not None:
-            Watch(plan, record, begin if options.data is not None else None, lambda: finish(out, summary)).run()
+            watch = Watch(plan, record, begin if options.data is not None else None, lambda: finish(out, summary))
+            watch.run()
         else:
             begin()
         finish(out, summary)
     show(console, record, summary, plan)
+    if options.watch is not None and (mistake := watch.mistake()):
+        raise UserError(mistake)
     return summary
 
 

@@ -1,10 +1,10 @@
 """The options of jobs.pipeline: its own, those of the training, and with --es and --tuning those of the evolution."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -27,6 +27,11 @@ def default_es() -> ESConfig:
 
 @dataclass
 class Arguments:
+    groups: ClassVar[Mapping[str, str]] = {
+        "out": "what is done",
+        "resamples": "judging and serving",
+        "watch": "day by day",
+    }
     out: Path
     """Run directory: new, or one of the same pipeline to continue."""
     data: str | None = None

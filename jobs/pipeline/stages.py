@@ -111,7 +111,7 @@ def export_stage(
     record: Record,
     name: str,
     run: Path,
-    policy: Path,
+    policy: Path | None,
     data: str,
     part: str,
     out: Path,
@@ -122,7 +122,7 @@ def export_stage(
     arguments = export.Arguments(
         run=run,
         out=out,
-        policy=None if left_out else policy,
+        policy=None if left_out else policy,  # None too where no day could be tuned on yet
         data=data,
         part=part,
         rows=options.export_rows,

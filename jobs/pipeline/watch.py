@@ -15,11 +15,13 @@ from typing import Any
 
 from data.errors import UserError
 from data.files import hidden, sync_directory, write_whole
+from data.generate import WHOLE_DAY
 from data.labels import check_labels
 from data.log import Log, open_log
 from distributed.training.recorder import CHECKPOINTS
+from funnel.numbers import counted
 from jobs.evolve.conduct import POLICY_FILE
-from jobs.pipeline.days import cut_day, whole_days
+from jobs.pipeline.days import cut_day, look
 from jobs.pipeline.plan import DAY_RESAMPLES, Plan
 from jobs.pipeline.record import Record, Stage
 from jobs.pipeline.stages import evaluate_stage, evolve_stage, export_stage, score_part, score_stage, train_stage
@@ -39,7 +41,8 @@ class Current:
 
     name: str
     trained: Path
-    tuned: Path
+    tuned: Path | None
+    """None: no day's lists could be tuned on yet."""
     made: dict[str, str]
     """Fingerprints, as inputs of what comes next."""
 
@@ -56,23 +59,52 @@ class Watch:
         self.where = plan.options.watch
         self.log = open_log(self.where)
         self.late: set[str] = set()
+        self.named: dict[str, str] = {}
+        """What was passed over, and why, said once."""
+        self.parts: dict[str, str] = {}
+        """The part of the log that is a day: the name of its directory."""
 
     def run(self) -> None:
         """Take in day after day until it is time to end (--days, --until-idle), or for ever."""
         options = self.plan.options
+        self.parts |= look(self.where).whole
         self.check_done()
         if self.current is None and self.base is not None:
             self.current = self.base()
-        since = time.monotonic()
+        since, waits = time.monotonic(), False
         while options.days is None or len(self.taken()) < options.days:
             day = self.next_day()
             if day is not None:
                 self.take(day)
-                since = time.monotonic()
+                since, waits = time.monotonic(), False
             elif options.until_idle is not None and time.monotonic() - since >= options.until_idle:
                 return
             else:
+                if not waits and options.until_idle is None:
+                    self.record.say(self.awaited(), "yellow")
+                waits = True
                 time.sleep(min(options.poll, options.until_idle or options.poll))
+
+    def awaited(self) -> str:
+        """Said when there is nothing to do and no end is set."""
+        last = (self.taken() or [""])[-1]
+        after = f" after {last}" if last else ""
+        return (
+            f"waiting for a day{after} in {self.where}, with {WHOLE_DAY} in it; looking every "
+            f"{self.plan.options.poll:g} s for as long as it takes (--until-idle S, --days N and Ctrl-C end that)"
+        )
+
+    def mistake(self) -> str:
+        """Why no day could be learned from, at the end; "" if one could, or if there was none."""
+        days = self.record.days
+        if days and all(facts.get("skipped") for facts in days.values()):
+            day = self.taken()[-1]
+            return f"none of {counted(len(days), 'day')} could be learned from; {day}: {days[day]['skipped']}"
+        if not days and self.named:
+            name, why = next(iter(self.named.items()))
+            more = f" (and {len(self.named) - 1} more)" if len(self.named) > 1 else ""
+            return f"--watch {self.where}: no day was taken in; {name}: {why}{more}"
+        return ""
 
     def taken(self) -> list[str]:
         """The days that are done, in order."""
@@ -82,7 +114,13 @@ class Watch:
         """The first day after the last one that is there and whole; one that comes too late is left out, said once."""
         taken = self.taken()
         last = taken[-1] if taken else ""
-        days = whole_days(self.where)
+        found = look(self.where)
+        self.parts |= found.whole
+        for name, why in found.passed_over.items():
+            if self.named.get(name) != why:
+                self.record.say(f"{name}: passed over, {why}", "yellow")
+        self.named = found.passed_over
+        days = list(found.whole)
         for day in days:
             if day < last and day not in taken and day not in self.late:
                 self.late.add(day)
@@ -102,6 +140,8 @@ class Watch:
                     raise UserError(f"{self.place(day)}: has to be done again, but only its figures were kept")
                 continue
             names = [f"{day} {stage}" for stage in CHECKED if stage != "export" or self.plan.options.formats]
+            if facts.get("untuned"):
+                names = [name for name in names if name in self.record.stages]
             broken = [why for name in names if (why := self.record.invalid(name))]
             if broken and not again:
                 self.record.say(f"{day}: {broken[0]}; it is done again, and the days after it", "yellow")
@@ -130,14 +170,15 @@ class Watch:
     def day(self, day: str) -> dict[str, Any]:
         plan, record, place, options = self.plan, self.record, self.place(day), self.plan.options
         before = self.current
-        data = {"day": record.data(self.log, (day,))}
+        data = {"day": record.data(self.log, (self.parts.get(day, day),))}
         facts: dict[str, Any] = {"day": day, "model": before.name if before else None}
         if before is not None:
             facts |= self.judge(day, before, data)
         cut = place / "log"
         counts = record.do(Stage(f"{day} cut", data, (cut,), lambda: files(cut), lambda: self.cut(day, cut)))
-        facts |= {key: value for key, value in counts.items() if key != "skipped"}
+        facts |= {key: value for key, value in counts.items() if key not in ("skipped", "untuned")}
         if counts["skipped"]:
+            record.say(f"{day}: not learned from, {counts['skipped']}", "yellow")
             return {**facts, "skipped": counts["skipped"]}
         inputs = {"cut": record.result(f"{day} cut"), **(before.made if before else {})}
         trained, tuned = place / "train", place / "tuned"
@@ -145,59 +186,101 @@ class Watch:
         epochs = options.day_epochs if before else None
         steps = train_stage(plan, record, f"{day} train", trained, str(cut), inputs, start_from=start, epochs=epochs)
         model = {"train": record.result(f"{day} train")}
-        scored = place / "scored.parquet"
+        facts["steps"] = steps["steps"]
+        if counts.get("untuned"):
+            facts["untuned"] = counts["untuned"]
+            policy = self.kept_policy(day, tuned, before, counts["untuned"])
+        else:
+            policy = self.tune(day, tuned, before, cut, model)
+        if options.formats:
+            made = {**model, **({"evolve": record.result(f"{day} evolve")} if policy else {})}
+            export_stage(plan, record, f"{day} export", trained, policy, str(cut), "valid", place / "served", made)
+        if policy:
+            with reading_from(policy / METRICS_FILE):
+                last = (policy / METRICS_FILE).read_text().splitlines()[-1]
+                facts["theta_crc32"] = json.loads(last)["theta_crc32"]
+        return facts
+
+    def tune(self, day: str, tuned: Path, before: Current | None, cut: Path, model: dict[str, str]) -> Path:
+        """Score the users that were set apart and tune the policy on them; returns its directory."""
+        plan, record, options = self.plan, self.record, self.plan.options
+        scored, trained, start = (
+            tuned.with_name("scored.parquet"),
+            tuned.with_name("train"),
+            before.tuned if before else None,
+        )
         score_stage(record, f"{day} score", trained, str(cut), {"valid": scored}, model)
         arguments = plan.evolve_arguments(
             scored,
             tuned,
-            generations=options.day_generations if before else None,
+            generations=options.day_generations if start else None,
             resamples=min(DAY_RESAMPLES, options.resamples),
-            start_from=before.tuned if before else None,
+            start_from=start,
         )
         theta = {"score": record.result(f"{day} score"), **(before.made if before else {})}
         evolve_stage(record, f"{day} evolve", arguments, theta)
-        if options.formats:
-            made = {**model, "evolve": record.result(f"{day} evolve")}
-            export_stage(plan, record, f"{day} export", trained, tuned, str(cut), "valid", place / "served", made)
-        with reading_from(tuned / METRICS_FILE):
-            last = (tuned / METRICS_FILE).read_text().splitlines()[-1]
-            return {**facts, "steps": steps["steps"], "theta_crc32": json.loads(last)["theta_crc32"]}
+        return tuned
+
+    def kept_policy(self, day: str, tuned: Path, before: Current | None, why: str) -> Path | None:
+        """The policy of the day before, a copy of it, where the day's lists cannot be tuned on; None before any."""
+        self.record.say(f"{day}: trained on, but its policy is not tuned: {why}", "yellow")
+        if before is None or before.tuned is None:
+            return None
+        source = before.tuned
+
+        def work() -> dict[str, Any]:
+            shutil.copytree(source, tuned)
+            return {"policy": f"that of {before.name}"}
+
+        self.record.do(Stage(f"{day} evolve", {**before.made, "untuned": why}, (tuned,), lambda: files(tuned), work))
+        return tuned
 
     def judge(self, day: str, before: Current, data: dict[str, str]) -> dict[str, Any]:
         """The day's figures of the model and the policy of the days before."""
         plan, record, place = self.plan, self.record, self.place(day)
-        inputs, where = {**data, **before.made}, str(self.where)
-        evaluate_stage(plan, record, f"{day} judge", before.trained, where, day, place / "judged", inputs)
+        inputs, where, part = {**data, **before.made}, str(self.where), self.parts.get(day, day)
+        evaluate_stage(plan, record, f"{day} judge", before.trained, where, part, place / "judged", inputs)
+        summary = read_json(place / "judged" / SUMMARY_FILE)
+        own = {key: value for key, value in summary.items()
+               if key.endswith(ENDINGS) and isinstance(value, int | float) and not key.startswith(SLICED)}  # fmt: skip
+        policy = before.tuned
+        if policy is None:
+            return own
         scored, found = place / "judged.parquet", place / "judged_policy.json"
 
         def work() -> dict[str, Any]:
-            score_part(before.trained, where, day, scored)
-            figures = plan.tunable.judge_policy(before.tuned / POLICY_FILE, scored, DAY_RESAMPLES, plan.seed)
+            score_part(before.trained, where, part, scored)
+            figures = plan.tunable.judge_policy(policy / POLICY_FILE, scored, DAY_RESAMPLES, plan.seed)
             write_json(found, figures)
             scored.unlink()
             return figures
 
-        values = record.do(Stage(f"{day} policy", inputs, (scored, found), lambda: [found], work))
-        summary = read_json(place / "judged" / SUMMARY_FILE)
-        own = {key: value for key, value in summary.items() if key.endswith(ENDINGS) and isinstance(value, int | float)}
-        return {key: value for key, value in own.items() if not key.startswith(SLICED)} | values
+        return own | record.do(Stage(f"{day} policy", inputs, (scored, found), lambda: [found], work))
 
     def cut(self, day: str, out: Path) -> dict[str, Any]:
-        """The day as a log of train and valid, and what is in it; `skipped`: why nothing can be learned from it."""
+        """The day as a log of train and valid, and what is in it; `skipped`: why nothing can be learned from it,
+        `untuned`: why the policy cannot be tuned on it."""
         shutil.rmtree(out, ignore_errors=True)
-        cut_day(self.log, day, self.plan.options.valid_share, self.plan.seed, out)
+        cut_day(self.log, self.parts.get(day, day), day, self.plan.options.valid_share, self.plan.seed, out)
         log = open_log(out)
         labels = {name: check_labels(log, log.part(name)) for name in ("train", "valid")}
         rows = sum(part.rows for part in labels.values())
         counts = {f"{label}s": sum(part.positives[label] for part in labels.values()) for label in log.schema.labels}
         poor = [f"no {label} in its {name} part" for name, part in labels.items() for label in log.schema.labels
                 if not part.positives[label]]  # fmt: skip
-        return {"rows": rows, **counts, "skipped": poor[0] if poor else untunable(self.plan, log)}
+        return {
+            "rows": rows,
+            **counts,
+            "skipped": poor[0] if poor else "",
+            "untuned": "" if poor else untunable(self.plan, log),
+        }
 
     def after(self, day: str) -> Current:
         place = self.place(day)
-        made = {"model": self.record.result(f"{day} train"), "theta": self.record.result(f"{day} evolve")}
-        return Current(day, place / "train", place / "tuned", made)
+        made = {"model": self.record.result(f"{day} train")}
+        if f"{day} evolve" not in self.record.stages:
+            return Current(day, place / "train", None, made)
+        return Current(day, place / "train", place / "tuned", {**made, "theta": self.record.result(f"{day} evolve")})
 
     def place(self, day: str) -> Path:
         return self.plan.out / DAYS / day

@@ -9,6 +9,7 @@ other. What a run did not measure is shown as absent, with the reason. The file 
 not at all, and replaces an earlier report but nothing else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +30,14 @@ class Args:
 
 def run(args: Args) -> Path:
     """Write the report and return its absolute path; UserError if a run or the target is not what it should be."""
-    out = args.out.resolve()
-    check_target(out)
-    with reading_from(*args.runs):
-        write(out, load_runs(args.runs))
+    out = write_page(args.runs, args.out.resolve())
     print(out)
+    return out
+
+
+def write_page(runs: Sequence[Path], out: Path) -> Path:
+    """The page of these runs at `out`. Prints nothing, so that commands can write their report before they show it."""
+    check_target(out)
+    with reading_from(*runs):
+        write(out, load_runs(runs))
     return out

@@ -3,6 +3,7 @@
 The first section of every run, its results, comes before the details of any.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -100,20 +101,44 @@ def table(members: Sequence[Named]) -> Grid:
             group.series.append(index)
     for group in groups.values():
         mark_best(group, [first.columns.index(column) for column in first.alike])
-    return Grid.of(replace(first, columns=("Run", *first.columns[1:])), list(groups.values()))
+    judged = any(isinstance(cell, Figure) and cell.badness is not None for row in first.rows for cell in row)
+    note = f"{first.note} {BEST_NOTE}".strip() if judged else first.note
+    return Grid.of(replace(first, columns=("Run", *first.columns[1:]), note=note), list(groups.values()))
+
+
+BEST_NOTE = (
+    "Shaded: better than each of the other runs by more than the two intervals together leave open (√ of the sum of "
+    "their squared halves). Where nothing is shaded there is no difference to tell."
+)
 
 
 def mark_best(group: Group, alike: Sequence[int]) -> None:
-    """Mark the best of each column, if the runs were judged on the same rows."""
+    """Mark the best of each column, if the runs were judged on the same rows and their intervals tell it from each of
+    the others. Runs on the same rows differ less than their intervals say, so this marks too few rather than too many.
+    """
     if len({tuple(str(row[column]) for column in alike) for row in group.rows if not empty(row)}) > 1:
         return
     for column in range(1, len(group.rows[0])):
-        known = [(cell.badness, place) for place, row in enumerate(group.rows)
-                 if isinstance(cell := row[column], Figure) and cell.badness is not None]  # fmt: skip
-        texts = {place: group.rows[place][column].text for _, place in known}  # type: ignore[union-attr]
-        if len(set(texts.values())) > 1:
-            best = texts[min(known)[1]]
-            group.best |= {(place, column) for place, text in texts.items() if text == best}
+        known = {place: cell for place, row in enumerate(group.rows)
+                 if isinstance(cell := row[column], Figure) and cell.badness is not None}  # fmt: skip
+        if len({cell.text for cell in known.values()}) < 2:
+            continue
+        best = min(known.values(), key=lambda cell: cell.badness or 0.0)
+        if all(cell.text == best.text or told_apart(best, cell) for cell in known.values()):
+            group.best |= {(place, column) for place, cell in known.items() if cell.text == best.text}
+
+
+def told_apart(one: Figure, other: Figure) -> bool:
+    """Whether two figures differ by more than their intervals leave open. Figures that have none are exact."""
+    assert one.badness is not None
+    assert other.badness is not None
+    return abs(one.badness - other.badness) > math.hypot(half_of(one), half_of(other))
+
+
+def half_of(figure: Figure) -> float:
+    if figure.half is not None:
+        return figure.half
+    return 0.0 if figure.low is None or figure.high is None else (figure.high - figure.low) / 2
 
 
 def empty(row: Sequence[Cell]) -> bool:

@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from markupsafe import Markup
 
 from data.errors import UserError
 from data.files import make_directory, write_whole
-from funnel.numbers import count
-from funnel.panels import RUNS, Calibration, Curve, Glossary, Intervals, Panel, Record, Sentence
+from funnel.numbers import compact, count, true_minus
+from funnel.panels import RUNS, Calibration, Cell, Curve, Glossary, Intervals, Panel, Record, Sentence, Table
 from jobs.report import draw
 from jobs.report.compare import Shown, sections
+from jobs.report.places import place, repeatable, without_roots
 from jobs.report.runs import Run, panels_of
-from jobs.report.tables import Grid
+from jobs.report.tables import Grid, Group
 
 MARKER = '<meta name="generator" content="counterpoint.report">'
 HERE = Path(__file__).resolve().parent
@@ -53,7 +54,7 @@ def render(runs: Sequence[Run]) -> str:
     )
     return environment.get_template("template.html.j2").render(
         marker=Markup(MARKER),
-        style=Markup((HERE / "style.css").read_text()),
+        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         title=" · ".join(record.name for record in records),
         written=time.strftime("%Y-%m-%d %H:%M"),
         headlines=[(name, headline(shown)) for name, shown in panels],
@@ -66,7 +67,7 @@ def render(runs: Sequence[Run]) -> str:
 
 
 def headline(panels: Sequence[Panel]) -> str:
-    return " ".join(panel.text for panel in panels if isinstance(panel, Sentence) and panel.headline)
+    return true_minus(" ".join(panel.text for panel in panels if isinstance(panel, Sentence) and panel.headline))
 
 
 def glossary(panels: Sequence[Panel]) -> dict[str, str]:
@@ -76,11 +77,18 @@ def glossary(panels: Sequence[Panel]) -> dict[str, str]:
 def blocks(panels: Sequence[Shown], name: str) -> list[Grid | Sentence | Figure]:
     """Tables and sentences as they are; pictures of one size that follow each other in one figure."""
     found: list[Grid | Sentence | Figure] = []
-    for place, panel in enumerate(panels):
-        if isinstance(panel, Grid | Sentence):
+    for at, panel in enumerate(panels):
+        if isinstance(panel, Sentence):
+            found.append(replace(panel, text=true_minus(panel.text)))
+            continue
+        if isinstance(panel, Grid):
             found.append(panel)
             continue
-        picture = Picture(panel.title, Markup(drawn(panel, f"{name}-{place}")))
+        if isinstance(panel, Curve) and short(panel):
+            if not (at and isinstance(panels[at - 1], Curve) and short(panels[at - 1])):
+                found += [Grid.of(one, [Group("", [list(row) for row in one.rows])]) for one in few(panels[at:])]
+            continue
+        picture = Picture(panel.title, Markup(drawn(panel, f"{name}-{at}")))
         if not picture.svg:
             continue
         columns, last = columns_of(panel), found[-1] if found else None
@@ -91,6 +99,28 @@ def blocks(panels: Sequence[Shown], name: str) -> list[Grid | Sentence | Figure]
         else:
             found.append(Figure((picture,), columns, panel.note))
     return found
+
+
+FEW = 3
+"""Points from which a curve is worth a picture."""
+
+
+def short(panel: Shown) -> bool:
+    """Whether a curve has so few points that numbers say it better."""
+    return isinstance(panel, Curve) and not panel.bars and all(len(each.x) < FEW for each in panel.series)
+
+
+def few(panels: Sequence[Shown]) -> list[Table]:
+    """The short curves that these panels begin with, as tables: a row a line; those over the same places in one."""
+    tables: dict[tuple[str, ...], list[tuple[Cell, ...]]] = {}
+    for panel in panels:
+        if not isinstance(panel, Curve) or not short(panel):
+            break
+        for each in panel.series:
+            names = [panel.names[int(x)] if panel.names else f"{panel.x_label} {compact(x)}" for x in each.x]
+            whose = f": {each.name}" if each.name and len(panel.series) > 1 else ""
+            tables.setdefault(tuple(names), []).append((panel.title + whose, *(compact(y) for y in each.y)))
+    return [Table("", ("", *names), tuple(rows)) for names, rows in tables.items() if rows]
 
 
 def drawn(panel: Curve | Intervals | Calibration, name: str) -> str:
@@ -113,7 +143,7 @@ def data_of(records: Sequence[Record]) -> list[tuple[str, str, str]]:
     shared: dict[tuple[str, str], list[str]] = {}
     for record in records:
         data: dict[str, Any] = record.run.get("data") or {}
-        location = str(data.get("location") or data.get("scored") or "")
+        location = place(str(data.get("location") or data.get("scored") or ""), record.directory.parent)
         if not location:
             continue
         if data.get("name") and data["name"] not in location:
@@ -136,14 +166,16 @@ def card(run: Run) -> dict[str, Any]:
         "kind": record.get("kind"),
         "notes": run.notes,
         "facts": [
-            ("Directory", str(run.record.directory)),
-            ("Command", record.get("command") or "not recorded"),
+            ("Directory", run.record.directory.name),
+            ("Command", repeatable(str(record.get("command") or "not recorded"))),
             ("Commit", f"{commit} with uncommitted changes" if dirty else commit or "not recorded"),
             ("Started", started(record.get("started"))),
             ("Versions", ", ".join(versions) or "not recorded"),
             ("Hardware", ", ".join(hard) or "not recorded"),
         ],
-        "config": json.dumps(record.get("config") or {}, indent=2, ensure_ascii=False),
+        "config": json.dumps(
+            without_roots(record.get("config") or {}, run.record.directory.parent), indent=2, ensure_ascii=False
+        ),
     }
 
 

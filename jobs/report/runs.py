@@ -28,6 +28,8 @@ KINDS = {  # and who writes them
 PLACES = {"tune": "jobs.tune.panels", "pipeline": "jobs.pipeline.panels"}
 """Kinds that are commands of their own rather than a system, and who shows them."""
 NO_METRICS = ("evaluate", *PLACES)
+EVALUATIONS = "evaluations"
+"""Where jobs.evaluate puts what it finds of a run, in the run's directory."""
 READ_ELSEWHERE = (RUN_FILE, SUMMARY_FILE, METRICS_FILE)
 
 
@@ -171,9 +173,9 @@ def read_files(path: Path) -> dict[str, Any]:
             continue
         with reading_from(file):
             if file.suffix == ".csv":
-                found[file.stem] = list(csv.DictReader(file.read_text().splitlines()))
+                found[file.stem] = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
             elif file.suffix == ".jsonl":
-                lines = file.read_text().splitlines(True)
+                lines = file.read_text(encoding="utf-8").splitlines(True)
                 found[file.stem] = [json.loads(line) for line in lines if line.endswith("\n")]
     return found
 
@@ -214,10 +216,16 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     return [records[at] for records in by_event.values() for at in sorted(records)], tuple(notes)
 
 
+def name_of(path: Path, length: int) -> str:
+    """The last so many names of a path; an evaluation inside its run has the run's name too."""
+    inside = len(path.parts) > 3 and path.parent.name == EVALUATIONS
+    return f"{path.parts[-3]} on {path.name}" if inside and length == 1 else "/".join(path.parts[-length:])
+
+
 def distinct_names(paths: Sequence[Path]) -> list[str]:
     """The shortest tails of the paths that tell all of them apart: a/naive, b/naive -> "a/naive", "b/naive"."""
     for length in range(1, max(len(path.parts) for path in paths) + 1):
-        names = ["/".join(path.parts[-length:]) for path in paths]
+        names = [name_of(path, length) for path in paths]
         if len(set(names)) == len(names):
             return names
     raise AssertionError("paths are distinct")

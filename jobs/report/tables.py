@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from funnel.numbers import DASH, compact
+from funnel.numbers import DASH, compact, true_minus
 from funnel.panels import Cell, Figure, Table
 
 
@@ -65,5 +65,6 @@ def shown(cell: Cell, best: bool, footnotes: list[str]) -> ShownCell:
             footnotes.append(cell.why)
         return ShownCell(cell.text, cell.small, best, footnotes.index(cell.why) + 1 if cell.why else 0)
     if isinstance(cell, str):
+        cell = true_minus(cell)
         return ShownCell(cell or DASH, words=len(cell) > 24)
     return ShownCell(compact(cell))

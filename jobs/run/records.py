@@ -138,7 +138,7 @@ def check_figures(path: Path, value: dict[str, Any], kind: str) -> None:
 
 @lru_cache(1 << 16)
 def is_number(key: str) -> bool:
-    return bool(NUMBERS.search(key))
+    return bool(NUMBERS.search(key)) and not key.startswith("importance.")  # which holds a share by setting
 
 
 @contextmanager

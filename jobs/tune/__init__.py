@@ -11,18 +11,22 @@
 
 The search sees validation figures only; the best trial is judged once on the test part, at the end. Its settings are
 in OUT/best.json for `--preset` of jobs.train or jobs.evolve, figures in OUT/summary.json, all trials in
-OUT/trials.csv, each trial's run directory in OUT/trials. The same command goes on from where a search was stopped.
+OUT/trials.csv, a page of it all in OUT/report.html, each trial's run directory in OUT/trials. The same command goes on
+from where a search was stopped.
 """
 
 import dataclasses
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+import jobs.report
 from data.errors import UserError
 from data.log import open_log
+from jobs.cluster.answers import check_answers
 from jobs.cluster.connect import check_sockets, connect, names_cluster
 from jobs.command.paths import absolute as absolute_paths
 from jobs.command.trust import trust
@@ -33,6 +37,7 @@ from jobs.tune.options import Arguments as Arguments
 from jobs.tune.options import arguments_of, find_space, first_config, recorded
 from jobs.tune.options import options as options
 
+REPORT = "report.html"
 LEAST_POPULATION = 4
 MAY_CHANGE = frozenset({"concurrent", "data"})
 
@@ -51,6 +56,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         if state is not RunState.NEW:
             check_inputs(arguments, out, state)
         if state is RunState.DONE:
+            if not (out / REPORT).exists():
+                jobs.report.write_page([out], out / REPORT)
             console.print(f"{out} is finished already: {read_json(out / SUMMARY_FILE)['tune.message']}", soft_wrap=True)
             return read_json(out / SUMMARY_FILE)
         return searched(arguments, out, state, console)
@@ -81,8 +88,9 @@ def searched(arguments: Arguments, out: Path, state: RunState, console: Console)
     summary = conduct(study, arguments, console)
     summary["tune.seconds"] = time.time() - began
     write_json(out / SUMMARY_FILE, summary)
+    jobs.report.write_page([out], out / REPORT)
     console.print(summary["tune.message"], soft_wrap=True, highlight=False)
-    console.print(f"run: {out}", soft_wrap=True)
+    console.print(f"run: {out}, report: {out / REPORT}", soft_wrap=True)
     return summary
 
 
@@ -161,7 +169,8 @@ def check_workers(arguments: Arguments) -> None:
             "--trial-workers needs --scheduler asha or none: pbt interrupts trials, and would leave workers behind"
         )
     if names_cluster():
-        return  # it is asked once it is there
+        check_answers(os.environ["RAY_ADDRESS"])
+        return  # how many CPUs it has is asked once it is joined
     if workers > usable_cpus():
         raise UserError(f"--trial-workers {workers}: this machine has {usable_cpus()} CPUs; ask for at most that many")
     if arguments.concurrent > room(arguments):

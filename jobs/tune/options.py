@@ -1,9 +1,9 @@
 """The options of jobs.tune: its own, and the settings that all trials share, of what is searched for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -27,6 +27,12 @@ TUNING = "tuning"
 
 @dataclass
 class Arguments:
+    groups: ClassVar[Mapping[str, str]] = {
+        "out": "what is searched",
+        "samples": "how",
+        "metric": "what for",
+        "trial_workers": "where",
+    }
     out: Path | None = None
     """Run directory of the search: new, or one of the same search to continue."""
     problem: str = ""

@@ -4,12 +4,14 @@ Trials are read from trials.csv, so that a page needs no knowledge of what was s
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from funnel.numbers import counted, duration, number
-from funnel.panels import Cell, Curve, Figure, Interval, Intervals, Panel, Record, Sentence, Series, Table
+from funnel.figures.sampling_error import half_width
+from funnel.numbers import counted, duration
+from funnel.panels import Cell, Curve, Figure, Interval, Intervals, Panel, Record, Sentence, Series, Table, finite
 
 SECTION = "Searching settings"
 SHOWN = 20
@@ -66,8 +68,35 @@ def headline(record: Record, metrics: Sequence[str]) -> str:
         return text + f"{counted(len(record.summary['tune.front']), 'trial')} stand on the front."
     if "best.trial" not in record.summary or not metrics:
         return text + "none is feasible."
-    best, default = (record.number(f"{who}.valid.{metrics[0]}") for who in ("best", "default"))
-    return f"{text}the best has {number(best, 5)}, the default configuration {number(default, 5)} (validation part)."
+    best, default = (valid(record, who, metrics[0]) for who in ("best", "default"))
+    positives = record.number(f"best.valid.{metrics[0].rpartition('.')[0]}.positives")
+    rests = f", {counted(positives, 'positive')}" if positives is not None else ""
+    same = "; the intervals leave no difference to tell" if overlap(best, default) else ""
+    return f"{text}the best has {told(best)}, the default configuration {told(default)} (validation part{rests}){same}."
+
+
+def valid(record: Record, who: str, metric: str) -> Figure:
+    return judged({key: record.number(key) for key in record.summary}, metric, f"{who}.valid.")
+
+
+def judged(facts: Mapping[str, Any], metric: str, front: str = "") -> Figure:
+    """A figure of a trial with half the interval that the finite sample alone allows, where the rows are known."""
+    space, _, kind = metric.rpartition(".")
+    value, rows, positives = (
+        finite(facts.get(f"{front}{key}")) for key in (metric, f"{space}.count", f"{space}.positives")
+    )
+    return Figure(value, 5, half=None if value is None else half_width(kind, value, rows, positives))
+
+
+def told(figure: Figure) -> str:
+    return f"{figure.text} {figure.small}".rstrip().replace(" ", "\u00a0")
+
+
+def overlap(one: Figure, other: Figure) -> bool:
+    """Whether the intervals of two figures leave no difference to tell."""
+    if one.value is None or other.value is None or one.half is None or other.half is None:
+        return False
+    return abs(one.value - other.value) <= math.hypot(one.half, other.half)
 
 
 def message(record: Record) -> Sentence:
@@ -109,12 +138,12 @@ def table(record: Record, trials: Sequence[Trial], metrics: Sequence[str]) -> Ta
         state = one.state if one.state != "finished" else ""
         state += " infeasible" if not one.feasible else ""
         default = " (default)" if int(one.name) == 0 else ""
-        figures = [Figure(one.figure(metric), 5) for metric in metrics]
+        figures = [judged(one.facts, metric) for metric in metrics]
         values = [setting(one.facts.get(key)) for key in settings]
         rows.append((f"{one.name}{default} {state}".rstrip(), setting(one.facts.get("at")), *figures, *values))
     failed = [one for one in trials if one.state == "failed"]
     note = "Validation figures of the epoch or generation that each trial would keep. The best of many trials looks "
-    note += "better on the part it was chosen on than it is."
+    note += "better on the part it was chosen on than it is. ± is half the 95% interval that the finite sample allows."
     note += "".join(f" Trial {one.name} failed: {one.facts.get('error')}." for one in failed[:3])
     which = "every trial" if len(rows) == len(trials) else f"the best of {len(trials)} trials"
     columns = ("Trial", "at", *metrics, *(name.replace("_", " ") for name in settings.values()))
@@ -134,12 +163,13 @@ def setting(value: Any) -> str | None:
 def tested(record: Record) -> list[Panel]:
     """Figures of the best trial and of the default on the part that the search never saw."""
     keys = [key.removeprefix("best.test.") for key in record.summary if key.startswith("best.test.")]
-    rows = [
-        (key, *(number(record.number(f"{who}.test.{key}"), 5) for who in ("default", "best")))
+    known = {key: record.number(key) for key in record.summary}
+    rows: list[tuple[Cell, ...]] = [
+        (key, *(judged(known, key, f"{who}.test.") for who in ("default", "best")))
         for key in keys
         if key.endswith(TESTED)
     ]
-    note = "The test part was looked at once, after the search: nothing was chosen by it."
+    note = "The test part was looked at once, after the search: nothing was chosen by it. ± as above."
     return [Table("Test part", ("Figure", "default", "best"), tuple(rows), note, SECTION)] if rows else []
 
 
@@ -179,7 +209,7 @@ def learning(record: Record, trials: Sequence[Trial], metric: str) -> list[Panel
 def course(record: Record, one: Trial, metric: str) -> tuple[list[float], list[float]]:
     """What a trial reported; of an epoch that was run twice, the later."""
     path = record.directory / "trials" / one.name / "reports.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     reports = [json.loads(line) for line in lines if line.endswith("\n")]
     known = {report["at"]: report["figures"].get(metric) for report in reports}
     kept = [(at, known[at]) for at in sorted(known) if known[at] is not None]
