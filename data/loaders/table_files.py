@@ -1,0 +1,201 @@
+"""A team's own table as it lies: one file or a folder of them, Parquet or CSV, flat or partitioned by day.
+
+    RAW.csv    RAW/*.csv.gz    RAW/*.parquet    RAW/dt=2026-01-01/part-0.parquet    s3://bucket/RAW
+
+A folder's name such as dt=2026-01-01 is a column of all rows below it, as Hive and Spark write them. The types of a
+column are those of all files together. Rows come in blocks: memory is flat in the size of the table.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from data.errors import UserError
+from data.filesystems import first_line, reading, resolve, shown
+from data.kinds import cast_table, common_type, read_type
+from data.listing import is_hidden, local_files
+
+CSV = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+PARQUET = (".parquet", ".parq", ".pq")
+BLOCK_BYTES = 16 * 2**20
+BLOCK_ROWS = 131_072
+
+
+@dataclass(frozen=True)
+class TableFile:
+    path: str
+    folders: dict[str, str] = field(default_factory=dict)
+    """Values that the folders' names give, {"dt": "2026-01-01"}."""
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """An opened table: files in the order of their paths, one type a column."""
+
+    location: str
+    filesystem: Any
+    files: tuple[TableFile, ...]
+    types: dict[str, pa.DataType]
+
+    def blocks(self, columns: list[str] | None = None) -> Iterator[tuple[pa.Table, str]]:
+        """(rows, path of their file), in order. Raises UserError naming the file where they cannot be read."""
+        names = list(self.types) if columns is None else columns
+        for file in self.files:
+            own = [name for name in names if name not in file.folders]
+            for table in self._read(file, own):
+                for name in names:
+                    if name in file.folders:
+                        kind = self.types[name]
+                        value = int(file.folders[name]) if pa.types.is_integer(kind) else file.folders[name]
+                        table = table.append_column(name, pa.repeat(pa.scalar(value, kind), table.num_rows))
+                yield table.select(names), file.path
+
+    def _read(self, file: TableFile, names: list[str]) -> Iterator[pa.Table]:
+        types = {name: self.types[name] for name in names}
+        try:
+            if is_csv(file.path):
+                options = pacsv.ConvertOptions(column_types=types, include_columns=names, strings_can_be_null=True)
+                with open_csv(self.filesystem, file.path, options) as reader:
+                    for batch in reader:
+                        yield pa.Table.from_batches([batch])
+                return
+            with pq.ParquetFile(self.filesystem.open_input_file(file.path)) as source:
+                there = [name for name in names if name in source.schema_arrow.names]
+                for batch in source.iter_batches(BLOCK_ROWS, columns=there):
+                    table = pa.Table.from_batches([batch])
+                    for name in names:
+                        if name not in there:
+                            table = table.append_column(name, pa.nulls(table.num_rows, types[name]))
+                    yield cast_table(table, types, file.path)
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise UserError(f"{file.path}: cannot be read ({first_line(error)})") from None
+
+
+def open_table(location: str, text: tuple[str, ...] = ()) -> RawTable:
+    """Find the files and the type of every column; of a CSV the types are those of its first 16 MB. `text`: columns
+    that are to be read as text whatever they look like.
+
+    Raises UserError: no such place, no files or files of two formats, a column that is text here and a number there.
+    """
+    filesystem, root = resolve(location)
+    place = shown(location)
+    with reading(place):
+        info = filesystem.get_file_info(root)
+    if info.type == pafs.FileType.NotFound:
+        raise UserError(f"{place}: no such file or directory")
+    paths = [root] if info.type == pafs.FileType.File else below(filesystem, root)
+    known = [path for path in paths if is_csv(path) or path.lower().endswith(PARQUET)]
+    if not known:
+        found = f"; it holds {os.path.basename(paths[0])}" if paths else ""
+        raise UserError(f"{place}: holds no .parquet, .csv or .tsv file{found}")
+    csv = [path for path in known if is_csv(path)]
+    if csv and len(csv) < len(known):
+        other = next(path for path in known if path not in csv)
+        raise UserError(f"{place}: holds CSV and Parquet ({csv[0]}, {other}); give a folder of one of them")
+    files = tuple(TableFile(path, folders(path.removeprefix(root))) for path in sorted(known))
+    return RawTable(location, filesystem, files, column_types(filesystem, files, text))
+
+
+def below(filesystem: Any, root: str) -> list[str]:
+    """Files at any depth that are not hidden."""
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return local_files(root)
+    with reading(root):
+        infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
+    paths = [info.path for info in infos if info.type == pafs.FileType.File]
+    return [path for path in paths if not any(map(is_hidden, path.removeprefix(f"{root}/").split("/")))]
+
+
+def folders(path: str) -> dict[str, str]:
+    """{"dt": "2026-01-01"} of /dt=2026-01-01/part-0.parquet"""
+    pairs = (name.partition("=") for name in path.split("/")[:-1])
+    return {name: value for name, equals, value in pairs if equals and name}
+
+
+def column_types(filesystem: Any, files: tuple[TableFile, ...], text: tuple[str, ...]) -> dict[str, pa.DataType]:
+    """One type a column, in the order in which the files name them."""
+    found: dict[str, dict[str, pa.DataType]] = {}
+    for file in files:
+        schema = file_schema(filesystem, file.path)
+        repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
+        if repeated:
+            raise UserError(f"{file.path}: two columns are called {repeated[0]!r}; rename one")
+        for name, kind in zip(schema.names, schema.types, strict=True):
+            if name not in file.folders:
+                found.setdefault(name, {})[file.path] = kind
+    absent = [name for name in text if name not in found]
+    if absent:
+        raise UserError(f"--text {absent[0]}: no such column; the table has {', '.join(found)}")
+    types: dict[str, pa.DataType] = {}
+    for name, kinds in found.items():
+        if name in text:
+            types[name] = pa.large_string()
+            continue
+        try:
+            types[name] = one_type(list(kinds.values()))
+        except TypeError:
+            (first, one), (second, other) = list({str(kind): (path, kind) for path, kind in kinds.items()}.values())[:2]
+            raise UserError(
+                f"{second}: column {name!r} is {other}, in {first} it is {one}; write one type, or read it as text "
+                f"with --text {name}"
+            ) from None
+    for name in dict.fromkeys(name for file in files for name in file.folders):
+        values = [file.folders.get(name, "") for file in files]
+        types[name] = pa.int64() if all(value.isdecimal() and str(int(value)) == value for value in values) else (
+            pa.large_string())  # fmt: skip
+    return types
+
+
+def one_type(kinds: list[pa.DataType]) -> pa.DataType:
+    """The type that all of these fit into; times and dates are no matter of common_type. Raises TypeError."""
+    there = list(dict.fromkeys(kind for kind in kinds if not pa.types.is_null(kind)))
+    if len(there) == 1 and (pa.types.is_temporal(there[0]) or pa.types.is_nested(there[0])):
+        return there[0]
+    if any(pa.types.is_timestamp(kind) or pa.types.is_date(kind) for kind in there):
+        if not all(pa.types.is_timestamp(kind) or pa.types.is_date(kind) for kind in there):
+            raise TypeError("times and other values")
+        zones = {getattr(kind, "tz", None) for kind in there}
+        if len(zones) > 1:
+            raise TypeError("times with and without a time zone")
+        return pa.timestamp("us", zones.pop())
+    return common_type([read_type(kind) for kind in there])
+
+
+def file_schema(filesystem: Any, path: str) -> pa.Schema:
+    try:
+        if is_csv(path):
+            with open_csv(filesystem, path, pacsv.ConvertOptions(strings_can_be_null=True)) as reader:
+                return reader.schema
+        with pq.ParquetFile(filesystem.open_input_file(path)) as file:
+            return file.schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
+
+
+def is_csv(path: str) -> bool:
+    return stem(path).lower().endswith(tuple(CSV))
+
+
+def stem(path: str) -> str:
+    """Without the ending of a compression."""
+    ending = os.path.splitext(path)[1].lower()
+    return path[: -len(ending)] if ending in PACKED else path
+
+
+def open_csv(filesystem: Any, path: str, options: pacsv.ConvertOptions) -> Any:
+    packed = PACKED.get(os.path.splitext(path)[1].lower())
+    stream = filesystem.open_input_stream(path, compression=packed)
+    delimiter = CSV[os.path.splitext(stem(path))[1].lower()]
+    return pacsv.open_csv(
+        stream,
+        read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES),
+        parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=options,
+    )
