@@ -1,9 +1,10 @@
-"""Make an exposure log: generated with known truth, or from a public data set's files.
+"""Make an exposure log: from a table of your own, generated with known truth, or from a public data set's files.
 
     python -m jobs.make_data --rows 300000 --out /tmp/log                       (a laptop CPU: two seconds)
     python -m jobs.make_data --rows 1000000 --hidden 1 --seed 7 --out /tmp/log  (with an unobserved confounder)
     python -m jobs.make_data --rows 300000 --history 50 --out /tmp/log          (with items that users clicked)
     python -m jobs.make_data --rows 300000 --days 7 --out /tmp/days             (days for jobs.pipeline --watch)
+    python -m jobs.make_data --source table --input RAW --time ts --out /tmp/log    (Parquet or CSV, a file or a folder)
     python -m jobs.make_data --source speed_dating --input DIR --fold 0 --out /tmp/log
     python -m jobs.make_data --source ali_ccp --input DIR --lists 210 109_14 --out /tmp/log
 
@@ -15,10 +16,11 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -27,9 +29,57 @@ from data.generate import GeneratedLog, generate_days, generate_log
 from data.loaders.ali_ccp import LISTS, load_ali_ccp
 from data.loaders.ali_express import load_ali_express
 from data.loaders.speed_dating import load_speed_dating
+from data.loaders.table import TableOptions, load_table
+from data.loaders.table_draft import KINDS, ROLES, Draft
 from data.world import check
 from data.write import PartFacts, check_new
 from jobs.command.cli import main
+
+
+@dataclass(frozen=True)
+class TableArguments:
+    """--source table. Columns that are not named are found by their names; what each has become is printed."""
+
+    split: Literal["time", "user", "request"] = "time"
+    """What valid and test are: the last days, or a share of the users or of the requests."""
+    valid_days: int = 1
+    """Split by time: days of the valid part, before those of the test part (days in UTC)."""
+    test_days: int = 1
+    """Split by time: the last days, which are the test part."""
+    held_out: float = 0.1
+    """Split by user or request: the share of each of valid and test."""
+    time: str | None = None
+    """Column of the moment: a timestamp, a date, text such as 2026-01-31, or seconds or milliseconds since 1970."""
+    click: str | None = None
+    """Column that is 1 where the exposure was clicked."""
+    conversion: str | None = None
+    """Column that is 1 where the click converted."""
+    user: str | None = None
+    """Column of the user: intervals resample users."""
+    request: str | None = None
+    """Column of what is ranked together; its rows are kept together."""
+    exposure: str | None = None
+    """Column of an id of the row; without one the rows are numbered."""
+    weight: str | None = None
+    """Column of how often a row counts."""
+    value: str | None = None
+    """Column of what a conversion would be worth, known before the exposure (a price)."""
+    reward: str | None = None
+    """Column of what the exposure has brought, known only afterwards (revenue): never a feature."""
+    categorical: tuple[str, ...] = ()
+    """Columns that are ids or kinds, whatever they look like."""
+    numeric: tuple[str, ...] = ()
+    """Columns that are amounts, whatever they look like."""
+    drop: tuple[str, ...] = ()
+    """Columns that are no features."""
+    text: tuple[str, ...] = ()
+    """Columns to read as text: a CSV in which some files or lines hold numbers there and others do not."""
+
+    def options(self, seed: int) -> TableOptions:
+        columns = {role: getattr(self, role) for role in ROLES if getattr(self, role) is not None}
+        kinds = {column: kind for kind in KINDS for column in getattr(self, kind)}
+        return TableOptions(self.split, self.valid_days, self.test_days, self.held_out, columns, kinds, self.text, seed)
+
 
 KNOBS = tuple(field.name for field in dataclasses.fields(GeneratedLog))
 
@@ -40,10 +90,11 @@ class MakeData(GeneratedLog):
 
     out: Path
     """Directory to make; it must be absent or empty."""
-    source: Literal["generated", "speed_dating", "ali_ccp", "ali_express"] = "generated"
-    """Where the rows come from."""
-    input: Path | None = None
-    """Directory (or file) with the public data set's files; nothing is downloaded."""
+    source: Literal["generated", "table", "speed_dating", "ali_ccp", "ali_express"] = "generated"
+    """Where the rows come from; table: Parquet or CSV of your own."""
+    input: str | None = None
+    """Directory or file of the table (any URI) or of the public data set; nothing is downloaded."""
+    table: Annotated[TableArguments, tyro.conf.arg(name="")] = TableArguments()
     days: int = 0
     """generated: cut the rows into so many day partitions, not into train, valid and test; 0 = do not."""
     folds: int = 7
@@ -60,26 +111,49 @@ def run(args: MakeData) -> Path:
     check_arguments(args)
     check_new(out)
     console = Console()
+    notes: list[RenderableType] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
         task = bar.add_task(args.source, total=args.rows if args.source == "generated" else None)
-        facts = make(args, out, lambda rows: bar.advance(task, rows))
+        facts = make(args, out, lambda rows: bar.advance(task, rows), notes)
+    for note in notes:
+        console.print(note)
     console.print(report(args, facts))
     console.print(f"log: {out}", soft_wrap=True)
     return out
 
 
-def make(args: MakeData, out: Path, progress: Callable[[int], None]) -> dict[str, PartFacts]:
+def make(
+    args: MakeData, out: Path, progress: Callable[[int], None], notes: list[RenderableType]
+) -> dict[str, PartFacts]:
+    """The log's parts; what is to be said of it beside them is added to `notes`."""
     if args.source == "generated":
         if args.days:
             return generate_days(config_of(args), args.days, out, progress)
         return generate_log(config_of(args), out, progress)
     assert args.input is not None
+    if args.source == "table":
+        loaded = load_table(args.input, out, args.table.options(args.seed), progress)
+        notes += [columns_table(loaded.draft), *loaded.notes]
+        return loaded.facts
+    source = Path(args.input).expanduser()
     if args.source == "speed_dating":
-        return load_speed_dating(args.input, out, args.folds, args.fold, args.seed, progress)
+        return load_speed_dating(source, out, args.folds, args.fold, args.seed, progress)
     if args.source == "ali_ccp":
-        return load_ali_ccp(args.input, out, seed=args.seed, lists=args.lists, progress=progress)
-    return load_ali_express(args.input, out, seed=args.seed, progress=progress)
+        return load_ali_ccp(source, out, seed=args.seed, lists=args.lists, progress=progress)
+    return load_ali_express(source, out, seed=args.seed, progress=progress)
+
+
+def columns_table(draft: Draft) -> Table:
+    """What each column of a table has become, and why; a question mark where it may as well be something else."""
+    table = Table(title="columns", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for name in ("column", "is", "", "because"):
+        table.add_column(name, overflow="fold")
+    for one in draft.decisions:
+        table.add_row(one.column, one.what, "" if one.sure else "?", one.why)
+    if not all(one.sure for one in draft.decisions):
+        table.caption = "?: a guess. Name it with an option of its own (--help), or change schema.json."
+    return table
 
 
 def config_of(args: MakeData) -> GeneratedLog:
@@ -91,13 +165,16 @@ def check_arguments(args: MakeData) -> None:
     if args.source != "generated" and args.input is None:
         raise UserError(f"--source {args.source} needs --input, the directory of its files")
     if args.source == "generated" and args.input is not None:
-        raise UserError("--input goes with --source speed_dating, ali_ccp or ali_express")
+        raise UserError("--input goes with --source table, speed_dating, ali_ccp or ali_express")
     fixed = [] if args.source == "generated" else ["days", *(name for name in KNOBS if name != "seed")]
     fixed += [] if args.source == "speed_dating" else ["folds", "fold"]
     fixed += [] if args.source == "ali_ccp" else ["lists"]
     for field in dataclasses.fields(MakeData):
         if field.name in fixed and getattr(args, field.name) != field.default:
             raise UserError(f"--{field.name.replace('_', '-')} has no effect with --source {args.source}")
+    for field in dataclasses.fields(TableArguments) if args.source != "table" else ():
+        if getattr(args.table, field.name) != field.default:
+            raise UserError(f"--{field.name.replace('_', '-')} goes with --source table")
     if args.source == "generated":
         check(config_of(args))
 

@@ -24,6 +24,7 @@ ROLES = {
     "request": r"(request|req|search|query|page_?view|pv|impression|list)_?id",
     "exposure": r"(exposure|row|event|sample|log|impression)_?id",
     "weight": r"(sample_?)?weight",
+    "value": r"value_if_converted",
     "reward": r"revenue|reward|gmv|order_?value|amount_?paid|profit|margin",
     "time": r"ts|time|timestamp|(event|log|request|exposure)_?(ts|time|timestamp)|date_?time|dt|date|day",
 }
@@ -67,8 +68,8 @@ def find_roles(types: dict[str, pa.DataType], given: Mapping[str, str]) -> dict[
         if name not in types:
             raise UserError(f"--{role} {name}: no such column; the table has {', '.join(types)}")
         found[role] = name
-    for role, pattern in ROLES.items():
-        named = [one for one in types if re.fullmatch(pattern, one, re.IGNORECASE) and one not in found.values()]
+    for role in ROLES:
+        named = [one for one in types if named_like(role, one) and one not in found.values()]
         single_valued = [one for one in named if not is_list(types[one])]
         if role not in found and single_valued:
             found[role] = single_valued[0]
@@ -77,6 +78,10 @@ def find_roles(types: dict[str, pa.DataType], given: Mapping[str, str]) -> dict[
             f"no column is named like a click; name it with --click COLUMN; the table has {', '.join(types)}"
         )
     return found
+
+
+def named_like(role: str, name: str) -> bool:
+    return re.fullmatch(ROLES[role], name, re.IGNORECASE) is not None
 
 
 def draft(
@@ -101,8 +106,9 @@ def draft(
     if "exposure" not in roles:
         numbered = next(name for name in ("exposure_id", "row_id", "exposure_id_of_row") if name not in columns)
     for role, one in roles.items():
-        sure = given.get(role) is not None
-        decisions.append(Decision(one, role, "as told" if sure else "by its name", sure))
+        others = [name for name in columns if named_like(role, name) and name not in roles.values()]
+        why = "as told" if role in given else "by its name" + (f", as {others[0]!r} might be" if others else "")
+        decisions.append(Decision(one, role, why, role in given or not others))
     taken = {role: one for role, one in roles.items() if role != "user"}
     labels: dict[str, str] = {label: roles[label] for label in ("click", "conversion") if label in roles}
     categorical: list[CategoricalField] = []

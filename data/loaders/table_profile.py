@@ -85,7 +85,10 @@ class Column:
     def only_where(self) -> str | None:
         """The label outside of whose positives the column is never there."""
         few = 20
-        return next((label for label, both in self.there_and.items() if self.there >= few and both == self.there), None)
+        return next(
+            (label for label, both in reversed(self.there_and.items()) if self.there >= few and both == self.there),
+            None,
+        )
 
     def add(self, column: pa.ChunkedArray, labels: dict[str, np.ndarray]) -> None:
         values = one_chunk(pa.table({"": column}), "")
