@@ -101,7 +101,7 @@ def test_a_hive_table_becomes_a_log_with_a_drafted_schema(tmp_path: Path) -> Non
     left_out = {one.column: one.why for one in loaded.draft.decisions if one.what == "-"}
     assert left_out.keys() == {"dt", "nothing", "same", "paid"}
     assert "only where 'conversion' is 1" in left_out["paid"]
-    assert {one.column for one in loaded.draft.decisions if not one.sure} == {"stars", "stock", "paid"}
+    assert {one.column for one in loaded.draft.decisions if not one.sure} == {"stars", "stock", "paid", "ts", "user_id"}
     rows = {
         name: pa.concat_tables(list(log.read(log.part(name), [*schema.all_columns, "ts"]))) for name in log.part_names()
     }
