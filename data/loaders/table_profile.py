@@ -31,8 +31,10 @@ class Distinct:
     smallest: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
 
     def add(self, values: pa.Array) -> None:
-        found = np.unique(hash_array(values.drop_null()))
-        self.smallest = np.union1d(self.smallest, found[:KEPT])[:KEPT]
+        hash_R = hash_array(values.drop_null())
+        if len(self.smallest) == KEPT:
+            hash_R = hash_R[hash_R < self.smallest[-1]]
+        self.smallest = np.union1d(self.smallest, hash_R)[:KEPT]
 
     def count(self) -> int:
         if len(self.smallest) < KEPT:
