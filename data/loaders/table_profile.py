@@ -6,7 +6,7 @@ Shapes: R rows of a block.
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -133,7 +133,7 @@ class Column:
 
 
 def profile(
-    blocks: Iterable[tuple[pa.Table, dict[str, np.ndarray]]], types: dict[str, pa.DataType]
+    blocks: Iterable[tuple[pa.Table, dict[str, np.ndarray]]], types: Mapping[str, pa.DataType]
 ) -> dict[str, Column]:
     """Every column, from blocks of rows with their labels, bool_R."""
     found = {name: Column(name, kind) for name, kind in types.items()}

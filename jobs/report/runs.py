@@ -24,8 +24,9 @@ KINDS = {  # and who writes them
     "evolve_objective": "jobs.evolve",
     "tune": "jobs.tune",
     "pipeline": "jobs.pipeline",
+    "check": "jobs.check",
 }
-PLACES = {"tune": "jobs.tune.panels", "pipeline": "jobs.pipeline.panels"}
+PLACES = {"tune": "jobs.tune.panels", "pipeline": "jobs.pipeline.panels", "check": "jobs.check"}
 """Kinds that are commands of their own rather than a system, and who shows them."""
 NO_METRICS = ("evaluate", *PLACES)
 EVALUATIONS = "evaluations"

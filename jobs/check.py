@@ -1,0 +1,176 @@
+"""Check a log: all that a run would refuse or warn about, without a run; with a page.
+
+    python -m jobs.check --data runs/log
+    python -m jobs.check --data s3://bucket/log --problem listwise --out runs/check
+
+Every file is read once: types over all files, labels, repeated keys, truth, requests that are torn, columns that look
+like outcomes, are squeezed by a few large numbers, never change, or have moved since the training part ends. Exit code
+0 if a run would start, else 2 with the line that it would give. OUT/report.html shows what each column is like.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+
+import jobs.report
+from data.drift import Drift, drift_warnings, drifts
+from data.errors import UserError
+from data.filesystems import shown
+from data.kinds import cast_table
+from data.labels import checked_labels
+from data.loaders.table_profile import Column, profile
+from data.log import Log, Part, open_log
+from data.reading import ordered_tables
+from data.schema import Schema
+from data.write import check_new
+from distributed.config import TrainConfig
+from distributed.training.launch import prepare
+from funnel.lists.units import request_sizes
+from funnel.numbers import count, number
+from funnel.panels import Cell, Panel, Record, Sentence, Table
+from funnel.registry import DEFAULT_PROBLEM, find_problem
+from jobs.command.cli import main
+from jobs.command.tables import print_table
+from jobs.run.directory import SUMMARY_FILE, start_run, write_json
+
+LATER = ("valid", "test")
+SECTION, LOOK = "The log", "To look at"
+
+
+@dataclass
+class Arguments:
+    data: str
+    """The log: a directory, or any URI."""
+    out: Path | None = None
+    """Directory to write the page and its figures to; without it they are shown here only."""
+    problem: str = DEFAULT_PROBLEM
+    """What the log is to train (jobs.train --problem)."""
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Check, print, write; returns the summary. Raises UserError for what a training would refuse."""
+    console, started = Console(), time.time()
+    if arguments.out is not None:
+        check_new(arguments.out)
+    log = open_log(arguments.data)
+    kind = find_problem(arguments.problem)
+    with console.status("reading the log"):
+        job = prepare(Path(), log, TrainConfig(), kind.settings_type(), started, arguments.problem)
+        log = dataclasses.replace(log, schema=job.schema)
+        parts = {name: log.part(name) for name in job.parts}
+        warnings = [*job.facts.get("warnings", ()), *torn(log, parts)]
+        moved: dict[str, list[Drift]] = {}
+        for name in LATER:
+            if name in parts:
+                moved[name] = drifts(log, parts["train"], parts[name])
+                warnings += drift_warnings(moved[name], name)
+        columns = profile(labelled(log, parts["train"]), parts["train"].types)
+        warnings += unused(columns, log.schema)
+    summary = {
+        "parts": job.facts["parts"],
+        "warnings": warnings,
+        "columns": {name: facts(name, column, moved) for name, column in columns.items()},
+        "check.seconds": time.time() - started,
+        "absent": {},
+    }
+    record = Record({"kind": "check", "data": {"location": arguments.data, "name": log.schema.name}}, (), summary)
+    for panel in panels(record):
+        if isinstance(panel, Table) and panel.rows and panel.title != LOOK:
+            print_table(console, panel)
+    for line in warnings:
+        console.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"{shown(arguments.data)}: {verdict(warnings)}", soft_wrap=True, markup=False, highlight=False)
+    if arguments.out is not None:
+        start_run(arguments.out, "check", {"data": arguments.data, "problem": arguments.problem}, dict(record.run))
+        write_json(arguments.out / SUMMARY_FILE, summary)
+        jobs.report.run(jobs.report.Args(runs=[arguments.out], out=arguments.out / "report.html"))
+    return summary
+
+
+def verdict(warnings: list[str]) -> str:
+    number = {0: "nothing", 1: "one thing"}.get(len(warnings), f"{len(warnings)} things")
+    return f"can be trained; {number} to look at"
+
+
+def labelled(log: Log, part: Part) -> Iterator[tuple[pa.Table, dict[str, np.ndarray]]]:
+    """Row groups of a part with their labels."""
+    for table in ordered_tables(log, part, log.schema.all_columns):
+        table = cast_table(table, part.types, part.name)
+        yield table, checked_labels(log.schema, table, part.name)
+
+
+def torn(log: Log, parts: dict[str, Part]) -> Iterator[str]:
+    """A line for a part whose requests do not stand together, which a list-wise problem would refuse."""
+    for part in parts.values() if log.schema.request else ():
+        try:
+            request_sizes(log, part, str(log.schema.request))
+        except UserError as error:
+            yield f"{error} (a problem over lists would refuse it)"
+
+
+def unused(columns: dict[str, Column], schema: Schema) -> Iterator[str]:
+    """A line for a feature that tells nothing: never there, or always the same."""
+    for name in schema.features:
+        column = columns[name]
+        if column.known == 0:
+            yield f"column {name!r} is never there in train"
+        elif column.constant:
+            yield f"column {name!r} is the same in all rows of train"
+
+
+def facts(name: str, column: Column, moved: dict[str, list[Drift]]) -> dict[str, Any]:
+    """What the page shows of a column."""
+    found: dict[str, Any] = {"type": str(column.type), "missing": column.missing / max(column.rows, 1)}
+    found["values"] = column.distinct.count()
+    if column.least <= column.greatest:
+        found |= {"least": column.least, "greatest": column.greatest}
+    if column.longest:
+        found["longest"] = column.longest
+    for part, entries in moved.items():
+        one = next((entry for entry in entries if entry.column == name), None)
+        if one is not None:
+            found |= {f"{part}.psi": one.psi, f"{part}.unseen": one.unseen}
+    return found
+
+
+def panels(record: Record) -> list[Panel]:
+    """What a page shows of a checked log: what to look at, its parts, its columns."""
+    warnings, parts = list(record.summary.get("warnings") or ()), dict(record.summary.get("parts") or {})
+    found: list[Panel] = [Sentence(f"The log {verdict(warnings)}.", headline=True)]
+    if warnings:
+        found.append(Table(LOOK, ("Nr", "What"), tuple(enumerate(warnings, 1)), section=SECTION))
+    names = list(dict.fromkeys(name for entry in parts.values() for name in entry))
+    rows = tuple((part, *(count(entry.get(name)) for name in names)) for part, entry in parts.items())
+    found.append(Table("Parts", ("Part", *names), rows, section=SECTION))
+    columns = dict(record.summary.get("columns") or {})
+    later = [part for part in LATER if any(f"{part}.psi" in entry for entry in columns.values())]
+    heads = ("Column", "Type", "Missing", "Values", "Least", "Greatest", *(f"PSI {part}" for part in later),
+             *(f"New in {part}" for part in later))  # fmt: skip
+    lines: list[tuple[Cell, ...]] = [
+        (name, entry["type"], f"{entry['missing']:.1%}", count(entry["values"]), figure(entry.get("least")),
+         figure(entry.get("greatest", entry.get("longest"))), *(number(entry.get(f"{part}.psi"), 3) for part in later),
+         *(share(entry.get(f"{part}.unseen")) for part in later))
+        for name, entry in columns.items()
+    ]  # fmt: skip
+    note = "Of train. Greatest: of a list its length. PSI: how far a part is from train; above 0.25 much has changed. "
+    note += "New: rows (or list entries) whose id train does not have."
+    return [*found, Table("Columns", heads, tuple(lines), note, SECTION)]
+
+
+def figure(value: float | None) -> str | None:
+    return None if value is None else f"{value:,.6g}"
+
+
+def share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1%}"
+
+
+if __name__ == "__main__":
+    main(run, Arguments, __doc__ or "")

@@ -1,0 +1,94 @@
+"""jobs.check: what a run would refuse or warn about, and what each column is like, without a run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import entropy
+from support import change_column, change_schema, copy, error_line
+
+from data.drift import drifts, id_psi, psi
+from data.log import open_log
+from jobs import check
+
+
+def test_psi_is_the_symmetric_divergence() -> None:
+    one, two = np.array([4000, 3000, 3000]), np.array([2000, 3000, 5000])
+    p, q = one / one.sum(), two / two.sum()
+    assert psi(one, two) == pytest.approx(entropy(p, q) + entropy(q, p), rel=1e-3)
+    assert psi(one, one) == 0
+    rng = np.random.default_rng(0)
+    same, moved = rng.integers(0, 20, 5000), rng.integers(10, 30, 5000)
+    assert id_psi(same, rng.integers(0, 20, 5000)) < 0.02
+    assert id_psi(same, moved) > 1
+
+
+def test_a_good_log_has_nothing_to_look_at(small_log: Path, tmp_path: Path) -> None:
+    summary = check.run(check.Arguments(str(small_log), tmp_path / "check"))
+    # Its rows are in the order of time, a few hours of which are the valid and the test part.
+    assert [line for line in summary["warnings"] if "PSI" not in line and "are not in train" not in line] == []
+    assert (
+        summary["parts"]["train"]["rows"] + summary["parts"]["valid"]["rows"] + summary["parts"]["test"]["rows"] == 6000
+    )
+    page = (tmp_path / "check" / "report.html").read_text()
+    assert "PSI test" in page
+    log = open_log(small_log)
+    names = {one.column for one in drifts(log, log.part("train"), log.part("test"))}
+    assert names == set(log.schema.features)
+
+
+def test_what_looks_wrong_is_named_by_column(
+    small_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = copy(small_log, tmp_path)
+    numeric = json.loads((log / "schema.json").read_text())["numeric"]
+    for path in sorted(log.glob("*/*.parquet")):
+        if path.parent.name == "truth":
+            continue
+        table = pq.read_table(path)
+        if "conversion" not in table.column_names:
+            continue
+        rows = table.num_rows
+        table = table.append_column("paid", pa.array(table["conversion"].to_numpy() * 3.5))
+        table = table.append_column("same", pa.array(np.full(rows, "x")))
+        table = table.append_column(
+            "far", pa.array(np.where(np.arange(rows) == 7, 9_999_999.0, np.arange(rows) / rows))
+        )
+        shift = 0 if path.parent.name == "train" else 5
+        table = table.append_column("moved", pa.array(np.random.default_rng(1).normal(shift, 1, rows)))
+        new = np.arange(rows) % 50 + (0 if path.parent.name == "train" else 10**6)
+        pq.write_table(table.append_column("new_id", pa.array(new)), path)
+    change_schema(log, lambda schema: schema.update(numeric=[*numeric, "paid", "far", "moved"]))
+    extra = [
+        {"name": "same", "kind": "vocabulary", "vocabulary": ["x"]},
+        {"name": "new_id", "kind": "hash", "size": 5000},
+    ]
+    change_schema(log, lambda schema: schema["categorical"].extend(extra))
+    lines = check.run(check.Arguments(str(log)))["warnings"]
+    for name, text in (
+        ("paid", "is it an outcome?"),
+        ("same", "the same in all rows of train"),
+        ("far", "if that is a placeholder"),
+        ("moved", "test is far from train"),
+        ("new_id", "100% of test has ids that are not in train"),
+    ):
+        assert any(repr(name) in line and text in line for line in lines), (name, lines)
+    assert "to look at" in capsys.readouterr().out
+
+
+def test_what_a_run_would_refuse_is_refused(
+    small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = copy(small_log, tmp_path)
+    change_column(log, "valid", "click", lambda values: np.where(np.arange(len(values)) == 3, 2, values))
+    line = error_line(check, ["--data", log], monkeypatch, capsys)
+    assert "row 3: column 'click' is 2" in line
+    line = error_line(check, ["--data", tmp_path / "absent"], monkeypatch, capsys)
+    assert "no such directory" in line
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    line = error_line(check, ["--data", small_log, "--out", tmp_path / "full"], monkeypatch, capsys)
+    assert "is not empty" in line
