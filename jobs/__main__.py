@@ -11,7 +11,8 @@ from data.nearest import correction
 from jobs.command.output import guard
 
 COMMANDS = {
-    "make_data": "make a log: generated with known truth, or from public data",
+    "make_data": "make a log: from a table of your own, generated, or public",
+    "check": "say what a run would refuse or warn about in a log",
     "train": "train a problem on a log: the ranker, or --problem listwise",
     "calibrate": "make a trained model's probabilities true to its validation part",
     "evaluate": "judge a trained model on any log, by slice and with intervals",

@@ -35,7 +35,7 @@ from jobs.run.directory import COMMIT, git_commit
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_AT_HOME = (".git", ".venv", "runs", "tests", "docs", "benchmarks", ".ci", "*.parquet", "*.safetensors", "*.png")
 """Besides what .gitignore names: what no job imports."""
-NOT_SUBMITTED = ("__init__", "submit", "status")
+NOT_SUBMITTED = ("__init__", "__main__", "submit", "status")
 PATHS = ("--data", "--out", "--run", "--scored", "--policy", "--input", "--watch", "--start-from", "--judge")
 MAY_DIFFER = ("--workers", "--min-workers", "--es.workers", "--tables", "--days", "--until-idle", "--poll", "--keep")
 """Options with which a stopped job may go on that it was not begun with."""

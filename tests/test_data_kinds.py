@@ -271,7 +271,7 @@ def test_a_day_of_several_writers_is_cut_into_one_log(tmp_path: Path) -> None:
     missing = pa.array(other["conversion"].to_pylist(), mask=other["click"].to_numpy() == 0)
     other = put(other, "conversion", missing)
     log = open_log(write(tmp_path / "days", {f"{day}/a.parquet": toy(4), f"{day}/sub/b.parquet": other}))
-    rows = cut_day(log, day, 0.5, 0, tmp_path / "cut")
+    rows = cut_day(log, day, day, 0.5, 0, tmp_path / "cut")
     cut = open_log(tmp_path / "cut")
     facts = [check_labels(cut, cut.part(name)) for name in ("train", "valid")]
     assert sum(rows.values()) == sum(fact.rows for fact in facts) == 2 * ROWS

@@ -116,3 +116,13 @@ def test_a_reward_decides_what_a_conversion_was_worth_and_is_no_score(tmp_path):
         table["reward"] = np.where(converted, wrong, 0.0)
         with pytest.raises(UserError, match=f"column 'reward' {message}"):
             read_scored(write(tmp_path / "wrong.parquet", table), 10.0)
+
+
+def test_lists_of_sampled_rows_are_refused_and_equal_weights_are_none(tmp_path):
+    """Of nine in ten negatives that are not there no order can be judged."""
+    table = scored_table()
+    rows = len(table["click"])
+    read_scored(write(tmp_path / "scored.parquet", dict(table, weight=np.full(rows, 2.0))), 10.0)
+    weight = np.where(np.arange(rows) == 5, 10.0, 1.0)
+    with pytest.raises(UserError, match=r"column 'weight' is another than in row 0.* in row 5 \(1 rows in all\)"):
+        read_scored(write(tmp_path / "scored.parquet", dict(table, weight=weight)), 10.0)

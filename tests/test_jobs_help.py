@@ -35,7 +35,7 @@ def test_the_index_lists_every_command_in_one_line_of_80_columns(capsys: pytest.
     runnable = {path.stem for path in (ROOT / "jobs").glob("*.py") if "__main__" in path.read_text()} - {"__main__"}
     runnable |= {path.parent.name for path in (ROOT / "jobs").glob("*/__main__.py")}
     assert set(listed) == runnable
-    assert listed[:4] == ["make_data", "train", "calibrate", "evaluate"], "the order of use"
+    assert listed[:4] == ["make_data", "check", "train", "calibrate"], "the order of use"
     assert max(map(len, lines)) <= 80
 
 
@@ -44,7 +44,7 @@ def test_the_index_lists_every_command_in_one_line_of_80_columns(capsys: pytest.
     [
         ("trian", "did you mean train?"),
         ("make-dta", "did you mean make_data?"),
-        ("xyzzy", "there are: make_data, train"),
+        ("xyzzy", "there are: make_data, check, train"),
     ],
 )
 def test_an_unknown_command_is_answered_by_the_nearest(

@@ -43,7 +43,7 @@ def test_the_id_follows_the_run_directory():
     [
         (
             ["fit", "--out", "/x"],
-            "'fit' is no job that can be submitted; valid: calibrate, demo, evaluate",
+            "'fit' is no job that can be submitted; valid: calibrate, check, demo, evaluate",
         ),
         (["train", "--data", "runs/log", "--out", "/x"], "--data runs/log is relative"),
         (["train", "--data", "s3://b/log", "--out=runs/x"], "--out runs/x is relative"),

@@ -20,7 +20,7 @@ from funnel.fusion.forms import ScoredLog
 
 SCORES = ("pctr", "pcvr", "pctcvr")
 LABELS = ("click", "conversion")
-VALUE, REWARD = "value", "reward"
+VALUE, REWARD, WEIGHT = "value", "reward", "weight"
 USER, REQUEST, EXPOSURE = "user", "request", "exposure_id"
 ROUNDING = 1e-6  # of a probability of 1 in float32
 FEWEST_COMPARED = 10
@@ -80,6 +80,12 @@ def _scored(
         raise UserError(f"{path}: holds no rows")
     if EXPOSURE in names:
         _refuse_repeated_ids(path, column(EXPOSURE))
+    if WEIGHT in names:  # a list that lacks nine in ten of its candidates cannot be ordered
+        weight_C = _numbers(path, column(WEIGHT), WEIGHT)
+        what = (
+            "is another than in row 0: lists of sampled rows are not what users saw; score a log of all rows, or leave "
+        )
+        _first(path, WEIGHT, weight_C != weight_C[0], f"{what}'weight' out of its schema;")
     user_C, request_C, keys_U, grouping = _groups(path, names, column)
     scored = (*SCORES, *([VALUE] if VALUE in names else []))
     scores_MC = np.empty((len(scored), rows), np.float32)

@@ -32,6 +32,7 @@ from funnel.fusion.scored_log import (
     SCORES,
     USER,
     VALUE,
+    WEIGHT,
     Scored,
     largest_reward,
     read_scored,
@@ -256,7 +257,11 @@ def stand_in(log: Log, part: str) -> pa.Table:
         raise UserError(f"{log.location}/schema.json: no label {absent[0]!r}, which the fusion's reward is made of")
     sources = {name: source for name, source in ((USER, schema.user), (REQUEST, schema.request)) if source}
     sources |= {name: schema.labels[name] for name in LABELS}
-    sources |= {name: source for name, source in ((VALUE, schema.value), (REWARD, schema.reward)) if source}
+    sources |= {
+        name: source
+        for name, source in ((VALUE, schema.value), (REWARD, schema.reward), (WEIGHT, schema.weight))
+        if source
+    }
     read = pa.concat_tables(list(log.read(log.part(part), list(dict.fromkeys(sources.values())))))
     columns = {name: read.column(source) for name, source in sources.items()}
     click = pa.array((label_values(columns[LABELS[0]]) == 1).astype(np.float32))
