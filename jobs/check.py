@@ -165,7 +165,9 @@ def panels(record: Record) -> list[Panel]:
 
 
 def figure(value: float | None) -> str | None:
-    return None if value is None else f"{value:,.6g}"
+    if value is None:
+        return None
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:,.6g}"
 
 
 def share(value: float | None) -> str | None:

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -99,7 +100,7 @@ def start_run(out: Path, kind: str, config: dict[str, Any], facts: dict[str, Any
         "kind": kind,
         "config": config,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "git": git_commit(),
         "versions": versions(),
         "hardware": hardware(),
