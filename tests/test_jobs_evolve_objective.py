@@ -160,7 +160,8 @@ def test_a_run_of_an_earlier_version_may_be_started_from_but_not_continued(tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_without_loss_and_resume_goes_on(mine, tmp_path, number, code):
-    """In the middle of a generation; `--resume` needs no other option, and the result is the undisturbed run's."""
+    """In the middle of a generation; `--resume` needs no other option than trust in the code that the run names, and the
+    result is the undisturbed run's."""
     out = tmp_path / "run"
     words = ("--objective", f"{mine}:Valley", "--width", 3, "--seconds", 0.002, "--generations", 60, "--pairs", 8)
     more = ("--checkpoint-every", 1000, "--workers", 0)
@@ -177,7 +178,7 @@ def test_a_signal_stops_without_loss_and_resume_goes_on(mine, tmp_path, number, 
     assert errors.count("\n") == 1
     assert "of 60; the same command goes on from here" in errors
     assert (out / "checkpoint.safetensors").exists()
-    summary = run(Arguments(resume=out))
+    summary = run(arguments_of("--resume", out, "--trust", f"{mine}:Valley"))
     assert summary["es.generations"] == 60
     assert summary["es.evaluations"] == 60 * (2 * 8 + 1)
     run(arguments(tmp_path / "straight", f"{mine}:Valley", "--width", 3, generations=60, pairs=8))

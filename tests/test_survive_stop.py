@@ -206,7 +206,9 @@ def test_a_full_disk_stops_an_evolution_in_one_line(tmp_path: Path) -> None:
 def test_a_log_that_does_not_fit_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     done = on_a_small_disk(tmp_path, 24, "jobs.make_data", "--rows", "20000")
     assert done.returncode == 2
-    assert re.fullmatch(r"error: .*/disk/run: No space left on device\n", done.stderr.splitlines(True)[0])
+    assert re.fullmatch(
+        r"error: .*/disk/run: cannot be written \(No space left on device\)\n", done.stderr.splitlines(True)[0]
+    )
     assert not (tmp_path / "copy").exists()
 
 

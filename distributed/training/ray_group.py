@@ -130,9 +130,11 @@ def free_orphans() -> int:
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 
     job, freed = ray.get_runtime_context().get_job_id(), 0
+    driver = (b"", ray.ActorID.nil().binary())  # Ray says of a group that the driver has made that its actor is dead
     for record in state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(record)
-        orphan = group.creator_actor_dead and not group.is_detached and group.creator_job_id.hex() == job
+        orphan = group.creator_actor_dead and group.creator_actor_id not in driver
+        orphan = orphan and not group.is_detached and group.creator_job_id.hex() == job
         if orphan and group.state != PlacementGroupTableData.REMOVED:
             ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
             freed += 1
