@@ -160,8 +160,8 @@ def test_a_run_of_an_earlier_version_may_be_started_from_but_not_continued(tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_without_loss_and_resume_goes_on(mine, tmp_path, number, code):
-    """In the middle of a generation; `--resume` needs no other option than trust in the code that the run names, and the
-    result is the undisturbed run's."""
+    """In the middle of a generation; `--resume` needs no other option than trust in the code that the run names,
+    and the result is the undisturbed run's."""
     out = tmp_path / "run"
     words = ("--objective", f"{mine}:Valley", "--width", 3, "--seconds", 0.002, "--generations", 60, "--pairs", 8)
     more = ("--checkpoint-every", 1000, "--workers", 0)
