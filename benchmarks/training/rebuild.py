@@ -91,7 +91,8 @@ def make_data(place: Path, folder: Path, arguments: Arguments) -> tuple[Path, Pa
 
 
 def train(place: Path, log: Path, out: Path, workers: int, arguments: Arguments) -> Run:
-    seconds = job(place, arguments, "train", "--data", log, "--out", out, "--workers", workers, "--epochs", 1)
+    words = ("--epochs", 1, "--objective.name", "escm2_ips")  # the default has changed
+    seconds = job(place, arguments, "train", "--data", log, "--out", out, "--workers", workers, *words)
     summary = json.loads((out / "summary.json").read_text())
     return {
         "rows_per_s": summary["train.rows_per_s"],
