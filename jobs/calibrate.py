@@ -94,4 +94,9 @@ def calibrated(arguments: Arguments, record: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(run, options, __doc__ or "")
+    main(
+        run,
+        options,
+        __doc__ or "",
+        then=lambda given: ("evaluate", "--run", given.run, "--data", given.data) if given.data else (),
+    )

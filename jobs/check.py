@@ -175,4 +175,9 @@ def share(value: float | None) -> str | None:
 
 
 if __name__ == "__main__":
-    main(run, Arguments, __doc__ or "")
+    main(
+        run,
+        Arguments,
+        __doc__ or "",
+        then=lambda given: ("train", "--data", given.data, "--out", "runs/first", "--problem", given.problem),
+    )

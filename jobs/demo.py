@@ -64,7 +64,11 @@ def run(arguments: Arguments) -> Path:
     words = stage(4, "evolve", "--scored", scored, "--out", tuned, "--workers", workers, "--seed", seed)
     evolve.run(evolve.arguments_of(*words))
     stage(5, "report", trained, tuned, "--out", out / "report.html")
-    return report.run(report.Args(runs=[trained, tuned], out=out / "report.html"))
+    page = report.run(report.Args(runs=[trained, tuned], out=out / "report.html"))
+    console.print(
+        "\nyour own data: python -m jobs.make_data --source table --input RAW --time COLUMN --out LOG", **PLAIN
+    )
+    return page
 
 
 if __name__ == "__main__":

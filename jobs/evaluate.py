@@ -159,4 +159,12 @@ def evaluated(
 
 
 if __name__ == "__main__":
-    main(run, Arguments, __doc__ or "")
+    main(
+        run,
+        Arguments,
+        __doc__ or "",
+        then=lambda given: (
+            *("score", "--run", given.run, "--data", given.data, "--part", given.part),
+            *("--out", given.run / "scored.parquet"),
+        ),
+    )

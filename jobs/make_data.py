@@ -200,5 +200,10 @@ def share(count: int | None, total: int) -> str:
     return "-" if count is None or total == 0 else f"{count / total:.4f}"
 
 
+def following(args: MakeData) -> tuple[object, ...]:
+    """A look at the log; of days, what takes them in."""
+    return ("pipeline", "--watch", args.out, "--out", "runs/days") if args.days else ("check", "--data", args.out)
+
+
 if __name__ == "__main__":
-    main(run, MakeData, __doc__)
+    main(run, MakeData, __doc__, then=following)

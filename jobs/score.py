@@ -77,4 +77,9 @@ def run(arguments: Arguments) -> Path:
 
 
 if __name__ == "__main__":
-    main(run, Arguments, __doc__ or "")
+    main(
+        run,
+        Arguments,
+        __doc__ or "",
+        then=lambda given: ("evolve", "--scored", given.out, "--out", given.out.parent / "fusion"),
+    )

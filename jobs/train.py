@@ -252,5 +252,13 @@ def announce(console: Console, arguments: Arguments, job: TrainJob, state: RunSt
         console.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False, highlight=False)
 
 
+def following(arguments: Arguments) -> tuple[object, ...]:
+    """Its figures with intervals, where the problem has such; else its page."""
+    out = arguments.out
+    if "evaluate" in find_problem(arguments.problem).tools:
+        return ("evaluate", "--run", out, "--data", arguments.data)
+    return ("report", out, "--out", out / "report.html")
+
+
 if __name__ == "__main__":
-    main(run, options, __doc__ or "", resumes=True)
+    main(run, options, __doc__ or "", resumes=True, then=following)

@@ -13,7 +13,8 @@ import pytest
 
 from data.nearest import correction, meant
 from jobs import __main__ as index
-from jobs import evolve, pipeline, train
+from jobs import evaluate, evolve, make_data, pipeline, train
+from jobs.command import cli
 from jobs.command.help import help_page
 from jobs.command.options import options_of
 
@@ -129,3 +130,19 @@ def test_the_settings_page_is_the_settings() -> None:
     """docs/settings.md is what docs/settings.py writes of the dataclasses."""
     written = runpy.run_path(str(ROOT / "docs" / "settings.py"))["page"]()
     assert (ROOT / "docs" / "settings.md").read_text() == written, "run python docs/settings.py"
+
+
+def test_each_step_ends_with_the_next(tmp_path, small_log, capsys):
+    """The line can be copied: its words are those that the next command takes."""
+    log, run = tmp_path / "a log", tmp_path / "run"
+    cli.main(
+        make_data.run, make_data.MakeData, "", words=["--rows", "400", "--out", str(log)], then=make_data.following
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: python -m jobs.check --data '{log}'"
+    given = train.arguments_of("--data", str(small_log), "--out", str(run))
+    assert train.following(given) == ("evaluate", "--run", run, "--data", str(small_log))
+    evaluate.Arguments(run=run, data=str(small_log))
+    lists = train.arguments_of("--data", str(small_log), "--out", str(run), "--problem", "listwise")
+    assert train.following(lists) == ("report", run, "--out", run / "report.html")
+    days = make_data.MakeData(out=log, days=3)
+    assert make_data.following(days)[:2] == ("pipeline", "--watch")

@@ -9,6 +9,7 @@ import io
 import itertools
 import logging
 import os
+import shlex
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -40,12 +41,14 @@ def main(
     description: str,
     resumes: bool = False,
     words: Sequence[str] | None = None,
+    then: Callable[[Any], Sequence[object]] | None = None,
 ) -> None:
     """Parse the command line into `arguments`, run, and exit.
 
     A UserError is the user's: it becomes one line on stderr and exit code 2. Anything else is ours and keeps its
     traceback. `description` is the module's docstring; its first lines are examples. `resumes` says that
-    the same command goes on from where it was interrupted. `words`: the command line, if not all of sys.argv.
+    the same command goes on from where it was interrupted. `words`: the command line, if not all of sys.argv. `then`:
+    the words of the command that people give next, from the arguments of this one; none if empty.
     """
     guard()
     check_imports()
@@ -56,6 +59,8 @@ def main(
         parsed = parse(arguments, sys.argv[1:] if words is None else words, description)
         widen()
         run(parsed)
+        if then is not None and (following := then(parsed)):
+            print("next: python -m jobs." + shlex.join(map(str, following)))
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(USER_ERROR) from error
