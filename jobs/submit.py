@@ -20,6 +20,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from rich.box import SIMPLE
@@ -41,6 +42,7 @@ MAY_DIFFER = ("--workers", "--min-workers", "--es.workers", "--tables", "--days"
 """Options with which a stopped job may go on that it was not begun with."""
 STOPPED = 143  # as a shell has it for a process that SIGTERM ended
 WAIT_S = 60.0
+TRIES, PATIENCE_S = 5, 20
 """For a head that has just begun to take a job, and for a job to end after SIGTERM."""
 
 
@@ -128,21 +130,48 @@ def submit(
             "metadata": {"job": command[0], "command": shlex.join(command), "git": git_commit() or "unknown"},
             "entrypoint_num_cpus": arguments.cpus or None,
         }
-        deadline = time.monotonic() + WAIT_S
-        while True:
-            try:
-                client.submit_job(**request)
+        begin(client, request)
+        for _ in range(TRIES):
+            if earlier is None or taken_up(client, run_id):
                 break
-            except RuntimeError as error:  # a cluster that has just begun has no agent yet that could start the job
-                if "No available agent" not in str(error):
-                    raise
-                if time.monotonic() > deadline:
-                    raise UserError("no node of the cluster has taken the job") from None
-            time.sleep(0.3)
+            client.delete_job(run_id)
+            begin(client, request)
     console.print(f"job {run_id} at {client.get_address()}")
     if arguments.wait:
         raise SystemExit(follow(console, client, run_id))
     console.print(hint, soft_wrap=True)
+
+
+def begin(client: JobSubmissionClient, request: dict[str, Any]) -> None:
+    """Hand the job in. Raises UserError if no node takes it in WAIT_S."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            client.submit_job(**request)
+            return
+        except RuntimeError as error:  # a cluster that has just begun has no agent yet that could start the job
+            if "No available agent" not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                raise UserError("no node of the cluster has taken the job") from None
+        time.sleep(0.3)
+
+
+def taken_up(client: JobSubmissionClient, run_id: str) -> bool:
+    """Whether a job that is handed in again was begun, as far as a few seconds tell.
+
+    Ray names the actor that starts a job after the job, and takes one of that name that is there. The stopped job's own
+    may be on its way out still: then the new job has failed, before its first line, with the death of that actor.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        job = client.get_job_info(run_id)
+        if job.status == JobStatus.FAILED:
+            return job.driver_exit_code is not None or "supervisor" not in str(job.message)
+        if job.status != JobStatus.PENDING:
+            return True
+        time.sleep(0.2)
+    return True
 
 
 def check_same(run_id: str, before: str | None, command: list[str]) -> None:

@@ -209,7 +209,8 @@ def test_a_stopped_job_is_resumed_by_the_same_command(head, tmp_path):
 class Cluster:
     """A job server that holds one job and takes any other."""
 
-    def __init__(self, status, command):
+    def __init__(self, status, command, deaths=0):
+        self.deaths = deaths
         self.job = types.SimpleNamespace(status=status, submission_id=default_id(command),
                                          metadata={"command": shlex.join(command)})  # fmt: skip
         self.deleted, self.submitted = [], []
@@ -222,6 +223,13 @@ class Cluster:
 
     def submit_job(self, **request):
         self.submitted.append(request)
+
+    def get_job_info(self, run_id):
+        """Of the last job that was handed in: the first so many die with the supervisor of the one before."""
+        if len(self.submitted) > self.deaths:
+            return types.SimpleNamespace(status=JobStatus.RUNNING)
+        message = "Job supervisor actor died: The actor died unexpectedly before finishing this task."
+        return types.SimpleNamespace(status=JobStatus.FAILED, driver_exit_code=None, message=message)
 
     def get_address(self):
         return "http://far:8265"
@@ -249,6 +257,13 @@ def test_a_stopped_job_goes_on_however_its_command_is_spelt(status):
     cluster = Cluster(status, BEGUN)
     resubmit(cluster, ["train", "--out=/runs/ips", "--epochs=3", "--data", "/logs/a", "--workers", "9"])
     assert cluster.deleted == [cluster.job.submission_id] == [cluster.submitted[0]["submission_id"]]
+
+
+def test_a_job_that_dies_with_the_supervisor_of_the_one_before_is_handed_in_again():
+    cluster = Cluster(JobStatus.STOPPED, BEGUN, deaths=2)
+    resubmit(cluster, BEGUN)
+    assert len(cluster.submitted) == 3
+    assert cluster.deleted == [cluster.job.submission_id] * 3
 
 
 def test_a_finished_jobs_hint_names_its_cluster():
