@@ -18,6 +18,7 @@ import re
 import shlex
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,28 +131,33 @@ def submit(
             "metadata": {"job": command[0], "command": shlex.join(command), "git": git_commit() or "unknown"},
             "entrypoint_num_cpus": arguments.cpus or None,
         }
-        begin(client, request)
+        begin(client, request, again=earlier is not None)
         for _ in range(TRIES):
             if earlier is None or taken_up(client, run_id):
                 break
             client.delete_job(run_id)
-            begin(client, request)
+            begin(client, request, again=True)
     console.print(f"job {run_id} at {client.get_address()}")
     if arguments.wait:
         raise SystemExit(follow(console, client, run_id))
     console.print(hint, soft_wrap=True)
 
 
-def begin(client: JobSubmissionClient, request: dict[str, Any]) -> None:
-    """Hand the job in. Raises UserError if no node takes it in WAIT_S."""
+def begin(client: JobSubmissionClient, request: dict[str, Any], again: bool) -> None:
+    """Hand the job in; `again`: its earlier record, which has been deleted, may come back as the job's last word.
+    Raises UserError if no node takes it in WAIT_S."""
     deadline = time.monotonic() + WAIT_S
     while True:
         try:
             client.submit_job(**request)
             return
         except RuntimeError as error:  # a cluster that has just begun has no agent yet that could start the job
-            if "No available agent" not in str(error):
+            back = again and "already exists" in str(error)
+            if not back and "No available agent" not in str(error):
                 raise
+            if back:
+                with suppress(RuntimeError):
+                    client.delete_job(request["submission_id"])
             if time.monotonic() > deadline:
                 raise UserError("no node of the cluster has taken the job") from None
         time.sleep(0.3)

@@ -209,8 +209,8 @@ def test_a_stopped_job_is_resumed_by_the_same_command(head, tmp_path):
 class Cluster:
     """A job server that holds one job and takes any other."""
 
-    def __init__(self, status, command, deaths=0):
-        self.deaths = deaths
+    def __init__(self, status, command, deaths=0, back=0):
+        self.deaths, self.back = deaths, back
         self.job = types.SimpleNamespace(status=status, submission_id=default_id(command),
                                          metadata={"command": shlex.join(command)})  # fmt: skip
         self.deleted, self.submitted = [], []
@@ -222,6 +222,9 @@ class Cluster:
         self.deleted.append(run_id)
 
     def submit_job(self, **request):
+        if self.back:
+            self.back -= 1
+            raise RuntimeError(f"Job with submission_id {request['submission_id']} already exists.")
         self.submitted.append(request)
 
     def get_job_info(self, run_id):
@@ -264,6 +267,9 @@ def test_a_job_that_dies_with_the_supervisor_of_the_one_before_is_handed_in_agai
     resubmit(cluster, BEGUN)
     assert len(cluster.submitted) == 3
     assert cluster.deleted == [cluster.job.submission_id] * 3
+    back = Cluster(JobStatus.STOPPED, BEGUN, back=2)  # a record that was deleted is written once more
+    resubmit(back, BEGUN)
+    assert (len(back.submitted), len(back.deleted)) == (1, 3)
 
 
 def test_a_finished_jobs_hint_names_its_cluster():
