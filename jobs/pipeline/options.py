@@ -49,7 +49,7 @@ class Arguments:
     calibrate: Literal["none", "platt", "isotonic"] = "none"
     """Calibrate the trained model on the validation part."""
     resamples: int = 1000
-    """Bootstrap resamples behind the intervals of the tuned policy."""
+    """For a tunable of yours whose `judge` resamples; ours have intervals without (docs/math.md)."""
     replicates: int = 400
     """Bootstrap replicates behind the intervals of the evaluation."""
     by: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()

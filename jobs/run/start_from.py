@@ -156,10 +156,6 @@ class Start:
             objective.load(self.learned)
 
 
-def begins_with(start: Start | None) -> dict[str, Any]:
-    """run.json's part about it."""
-    return {"started_from": start.facts} if start else {}
-
 
 def theta_to_start_from(run: Path, objective: Objective, out: Path) -> Start | None:
     """The theta of another run, for an evolution in `out`; None where `out` has a checkpoint already.
