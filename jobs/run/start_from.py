@@ -156,7 +156,6 @@ class Start:
             objective.load(self.learned)
 
 
-
 def theta_to_start_from(run: Path, objective: Objective, out: Path) -> Start | None:
     """The theta of another run, for an evolution in `out`; None where `out` has a checkpoint already.
 
