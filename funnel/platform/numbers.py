@@ -1,8 +1,8 @@
 """Arithmetic that gives the same bits on every machine, for any size of block and any number of threads.
 
-Elementwise +, -, *, / of IEEE floats are the same everywhere; sums in another order and exp, log are not. So vectors lie
-on a grid of 1/128 and are small enough for their inner products to be exact in float32, in whatever order BLAS adds;
-and exp, log and quantiles are looked up in tables that are rounded once. Shapes: R rows, C columns, D dimensions.
+Elementwise +, -, *, / of IEEE floats are the same everywhere; sums in another order and exp, log are not. So vectors
+lie on a grid of 1/128 and are small enough for their inner products to be exact in float32, in whatever order BLAS
+adds; and exp, log and quantiles are looked up in tables that are rounded once. Shapes: R rows, C columns, D dimensions.
 """
 
 import math
