@@ -27,9 +27,9 @@ from funnel.platform.settings import PlatformSettings
 from funnel.platform.stages import Step
 from funnel.platform.view import NOBODY, Feedback, Requests, View
 
-LOOK = -1.6
+LOOK = -2.4
 DWELL, DWELL_SLOPE, DWELL_NOISE = 0.6, 0.55, 1.1
-LIKE, BUY, NEXT = -3.2, -3.2, 1.9
+LIKE, BUY, NEXT = -3.2, -4.0, 1.9
 GOOD_SECONDS = 10.0
 RECENT = 3
 """Items back that fatigue looks."""

@@ -117,6 +117,5 @@ def pushed(
     # Stable: kept ones first, in order.
     order_RN = np.argsort(~kept_RA, axis=1, kind="stable")[:, :length]
     return tuple(
-        np.take_along_axis(np.concatenate([new, old], axis=1), order_RN, 1)
-        for new, old in ((new_RS, old_RN), *more)
+        np.take_along_axis(np.concatenate([new, old], axis=1), order_RN, 1) for new, old in ((new_RS, old_RN), *more)
     )

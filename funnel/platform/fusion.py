@@ -1,6 +1,6 @@
 """Fusion: one score from what was predicted, from what is known of the item, and from chance (exploration).
 
-    score = good + purchase * logit of purchase + popularity log(1 + positives) + freshness exp(-age / 3) + noise Gumbel
+score = good + purchase * logit of purchase + popularity log(1 + positives) + freshness exp(-age / 3) + noise Gumbel
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class FusionSettings:
     """Weight of the logit of a good click."""
     purchase: float = 0.0
     """Weight of the logit of a purchase."""
-    popularity: float = 0.25
+    popularity: float = 0.4
     """Weight of log(1 + positives) up to yesterday: the rich get richer."""
     freshness: float = 0.2
     """Weight of exp(-age / 3 days)."""

@@ -68,9 +68,11 @@ def _sigmoid_levels() -> np.ndarray:
 
 def chance(logit: np.ndarray) -> np.ndarray:
     """uint32: sigmoid of the logits in units of 1/LEVELS, on a grid of 1/256 of the logit, clipped at +-16."""
-    most = LOGIT_MOST * LOGIT_STEPS
-    place = np.clip(np.rint(logit * np.float32(LOGIT_STEPS)), -most, most).astype(np.int32)
-    return _sigmoid_levels().take(place + most)
+    place = logit * np.float32(LOGIT_STEPS)
+    place += np.float32(LOGIT_MOST * LOGIT_STEPS + 0.5)
+    np.maximum(place, 0, out=place)
+    # Truncation of x + 1/2 is the nearest step; the last one stands for all above.
+    return _sigmoid_levels().take(place.astype(np.int32), mode="clip")
 
 
 def _middles() -> np.ndarray:

@@ -16,7 +16,7 @@ from funnel.platform.view import Requests, View
 
 @dataclass(frozen=True)
 class PreRankingSettings:
-    popularity: float = 0.25
+    popularity: float = 0.1
     """Weight of log(1 + positives) up to yesterday."""
     freshness: float = 0.2
     """Weight of exp(-age / 3 days)."""

@@ -23,9 +23,9 @@ def first_items(population: Population) -> tuple[np.ndarray, Items]:
     """(int64_P: uploads so far, the items): `items` of the whole platform, dealt out by the providers' weights, as old
     as if they had been uploaded at the rate of `uploads`. Of a part of the population, its providers' share of them."""
     settings, seed, providers = population.settings, population.seed, population.providers
-    count_P = np.floor(
-        settings.items * providers.weight_P + uniforms(key(seed, FIRST), providers.number_P)
-    ).astype(np.int64)
+    count_P = np.floor(settings.items * providers.weight_P + uniforms(key(seed, FIRST), providers.number_P)).astype(
+        np.int64
+    )
     if not count_P.sum():
         count_P[np.argmax(providers.weight_P)] = 1
     provider_I = np.repeat(np.arange(len(providers)), count_P)
