@@ -46,7 +46,7 @@ POLICIES: Mapping[str, str] = {
     "popular": "funnel.platform.presets:popular",
 }
 """Policies of the platform by name: functions that give their plain settings."""
-DEFAULT_PROBLEM, DEFAULT_TUNABLE = "entire_space", "fusion"
+DEFAULT_PROBLEM, DEFAULT_TUNABLE, DEFAULT_SIMULATOR = "entire_space", "fusion", "platform"
 
 
 def find_problem(name: str) -> Any:
