@@ -23,9 +23,10 @@ from funnel.simulator import Compared
 from jobs.cluster.connect import check_cpus
 from jobs.command.paths import absolute
 from jobs.command.signals import leave, stop_signals
+from jobs.command.simulated import find_policy
 from jobs.command.tables import print_table
 from jobs.command.trust import trust
-from jobs.experiment.options import Arguments, find_policy
+from jobs.experiment.options import Arguments
 from jobs.experiment.pairs import run_pairs
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
 from jobs.run.owner import owned

@@ -1,19 +1,13 @@
 """The options of jobs.experiment: its own, and those of the world that is named."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from data.credentials import check_tree
 from data.errors import UserError
-from data.nearest import correction
 from funnel.registry import DEFAULT_SIMULATOR, find_simulator
-from funnel.settings import nested
 from jobs.command.cli import glance, parse, with_settings
-from jobs.command.trust import check_names
-from jobs.run.directory import read_json
 
 MOST_PAIRS = 10_000
 
@@ -59,26 +53,3 @@ def arguments_of(*words: object) -> Arguments:
     """What the command line would give; raises UserError for an unknown option."""
     parsed: Arguments = parse(options, [str(word) for word in words])
     return parsed
-
-
-def find_policy(name: str, presets: Mapping[str, str], option: str) -> tuple[dict[str, Any], str]:
-    """(plain settings of a policy, what it is called). `name`: a preset, or a JSON file's path.
-
-    Raises UserError: no such preset or file, or a file that is broken or names code that is not trusted.
-    """
-    if name in presets:
-        module, _, function = presets[name].partition(":")
-        tree: dict[str, Any] = getattr(importlib.import_module(module), function)()
-        return tree, name
-    if not name:
-        raise UserError(f"{option} is needed: {', '.join(presets)}, or a JSON file")
-    path = Path(name).expanduser()
-    if path.suffix != ".json" and not path.exists():
-        raise UserError(f"{option} {name}: no such policy; {correction(name, presets, 'there are')}")
-    record = read_json(path)
-    check_tree(record, str(path))
-    check_names(record, str(path))
-    policy = record.get("policy", record)
-    if not isinstance(policy, dict):
-        raise UserError(f"{path}: its policy is no object of key: value")
-    return nested(policy), str(path)
