@@ -38,7 +38,7 @@ def run_pair(settings: PlatformSettings, compared: Compared, pair: int) -> dict[
     if compared.design == "user":
         world = World(population, [policies(compared.control)])
         world.run(compared.warmup)
-        found = {}
+        found: dict[str, np.ndarray] = {}
         for name, second in (("control", compared.control), ("treatment", compared.treatment)):
             twin = world.copy([policies(compared.control), policies(second)])
             twin.run(compared.days)

@@ -164,11 +164,12 @@ class World:
 def joined(parts: Sequence[Visits]) -> Visits:
     """Visits of all blocks, by user: the order does not depend on arms or blocks."""
     if not parts:
-        return Visits(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros((0, RECENT), np.int32))
-    whole = Visits(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("user_R", "intent_R", "visit_R")),
-        np.concatenate([part.recent_RN for part in parts]),
+        none_R = np.zeros(0, np.int64)
+        return Visits(none_R, none_R, none_R, np.zeros((0, RECENT), np.int32))
+    user_R, intent_R, visit_R = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("user_R", "intent_R", "visit_R")
     )
+    whole = Visits(user_R, intent_R, visit_R, np.concatenate([part.recent_RN for part in parts]))
     return whole.take(np.argsort(whole.user_R, kind="stable"))
 
 

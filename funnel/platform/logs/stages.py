@@ -5,11 +5,11 @@
     prerank_neg     matched, cut by pre-ranking        coarse_neg               0: there is no stage between
     rank_index      place in the ranker's order        rerank_index             place on the page; -1: none
     playing_time (ms), effective_view (30% or more of it watched), long_view (all of it), like
-as in RecFlow [Liu et al., ICLR 2025], of whose columns this log has those that a world knows. Beside them click,
+as in RecFlow (ICLR 2025), of whose columns this log has those that a world knows. Beside them click,
 purchase, and what users did in other scenarios: after a request a user buys Poisson(`elsewhere`) items there, from 100
-of the candidates drawn with weight exp(.4 log(1 + positives)), those of the largest 2 x logit + Gumbel; the next best as many
-again are clicked there. `sampled` is 1 for rows drawn into the log; a row that is not is there because it was bought
-or clicked elsewhere. All exposed and ranked items are kept, and `negatives` of those cut by pre-ranking.
+of the candidates drawn with weight exp(.4 log(1 + positives)), those of the largest 2 x logit + Gumbel; the next best
+as many again are clicked there. `sampled` is 1 for rows drawn into the log; a row that is not is there because it was
+bought or clicked elsewhere. All exposed and ranked items are kept, and `negatives` of those cut by pre-ranking.
 Shapes: Q requests, C candidates, K ranked, R rows.
 """
 
