@@ -319,7 +319,7 @@ def test_policies_that_are_none_are_refused(tree: dict[str, Any], words: str) ->
 def test_impossible_worlds_are_refused() -> None:
     with pytest.raises(UserError, match="cannot be filled"):
         PlatformSettings(slots=61)
-    with pytest.raises(UserError, match="core is 2, must lie in 0..1"):
+    with pytest.raises(UserError, match=r"core is 2, must lie in 0\.\.1"):
         PlatformSettings(core=2)
     one = dataclasses.replace(SMALL, users=1)
     with pytest.raises(UserError, match="1 users cannot be split into 2 arms"):

@@ -2,8 +2,8 @@
 
     python -m benchmarks.platform.calibration --data ../shared/data
 
---data: a folder with kuairand_features/, the feature files of KuaiRand-Pure [Gao et al., CIKM 2022]. Figures of its logs
-are a public analysis's (github.com/Aylayan/KuaiRand_Pure; concentration: github.com/limings02/kuairand, full 27K log).
+--data: a folder with kuairand_features/, the feature files of KuaiRand-Pure [Gao et al., CIKM 2022]. Figures of its
+logs are public analyses' (github.com/Aylayan/KuaiRand_Pure; concentration, full 27K log: github.com/limings02/kuairand).
 Every figure of the world is a mean over seeds, with the smallest and the largest.
 """
 
