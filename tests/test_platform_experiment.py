@@ -146,7 +146,7 @@ def test_the_command_goes_on_and_takes_more_pairs(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path, cluster: Any) -> None:
+def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path, ray_cluster: None) -> None:
     words = ("--treatment", "random_slot", "--pairs", 3)
     for workers in (0, 1, 2):
         experiment.run(arguments(tmp_path / str(workers), *words, "--workers", workers))
@@ -191,12 +191,7 @@ def test_what_cannot_be_compared_is_one_line(
 def test_a_simulator_says_what_it_runs() -> None:
     simulator = PlatformSimulator.open(SMALL, compared("user", SLOT))
     policies = simulator.facts()["policies"]
-    assert policies["treatment"]["slot"] == {
-        "kind": "random",
-        "rate": 0.5,
-        "place": -1,
-        "nominees": 10,
-        "graduation": 50,
-    }
+    whole = {"kind": "random", "rate": 0.5, "place": -1, "nominees": 10, "graduation": 50}
+    assert policies["treatment"]["slot"] == whole
     assert policies["control"]["slot"] == {"kind": "none"}
     json.dumps(simulator.facts())

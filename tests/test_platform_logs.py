@@ -14,6 +14,7 @@ from es.objectives.base import Objective
 from funnel.lists.units import request_sizes
 from funnel.platform.objective import WorldFusion
 from jobs import make_data
+from jobs.command.cli import parse
 
 ROWS = 6_000
 WORDS = ("--world", "platform", "--users", 300, "--items", 400, "--providers", 40, "--uploads", 20, "--rows", ROWS,
@@ -27,7 +28,7 @@ RECFLOW = {
 
 def made(out: Path, *words: object) -> Path:
     given = [str(word) for word in ("--out", out, *WORDS, *words)]
-    arguments = make_data.parse(make_data.options, given)
+    arguments = parse(make_data.options, given)
     return make_data.run(arguments)
 
 

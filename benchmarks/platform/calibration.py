@@ -3,7 +3,7 @@
     python -m benchmarks.platform.calibration --data ../shared/data
 
 --data: a folder with kuairand_features/, the feature files of KuaiRand-Pure [Gao et al., CIKM 2022]. Figures of its
-logs are public analyses' (github.com/Aylayan/KuaiRand_Pure; concentration, full 27K log: github.com/limings02/kuairand).
+logs are public analyses' (github.com/Aylayan/KuaiRand_Pure; concentration, 27K log: github.com/limings02/kuairand).
 Every figure of the world is a mean over seeds, with the smallest and the largest.
 """
 
