@@ -111,7 +111,7 @@ class MakeData(GeneratedLog):
 
 
 def options(words: Sequence[str]) -> type:
-    """MakeData, or the options of the simulated world that the words name. Raises UserError for a world that is none."""
+    """MakeData, or the options of the simulated world that the words name. Raises UserError for no such world."""
     world = glance(words, world=GeneratedLog.world)["world"]
     if world in WORLDS:
         return MakeData

@@ -71,15 +71,15 @@ class World:
         self.comes_U = np.rint((1 - np.exp(-visits_U)) * 2**32) / 2**32
 
     def copy(self, arms: Sequence[Policies] | None = None) -> "World":
-        """A world that stands where this one stands; with other policies in its arms, if given."""
+        """A world that stands where this one stands. With other arms, if given: a test begins, and counts from here."""
         twin = copy.copy(self)
         twin.corpus = copy.deepcopy(self.corpus, {id(self.population): self.population})
-        twin.ledger = copy.deepcopy(self.ledger)
         twin.uploaded_P = self.uploaded_P.copy()
-        twin.arms = copy.deepcopy(self.arms) if arms is None else list(arms)
-        if arms is not None and len(arms) != len(self.arms):
-            twin.arm_U = arm_of(self.seed, self.population.users.number_U, len(arms))
-            twin.ledger = Ledger(self.settings, len(arms))
+        if arms is None:
+            twin.arms, twin.ledger = copy.deepcopy(self.arms), copy.deepcopy(self.ledger)
+            return twin
+        twin.arms, twin.ledger = list(arms), Ledger(self.settings, len(arms))
+        twin.arm_U = arm_of(self.seed, self.population.users.number_U, len(arms))
         return twin
 
     def run(self, days: int) -> None:
