@@ -78,8 +78,12 @@ def with_fresh(policies: Policies, requests: Requests, page: Page, view: View) -
     old_RM, size = page.item_RM[rows], page.item_RM.shape[1]
     # Keys of the new order: places of the old list, the fresh item just before its place, its double at the very end.
     rank_RA = np.empty((len(rows), size + 1), np.float32)
-    rank_RA[:, 1:] = np.where(old_RM == fresh_R[:, None], size + 1, np.arange(size))
-    rank_RA[:, 0] = place_R - 0.5
+    double_RM = old_RM == fresh_R[:, None]
+    rank_RA[:, 1:] = np.where(double_RM, size + 1, np.arange(size))
+    # On a page that is not full it stands behind what is there; a double that goes makes room before it.
+    place_R = np.minimum(place_R, ((old_RM != NOBODY) & ~double_RM).sum(1))
+    before_R = (double_RM & (np.arange(size) <= place_R[:, None])).any(1)
+    rank_RA[:, 0] = place_R - 0.5 + before_R
     order_RM = np.argsort(rank_RA, axis=1, kind="stable")[:, :size]
     item_RM, score_RM, slot_RM = page.item_RM.copy(), page.score_RM.copy(), page.slot_RM.copy()
     item_RM[rows] = np.take_along_axis(np.concatenate([fresh_R[:, None], old_RM], 1), order_RM, 1)
