@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.errors import UserError
 from funnel.platform.behaviour import Potential, walk
 from funnel.platform.cascade import Passed, pass_stages
 from funnel.platform.corpus import pushed
@@ -19,7 +18,7 @@ from funnel.platform.figures import DAILY, Ledger
 from funnel.platform.numbers import LEVELS
 from funnel.platform.population import draw_population
 from funnel.platform.settings import PlatformSettings
-from funnel.platform.stages import Policies, Policy
+from funnel.platform.stages import Policies
 from funnel.platform.view import NOBODY, Feedback, Requests, View
 from funnel.platform.world import World, new_world
 
@@ -143,39 +142,6 @@ def test_counts_add_up() -> None:
     assert np.array_equal(world.ledger.impressions_AI[0], world.corpus.live[0])
     assert world.corpus.live[2].sum() == world.ledger.table()[:, DAILY.index("slot_exposures")].sum() > 0
     assert (world.corpus.live[2] <= world.corpus.live[0]).all()
-
-
-def test_the_fresh_slot_stands_where_it_should() -> None:
-    tree = {"slot": {"kind": "random", "rate": 1.0, "place": 4}}
-    places: list[int] = []
-
-    def watch(arm: int, view: View, requests: Requests, passed: Passed, done: Any) -> None:
-        page = passed.page
-        assert (page.slot_RM.sum(1) <= 1).all()
-        places.extend(np.nonzero(page.slot_RM)[1])
-        for row in page.item_RM:
-            assert len(set(row[row != NOBODY])) == (row != NOBODY).sum()
-        young = view.items.upload_I[page.item_RM[page.slot_RM]] > view.now - SMALL.fresh_days
-        assert young.all()
-
-    run(tree, days=1, watch=watch)
-    assert set(places) == {4}
-    floating: set[int] = set()
-    run(
-        {"slot": {"kind": "random", "rate": 1.0}},
-        days=1,
-        watch=lambda arm, view, requests, passed, done: floating.update(np.nonzero(passed.page.slot_RM)[1]),
-    )
-    assert floating == set(range(10))
-
-
-def test_a_graduated_item_is_not_nominated() -> None:
-    def watch(arm: int, view: View, requests: Requests, passed: Passed, done: Any) -> None:
-        shown = passed.page.item_RM[passed.page.slot_RM]
-        assert (view.live.positives_I[shown] < 3).all()
-
-    world = run({"slot": {"kind": "random", "rate": 1.0, "graduation": 3}}, days=2, watch=watch)
-    assert (world.corpus.live[1] >= 3).any()
 
 
 def test_popularity_feeds_itself() -> None:
@@ -313,43 +279,3 @@ def test_arms_that_do_not_interfere_are_the_same_alone() -> None:
     two.run(2)
     sums = slice(0, DAILY.index("duic_5"))
     assert np.array_equal(two.ledger.table()[:, sums].sum(2), one.ledger.table()[:, sums, 0])
-
-
-class Broken(Policy):
-    settings_type = PlatformSettings
-
-    def score(self, requests: Requests, item_RC: np.ndarray, view: View) -> np.ndarray:
-        return np.zeros((1, 1), np.float32)
-
-
-@pytest.mark.parametrize(
-    ("tree", "words"),
-    [
-        ({"slot": {"kind": "random", "rate": 1.5}}, "p: slot: rate is 1.5, must lie in 0..1"),
-        ({"slot": {"kind": "random", "place": 10}}, "place is 10, must lie in -1..9"),
-        ({"slot": {"kind": "random", "rat": 1}}, "p: slot: unknown key 'rat'; did you mean rate?"),
-        ({"slots": {}}, "p: unknown key 'slots'; did you mean slot?"),
-        ({"slot": {"kind": "nosuch"}}, "no kind of slot 'nosuch'"),
-        ({"matching": {"lists": 1, "length": 5}}, "cannot fill a page of 10 slots"),
-        ({"fusion": {"noise": "loud"}}, "noise is 'loud'"),
-        ({"fusion": 3}, "'fusion' must be an object"),
-    ],
-)
-def test_policies_that_are_none_are_refused(tree: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError) as caught:
-        Policies.of(tree, SMALL, 0, "p")
-    assert words in str(caught.value)
-
-
-def test_impossible_worlds_are_refused() -> None:
-    with pytest.raises(UserError, match="cannot be filled"):
-        PlatformSettings(slots=61)
-    with pytest.raises(UserError, match=r"core is 2, must lie in 0\.\.1"):
-        PlatformSettings(core=2)
-    one = dataclasses.replace(SMALL, users=1)
-    with pytest.raises(UserError, match="1 users cannot be split into 2 arms"):
-        World(draw_population(one, 0), [made({}, one), made({}, one)])
-    policies = made({})
-    policies.preranking = Broken(SMALL, SMALL, 0)
-    with pytest.raises(UserError, match="preranking scored"):
-        World(draw_population(SMALL, 0), [policies]).run(1)

@@ -66,7 +66,7 @@ class Stages:
         rank_QC = np.full((rows, columns), NOBODY)
         np.put_along_axis(rank_QC, passed.kept_RK, np.where(passed.score_RK == OUT, NOBODY, rank_QK), 1)
         page = self.on_page(walked, passed, row_R, item_R)
-        fresh = self.not_matched(passed, walked)
+        fresh = self.not_matched(passed)
         table = self.table(view, requests, walked, row_R, item_R, page, rank_QC[at], ranked_QC[at],
                            drawn_QC[at], bought_QC[at], clicked_QC[at])  # fmt: skip
         if len(fresh[0]):
@@ -117,10 +117,10 @@ class Stages:
         offered_R = (passed.page.item_RM[row_R] == item_R[:, None]).any(1)
         return {"place": place_R, "offered": offered_R}
 
-    def not_matched(self, passed: Passed, walked: Walked) -> tuple[np.ndarray, np.ndarray]:
-        """(row, item) of what the fresh slot showed and matching had not found."""
-        row_R, place_R = np.nonzero(walked.feedback.slot_RS)
-        item_R = walked.feedback.item_RS[row_R, place_R]
+    def not_matched(self, passed: Passed) -> tuple[np.ndarray, np.ndarray]:
+        """(row, item) of what the fresh slot brought in and matching had not found."""
+        row_R, column_R = np.nonzero(passed.page.slot_RM)
+        item_R = passed.page.item_RM[row_R, column_R]
         new_R = ~(passed.matched_RC[row_R] == item_R[:, None]).any(1)
         return row_R[new_R], item_R[new_R]
 
