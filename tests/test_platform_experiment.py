@@ -188,6 +188,21 @@ def test_what_cannot_be_compared_is_one_line(
     assert not out.exists()
 
 
+def test_the_policy_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/platform.md shows a slot of one's own: a file names it, the command line trusts it."""
+    page = (Path(__file__).resolve().parent.parent / "docs" / "platform.md").read_text()
+    code = page.split("```python\n# mine.py\n")[1].split("```")[0]
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    policy, out = tmp_path / "mine.json", tmp_path / "run"
+    policy.write_text('{"slot": {"kind": "mine:Newest", "rate": 0.5}}')
+    words = ["--out", out, *WORDS, "--treatment", policy, "--pairs", 1, "--trust", "mine:Newest"]
+    cli.main(experiment.run, experiment.options, "", words=[str(word) for word in words])
+    tables = json.loads((out / "pairs" / "00000.json").read_text())
+    place = tables["names"].index("slot_exposures")
+    assert sum(day[place] for day in tables["treatment"]) > 0 == sum(day[place] for day in tables["control"])
+
+
 def test_a_simulator_says_what_it_runs() -> None:
     simulator = PlatformSimulator.open(SMALL, compared("user", SLOT))
     policies = simulator.facts()["policies"]
