@@ -133,3 +133,21 @@ def test_re_ranking_chooses_item_by_item() -> None:
     policies.reranking.again = True
     with pytest.raises(UserError, match="shown already"):
         World(draw_population(SMALL, 3), [policies]).run(1)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"items": 3}, {"items": 40, "slots": 30, "kept": 30}, {"providers": 1}, {"users": 1}]
+)
+def test_tiny_worlds_run(settings: dict[str, int]) -> None:
+    """Pages that cannot be filled, one provider, one user."""
+    tiny = dataclasses.replace(SMALL, **settings, uploads=0.5)
+    for tree in ({}, {"slot": {"kind": "random", "rate": 1.0}}, {"matching": {"lists": 10, "length": 3}}):
+        world = World(draw_population(tiny, 1), [made(tree, tiny)])
+        world.run(3)
+        assert world.corpus.live[0].sum() > 0
+
+
+def test_an_arm_without_anybody_is_refused() -> None:
+    two = draw_population(dataclasses.replace(SMALL, providers=2), 1)
+    with pytest.raises(UserError, match="leave one of 8 arms without any"):
+        [two.part(arm, 8) for arm in range(8)]

@@ -32,7 +32,7 @@ class Passed:
 
 def pass_stages(settings: PlatformSettings, policies: Policies, requests: Requests, view: View) -> Passed:
     """Raises UserError where a policy gives what no stage can go on with."""
-    item_RC = policies.matching.candidates(requests, view)
+    item_RC = matched(settings, policies, requests, view)
     prerank_RC = policies.preranking.score(requests, item_RC, view)
     checked("preranking", prerank_RC, item_RC.shape)
     prerank_RC = np.where(item_RC == NOBODY, OUT, prerank_RC)
@@ -47,6 +47,15 @@ def pass_stages(settings: PlatformSettings, policies: Policies, requests: Reques
     if policies.slot.slots:
         page = with_fresh(policies, requests, page, view)
     return Passed(item_RC, prerank_RC, kept_RK, score_RK, page)
+
+
+def matched(settings: PlatformSettings, policies: Policies, requests: Requests, view: View) -> np.ndarray:
+    """What matching found; at least as many columns as a page has slots."""
+    item_RC = policies.matching.candidates(requests, view)
+    if len(item_RC) != len(requests) or item_RC.max(initial=NOBODY) >= len(view):
+        raise UserError(f"matching found {item_RC.shape} items for {len(requests)} requests, or one that is not there")
+    short = settings.slots - item_RC.shape[1]
+    return np.pad(item_RC, ((0, 0), (0, short)), constant_values=NOBODY) if short > 0 else item_RC
 
 
 def scored(policies: Policies, requests: Requests, item_RC: np.ndarray, view: View) -> np.ndarray:
