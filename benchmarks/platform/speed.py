@@ -52,9 +52,14 @@ class Arguments:
     """One day of a million users and 100,000 items instead."""
 
 
+Case = tuple[str, PlatformSettings, dict[str, Any], int, int]
+"""(name, world, policy, days before, days measured)"""
+
+
 def main(arguments: Arguments) -> None:
     """Measure and write the table."""
     large = arguments.large
+    cases: list[Case]
     if large:
         settings = PlatformSettings(users=1_000_000, items=100_000, providers=20_000, uploads=8_000.0, visits=0.5)
         cases = [("a million users, one day", settings, {}, 0, 1)]
@@ -70,7 +75,7 @@ def main(arguments: Arguments) -> None:
                 users=2_000 * factor, items=900 * factor, providers=150 * factor, uploads=80.0 * factor
             )
             cases.append((f"{factor} times users, items and providers", grown, {}, 1, 2))
-    found = {name: measured(*case) for name, *case in cases}
+    found = {name: measured(settings, tree, warmup, days) for name, settings, tree, warmup, days in cases}
     rows = [
         [
             name, f"{one['users']:,}", f"{one['items']:,}", f"{one['requests']:,.0f}", f"{one['cpu_s']:.2f}",
