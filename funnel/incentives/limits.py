@@ -23,7 +23,9 @@ from funnel.incentives.shard import Totals
 SWEEPS = 30
 STEPS = 60
 CLOSE = 1e-7
-"""Share of a limit within which its sum is close enough while prices are looked for."""
+"""Share of a limit within which its sum is close enough in the last sweeps; the first are content with a hundredth."""
+FIRST_STEP = 0.02
+"""How far the first look for another price goes, as a share of the present one."""
 TRIES = 60
 
 
@@ -56,38 +58,54 @@ def allocate_within(shards: Shards, limit_M: np.ndarray) -> Allocation:
         refuse_below(shards, m, float(limit))
     price_M = np.zeros(len(limit_M))
     before = math.inf
-    for _ in range(SWEEPS):
+    for sweep in range(SWEEPS):
+        share = max(CLOSE, 10.0 ** -(sweep + 2))
         for m in range(len(limit_M)):
-            price_M[m] = price_of(prices, price_M, m)
-        if prices.bound >= before - CLOSE * abs(before):
+            price_M[m] = price_of(prices, price_M, m, share)
+        if share == CLOSE and prices.bound >= before - CLOSE * abs(before):
             break
         before = prices.bound
     return kept(prices, price_M)
 
 
-def price_of(prices: Prices, price_M: np.ndarray, m: int) -> float:
-    """The lowest price of limit m at which it is kept, the other prices held; bisection."""
+def price_of(prices: Prices, price_M: np.ndarray, m: int, share: float) -> float:
+    """A price of limit m, the other prices held, at which it is kept and at most `share` of it is unused: the lowest,
+    0, if it is kept there. From the present price outwards, then by false position [the Illinois rule]."""
     limit = float(prices.limit_M[m])
-    slack = CLOSE * max(abs(limit), 1e-12)
+    slack = share * max(abs(limit), 1e-12)
 
     def over(price: float) -> float:
         tried_M = price_M.copy()
         tried_M[m] = price
         return float(prices.cost(tried_M)[m]) - limit
 
-    if over(0.0) <= 0:
-        return 0.0
-    low, high = 0.0, max(2 * float(price_M[m]), 1.0)
-    while over(high) > 0:
-        low, high = high, high * 8
+    low = high = float(price_M[m])
+    above = below = over(high)
+    step = max(high, 1e-3) * FIRST_STEP
+    while below > 0:
+        low, above = high, below
+        high, step = high + step, step * 4
+        below = over(high)
+    while above <= 0:
+        if low == 0 or -slack <= above:
+            return low
+        high, below = low, above
+        low, step = max(low - step, 0.0), step * 4
+        above = over(low)
+    unused = -below  # below and above are halved on the way, so that both ends move
     for _ in range(STEPS):
-        middle = low + (high - low) / 2
+        if unused <= slack:
+            break
+        middle = high - below * (high - low) / (below - above)
+        if not low < middle < high:
+            middle = low + (high - low) / 2
         if not low < middle < high:
             break
         excess = over(middle)
-        low, high = (low, middle) if excess <= 0 else (middle, high)
-        if -slack <= excess <= 0:
-            break
+        if excess <= 0:
+            high, below, above, unused = middle, excess, above / 2, -excess
+        else:
+            low, above, below = middle, excess, below / 2
     return high
 
 
