@@ -94,7 +94,7 @@ def price_of(prices: Prices, price_M: np.ndarray, m: int, share: float) -> float
         above = over(low)
     unused = -below  # below and above are halved on the way, so that both ends move
     for _ in range(STEPS):
-        if unused <= slack:
+        if unused <= slack or high - low <= CLOSE * high:
             break
         middle = high - below * (high - low) / (below - above)
         if not low < middle < high:
