@@ -82,7 +82,7 @@ def price_of(prices: Prices, price_M: np.ndarray, m: int, share: float) -> float
     low = high = float(price_M[m])
     above = below = over(high)
     step = max(high, 1e-3) * FIRST_STEP
-    while below > 0:
+    while below > 0 and high < 1e30:  # limits that contradict each other drive prices up without end
         low, above = high, below
         high, step = high + step, step * 4
         below = over(high)
