@@ -42,8 +42,9 @@ def main(arguments: Arguments) -> None:
     for metric in METRICS:
         row: list[Any] = [metric]
         for design in DESIGNS:
-            ends = [found[design].get(f"{metric}.effect{end}") for end in ("", ".low", ".high")]
-            row.append("" if None in ends else "{:+.2f}% ({:+.2f} to {:+.2f})".format(*(100 * x for x in ends)))
+            keys = [f"{metric}.effect{end}" for end in ("", ".low", ".high")]
+            ends = [100 * found[design][key] for key in keys if key in found[design]]
+            row.append("{:+.2f}% ({:+.2f} to {:+.2f})".format(*ends) if len(ends) == 3 else "")
         paired, apart = spread["user_corpus"][metric]
         row += [f"{100 * paired:.2f}%", f"{100 * apart:.2f}%", f"{(apart / paired) ** 2:,.0f}" if paired else ""]
         rows.append(row)
