@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
 from data.files import restored_on_error
@@ -25,7 +24,9 @@ from funnel.problem import Counts, Problem
 from funnel.registry import tool
 from funnel.settings import changed
 from funnel.tools import Calibrating
+from jobs.command.call import Place, Result, call
 from jobs.command.cli import main, parse, with_settings
+from jobs.command.console import Console
 from jobs.command.finished import device, given_to, open_run, problem_of, read_finished
 from jobs.command.tables import print_table
 from jobs.run.directory import SUMMARY_FILE, location_of, read_json, write_json
@@ -91,6 +92,18 @@ def calibrated(arguments: Arguments, record: dict[str, Any]) -> dict[str, Any]:
     else:
         console.print(f"{path}: not calibrated")
     return summary
+
+
+COMMAND = run
+"""Where `run` is a run."""
+
+
+def calibrate(run: Place, **options_: Any) -> Result:
+    """Calibrate a finished training as `python -m jobs.calibrate` does; returns its new figures (docs/notebook.md).
+
+    run: of `train`. method="isotonic", space="entire" and so on.
+    """
+    return call("calibrate", COMMAND, options, {"run": run, **options_}, lambda given, found: (given.run, found))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from distributed.checkpoint.read import MODEL_DIRECTORY
 from distributed.training.recorder import EVALUATION
 from es.record import CHECKPOINT_FILE
 from jobs import calibrate, evaluate, evolve, export, score, train
+from jobs.command.console import Console
 from jobs.evolve.conduct import POLICY_FILE, conduct
 from jobs.pipeline.plan import Plan
 from jobs.pipeline.record import Record, Stage

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 from ray.tune.search.optuna import OptunaSearch
-from rich.console import Console
 from rich.table import Table
 
 from data.errors import Stopped, UserError
 from data.files import make_directory
 from funnel.spaces import Space
+from jobs.command.console import Console
 from jobs.command.preset import write_preset
 from jobs.command.signals import leave, stop_signals
 from jobs.run.process import present
