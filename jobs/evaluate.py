@@ -12,6 +12,7 @@ jobs.train, the log any that has its features and labels.
 """
 
 import dataclasses
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
                 (out / name).unlink(missing_ok=True)
         if changed or state is RunState.NEW:
             start_run(out, "evaluate", settings, facts)
-        return evaluated(arguments, out, evaluating, evaluation)
+        sample = json.dumps([made_from["data"]["parts"], arguments.seed, arguments.replicates], sort_keys=True)
+        return evaluated(arguments, out, evaluating, evaluation, sample)
 
 
 def place(arguments: Arguments) -> Path:
@@ -138,8 +140,9 @@ def evaluated(
     out: Path,
     evaluating: Evaluating,
     evaluation: Evaluation,
+    sample: str,
 ) -> dict[str, Any]:
-    """Count, write, show."""
+    """Count, write, show. `sample`: of which rows and weights the replicates are, so that a page may pair them."""
     started, console = time.time(), Console()
     with (
         scratch_directory() as folder,
@@ -154,7 +157,7 @@ def evaluated(
         figures, curves = evaluation.run(folder, device(), say)
     absent = figures.pop("absent")
     summary = {**figures, "part": arguments.part, "evaluate.seconds": time.time() - started, "absent": absent}
-    curves = {"part": arguments.part, **curves}
+    curves = {"part": arguments.part, "sample": sample, **curves}
     write_json(out / EVALUATION, curves)
     write_json(out / SUMMARY_FILE, summary)
     jobs.report.write_page([out], out / REPORT)

@@ -29,6 +29,8 @@ HERE = Path(__file__).resolve().parent
 class Picture:
     title: str
     svg: Markup
+    note: str = ""
+    """What is to be said of it alone."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +90,26 @@ def blocks(panels: Sequence[Shown], name: str) -> list[Grid | Sentence | Figure]
             if not (at and isinstance(panels[at - 1], Curve) and short(panels[at - 1])):
                 found += [Grid.of(one, [Group("", [list(row) for row in one.rows])]) for one in few(panels[at:])]
             continue
-        picture = Picture(panel.title, Markup(drawn(panel, f"{name}-{at}")))
+        picture = Picture(panel.title, Markup(drawn(panel, f"{name}-{at}")), panel.note)
         if not picture.svg:
             continue
         columns, last = columns_of(panel), found[-1] if found else None
         # Large pictures fill a row together, whatever they show; small ones only with their like.
         if isinstance(last, Figure) and last.columns == columns and (columns == 2 or panel.note in ("", last.caption)):
-            more = "" if panel.note in last.caption else f" {panel.note}"
-            found[-1] = Figure((*last.pictures, picture), columns, last.caption + more)
+            found[-1] = Figure((*last.pictures, picture), columns, last.caption)
         else:
             found.append(Figure((picture,), columns, panel.note))
-    return found
+    return [captioned(block) if isinstance(block, Figure) else block for block in found]
+
+
+def captioned(figure: Figure) -> Figure:
+    """What holds for all of its pictures under all of them, once; else each note under its picture."""
+    notes = [picture.note for picture in figure.pictures]
+    if len(set(notes)) > 1:
+        said = [note if at == 0 or note != notes[at - 1] else "" for at, note in enumerate(notes)]
+        pictures = (replace(picture, note=note) for picture, note in zip(figure.pictures, said, strict=True))
+        return replace(figure, pictures=tuple(pictures), caption="")
+    return replace(figure, pictures=tuple(replace(picture, note="") for picture in figure.pictures))
 
 
 FEW = 3
@@ -167,7 +178,7 @@ def card(run: Run) -> dict[str, Any]:
         "notes": run.notes,
         "facts": [
             ("Directory", run.record.directory.name),
-            ("Command", repeatable(str(record.get("command") or "not recorded"))),
+            ("Command", repeatable(str(record.get("command") or "not recorded"), run.record.directory.parent)),
             ("Commit", f"{commit} with uncommitted changes" if dirty else commit or "not recorded"),
             ("Started", started(record.get("started"))),
             ("Versions", ", ".join(versions) or "not recorded"),
