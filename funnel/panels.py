@@ -114,12 +114,17 @@ class Figure:
 
     @property
     def small(self) -> str:
+        return " ".join(self.parts)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What stands small behind the value: what is said of it, and its interval."""
         parts = [self.aside]
         if self.half is not None:
             parts.append(f"±{number(self.half, self.digits)}")
         elif self.low is not None and self.high is not None:
             parts.append(" to ".join(number(end, self.digits, self.signed) for end in (self.low, self.high)))
-        return " ".join(part for part in parts if part)
+        return tuple(part for part in parts if part)
 
 
 Cell = str | int | float | Figure | None

@@ -34,7 +34,8 @@ class Group:
 @dataclass(frozen=True)
 class ShownCell:
     text: str
-    small: str = ""
+    small: tuple[str, ...] = ()
+    """What stands small behind it, part by part."""
     best: bool = False
     note: int = 0
     """Footnote, 0 for none."""
@@ -99,7 +100,7 @@ def shown(cell: Cell, best: bool, footnotes: list[str]) -> ShownCell:
     if isinstance(cell, Figure):
         if cell.why and cell.why not in footnotes:
             footnotes.append(cell.why)
-        return ShownCell(cell.text, cell.small, best, footnotes.index(cell.why) + 1 if cell.why else 0)
+        return ShownCell(cell.text, cell.parts, best, footnotes.index(cell.why) + 1 if cell.why else 0)
     if isinstance(cell, str):
         cell = true_minus(cell)
         return ShownCell(cell or DASH, words=len(cell) > 24)
