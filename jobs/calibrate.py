@@ -29,7 +29,7 @@ from jobs.command.cli import main, parse, with_settings
 from jobs.command.console import Console
 from jobs.command.finished import device, given_to, open_run, problem_of, read_finished
 from jobs.command.tables import print_table
-from jobs.run.directory import SUMMARY_FILE, location_of, read_json, write_json
+from jobs.run.directory import RUN_FILE, SUMMARY_FILE, location_of, read_json, write_json
 from jobs.run.owner import owned
 
 PREFIXES = ("calibrated.", "calibration.")
@@ -106,10 +106,16 @@ def calibrate(run: Place, **options_: Any) -> Result:
     return call("calibrate", COMMAND, options, {"run": run, **options_}, lambda given, found: (given.run, found))
 
 
+def following(given: Arguments) -> tuple[object, ...]:
+    """Its figures with intervals, on the run's log."""
+    data = given.data or location_of(given.run, read_json(given.run / RUN_FILE))
+    return ("evaluate", "--run", given.run, "--data", data)
+
+
 if __name__ == "__main__":
     main(
         run,
         options,
         __doc__ or "",
-        then=lambda given: ("evaluate", "--run", given.run, "--data", given.data) if given.data else (),
+        then=following,
     )

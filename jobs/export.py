@@ -142,7 +142,7 @@ def show(check: dict[str, Any], names: Any, out: Path) -> None:
     rows = tuple((names[kind], *(f"{found[name]:.1e}" for name in outputs)) for kind, found in differences.items())
     title = f"largest difference from the model on {check['rows']:,} real rows"
     print_table(console, Table(title, ("file", *outputs), rows))
-    console.print(f"exported: {out}", soft_wrap=True)
+    console.print(f"exported: {out} (docs/serve.md: a server that needs nothing of this checkout)", soft_wrap=True)
 
 
 COMMAND = run

@@ -54,6 +54,11 @@ def figures(day: Day, kind: str) -> list[str]:
     return [key for key in day if key.endswith(kind) and finite(day[key]) is not None]
 
 
+def said(key: str) -> str:
+    """A fact of a stage: a figure by its name, best_step as best step."""
+    return name(key) if "." in key else key.replace("_", " ")
+
+
 def day_table(days: Sequence[Day]) -> Table:
     """The last two weeks, each judged by the model of the days before it."""
     names = {key: None for day in days for kind in KINDS for key in figures(day, kind)}
@@ -97,7 +102,7 @@ def stage_table(record: Record, days: set[str]) -> list[Panel]:
             continue
         known = {key: value for key, value in entry["facts"].items() if isinstance(value, int | float | str) and value}
         told = ", ".join(
-            f"{key} {number(value) if isinstance(value, float) else value}" for key, value in known.items()
+            f"{said(key)} {number(value) if isinstance(value, float) else value}" for key, value in known.items()
         )
         again = f", made {entry['made']} times" if entry["made"] > 1 else ""
         rows.append((name, duration(entry["seconds"]), (told or DASH) + again))

@@ -12,9 +12,10 @@ CARDS = 8
 """Rows up to which a dense table is a card a row on a phone."""
 
 
-def is_name(cell: "ShownCell") -> bool:
-    """No number and no interval: such a cell begins with a letter or a dash alone."""
-    return cell.words or (cell.text[:1].isalpha() and not cell.small) or cell.text == ""
+def are_names(cells: Sequence["ShownCell"]) -> bool:
+    """Whether there is text in a column, and no number: each cell begins with a letter, or is absent."""
+    names = [cell.words or (cell.text[:1].isalpha() and not cell.small) for cell in cells]
+    return any(names) and all(name or cell.text == DASH for name, cell in zip(names, cells, strict=True))
 
 
 @dataclass
@@ -62,9 +63,7 @@ class Grid:
     def names(self) -> tuple[bool, ...]:
         """Of each column, whether it holds names or sentences rather than numbers, and so stands left."""
         rows = [row for _, rows in self.groups for row in rows]
-        return tuple(
-            at == 0 or (bool(rows) and all(is_name(row[at]) for row in rows)) for at in range(len(self.columns))
-        )
+        return tuple(at == 0 or are_names([row[at] for row in rows]) for at in range(len(self.columns)))
 
     @property
     def labelled(self) -> bool:

@@ -123,7 +123,7 @@ def conduct(study: Study, arguments: Arguments, console: Console) -> dict[str, A
             keep(study.out / FRONT / f"{name_of(row.index)}.json", study, row)
             summary |= {f"front.{name_of(row.index)}.test.{k}": v for k, v in test_figures(study, row).items()}
         names = ", ".join(name_of(row.index) for row in chosen)
-        message = f"{len(chosen)} of {len(rows)} trials are beaten by none in both figures: {names}"
+        message = f"beaten by none in both figures: {len(chosen)} of {len(rows)} trials, {names}"
         return summary | {"tune.front": [row.index for row in chosen], "tune.message": message}
     (best,) = chosen
     keep(study.out / BEST, study, best)
