@@ -75,6 +75,7 @@ def test_replicates_that_could_not_be_computed_are_left_out():
     assert difference(most, other) is None
 
 
+@pytest.mark.slow
 def test_evaluations_keep_the_replicates_that_their_intervals_are_of(small_log, tmp_path):
     runs = []
     for name in ("one", "two"):
