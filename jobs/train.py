@@ -179,7 +179,7 @@ def trained(
     if arguments.workers:
         connect(max(cpus, at_least), trains=True)
     with present(out) as process, tracked(out):
-        with follow_training(console, out, config.epochs, kind.watched, process):
+        with follow_training(console, out, config.epochs, kind.watched, process, arguments.workers):
             figures = figures_of(job, arguments)
         summary = {
             **figures,

@@ -34,7 +34,8 @@ def train_stage(
 
     def work() -> dict[str, Any]:
         forget_unbegun(out)
-        with follow_training(record.console, out, arguments.config.epochs, plan.problem.watched):
+        epochs, watched = arguments.config.epochs, plan.problem.watched
+        with follow_training(record.console, out, epochs, watched, workers=arguments.workers):
             summary = train.run(arguments, cpus=plan.local_cpus)
         if options.calibrate not in ("none", summary.get("calibration.method")):  # killed between the two
             settings = calibrate.settings_of(plan.problem, method=options.calibrate)
