@@ -48,10 +48,10 @@ def evaluation_headline(record: Record) -> str:
     method = record.summary.get("calibration.method") or "none"
     how = "raw (not calibrated)" if method == "none" else f"calibrated ({method})"
     off = f"{percent(abs(cell.value - 1))} too {'high' if cell.value > 1 else 'low'}"
-    known = cell.low is not None and cell.high is not None
-    if known and cell.low <= 1 <= cell.high:
-        off = "right as far as the data can tell"
-    bounds = f", 95% interval {number(cell.low, 3)} to {number(cell.high, 3)}" if known else ", with no interval known"
+    bounds = ", with no interval known"
+    if cell.low is not None and cell.high is not None:
+        bounds = f", 95% interval {number(cell.low, 3)} to {number(cell.high, 3)}"
+        off = "right as far as the data can tell" if cell.low <= 1 <= cell.high else off
     rates = f"{run}: predicted conversion rates, {how}, are {off} {place}"
     return f"{rates} (PCOC {cell.text}{bounds}; {count(record.number('rows'))} exposures judged)."
 

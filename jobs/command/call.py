@@ -85,7 +85,7 @@ def call(
     check_imports()
     before = os.umask(umask())
     try:
-        words = [*map(os.fspath, runs), *words_of(given)]
+        words = [*(str(os.fspath(run)) for run in runs), *words_of(given)]
         kind = arguments if isinstance(arguments, type) else arguments(words)
         check_keywords(name, given, options_of(kind))
         parsed = parse(kind, words)
