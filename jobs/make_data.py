@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 from rich import box
@@ -41,6 +41,8 @@ from jobs.command.console import Console
 @dataclass(frozen=True)
 class TableArguments:
     """--source table. Columns that are not named are found by their names; what each has become is printed."""
+
+    title: ClassVar[str] = "--source table"
 
     split: Literal["time", "user", "request"] = "time"
     """What valid and test are: the last days, or a share of the users or of the requests."""
