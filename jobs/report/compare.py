@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from funnel.figures.bootstrap import LEVEL
 from funnel.panels import RUNS, Calibration, Cell, Curve, Figure, Glossary, Intervals, Panel, Sentence, Table, told
 from jobs.report.tables import Grid, Group
 
@@ -159,6 +158,8 @@ def paired(one: Figure, other: Figure) -> tuple[float, float] | None:
     known = [a - b for a, b in zip(one.draws, other.draws, strict=True) if a is not None and b is not None]
     if len(known) < FEWEST_DRAWS * len(one.draws):
         return None
+    from funnel.figures.bootstrap import LEVEL  # here, for it imports scipy
+
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
