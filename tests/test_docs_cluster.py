@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -66,11 +67,12 @@ def test_the_cluster_of_one_machine_works_as_printed(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert read_json(out / "summary.json")["es.workers"] == 2
     finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        try:
-            head.wait(2)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGTERM)
+            try:
+                head.wait(2)
+            except subprocess.TimeoutExpired:
+                os.killpg(head.pid, signal.SIGKILL)
 
 
 def test_commands_of_the_page_and_of_the_manifests_are_options_that_there_are() -> None:

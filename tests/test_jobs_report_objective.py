@@ -66,7 +66,7 @@ def test_every_figure_is_there_and_told(alone):
         "Share of the workers' time without work",
     ]
     climb, losses, sigma, update, time, idle = alone.figures
-    assert "centre goes from 10 to 475.5" in climb
+    assert "result so far goes from 10 to 475.5" in climb
     assert "lost: 8 in 2 generations" in losses
     assert "issued again: 3 in 1 generation" in losses
     assert "failed:" not in losses
