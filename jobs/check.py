@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from rich.console import Console
 
 import jobs.report
 from data.drift import Drift, drift_warnings, drifts
@@ -36,7 +35,9 @@ from funnel.lists.units import request_sizes
 from funnel.numbers import count, number
 from funnel.panels import Cell, Panel, Record, Sentence, Table
 from funnel.registry import DEFAULT_PROBLEM, find_problem
+from jobs.command.call import Place, Result, call
 from jobs.command.cli import main
+from jobs.command.console import Console
 from jobs.command.tables import print_table
 from jobs.run.directory import SUMMARY_FILE, start_run, write_json
 
@@ -172,6 +173,16 @@ def figure(value: float | None) -> str | None:
 
 def share(value: float | None) -> str | None:
     return None if value is None else f"{value:.1%}"
+
+
+def check(data: Place, **options: Any) -> Result:
+    """Check a log as `python -m jobs.check` does; returns what there is to look at (docs/notebook.md).
+
+    data: the log. out=DIR writes the page, problem="listwise" checks for another problem.
+    """
+    return call(
+        "check", run, Arguments, {"data": data, **options}, lambda given, found: (given.out or given.data, found)
+    )
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -33,12 +33,16 @@ from data.loaders.table import TableOptions, load_table
 from data.loaders.table_draft import KINDS, ROLES, Draft
 from data.world import check
 from data.write import PartFacts, check_new
+from jobs.command.call import Place, Result, call
 from jobs.command.cli import main
+from jobs.command.console import Console
 
 
 @dataclass(frozen=True)
 class TableArguments:
     """--source table. Columns that are not named are found by their names; what each has become is printed."""
+
+    title: ClassVar[str] = "--source table"
 
     split: Literal["time", "user", "request"] = "time"
     """What valid and test are: the last days, or a share of the users or of the requests."""
@@ -203,6 +207,14 @@ def share(count: int | None, total: int) -> str:
 def following(args: MakeData) -> tuple[object, ...]:
     """A look at the log; of days, what takes them in."""
     return ("pipeline", "--watch", args.out, "--out", "runs/days") if args.days else ("check", "--data", args.out)
+
+
+def make_data(out: Place, **options: Any) -> Result:
+    """Make a log as `python -m jobs.make_data` does; returns its directory (docs/notebook.md).
+
+    out: a new directory. rows=300_000 for a generated one; source="table", input=RAW, time="ts" for one of a table.
+    """
+    return call("make_data", run, MakeData, {"out": out, **options}, lambda _, out: (out, {}))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from data.errors import UserError
 from data.filesystems import in_process
@@ -33,7 +32,9 @@ from distributed.training.stopping import Stopped
 from funnel.registry import DEFAULT_PROBLEM, find_problem
 from jobs import calibrate
 from jobs.cluster.connect import check_cpus, connect
+from jobs.command.call import Place, Result, call
 from jobs.command.cli import glance, main, parse, with_settings
+from jobs.command.console import Console
 from jobs.command.preset import apply, find_preset
 from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
@@ -124,6 +125,15 @@ def run(arguments: Arguments, cpus: int = 0) -> dict[str, Any]:
         return calibrated(arguments, out, summary)
 
 
+def train(data: Place, out: Place, **options_: Any) -> Result:
+    """Train as `python -m jobs.train` does; returns the run with its figures (docs/notebook.md).
+
+    data: the log; out: the run directory. Every option of the command is a keyword: workers=0, epochs=3,
+    model__backbone__name="mmoe", given={"propensities": RUN}.
+    """
+    return call("train", run, options, {"data": data, "out": out, **options_}, lambda given, found: (given.out, found))
+
+
 def check_finished(arguments: Arguments, given: dict[str, Path]) -> None:
     """Raise UserError if a finished run was made from other data, or other runs, than the command names now."""
     check_log(arguments.out, read_json(arguments.out / RUN_FILE), arguments.data)
@@ -169,7 +179,7 @@ def trained(
     if arguments.workers:
         connect(max(cpus, at_least), trains=True)
     with present(out) as process, tracked(out):
-        with follow_training(console, out, config.epochs, kind.watched, process):
+        with follow_training(console, out, config.epochs, kind.watched, process, arguments.workers):
             figures = figures_of(job, arguments)
         summary = {
             **figures,

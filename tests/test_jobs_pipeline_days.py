@@ -66,6 +66,7 @@ def test_partitions_of_hive_are_taken_and_half_days_are_named(
     out = tmp_path / "run"
     pipeline.run(watched(days, out))
     printed = capsys.readouterr().out
+    assert printed.startswith(f"watching {days}: 1 day, 2026-01-01; 0 taken in before, 1 to go")
     assert printed.count("20260102: passed over, no _SUCCESS in it") == 1
     assert [line["day"] for line in lines(out)] == ["2026-01-01"]
     (days / "20260102" / "_SUCCESS").touch()

@@ -67,7 +67,9 @@ class Watch:
     def run(self) -> None:
         """Take in day after day until it is time to end (--days, --until-idle), or for ever."""
         options = self.plan.options
-        self.parts |= look(self.where).whole
+        found = look(self.where).whole
+        self.parts |= found
+        self.record.say(f"watching {self.where}: {self.seen(list(found))}")
         self.check_done()
         if self.current is None and self.base is not None:
             self.current = self.base()
@@ -84,6 +86,14 @@ class Watch:
                     self.record.say(self.awaited(), "yellow")
                 waits = True
                 time.sleep(min(options.poll, options.until_idle or options.poll))
+
+    def seen(self, days: list[str]) -> str:
+        """Said at the start: the days that are there, and how many of them are to be taken in."""
+        if not days:
+            return "no day is there yet"
+        last = (self.taken() or [""])[-1]
+        there = f"{counted(len(days), 'day')}, {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "")
+        return f"{there}; {len(self.taken())} taken in before, {sum(day > last for day in days)} to go"
 
     def awaited(self) -> str:
         """Said when there is nothing to do and no end is set."""
