@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from data.encode import Encoder, spread
+from data.encode import Encoder, numeric_values, spread
 from data.kinds import cast_table, number
 from data.labels import checked_labels
 from data.log import Log, Part, PartFile
@@ -35,7 +35,7 @@ def suspicious_columns(log: Log, part: Part, mean_N: Sequence[float], std_N: Seq
         values_R = number(table, name, wide=True)
         there_R, group_R = ~np.isnan(values_R) & (values_R != 0), ordered(values_R)
         lines += outcome(f"column {name!r}", there_R, group_R, labels)
-        lines += squeezed(name, values_R, mean, std)
+        lines += squeezed(name, numeric_values(table, [name], schema)[:, 0].astype(float), mean, std)
     if schema.value and schema.value not in schema.numeric:
         values_R, about = number(table, schema.value, wide=True), f"column {schema.value!r}, the 'value',"
         found = outcome(about, ~np.isnan(values_R) & (values_R != 0), ordered(values_R), labels)

@@ -22,7 +22,7 @@ from data.loaders.table_draft import Draft, draft, find_roles
 from data.loaders.table_files import RawTable, open_table
 from data.loaders.table_profile import profile
 from data.loaders.table_requests import whole_requests
-from data.loaders.table_time import DAY_US, day, microseconds
+from data.times import DAY_US, day, microseconds
 from data.write import PartFacts, PartWriter, new_log
 
 SPLITS = ("time", "user", "request")

@@ -66,7 +66,7 @@ def first_groups(part: Part, rows: int) -> Part:
             rows -= group_rows
             if rows <= 0:
                 break
-        files.append(PartFile(file.path, file.row_groups[:kept]))
+        files.append(replace(file, row_groups=file.row_groups[:kept]))
     return replace(part, files=tuple(files))
 
 
