@@ -140,6 +140,15 @@ class Log:
             return table
         return with_derived(table, names, schema.sources, schema.boundaries, file.path)
 
+    def lacking(self, name: str) -> tuple[str, ...]:
+        """Features that no file of a part has the columns of. A log that has grown has them in later parts."""
+        there: set[str] = set()
+        for path in parquet_files(self.filesystem, f"{self.root}/{name}") or ():
+            with open_parquet(self.filesystem, path) as file:
+                there.update(footer_schema(file, path).names)
+        raw = self.schema.raw
+        return tuple(name for name in self.schema.features if there and not there.issuperset(raw([name])))
+
     def least(self, file: PartFile, name: str) -> dict[int, float]:
         """The least value of a numeric column by row group, of those whose footer says it."""
         found: dict[int, float] = {}

@@ -28,6 +28,7 @@ data/fields.py says what a categorical entry may say. A numeric entry is the nam
     {"name": "price", "transform": [{"fill": "median"}, {"clip": [0, null]}, "log1p"]}
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,6 +131,17 @@ class Schema:
     def raw(self, names: Sequence[str]) -> list[str]:
         """The columns of the files behind columns of these names, each once."""
         return raw_columns(self.sources, names)
+
+    def without(self, names: Sequence[str]) -> "Schema":
+        """Without these features. Raises UserError where another one shares or asks for one of them."""
+        rest: dict[str, Any] = {key: {name: entry for name, entry in getattr(self, key).items() if name not in names}
+                for key in ("sources", "transforms", "statistics", "kinds")}  # fmt: skip
+        return dataclasses.replace(
+            self,
+            categorical=tuple(field for field in self.categorical if field.name not in names),
+            numeric=tuple(name for name in self.numeric if name not in names),
+            **rest,
+        )
 
     @property
     def unmeasured(self) -> tuple[str, ...]:

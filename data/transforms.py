@@ -92,7 +92,7 @@ def step_of(entry: object, what: str) -> Step:
     if name == "fill":
         if given not in MEASURED_FILLS and not is_number(given):
             raise UserError(f"{what}: want a number, mean or median, not {given!r}")
-        return Step(name, (str(given) if isinstance(given, str) else float(given),))
+        return Step(name, (str(given) if isinstance(given, str) else float(given or 0),))
     values = given if isinstance(given, list) else [given]
     if not values or not all(map(is_number, values)):
         raise UserError(f"{what}: want numbers that stand for missing ones, such as [-1], not {given!r}")

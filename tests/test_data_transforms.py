@@ -188,7 +188,7 @@ def test_statistics_are_of_train_alone_and_travel_in_the_schema(tmp_path: Path) 
 
 
 REFUSED = {
-    "unknown step": ("log2p", "column 'price': transform: unknown step 'log2p'; did you mean 'log1p'"),
+    "unknown step": ("log2p", "column 'price': transform: unknown step 'log2p'; did you mean log1p"),
     "no list of two": ({"clip": [1]}, r"column 'price': transform clip: want \[low, high\]"),
     "low above high": ({"clip": [2, 1]}, "column 'price': transform clip: low 2 is above high 1"),
     "shares": ({"clip_quantiles": [0.9, 1.1]}, "clip_quantiles: want two shares in order"),
@@ -209,7 +209,7 @@ def test_a_wrong_transform_is_refused_by_column(case: str) -> None:
 
 
 SOURCES = {
-    "unknown part": ({"column": "ts", "part": "hours"}, "part 'hours' is none; did you mean 'hour'"),
+    "unknown part": ({"column": "ts", "part": "hours"}, "part 'hours' is none; did you mean hour"),
     "no zone": ({"column": "ts", "part": "hour", "zone": "Mars/Base"}, "no time zone 'Mars/Base'"),
     "unsorted": ({"column": "price", "part": "bucket", "boundaries": [1, 3, 2]}, "must increase: 2 comes after 3"),
     "both": ({"column": "price", "part": "bucket", "boundaries": [1], "quantiles": 2}, "one of the two"),

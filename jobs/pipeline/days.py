@@ -67,17 +67,18 @@ def cut_day(log: Log, part: str, day: str, share: float, seed: int, out: Path) -
     users, other ones every day.
 
     Whole users (else whole requests, else rows) go to one side, by a hash of (user, day, seed): what the policy is
-    tuned on was not trained on that day, by users that the model knows from other days. Returns rows by part. Raises
-    UserError if a side has no rows.
+    tuned on was not trained on that day, by users that the model knows from other days. Features of columns that the
+    log has grown since are left out. Returns rows by part. Raises UserError if a side has no rows.
     """
     key = log.schema.user or log.schema.request
-    plain = dataclasses.replace(log.schema, truth=None)
+    plain = dataclasses.replace(log.schema, truth=None).without(log.lacking(part))
+    log = dataclasses.replace(log, schema=plain)
     place = np.random.SeedSequence([seed, date.fromisoformat(day).toordinal()])
     address = np.uint64(place.generate_state(1, np.uint64)[0])
     rows = {"train": 0, "valid": 0}
     with new_log(out, plain) as directory:
         writers = {name: PartWriter(directory, name, plain) for name in rows}
-        for number, table in enumerate(log.read(log.part(part), plain.all_columns)):
+        for number, table in enumerate(log.read(log.part(part), plain.raw(plain.all_columns))):
             valid = pa.array(held_out(table, key, share, address, number))
             for name, mask in (("train", pc.invert(valid)), ("valid", valid)):
                 side = table.filter(mask)

@@ -61,6 +61,8 @@ class Watch:
         self.late: set[str] = set()
         self.named: dict[str, str] = {}
         """What was passed over, and why, said once."""
+        self.lacking: set[str] = set()
+        """Features that days had no columns of, said once."""
         self.parts: dict[str, str] = {}
         """The part of the log that is a day: the name of its directory."""
 
@@ -170,6 +172,13 @@ class Watch:
     def day(self, day: str) -> dict[str, Any]:
         plan, record, place, options = self.plan, self.record, self.place(day), self.plan.options
         before = self.current
+        self.log = open_log(self.where)  # its schema may have grown
+        lacking = self.log.lacking(self.parts.get(day, day))
+        if set(lacking) - self.lacking:
+            record.say(
+                f"{day}: has no {', '.join(lacking)}; a day that lacks a feature is trained on without it", "yellow"
+            )
+        self.lacking |= set(lacking)
         data = {"day": record.data(self.log, (self.parts.get(day, day),))}
         facts: dict[str, Any] = {"day": day, "model": before.name if before else None}
         if before is not None:
