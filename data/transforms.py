@@ -177,6 +177,12 @@ def ranked(values_R: np.ndarray, knot_Q: np.ndarray, normal: bool) -> np.ndarray
     return np.clip(ndtri(share_R), *DEVIATE) if normal else share_R
 
 
+def words(chain: Chain) -> str:
+    """missing 9999999, clip 0 None, log1p"""
+    return ", ".join(map(in_words, chain))
+
+
 def in_words(step: Step) -> str:
-    """clip [0, 1], quantile normal"""
-    return " ".join([step.name, *map(str, step.values)])
+    """clip 0 1, quantile normal"""
+    shown = ("none" if one is None else one if isinstance(one, str) else f"{one:,.10g}" for one in step.values)
+    return " ".join([step.name, *shown])
