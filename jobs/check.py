@@ -9,6 +9,7 @@ like outcomes, are squeezed by a few large numbers, never change, or have moved 
 """
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from data.filesystems import shown
 from data.kinds import cast_table
 from data.labels import checked_labels
 from data.loaders.table_profile import Column, profile
+from data.loaders.table_shape import shape_of
 from data.log import Log, Part, open_log
 from data.reading import ordered_tables
 from data.schema import Schema
@@ -73,6 +75,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
                 warnings += drift_warnings(moved[name], name)
         columns = profile(labelled(log, parts["train"]), parts["train"].types)
         warnings += unused(columns, log.schema)
+        warnings += proposed(columns, log.schema)
     summary = {
         "parts": job.facts["parts"],
         "warnings": warnings,
@@ -123,6 +126,15 @@ def unused(columns: dict[str, Column], schema: Schema) -> Iterator[str]:
             yield f"column {name!r} is never there in train"
         elif column.constant:
             yield f"column {name!r} is the same in all rows of train"
+
+
+def proposed(columns: dict[str, Column], schema: Schema) -> Iterator[str]:
+    """A line for a numeric feature as it is that a transform would serve: a long tail, outliers, a placeholder."""
+    for name in schema.numeric:
+        shape = shape_of(name, columns[name].numbers)
+        if shape.chain and name not in schema.transforms:
+            steps = json.dumps([step.to_json() for step in shape.chain])
+            yield f'column {name!r}: {shape.why}; in schema.json: {{"name": "{name}", "transform": {steps}}}'
 
 
 def facts(name: str, column: Column, moved: dict[str, list[Drift]]) -> dict[str, Any]:

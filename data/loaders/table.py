@@ -29,8 +29,8 @@ from data.times import DAY_US, day, microseconds
 from data.write import PartFacts, PartWriter, new_log
 
 SPLITS = ("auto", "time", "user", "request", "row")
-FEWEST_KEYS = 30
-"""Users, below which a split by user is none."""
+FEWEST_KEYS, FEWEST_OUTCOMES = 30, 5
+"""Users (requests) of a table, and clicks and conversions of a part, below which rows are dealt out one by one."""
 TIME = "__time__"
 """Column of microseconds that a block has between reading and writing."""
 
@@ -104,7 +104,7 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
     notes: list[str] = []
     if options.split == "auto":
         options, why = chosen_split(options, roles, days, columns)
-        notes.append(why)
+        notes += [why] if options.split != "time" else []
     by_time = options.split == "time"
     folders = {name for file in table.files for name in file.folders}
     name, train_days = Path(source.rstrip("/")).stem or "table", days.train(options)
@@ -116,7 +116,7 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
         blocks = second_pass(table, found, by_time)
         request = found.schema.request
         for piece, first_R in whole_requests(blocks, request, TIME, rows, directory):
-            part_R = part_of(piece)[first_R]
+            part_R = part_of(piece) if options.split == "row" else part_of(piece)[first_R]
             impossible_R = contradicts(piece, found.schema.labels)
             piece = piece.drop_columns([TIME]) if TIME in piece.column_names else piece
             for index, writer in enumerate(writers):
@@ -129,7 +129,12 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
         if empty:
             raise UserError(too_few(empty[0], f"no rows of {rows:,}", options))
     poor = [(part, label) for part in PARTS for label in found.schema.labels if not getattr(facts[part], f"{label}s")]
-    notes += [f"{too_few(part, f'no {label}', options)}" for part, label in poor[:1]]
+    if poor:
+        part, label = poor[0]
+        total = sum(getattr(fact, f"{label}s") for fact in facts.values())
+        few = f"{total} {label}s in {rows:,} rows are too few for three parts: bring more rows"
+        clicks = "" if label == "click" else ", or train a model of clicks alone (--preset clicks)"
+        notes.append(too_few(part, f"no {label}", options) if total >= len(PARTS) else few + clicks)
     dropped = sum(fact.dropped for fact in facts.values())
     if dropped:
         notes.append(f"{dropped:,} rows with a conversion and no click were left out: CVR is learnt after clicks")
@@ -164,12 +169,13 @@ def chosen_split(
     if not days.refused and days.count > options.valid_days + options.test_days:
         return dataclasses.replace(options, split="time"), "split by time"
     why = days.refused or (f"{days.count} days are too few" if "time" in roles else "no column is a time")
+    rarest = min(columns[roles[label]].there for label in ("click", "conversion") if label in roles)
     for role in ("user", "request"):
+        distinct = columns[roles[role]].distinct.count() if role in roles else 0
+        if distinct >= FEWEST_KEYS and rarest * options.held_out >= FEWEST_OUTCOMES:
+            return dataclasses.replace(options, split=role), f"split by {role}, as {why} (--split)"
         if role in roles:
-            distinct = columns[roles[role]].distinct.count()
-            if distinct >= FEWEST_KEYS or (role == "request"):
-                return dataclasses.replace(options, split=role), f"split by {role}, as {why} (--split)"
-            why += f", {distinct} of {roles[role]!r} too few users"
+            why += f", and {distinct:,} {role}s with {rarest:,} of the rarest outcome too few"
     return dataclasses.replace(options, split="row"), f"split by row, as {why} (--split)"
 
 
@@ -297,7 +303,8 @@ class DealtRows:
             self.dealt[int(outcome)] = int(number_R[-1]) + 1
             uniform_R = (self.begin + number_R * 0.6180339887498949) % 1.0
             spread_R = np.searchsorted(self.ends, uniform_R, side="right")
-            part_R[place_R] = np.where(number_R < len(PARTS), number_R, spread_R)
+            first_R = (number_R - 2 * (outcome == 1)) % len(PARTS)  # clicks alone the other way round
+            part_R[place_R] = np.where(number_R < len(PARTS), first_R, spread_R)
         return part_R
 
 

@@ -45,6 +45,7 @@ def shape_of(name: str, numbers: Numbers) -> Shape:
     below = [value for value in numbers.ends[False] if value < 0]
     if len(below) == 1 and len(numbers.ends[False]) > 1 and counts[below[0]] >= OFTEN and below[0].is_integer():
         far.add(below[0])  # -1 among numbers that are never negative
+    far.discard(0.0)  # which is a number like any other
     placeholders = sorted(value for value in far if counts[value] >= OFTEN)
     outliers = sorted(far.difference(placeholders))
     steps: list[object] = []
