@@ -130,7 +130,8 @@ def squeezed(name: str, values_R: np.ndarray, mean: float, std: float) -> Iterat
         farthest = max(ends, key=lambda value: abs(value - mean))
         yield (
             f"column {name!r}: 98% of the values lie within {(high - low) / std:.2g} standard deviations, as a few are "
-            f"as far as {farthest:,.10g}: if that is a placeholder, write it as missing"
+            f"as far as {farthest:,.10g}: if that is a placeholder, write it as missing, or "
+            f"{{\"missing\": [{farthest:.10g}]}} under its 'transform'"
         )
     there, left = distinct(sorted_R), distinct(standardised(sorted_R, mean, std))
     if there > 10 and left < 0.5 * there:

@@ -5,6 +5,7 @@ on after it was learned from. Then the model is trained on the day from the weig
 left out; these are scored, and the policy is tuned on them from the theta it has.
 """
 
+import dataclasses
 import json
 import shutil
 import time
@@ -172,8 +173,9 @@ class Watch:
     def day(self, day: str) -> dict[str, Any]:
         plan, record, place, options = self.plan, self.record, self.place(day), self.plan.options
         before = self.current
-        self.log = open_log(self.where)  # its schema may have grown
-        lacking = self.log.lacking(self.parts.get(day, day))
+        log = open_log(self.where)  # its schema may have grown
+        lacking = log.lacking(self.parts.get(day, day))
+        self.log = dataclasses.replace(log, schema=log.schema.without(lacking))
         if set(lacking) - self.lacking:
             record.say(
                 f"{day}: has no {', '.join(lacking)}; a day that lacks a feature is trained on without it", "yellow"
