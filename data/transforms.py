@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
 
 from data.errors import UserError
 from data.nearest import correction
@@ -33,8 +32,8 @@ STEPS = ("log1p", "clip", "clip_quantiles", "quantile", "missing", "fill")
 TO = ("uniform", "normal")
 MEASURED_FILLS = ("mean", "median")
 KNOTS = 256
-DEVIATE = float(ndtri(1e-7 - np.spacing(1))), float(ndtri(1 - (1e-7 - np.spacing(1))))
-"""Normal deviates are cut here, at +-5.2, as scikit-learn has it."""
+DEVIATE = 5.199337582605575
+"""Normal deviates are cut here, that of a share of 1e-7, as scikit-learn has it."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,11 @@ def ranked(values_R: np.ndarray, knot_Q: np.ndarray, normal: bool) -> np.ndarray
     share_Q = np.linspace(0, 1, len(knot_Q))
     # From below and from above: values that are several quantiles come to the middle of those.
     share_R = 0.5 * (np.interp(values_R, knot_Q, share_Q) - np.interp(-values_R, -knot_Q[::-1], -share_Q[::-1]))
-    return np.clip(ndtri(share_R), *DEVIATE) if normal else share_R
+    if not normal:
+        return share_R
+    from scipy.special import ndtri  # takes its time to import, and few need it
+
+    return np.clip(ndtri(share_R), -DEVIATE, DEVIATE)  # type: ignore[no-any-return]
 
 
 def words(chain: Chain) -> str:

@@ -27,7 +27,6 @@ from data.log import open_log
 from distributed.checkpoint.read import MODEL_DIRECTORY
 from distributed.config import TrainConfig
 from distributed.finished_run import joined_config
-from distributed.training.growth import grown_model
 from distributed.training.job import TrainJob
 from distributed.training.launch import prepare, run_training
 from distributed.training.stopping import Stopped
@@ -41,6 +40,7 @@ from jobs.command.tables import print_table
 from jobs.command.threads import use_threads
 from jobs.command.trust import trust
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, read_json, start_run, usable_cpus, write_json
+from jobs.run.growth import grown_model
 from jobs.run.inputs import MADE_FROM, TRAINED, check_data, check_log, data_of, model_of
 from jobs.run.owner import entered
 from jobs.run.process import present

@@ -87,6 +87,7 @@ def test_a_hive_table_becomes_a_log_with_a_drafted_schema(tmp_path: Path) -> Non
     schema = log.schema
     kinds = {field.name: (field.kind, field.share) for field in schema.categorical}
     assert kinds == {
+        "ts_hour": ("range", None),
         "user_id": ("hash", None),
         "item": ("vocabulary", None),
         "device": ("vocabulary", None),

@@ -157,7 +157,9 @@ def test_rows_are_dealt_so_that_a_few_conversions_reach_all_parts(tmp_path: Path
 
 
 def test_too_few_users_and_too_few_conversions_have_advice(tmp_path: Path) -> None:
-    rows = pa.table({"user_id": [1] * 100, "x": np.arange(100.0), "click": np.arange(100) == 3, "buy": np.zeros(100)})
+    rows = pa.table(
+        {"user_id": [1] * 100, "x": np.arange(100) % 7 / 7, "click": np.arange(100) == 3, "buy": np.zeros(100)}
+    )
     pacsv.write_csv(rows, tmp_path / "raw.csv")
     with pytest.raises(UserError, match=r"has no rows of 100, split by user: take .*--held-out 0\.1, or --split row"):
         load(tmp_path / "raw.csv", tmp_path / "out", split="user")

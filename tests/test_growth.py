@@ -15,10 +15,10 @@ from support import arguments, error_line
 from data.encode import Encoder
 from data.log import open_log
 from distributed.finished_run import load_run
-from distributed.training.growth import BEGINNING
 from funnel.batch import Batch
 from funnel.growth import grow
 from jobs import score, train
+from jobs.run.growth import BEGINNING
 
 NEW = ("user_city", "channel", "price", "history")
 

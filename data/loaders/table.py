@@ -166,7 +166,8 @@ def chosen_split(
     options: TableOptions, roles: dict[str, str], days: Days, columns: dict[str, Column]
 ) -> tuple[TableOptions, str]:
     """The split that this table can have, and why, in one line."""
-    if not days.refused and days.count > options.valid_days + options.test_days:
+    asked = (options.valid_days, options.test_days) != (1, 1)
+    if not days.refused and days.count and (asked or days.count > options.valid_days + options.test_days):
         return dataclasses.replace(options, split="time"), "split by time"
     why = days.refused or (f"{days.count} days are too few" if "time" in roles else "no column is a time")
     rarest = min(columns[roles[label]].there for label in ("click", "conversion") if label in roles)

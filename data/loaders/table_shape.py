@@ -8,7 +8,6 @@ outliers           a few far values, each another: {"clip_quantiles": [0.001, 0.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import skew
 
 from data.loaders.table_profile import Numbers
 from data.transforms import Chain, chain_of
@@ -58,7 +57,7 @@ def shape_of(name: str, numbers: Numbers) -> Shape:
     inner_R = sample_R[~np.isin(sample_R, placeholders)]
     inner_R = inner_R[inner_R <= np.quantile(inner_R, 0.998)]
     if least >= 0 and inner_R.std() > 0:
-        before, after = float(skew(inner_R)), float(skew(np.log1p(inner_R)))
+        before, after = skew(inner_R), skew(np.log1p(inner_R))
         if before > SKEWED and abs(after) < HALVED * before:
             steps += [{"clip": [0, None]}, "log1p"]
             why.append(f"a long tail (skewness {before:.1f}, of the logarithms {after:.1f})")
@@ -67,3 +66,9 @@ def shape_of(name: str, numbers: Numbers) -> Shape:
         steps.append({"clip_quantiles": [0.001, 0.999]})
         why.append(f"a few values as far as {max(outliers, key=lambda value: abs(value - middle)):,.10g}")
     return Shape(chain_of(steps, name) if steps else (), "; ".join(why))
+
+
+def skew(values_R: np.ndarray) -> float:
+    """The third standardised moment."""
+    away_R = values_R - values_R.mean()
+    return float((away_R**3).mean() / (away_R**2).mean() ** 1.5)
