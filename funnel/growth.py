@@ -1,8 +1,8 @@
 """Weights of a network for more features: those of a network for fewer, and new ones that change nothing at first.
 
 Rows of embedding tables and the columns of first layers are moved to where the larger network has them. A new feature's
-rows begin as drawn, its columns in the first layers with 0: the network says what the smaller one said, until it has
-learnt what the feature is good for.
+rows begin as drawn, its columns in the first layers (and in cross layers) with 0: the network says what the smaller one
+said, until it has learnt what the feature is good for. A factorisation machine adds products with its first vectors.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from data.schema import Schema
 from funnel.network import BatchNetwork
 
-TABLES, POOLS, STANDARDISE = "embedding.tables.", "embedding.pools.", "standardise."
+TABLES, POOLS, STANDARDISE, SECOND = "embedding.tables.", "embedding.pools.", "standardise.", "pairs.second"
 
 
 @torch.no_grad()
@@ -46,10 +46,17 @@ def grow(small: BatchNetwork, before: Schema, large: BatchNetwork, now: Schema) 
             wanted[f"{POOLS}{pools.index(before.many[int(place)].name)}.{rest}"].copy_(tensor)
         elif name.startswith(STANDARDISE):
             wanted[name][numbers] = tensor
+        elif name == SECOND:
+            assert small.pairs is not None
+            assert large.pairs is not None
+            ends = zip(large.pairs.widths, wanted[name].split(large.pairs.widths, 1), strict=True)
+            own_part = dict(zip(small.pairs.widths, tensor.split(small.pairs.widths, 1), strict=True))
+            for width, part in ends:
+                part.copy_(own_part.get(width, part))
         elif wanted[name].shape == tensor.shape:
             wanted[name].copy_(tensor)
         else:
-            spread_columns(tensor, wanted[name], columns)
+            spread(tensor, wanted[name], columns)
 
 
 def in_order(small: BatchNetwork, own: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -57,8 +64,15 @@ def in_order(small: BatchNetwork, own: list[tuple[int, int]]) -> list[tuple[int,
     return sorted(own, key=lambda pair: small.embedding.places[pair[0]].start)
 
 
-def spread_columns(small: Tensor, large: Tensor, columns: Tensor) -> None:
-    """A first layer's weights: column n of the small one becomes column columns[n], the others 0."""
-    assert small.shape == (large.shape[0], len(columns)), f"{small.shape} in {large.shape}"
-    large.zero_()
-    large[:, columns] = small
+def spread(small: Tensor, large: Tensor, columns: Tensor) -> None:
+    """Weights of what reads (or gives) all inputs: input n of the small one is columns[n] of the large, others are 0.
+
+    A dimension that is as long in both is not one of inputs, as every new feature makes those longer.
+    """
+    place = torch.zeros_like(large)
+    index = [
+        columns if own != other else torch.arange(own) for own, other in zip(small.shape, large.shape, strict=True)
+    ]
+    assert all(len(one) == own for one, own in zip(index, small.shape, strict=True)), f"{small.shape} in {large.shape}"
+    place[torch.meshgrid(*index, indexing="ij")] = small
+    large.copy_(place)

@@ -49,14 +49,24 @@ def wider(schema: dict[str, Any]) -> None:
     schema["numeric"] = ["price", *reversed([name for name in schema["numeric"] if name != "price"])]
 
 
-@pytest.mark.parametrize("backbone", ["ple", "mmoe", "shared_bottom", "cgc"])
-def test_a_grown_network_says_what_the_small_one_said(backbone: str, listed_log: Path, tmp_path: Path) -> None:
+SHAPES = {
+    "ple": ["--model.backbone.name", "ple"],
+    "mmoe, cross layers": ["--model.backbone.name", "mmoe", "--model.crossing", "dcn_v2"],
+    "shared_bottom, cross layers of rank 2": [
+        "--model.backbone.name", "shared_bottom", "--model.crossing", "dcn_v2", "--model.cross-rank", 2],
+    "cgc": ["--model.backbone.name", "cgc"],
+    "pairs": ["--model.crossing", "fm"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_grown_network_says_what_the_small_one_said(shape: str, listed_log: Path, tmp_path: Path) -> None:
     before = edited(listed_log, tmp_path / "before", fewer)
     now = edited(listed_log, tmp_path / "now", wider)
     run = tmp_path / "run"
-    train.run(arguments(before, run, "--model.backbone.name", backbone))
+    train.run(arguments(before, run, *SHAPES[shape]))
     went_on = tmp_path / "grown"
-    given = arguments(now, went_on, "--start-from", run, "--model.backbone.name", backbone)
+    given = arguments(now, went_on, "--start-from", run, *SHAPES[shape])
     train.run(given)
     small, large = load_run(run), load_run(went_on)
     shown = json.loads((went_on / "run.json").read_text())
@@ -64,6 +74,14 @@ def test_a_grown_network_says_what_the_small_one_said(backbone: str, listed_log:
     network = large.problem.network(seed=5)
     grow(small.network, small.schema, network, large.schema)
     network.eval()
+    if shape == "pairs":  # which are those of all fields: the new ones, and the width they have made two of, left out
+        table, rows = network.embedding.blocks[[one.name for one in large.schema.categorical].index("user_city")]
+        with torch.no_grad():
+            network.embedding.tables[table].weight[rows] = 0
+            for width, part in zip(
+                network.pairs.widths, network.pairs.second.split(network.pairs.widths, 1), strict=True
+            ):
+                part.mul_(width in small.network.pairs.widths)
     logs = [(one, open_log(place)) for one, place in ((small, before), (large, now))]
     logits = []
     for one, log in logs:

@@ -135,10 +135,6 @@ def same_features(where: str, known: Schema, schema: Schema) -> None:
     new = new_features(where, known, schema)
     if new:
         raise UserError(f"{where}: has no feature {new[0]!r}, which --data has")
-    for key in ("categorical", "numeric"):
-        theirs, ours = ([getattr(one, "name", one) for one in getattr(each, key)] for each in (known, schema))
-        if theirs != ours:
-            raise UserError(f"{where}: has the {key} features {', '.join(theirs)}, --data {', '.join(ours)}")
     for name, numbers in known.statistics.items():
         if schema.statistics.get(name, numbers) != numbers:
             raise UserError(f"{where}: was trained on another log: what the transform of {name!r} has measured differs")
@@ -167,7 +163,14 @@ def new_features(where: str, known: Schema, schema: Schema) -> list[str]:
         if schema.kinds.get(name, kind) != kind:
             other = schema.kinds[name]
             raise UserError(f"{where}: column {name!r} holds {kind} there and {other} in --data; {TWO_IDS}")
-    return [name for name in schema.features if name not in known.features]
+    new = [name for name in schema.features if name not in known.features]
+    for key in ("categorical", "numeric") if not new else ():
+        theirs, ours = ([getattr(one, "name", one) for one in getattr(each, key)] for each in (known, schema))
+        if theirs != ours:
+            raise UserError(
+                f"{where}: has the {key} features {', '.join(theirs)}, --data {', '.join(ours)}: in one order"
+            )
+    return new
 
 
 def changed_since(kept: dict[str, Any] | None, now: dict[str, Any]) -> bool:
