@@ -46,6 +46,7 @@ def derived(
     if source.part == BUCKET:
         values_R = number(table, source.column, wide=True)
         edges = np.array(source.boundaries or measured)
+        assert len(edges), f"the boundaries of {name!r} are not measured"
         bucket_R = np.searchsorted(edges, values_R, side="right")  # of as many as it reaches, as numpy.digitize
         return pa.array(bucket_R.astype(np.int64), mask=np.isnan(values_R))
     moment_R, missing_R = moments(one_chunk(table, source.column), source.unit, source.column, where)
