@@ -26,7 +26,7 @@ from jobs.pipeline.days import cut_day, look
 from jobs.pipeline.plan import DAY_RESAMPLES, Plan
 from jobs.pipeline.record import Record, Stage
 from jobs.pipeline.stages import evaluate_stage, evolve_stage, export_stage, score_part, score_stage, train_stage
-from jobs.run.directory import METRICS_FILE, SUMMARY_FILE, read_json, write_json
+from jobs.run.directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_json, write_json
 from jobs.run.records import reading_from
 
 DAYS, DAYS_FILE, CURRENT = "days", "days.jsonl", "current"
@@ -196,6 +196,8 @@ class Watch:
         start = before.trained if before else None
         epochs = options.day_epochs if before else None
         steps = train_stage(plan, record, f"{day} train", trained, str(cut), inputs, start_from=start, epochs=epochs)
+        if new := read_json(trained / RUN_FILE).get("new_features"):
+            record.say(f"{day}: new features beside those of {start}: {', '.join(new)}")
         model = {"train": record.result(f"{day} train")}
         facts["steps"] = steps["steps"]
         if counts.get("untuned"):
