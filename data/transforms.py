@@ -177,7 +177,7 @@ def ranked(values_R: np.ndarray, knot_Q: np.ndarray, normal: bool) -> np.ndarray
         return share_R
     from scipy.special import ndtri  # takes its time to import, and few need it
 
-    return np.clip(ndtri(share_R), -DEVIATE, DEVIATE)  # type: ignore[no-any-return]
+    return np.clip(ndtri(share_R), -DEVIATE, DEVIATE)
 
 
 def words(chain: Chain) -> str:
