@@ -31,6 +31,7 @@ from data.loaders.ali_express import load_ali_express
 from data.loaders.speed_dating import load_speed_dating
 from data.loaders.table import TableOptions, load_table
 from data.loaders.table_draft import KINDS, ROLES, Draft
+from data.sources import zone_of
 from data.world import check
 from data.write import PartFacts, check_new
 from jobs.command.call import Place, Result, call
@@ -44,16 +45,19 @@ class TableArguments:
 
     title: ClassVar[str] = "--source table"
 
-    split: Literal["time", "user", "request"] = "time"
-    """What valid and test are: the last days, or a share of the users or of the requests."""
+    split: Literal["auto", "time", "user", "request", "row"] = "auto"
+    """What valid and test are: the last days, or a share of the users, the requests or the rows; auto: the first of
+    these that the table has enough of."""
     valid_days: int = 1
     """Split by time: days of the valid part, before those of the test part (days in UTC)."""
     test_days: int = 1
     """Split by time: the last days, which are the test part."""
     held_out: float = 0.1
-    """Split by user or request: the share of each of valid and test."""
+    """Split by user, request or row: the share of each of valid and test."""
     time: str | None = None
     """Column of the moment: a timestamp, a date, text such as 2026-01-31, or seconds or milliseconds since 1970."""
+    zone: str = "UTC"
+    """Time zone in which the hour and the weekday of that moment are told, such as Europe/Berlin."""
     click: str | None = None
     """Column that is 1 where the exposure was clicked."""
     conversion: str | None = None
@@ -82,7 +86,8 @@ class TableArguments:
     def options(self, seed: int) -> TableOptions:
         columns = {role: getattr(self, role) for role in ROLES if getattr(self, role) is not None}
         kinds = {column: kind for kind in KINDS for column in getattr(self, kind)}
-        return TableOptions(self.split, self.valid_days, self.test_days, self.held_out, columns, kinds, self.text, seed)
+        return TableOptions(self.split, self.valid_days, self.test_days, self.held_out, columns, kinds, self.text,
+                            zone_of(self.zone, "--zone"), seed)  # fmt: skip
 
 
 KNOBS = tuple(field.name for field in dataclasses.fields(GeneratedLog))

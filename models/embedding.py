@@ -142,6 +142,13 @@ class FusedEmbedding(nn.Module):
         self.output_widths = tuple(width_of[k] for k in (*order, *many))
         """Of the fields in the order in which the output holds them."""
         self.output_width = sum(width_of)
+        begins = list(accumulate((width_of[k] for k in many), initial=ends[-1]))
+        place |= {k: slice(*between) for k, between in zip(many, pairwise(begins), strict=True)}
+        self.places = [place[k] for k in range(len(options))]
+        """Where the output has each field's vector."""
+        self.blocks = [(t, slice(begin, begin + rows))
+                       for t, begin, rows in zip(table_of, begin_of, field_rows, strict=True)]  # fmt: skip
+        """Of each field: its table, and its own rows there."""
 
     def forward(self, ids_BK: Tensor, bags: Sequence[BagTensors] = ()) -> Tensor:
         assert len(bags) == len(self.pools)

@@ -16,7 +16,7 @@ STANDARD = sys.stdlib_module_names
 # What each room may import beside itself and the standard library.
 ALLOWED = {
     "models": {"torch", "data"},
-    "data": {"numpy", "pyarrow", "fsspec"},
+    "data": {"numpy", "pyarrow", "fsspec", "scipy"},
     "es": {"data", "numpy", "ray", "safetensors", "filelock", "gymnasium", "cma"},
     "funnel": {"models", "data", "es", "torch", "numpy", "pyarrow", "scipy", "sklearn", "pydantic"}
     | {"onnx", "onnxscript", "onnxruntime"},

@@ -12,7 +12,8 @@ import torch
 
 from data.columns import feature_kinds
 from data.errors import UserError
-from data.log import Log
+from data.log import Log, grown_columns
+from data.measure import measured
 from distributed.config import TrainConfig
 from distributed.context import Context
 from distributed.reporting.reporter import Diverged
@@ -40,11 +41,13 @@ def prepare(
     started: float,
     problem: str = DEFAULT_PROBLEM,
     given: Mapping[str, str] | None = None,
+    statistics: Mapping[str, tuple[tuple[float, ...], ...]] | None = None,
 ) -> TrainJob:
     """Read footers, labels and feature statistics; refuse what cannot be trained. Starts nothing, writes nothing.
 
-    `settings`: the problem's own; `given`: run directories of finished trainings by role. Raises UserError: a part is
-    missing or broken, labels are wrong, a part lacks the outcomes its figures need.
+    `settings`: the problem's own; `given`: run directories of finished trainings by role; `statistics`: those that the
+    transforms of features have measured already, in the run that is continued or begun from. Raises UserError: a part
+    is missing or broken, labels are wrong, a part lacks the outcomes its figures need.
     """
     kind = find_problem(problem)
     given = given or {}
@@ -57,7 +60,12 @@ def prepare(
     # What the ids are belongs to the model: whoever uses it is held to it (data/columns.py).
     schema = dataclasses.replace(log.schema, kinds=feature_kinds(log.schema, (part.kinds for part in parts.values())))
     log = dataclasses.replace(log, schema=schema)
+    if schema.transforms or schema.sources:
+        log = dataclasses.replace(log, schema=measured(log, parts, statistics or {}))
     facts = kind.prepare(settings, log, parts, tuple(given))
+    grown = list(grown_columns(parts))
+    if grown:
+        facts["warnings"] = [*grown, *facts.get("warnings", ())]
     plain: Problem = kind(settings, log.schema, facts, {})
     plain.smaller_is_better(config.stop_metric or plain.goal)
     return TrainJob(

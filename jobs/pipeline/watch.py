@@ -5,6 +5,7 @@ on after it was learned from. Then the model is trained on the day from the weig
 left out; these are scored, and the policy is tuned on them from the theta it has.
 """
 
+import dataclasses
 import json
 import shutil
 import time
@@ -25,7 +26,7 @@ from jobs.pipeline.days import cut_day, look
 from jobs.pipeline.plan import DAY_RESAMPLES, Plan
 from jobs.pipeline.record import Record, Stage
 from jobs.pipeline.stages import evaluate_stage, evolve_stage, export_stage, score_part, score_stage, train_stage
-from jobs.run.directory import METRICS_FILE, SUMMARY_FILE, read_json, write_json
+from jobs.run.directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_json, write_json
 from jobs.run.records import reading_from
 
 DAYS, DAYS_FILE, CURRENT = "days", "days.jsonl", "current"
@@ -61,6 +62,8 @@ class Watch:
         self.late: set[str] = set()
         self.named: dict[str, str] = {}
         """What was passed over, and why, said once."""
+        self.lacking: set[str] = set()
+        """Features that days had no columns of, said once."""
         self.parts: dict[str, str] = {}
         """The part of the log that is a day: the name of its directory."""
 
@@ -180,6 +183,14 @@ class Watch:
     def day(self, day: str) -> dict[str, Any]:
         plan, record, place, options = self.plan, self.record, self.place(day), self.plan.options
         before = self.current
+        log = open_log(self.where)  # its schema may have grown
+        lacking = log.lacking(self.parts.get(day, day))
+        self.log = dataclasses.replace(log, schema=log.schema.without(lacking))
+        if set(lacking) - self.lacking:
+            record.say(
+                f"{day}: has no {', '.join(lacking)}; a day that lacks a feature is trained on without it", "yellow"
+            )
+        self.lacking |= set(lacking)
         data = {"day": record.data(self.log, (self.parts.get(day, day),))}
         facts: dict[str, Any] = {"day": day, "model": before.name if before else None}
         if before is not None:
@@ -195,6 +206,8 @@ class Watch:
         start = before.trained if before else None
         epochs = options.day_epochs if before else None
         steps = train_stage(plan, record, f"{day} train", trained, str(cut), inputs, start_from=start, epochs=epochs)
+        if new := read_json(trained / RUN_FILE).get("new_features"):
+            record.say(f"{day}: new features beside those of {start}: {', '.join(new)}")
         model = {"train": record.result(f"{day} train")}
         facts["steps"] = steps["steps"]
         if counts.get("untuned"):

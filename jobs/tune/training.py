@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from data.errors import UserError
 from data.filesystems import in_process
-from data.log import Part, PartFile, open_log
+from data.log import Part, open_log
 from distributed.config import TrainConfig
 from distributed.context import CPU
 from distributed.finished_run import joined_config, load_run
@@ -68,9 +68,9 @@ class Training:
 
     def reported(self) -> list[str]:
         """Those of an untrained network on one row group of the validation part."""
-        problem, log = self.problem, open_log(self.training.location)
+        problem, log = self.problem, self.training.open_log()
         file = self.training.parts["valid"].files[0]
-        part = Part("valid", (PartFile(file.path, file.row_groups[:1]),))
+        part = Part("valid", (dataclasses.replace(file, row_groups=file.row_groups[:1]),))
         network = problem.network(seed=0)  # type: ignore[call-arg]
         figures = count(problem, network, log, part, problem.counts(log, part)).figures()
         return [*(key for key, value in figures.items() if isinstance(value, int | float)), *figures.get("absent", {})]
@@ -115,7 +115,7 @@ class Training:
     def tested(self, run: Path, settings: Settings, moment: int) -> dict[str, Any]:
         if "test" not in self.training.parts:
             return {}
-        trained, log = load_run(run), open_log(self.training.location)
+        trained, log = load_run(run), self.training.open_log()
         part = self.training.parts["test"]
         return count(trained.problem, trained.network, log, part, trained.problem.counts(log, part, True)).figures()
 
