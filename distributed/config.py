@@ -71,8 +71,9 @@ class TrainConfig:
     """Of the matrix products in training: float32, or bfloat16 (weights, losses and evaluation stay float32); on CPUs
     with AVX512-BF16 and on GPUs about twice as fast."""
     tables: str = "replicated"
-    """Where embedding rows lie: replicated (all of them on every worker) or sharded (each on one of them, so that a
-    worker's memory is the table's by the number of workers). Shards are read into one table for scoring."""
+    """Where embedding rows lie: replicated (all of them on every worker), node (once on each machine, in memory that its
+    workers share; the same bits as replicated) or sharded (each on one worker, whose memory is the table's by their
+    number). Any of them goes on from checkpoints of any; for scoring, rows are read into one table."""
     background_checkpoints: bool = True
     """Write checkpoints beside the training, from a copy: once more the memory of what a worker writes."""
     log_steps: int = 20
@@ -88,8 +89,8 @@ class TrainConfig:
         at_least("log_steps", self.log_steps, 1)
         if self.precision not in ("float32", "bfloat16"):
             raise UserError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
-        if self.tables not in ("replicated", "sharded"):
-            raise UserError(f"tables must be 'replicated' or 'sharded', got {self.tables!r}")
+        if self.tables not in ("replicated", "node", "sharded"):
+            raise UserError(f"tables must be 'replicated', 'node' or 'sharded', got {self.tables!r}")
         if self.batch_size < self.stream.lanes:
             raise UserError(f"batch_size {self.batch_size} is below stream.lanes {self.stream.lanes}")
 

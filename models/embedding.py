@@ -45,8 +45,8 @@ class EmbeddingTable(nn.Module):
 
     def __init__(self, rows: int, width: int, scale: float = 0.01, share: Share = EVERY_ROW) -> None:
         super().__init__()
-        self.rows, self.width = rows, width
-        address = int(torch.randint(0, 1 << 62, ()))
+        self.rows, self.width, self.scale = rows, width, scale
+        self.address = address = int(torch.randint(0, 1 << 62, ()))
         self.register_buffer("weight", initial_rows(address, rows, width, scale, share))
         self.touched: TouchedRows | None = None
         self.fetch: Callable[[Tensor], Tensor] = self.own_rows

@@ -20,8 +20,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from distributed.tables.collectives import exchange, sum_rows, world_size
+from distributed.tables.node_table import NodeTables
 from models.embedding import EmbeddingTable, TouchedRows
-from models.rows import EVERY_ROW, Share
+from models.rows import EVERY_ROW, NO_ROW, Share
 
 COUNTS = 16  # bytes of a lookup's head to each other worker: how many ids come, whether it will ask again
 
@@ -111,11 +112,18 @@ def share_of(tables: str, rank: int) -> Share:
     return Share(rank, world_size()) if tables == "sharded" else EVERY_ROW
 
 
-def place(network: nn.Module, tables: str) -> list[Placement]:
+def built_share(tables: str, rank: int) -> Share:
+    """The rows that it makes as its network is built."""
+    return NO_ROW if tables == "node" and world_size() > 1 else share_of(tables, rank)
+
+
+def place(network: nn.Module, tables: str) -> Sequence[Placement]:
     """The placement of each of the network's tables, whose lookups go through it from now on."""
     found = list(embedding_tables(network).values())
     if tables == "replicated" or world_size() == 1:
         return [Replicated() for _ in found]
+    if tables == "node":
+        return NodeTables(found).placements
     return [Sharded(table) for table in found]
 
 

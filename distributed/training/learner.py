@@ -16,7 +16,8 @@ from distributed.checkpoint.rows import RowTensor
 from distributed.config import TrainConfig
 from distributed.context import Context
 from distributed.tables.collectives import agree, gather_numbers, sum_gradients
-from distributed.tables.placement import embedding_tables, place, share_of
+from distributed.tables.node_table import NodeTable
+from distributed.tables.placement import built_share, embedding_tables, place, share_of
 from distributed.training.optimizers import build_row_optimizer, rate_factor
 from distributed.training.stopping import Interrupted
 from funnel.problem import Problem
@@ -29,7 +30,7 @@ class Learner:
         self.problem, self.config, self.context, self.steps = problem, config, context, steps
         self.share = share_of(config.tables, context.rank)
         self.epoch_steps = max(steps // config.epochs, 1)
-        self.network = problem.network(self.share, config.seed).to(context.device)
+        self.network = problem.network(built_share(config.tables, context.rank), config.seed).to(context.device)
         self.draws = any(isinstance(module, nn.Dropout) and module.p for module in self.network.modules())
         """Whether a step draws random numbers."""
         settings = config.optimizer
@@ -39,8 +40,11 @@ class Learner:
         )
         self.tables = embedding_tables(self.network)
         self.placements = place(self.network, config.tables)
+        first = self.placements[0] if self.placements else None
+        self.node = first.node if isinstance(first, NodeTable) else None
+        zeros = self.node.zeros if self.node else torch.zeros
         self.row_optimizers = [
-            build_row_optimizer(settings.embedding, table.weight, settings.embedding_learning_rate)
+            build_row_optimizer(settings.embedding, table.weight, settings.embedding_learning_rate, zeros)
             for table in self.tables.values()
         ]
 
@@ -66,6 +70,8 @@ class Learner:
             return {name: term.detach() for name, term in terms.items()}
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
+        if self.node:
+            self.node.lay(sizes_TW)
         sum_gradients(self.parameters)
         self.set_rates(step)
         self.optimizer.step()
@@ -82,6 +88,8 @@ class Learner:
             alone = ids_V is table.touched.ids_U  # then what the rows hold was read for the batch
             vectors_VE = table.touched.vectors_UE.detach() if alone else None
             row_optimizer.step(table.weight, ids_V, gradient_VE, vectors_VE)
+        if self.node:
+            self.node.finish()
 
     def share_numbers(self, totals: Tensor) -> tuple[Tensor, list[list[int]], bool]:
         """The totals of the global batch, how many rows of each table every worker touched, and whether all totals are
@@ -110,6 +118,8 @@ class Learner:
 
     def state(self, with_optimizer: bool = True) -> State:
         """This worker's tensors, not copies: writing into them changes what the next step begins from."""
+        if self.node:
+            self.node.settle()
         dense = {name: tensor for name, tensor in self.network.state_dict().items() if name not in self.tables}
         state = State(dense)
         state.rows.update(
@@ -135,7 +145,10 @@ class Learner:
         progress, optimizer = Progress(), dict[str, Tensor]()
         try:
             context = self.context
-            progress, optimizer = load_state(path, self.state(with_optimizer), context.rank, context.world_size)
+            state = self.state(with_optimizer)
+            if self.node:  # each worker of this machine fills its share
+                state.rows.update({name: self.node.part(row) for name, row in state.rows.items()})
+            progress, optimizer = load_state(path, state, context.rank, context.world_size)
         except UserError as mistake:
             error = str(mistake)
         agree(error)

@@ -4,10 +4,15 @@ Shapes: V touched rows, E width. `step(table, ids_V, gradient_VE)` changes the t
 decides the next step.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+Zeros = Callable[[Sequence[int]], Tensor]
+"""Where the state lies: makes float32 zeros of a shape."""
 
 
 class RowOptimizer(Protocol):
@@ -29,12 +34,17 @@ class RowAdam:
     """
 
     def __init__(
-        self, table: Tensor, rate: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+        self,
+        table: Tensor,
+        rate: float,
+        zeros: Zeros = torch.zeros,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
     ) -> None:
         self.rate, self.betas, self.eps = rate, betas, eps
         self.steps = 0
-        self.mean = torch.zeros_like(table)
-        self.square = torch.zeros_like(table)
+        self.mean = zeros(table.shape).to(table.device)
+        self.square = zeros(table.shape).to(table.device)
 
     def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor, vectors_VE: Tensor | None = None) -> None:
         self.steps += 1
@@ -63,9 +73,9 @@ class RowAdagrad:
     Takes 1/E of Adagrad's memory [used for large tables in Mudigere et al., ISCA 2022, arXiv 2104.05158].
     """
 
-    def __init__(self, table: Tensor, rate: float, eps: float = 1e-10) -> None:
+    def __init__(self, table: Tensor, rate: float, zeros: Zeros = torch.zeros, eps: float = 1e-10) -> None:
         self.rate, self.eps = rate, eps
-        self.total = table.new_zeros(len(table))
+        self.total = zeros(table.shape[:1]).to(table.device)
 
     def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor, vectors_VE: Tensor | None = None) -> None:
         total_V = self.total.index_select(0, ids_V).add_(gradient_VE.square().mean(1))
@@ -86,5 +96,5 @@ def rate_factor(schedule: str, step: int, steps: int) -> float:
     return 1.0 - step / steps if schedule == "linear" else 1.0
 
 
-def build_row_optimizer(name: str, table: Tensor, rate: float) -> RowOptimizer:
-    return RowAdam(table, rate) if name == "adam" else RowAdagrad(table, rate)
+def build_row_optimizer(name: str, table: Tensor, rate: float, zeros: Zeros = torch.zeros) -> RowOptimizer:
+    return RowAdam(table, rate, zeros) if name == "adam" else RowAdagrad(table, rate, zeros)
