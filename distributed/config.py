@@ -71,8 +71,8 @@ class TrainConfig:
     """Of the matrix products in training: float32, or bfloat16 (weights, losses and evaluation stay float32); on CPUs
     with AVX512-BF16 and on GPUs about twice as fast."""
     tables: str = "replicated"
-    """Where embedding rows lie: replicated (all of them on every worker), node (once on each machine, in memory that its
-    workers share; the same bits as replicated) or sharded (each on one worker, whose memory is the table's by their
+    """Where embedding rows lie: replicated (all of them on every worker), node (once on each machine, in memory that
+    its workers share; the same bits as replicated) or sharded (each on one worker, whose memory is the table's by their
     number). Any of them goes on from checkpoints of any; for scoring, rows are read into one table."""
     background_checkpoints: bool = True
     """Write checkpoints beside the training, from a copy: once more the memory of what a worker writes."""

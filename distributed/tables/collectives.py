@@ -5,7 +5,7 @@ Shapes: U distinct table rows of this worker's batch, V of all workers' together
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,8 +60,8 @@ def add_up(sums: Sequence[Tensor], peaks: Sequence[Tensor], device: torch.device
                 tensor.copy_(share(tensor.to(device)))
 
 
-def sum_gradients(parameters: Sequence[Tensor]) -> None:
-    """Sum the .grad of dense parameters over workers: one flat buffer, one all-reduce.
+def sum_gradients(parameters: Sequence[Tensor], add: Callable[[Tensor], Tensor] = sum_over_workers) -> None:
+    """Sum the .grad of dense parameters over workers: one flat buffer, one all-reduce, or what else `add` does with it.
 
     The objective has divided by the global batch's totals already, so the sum is the gradient of the whole batch. A
     parameter that no worker's loss reached keeps no gradient (its optimizer rests), as with one worker: flags that are
@@ -72,8 +72,7 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
     flags = [float(p.grad is not None) for p in parameters]
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     flat = torch.cat([gradients[0].new_tensor(flags), *[gradient.reshape(-1) for gradient in gradients]])
-    with communicating():
-        dist.all_reduce(flat, op=dist.ReduceOp.SUM)
+    add(flat)
     reached, summed = flat[: len(flags)], flat[len(flags) :]
     for index, (parameter, piece) in enumerate(
         zip(parameters, summed.split([g.numel() for g in gradients]), strict=True)

@@ -14,42 +14,82 @@ are written. The second is waited for where rows are read again, so that what co
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from distributed.checkpoint.rows import RowTensor
-from distributed.tables.collectives import exchange, world_size
+from distributed.tables.collectives import exchange, gather_numbers, sum_over_workers, world_size
 from distributed.tables.node import Neighbours
 from models.embedding import EmbeddingTable, TouchedRows
 from models.rows import Share, initial_rows
 
 BLOCK_ROWS = 1 << 16
+MOST_ADDED = 8
+"""So many workers each add up all dense gradients; where there are more, each would read too much."""
+SEGMENT_BYTES = 1 << 20  # of gloo's all-reduce, at most
 
 
 class NodeTables:
-    """All tables of a network, on this machine. They have been built without rows: models.rows.NO_ROW."""
+    """All tables of a network, on this machine. They have been built without rows: models.rows.NO_ROW.
+
+    Where all workers are on one machine, what else a step has them tell each other goes through the shared memory too.
+    """
 
     def __init__(self, tables: Sequence[EmbeddingTable]) -> None:
         self.neighbours = Neighbours()
         self.placements = [NodeTable(self, table) for table in tables]
+        self.alone = len(self.neighbours.nodes) == 1
+        self.numbers: list[Tensor] = []
+        self.dense_WN: Tensor | None = None
         self.finish()
 
     def zeros(self, shape: Sequence[int]) -> Tensor:
         return self.neighbours.tensor(shape)
 
+    def gather(self, numbers_N: Tensor) -> Tensor:
+        """(W, N): every worker's numbers, in the order of ranks. With them go the ids of its batch."""
+        if not self.alone:
+            return gather_numbers(numbers_N)
+        for placement in self.placements:
+            placement.lay_ids()
+        if not self.numbers:
+            shape = (world_size(), len(numbers_N))
+            self.numbers = [self.neighbours.tensor(shape, numbers_N.dtype) for _ in range(2)]
+        self.numbers.reverse()  # who is still reading the last ones reads others than who writes the next
+        self.numbers[0][self.neighbours.rank] = numbers_N
+        self.neighbours.arrive()
+        self.settle()
+        return self.numbers[0].clone()
+
     def lay(self, sizes_TW: Sequence[Sequence[int]]) -> None:
         """After backward: lay this worker's gradients open. sizes_TW: rows of each table that each worker touched."""
         for placement, sizes in zip(self.placements, sizes_TW, strict=True):
             placement.lay(sizes)
+
+    def add(self, flat_N: Tensor) -> Tensor:
+        """In place: the sum over all workers of their dense gradients. What was laid open can be collected then."""
+        if not self.alone or world_size() > MOST_ADDED:
+            self.neighbours.arrive()
+            sum_over_workers(flat_N)
+            self.settle()
+            return flat_N
+        if self.dense_WN is None:
+            self.dense_WN = self.neighbours.tensor((world_size(), len(flat_N)), flat_N.dtype)
+        self.dense_WN[self.neighbours.rank] = flat_N
         self.neighbours.arrive()
+        for placement in self.placements:
+            placement.plan()  # needs ids only: while others are still on their way
+        self.settle()
+        return ring_sum(self.dense_WN, flat_N)
 
     def finish(self) -> None:
         """This worker has written the rows that it moves."""
         self.neighbours.arrive()
 
     def settle(self) -> None:
-        """Until all have done what came before their last `lay` or `finish`."""
+        """Until all have done what came before the last barrier that this worker came to."""
         self.neighbours.wait()
 
     def part(self, row: RowTensor) -> RowTensor:
@@ -69,6 +109,8 @@ class NodeTable:
         # Room for every row, of which only what was ever written takes memory.
         self.ids_WR = self.neighbours.tensor((world_size(), rows), torch.int64)
         self.gradient_WRE = self.neighbours.tensor((world_size(), rows, width))
+        self.sizes: Sequence[int] = []
+        self.planned: Plan | None = None
         table.fetch = self.fetch
 
     def fill(self) -> None:
@@ -84,13 +126,18 @@ class NodeTable:
         self.node.settle()
         return self.table.own_rows(ids_R)
 
+    def lay_ids(self) -> None:
+        touched = self.table.touched
+        assert touched is not None
+        self.ids_WR[self.neighbours.rank, : len(touched.ids_U)] = touched.ids_U
+
     def lay(self, sizes: Sequence[int]) -> None:
         touched, neighbours = self.table.touched, self.neighbours
         assert touched is not None
-        count, rank = len(touched.ids_U), neighbours.rank
-        self.ids_WR[rank, :count] = touched.ids_U
-        self.gradient_WRE[rank, :count] = touched.gradient()
-        if len(neighbours.nodes) > 1:
+        self.sizes, self.planned = sizes, None
+        self.gradient_WRE[neighbours.rank, : len(touched.ids_U)] = touched.gradient()
+        if not self.node.alone:
+            self.lay_ids()
             self.lay_others(touched, sizes)
 
     def lay_others(self, touched: TouchedRows, sizes: Sequence[int]) -> None:
@@ -112,27 +159,51 @@ class NodeTable:
             self.ids_WR[rank, : len(rows)] = rows[:, :2].contiguous().view(torch.int64).flatten()
             self.gradient_WRE[rank, : len(rows)] = rows[:, 2:].contiguous().view(torch.float32)
 
+    def plan(self) -> "Plan":
+        """Which rows this worker moves, once all ids lie there."""
+        if self.planned is None:
+            place, workers = self.neighbours.place, len(self.neighbours.ranks)
+            lists = [self.ids_WR[rank, :size] for rank, size in enumerate(self.sizes)]
+            longest = max(lists, key=len)
+            inner = [len(longest) * k // workers for k in range(1, workers)]
+            borders = longest[inner] if len(longest) else longest.new_zeros(workers - 1)
+            ends = [[0, *torch.searchsorted(ids_U, borders).tolist(), len(ids_U)] for ids_U in lists]
+            slices = [slice(own[place], own[place + 1]) for own in ends]
+            ids_R = torch.cat([ids_U[own] for ids_U, own in zip(lists, slices, strict=True)])
+            self.planned = Plan(slices, *torch.unique(ids_R, return_inverse=True))
+        return self.planned
+
     def collect(self, touched: TouchedRows, sizes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """The rows that this worker moves (ids_V), and all workers' gradients for them summed (V, E)."""
-        assert sizes is not None
-        self.node.settle()
-        place, workers = self.neighbours.place, len(self.neighbours.ranks)
-        lists = [self.ids_WR[rank, :size] for rank, size in enumerate(sizes)]
-        longest = max(lists, key=len)
-        inner = [len(longest) * k // workers for k in range(1, workers)]
-        borders = longest[inner] if len(longest) else longest.new_zeros(workers - 1)
-        ends = [[0, *torch.searchsorted(ids_U, borders).tolist(), len(ids_U)] for ids_U in lists]
-        slices = [slice(own[place], own[place + 1]) for own in ends]
-        return added(
-            [ids_U[own] for ids_U, own in zip(lists, slices, strict=True)],
-            [self.gradient_WRE[rank, own] for rank, own in enumerate(slices)],
-        )
+        plan = self.plan()
+        gradient_RE = torch.cat([self.gradient_WRE[rank, own] for rank, own in enumerate(plan.slices)])
+        sum_VE = gradient_RE.new_zeros(len(plan.ids_V), gradient_RE.shape[1])
+        return plan.ids_V, sum_VE.index_add_(0, plan.position_R, gradient_RE)
 
 
-def added(lists: Sequence[Tensor], gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Distinct ids of several sorted lists, and their gradients added in the order of the lists."""
-    ids_V = torch.unique(torch.cat(list(lists)))
-    sum_VE = gradients[0].new_zeros(len(ids_V), gradients[0].shape[1])
-    for ids_U, gradient_UE in zip(lists, gradients, strict=True):
-        sum_VE.index_add_(0, torch.searchsorted(ids_V, ids_U), gradient_UE)
-    return ids_V, sum_VE
+@dataclass(frozen=True)
+class Plan:
+    """What one worker moves: a slice of each worker's list of ids; their distinct ones, and which each of them is."""
+
+    slices: list[slice]
+    ids_V: Tensor
+    position_R: Tensor
+
+
+def ring_sum(numbers_WN: Tensor, out_N: Tensor) -> Tensor:
+    """The sum over workers in the order in which gloo's all-reduce adds, so to its bits, whatever goes which way.
+
+    Gloo cuts the numbers into segments of equal size, as many for each worker. Those of worker g go round from worker
+    g - 1 downwards, and each worker adds its own.
+    """
+    workers, count = numbers_WN.shape
+    size = numbers_WN.element_size()
+    segments = max(-(-count * size // SEGMENT_BYTES), 2 * workers)
+    of_worker = -(-segments // workers)
+    segment = -(-count // (of_worker * workers))
+    for worker in range(workers):
+        own = slice(worker * of_worker * segment, (worker + 1) * of_worker * segment)
+        torch.add(numbers_WN[worker - 1, own], numbers_WN[worker - 2, own], out=out_N[own])
+        for step in range(2, workers):
+            out_N[own] += numbers_WN[(worker - 1 - step) % workers, own]
+    return out_N

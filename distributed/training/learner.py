@@ -15,7 +15,7 @@ from distributed.checkpoint.read import Progress, State, load_optimizer_tensors,
 from distributed.checkpoint.rows import RowTensor
 from distributed.config import TrainConfig
 from distributed.context import Context
-from distributed.tables.collectives import agree, gather_numbers, sum_gradients
+from distributed.tables.collectives import agree, gather_numbers, sum_gradients, sum_over_workers
 from distributed.tables.node_table import NodeTable
 from distributed.tables.placement import built_share, embedding_tables, place, share_of
 from distributed.training.optimizers import build_row_optimizer, rate_factor
@@ -72,7 +72,7 @@ class Learner:
         terms["loss"].backward()
         if self.node:
             self.node.lay(sizes_TW)
-        sum_gradients(self.parameters)
+        sum_gradients(self.parameters, self.node.add if self.node else sum_over_workers)
         self.set_rates(step)
         self.optimizer.step()
         self.step_tables(sizes_TW)
@@ -100,7 +100,7 @@ class Learner:
         touched = [table.touched for table in self.tables.values()]
         sizes = [0 if rows is None else len(rows.ids_U) for rows in touched]
         own = torch.cat([totals, totals.new_tensor([*sizes, self.context.stop.code()])])
-        everyone_WN = gather_numbers(own)
+        everyone_WN = self.node.gather(own) if self.node else gather_numbers(own)
         columns = [list(column) for column in zip(*everyone_WN.tolist(), strict=True)]
         *sizes_TW, codes_W = [[int(number) for number in column] for column in columns[len(totals) :]]
         if max(codes_W):

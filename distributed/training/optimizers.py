@@ -10,7 +10,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-
 Zeros = Callable[[Sequence[int]], Tensor]
 """Where the state lies: makes float32 zeros of a shape."""
 
