@@ -1,27 +1,40 @@
 """Placement `node`: workers that share a machine's one table do what workers that hold one each do, to the bit."""
 
 import dataclasses
+import json
 import os
+import shutil
+import signal
+import threading
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import gang
-from support import CPU, learner_of, stream_of
-from test_distributed_tables import make_job
+from conftest import forking, gang
+from support import CPU, events, final_tensors, learner_of, same_bits, stream_of
+from test_distributed_tables import die_at, make_job
 
 from data.log import open_log
 from distributed.context import Context
 from distributed.tables.node import NODE, Neighbours
 from distributed.tables.node_table import ring_sum
 from distributed.training.job import TrainJob
+from distributed.training.launch import run_training
 from distributed.training.learner import Learner
+from distributed.training.loop import train
+from distributed.training.stopping import Stop, Stopped
 from distributed.training.validation import count
 
 MACHINES = {2: ("00", "01"), 3: ("000", "011", "010", "012")}
 """Which of several machines each worker is on, by number of workers: one digit a worker."""
 OPTIMIZERS = ("adam", "adagrad")
+DIES_AT, RESUMES_FROM = 15, 14
+CHANGES = (("node", "node", "node"), ("to-node", "replicated", "node"), ("from-node", "node", "replicated"))
+"""Runs that are killed: their placement before and after."""
+STUCK_S = 2.0
 
 
 def in_process(rank: int, workers: int, folder: str, jobs: dict[str, TrainJob]) -> None:
@@ -34,6 +47,7 @@ def in_process(rank: int, workers: int, folder: str, jobs: dict[str, TrainJob]) 
         check_neighbours(rank, machines)
         for name in OPTIMIZERS if machines == MACHINES[workers][0] else OPTIMIZERS[:1]:
             check_same_bits(rank, workers, jobs[name])
+    go_through_everything(rank, workers, folder, jobs)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -63,28 +77,22 @@ def check_neighbours(rank: int, machines: str) -> None:
 
 
 def check_same_bits(rank: int, workers: int, job: TrainJob) -> None:
-    """Eighteen steps over an epoch's end: the same weights, optimizer state, losses and figures."""
+    """Eight steps: the same weights, optimizer state, losses and figures."""
     context = Context(rank, workers)
-    learners = [
-        learner_of(dataclasses.replace(job, config=dataclasses.replace(job.config, tables=tables)), context, steps=24)
-        for tables in ("replicated", "node")
-    ]
+    learners = [learner_of(under(job, tables), context, steps=24) for tables in ("replicated", "node")]
     compare(learners)
     log = dataclasses.replace(open_log(job.location), schema=job.schema)
-    stream = stream_of(job, log, rank, workers)
-    batches = [*stream.epoch(0), *[batch for _, batch in zip(range(6), stream.epoch(1), strict=False)]]
-    problem, valid = job.open_problem(CPU), job.parts["valid"]
-    for step, batch in enumerate(batches):
+    for step, batch in zip(range(8), stream_of(job, log, rank, workers).epoch(0), strict=False):
         terms = [learner.step(batch, step) for learner in learners]
         assert {name: float(term) for name, term in terms[0].items()} == {
             name: float(term) for name, term in terms[1].items()
         }
-        if step in (11, 17):  # 2 row groups: with three workers, one has nothing to look up
-            figures = [
-                count(problem, learner.network, log, valid, problem.counts(log, valid), context).figures()
-                for learner in learners
-            ]
-            assert figures[0] == figures[1]
+    problem, valid = job.open_problem(CPU), job.parts["valid"]
+    figures = [  # 2 row groups: with three workers, one has nothing to look up
+        count(problem, learner.network, log, valid, problem.counts(log, valid), context).figures()
+        for learner in learners
+    ]
+    assert figures[0] == figures[1]
     compare(learners)
 
 
@@ -99,8 +107,122 @@ def compare(learners: list[Learner]) -> None:
             assert torch.equal(*values), name
 
 
+def go_through_everything(rank: int, workers: int, folder: str, jobs: dict[str, TrainJob]) -> None:
+    """Whole trainings: killed ones that go on under another placement, and with another number of workers."""
+    os.environ[NODE] = ""
+    context = Context(rank, workers)
+    if workers == 2:
+        train(jobs["replicated"], context)
+        for name, first, then in CHANGES:
+            die_at(DIES_AT, under(jobs[name], first), rank, workers)
+            dist.barrier()  # all shards are written
+            if rank == 0 and name == "node":
+                for copy in ("node-of-1", "node-of-3", "replicated-of-3"):
+                    shutil.copytree(f"{folder}/{name}", f"{folder}/{copy}", dirs_exist_ok=True)
+            dist.barrier()
+            train(under(jobs[name], then), context)
+        asked = Stop(signalled=lambda: signal.SIGTERM if rank == 1 and stopping[0] else 0)
+        stopping = [False]
+        with pytest.raises(Stopped) as stopped:
+            train(jobs["stopped"], Context(rank, workers, stop=asked), lambda figures: not stopping.insert(0, True))
+        assert (stopped.value.signal, stopped.value.step) == (signal.SIGTERM, 12)
+        train(jobs["stopped"], context)
+    else:
+        for name in ("node-of-3", "replicated-of-3"):
+            train(jobs[name], context)
+
+
+def under(job: TrainJob, tables: str) -> TrainJob:
+    return dataclasses.replace(job, config=dataclasses.replace(job.config, tables=tables))
+
+
+@pytest.fixture(scope="module")
+def runs(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of 2 and then of 3 gloo processes; each group is started once, for that is what takes time."""
+    folder = tmp_path_factory.mktemp("node")
+    jobs = {name: make_job(folder / name, small_log, optimizer__embedding=name) for name in OPTIMIZERS}
+    names = ("replicated", "stopped", "node-of-3", "replicated-of-3", *(name for name, _, _ in CHANGES))
+    for name in names:
+        jobs[name] = under(make_job(folder / name, small_log), "replicated" if "replicated" in name else "node")
+    for workers in (2, 3):
+        gang(in_process, (workers, str(folder), jobs), workers)
+    return folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", MACHINES)
-def test_the_same_bits(workers: int, small_log: Path, tmp_path: Path) -> None:
-    jobs = {name: make_job(tmp_path / name, small_log, optimizer__embedding=name) for name in OPTIMIZERS}
-    gang(in_process, (workers, str(tmp_path), jobs), workers)
+@pytest.mark.parametrize("name", [name for name, _, _ in CHANGES])
+def test_a_killed_run_goes_on_to_the_same_bits_under_any_placement(runs: Path, name: str) -> None:
+    same_bits(runs / "replicated", runs / name)
+    assert [event["step"] for event in events(runs / name, "start")] == [0, RESUMES_FROM]
+    last = [events(runs / run, "valid")[-1] for run in ("replicated", name)]
+    assert last[0]["ctcvr.log_loss"] == last[1]["ctcvr.log_loss"]
+
+
+@pytest.mark.slow
+def test_another_number_of_workers_goes_on_to_the_same_bits_as_with_tables_on_each(runs: Path) -> None:
+    same_bits(runs / "node-of-3", runs / "replicated-of-3")
+    assert [event["workers"] for event in events(runs / "node-of-3", "start")] == [2, 3]
+
+
+@pytest.mark.slow
+def test_a_process_alone_goes_on_from_a_shared_table(runs: Path, small_log: Path) -> None:
+    """The same weights and moments, to tolerance: its sums have another order."""
+    run_training(under(make_job(runs / "node-of-1", small_log), "node"), workers=0)
+    assert [event["workers"] for event in events(runs / "node-of-1", "start")] == [2, 1]
+    two, one = final_tensors(runs / "replicated"), final_tensors(runs / "node-of-1")
+    for name in two:
+        torch.testing.assert_close(one[name], two[name], rtol=2e-3, atol=2e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_loses_no_step_and_no_bit(runs: Path) -> None:
+    same_bits(runs / "replicated", runs / "stopped")
+    assert [event["step"] for event in events(runs / "stopped", "start")] == [0, 12]
+
+
+# ---- workers that end, or stand still
+
+
+def join(rank: int, folder: str, what: str) -> None:
+    """Two workers that share memory. The second is killed, or stands still; the first says what it met, and when."""
+    meet = {"init_method": f"file://{folder}/meet", "rank": rank, "world_size": 2}
+    dist.init_process_group("gloo", timeout=timedelta(seconds=STUCK_S), **meet)
+    neighbours = Neighbours()
+    numbers = neighbours.tensor((1 << 20,))
+    numbers[:] = 1.0
+    neighbours.arrive()
+    neighbours.wait()
+    if rank == 1:
+        if what == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        threading.Event().wait()
+    shared = Path("/proc/self/maps").read_text().count("/memfd:counterpoint")
+    began = time.monotonic()
+    neighbours.arrive()
+    try:
+        neighbours.wait()
+    except RuntimeError as error:
+        told = {"error": str(error), "after_s": time.monotonic() - began, "shared": shared}
+        Path(folder, "told.json").write_text(json.dumps(told))
+    os._exit(0)
+
+
+@pytest.mark.parametrize(("what", "error"), [("killed", "has ended"), ("still", "timed out")])
+def test_who_waits_for_a_worker_that_is_gone_gets_an_error(what: str, error: str, tmp_path: Path) -> None:
+    """At once for a dead one, after a collective's time for one that stands still; and no memory stays."""
+    before = {*os.listdir("/dev/shm")}
+    workers = [forking().Process(target=join, args=(rank, str(tmp_path), what), daemon=True) for rank in range(2)]
+    for process in workers:
+        process.start()
+    workers[0].join(60)
+    workers[1].kill()
+    workers[1].join()
+    assert workers[0].exitcode == 0
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert error in told["error"]
+    assert "worker 1" in told["error"]
+    assert (told["after_s"] > STUCK_S / 2) == (what == "still")
+    assert told["shared"] == 1
+    assert not [name for name in {*os.listdir("/dev/shm")} - before if "counterpoint" in name]
+    pids = {str(process.pid) for process in workers}
+    assert not pids & {path.name for path in Path("/proc").iterdir()}

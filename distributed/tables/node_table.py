@@ -49,24 +49,28 @@ class NodeTables:
         return self.neighbours.tensor(shape)
 
     def gather(self, numbers_N: Tensor) -> Tensor:
-        """(W, N): every worker's numbers, in the order of ranks. With them go the ids of its batch."""
+        """(W, N): every worker's numbers, in the order of ranks. With them goes what the batch has touched."""
+        count = len(numbers_N)
+        own = torch.cat([numbers_N, numbers_N.new_tensor([placement.lay_ids() for placement in self.placements])])
         if not self.alone:
-            return gather_numbers(numbers_N)
-        for placement in self.placements:
-            placement.lay_ids()
-        if not self.numbers:
-            shape = (world_size(), len(numbers_N))
-            self.numbers = [self.neighbours.tensor(shape, numbers_N.dtype) for _ in range(2)]
-        self.numbers.reverse()  # who is still reading the last ones reads others than who writes the next
-        self.numbers[0][self.neighbours.rank] = numbers_N
-        self.neighbours.arrive()
-        self.settle()
-        return self.numbers[0].clone()
+            everyone = gather_numbers(own)
+        else:
+            if not self.numbers:
+                shape = (world_size(), len(own))
+                self.numbers = [self.neighbours.tensor(shape, own.dtype) for _ in range(2)]
+            self.numbers.reverse()  # who is still reading the last ones reads others than who writes the next
+            self.numbers[0][self.neighbours.rank] = own
+            self.neighbours.arrive()
+            self.settle()
+            everyone = self.numbers[0].clone()
+        for placement, sizes_W in zip(self.placements, everyone[:, count:].T.tolist(), strict=True):
+            placement.sizes, placement.planned = [int(size) for size in sizes_W], None
+        return everyone[:, :count]
 
-    def lay(self, sizes_TW: Sequence[Sequence[int]]) -> None:
-        """After backward: lay this worker's gradients open. sizes_TW: rows of each table that each worker touched."""
-        for placement, sizes in zip(self.placements, sizes_TW, strict=True):
-            placement.lay(sizes)
+    def lay(self) -> None:
+        """After backward: lay this worker's gradients open."""
+        for placement in self.placements:
+            placement.lay()
 
     def add(self, flat_N: Tensor) -> Tensor:
         """In place: the sum over all workers of their dense gradients. What was laid open can be collected then."""
@@ -126,19 +130,19 @@ class NodeTable:
         self.node.settle()
         return self.table.own_rows(ids_R)
 
-    def lay_ids(self) -> None:
+    def lay_ids(self) -> int:
+        """Lay open which rows this worker's batch has touched, and say how many."""
         touched = self.table.touched
         assert touched is not None
         self.ids_WR[self.neighbours.rank, : len(touched.ids_U)] = touched.ids_U
+        return len(touched.ids_U)
 
-    def lay(self, sizes: Sequence[int]) -> None:
-        touched, neighbours = self.table.touched, self.neighbours
+    def lay(self) -> None:
+        touched = self.table.touched
         assert touched is not None
-        self.sizes, self.planned = sizes, None
-        self.gradient_WRE[neighbours.rank, : len(touched.ids_U)] = touched.gradient()
+        self.gradient_WRE[self.neighbours.rank, : len(touched.ids_U)] = touched.gradient()
         if not self.node.alone:
-            self.lay_ids()
-            self.lay_others(touched, sizes)
+            self.lay_others(touched, self.sizes)
 
     def lay_others(self, touched: TouchedRows, sizes: Sequence[int]) -> None:
         """Send this worker's rows to one worker of every other machine, and lay open what comes in return."""
@@ -173,7 +177,7 @@ class NodeTable:
             self.planned = Plan(slices, *torch.unique(ids_R, return_inverse=True))
         return self.planned
 
-    def collect(self, touched: TouchedRows, sizes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    def collect(self, touched: TouchedRows, sizes: object = None) -> tuple[Tensor, Tensor]:
         """The rows that this worker moves (ids_V), and all workers' gradients for them summed (V, E)."""
         plan = self.plan()
         gradient_RE = torch.cat([self.gradient_WRE[rank, own] for rank, own in enumerate(plan.slices)])

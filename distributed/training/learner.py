@@ -71,7 +71,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         if self.node:
-            self.node.lay(sizes_TW)
+            self.node.lay()
         sum_gradients(self.parameters, self.node.add if self.node else sum_over_workers)
         self.set_rates(step)
         self.optimizer.step()
