@@ -19,6 +19,7 @@ from test_distributed_tables import die_at, make_job
 
 from data.log import open_log
 from distributed.context import Context
+from distributed.tables.collectives import sent
 from distributed.tables.node import NODE, Neighbours
 from distributed.tables.node_table import ring_sum
 from distributed.training.job import TrainJob
@@ -82,8 +83,15 @@ def check_same_bits(rank: int, workers: int, job: TrainJob) -> None:
     learners = [learner_of(under(job, tables), context, steps=24) for tables in ("replicated", "node")]
     compare(learners)
     log = dataclasses.replace(open_log(job.location), schema=job.schema)
+    machines = len(learners[1].node.neighbours.nodes) if learners[1].node else 0
     for step, batch in zip(range(8), stream_of(job, log, rank, workers).epoch(0), strict=False):
-        terms = [learner.step(batch, step) for learner in learners]
+        terms = []
+        for learner in learners:
+            sent.clear()
+            terms.append(learner.step(batch, step))
+        touched = [(table.touched, table.width) for table in learners[1].tables.values()]
+        each_row_once = sum(len(rows.ids_U) * (8 + 4 * width) for rows, width in touched if rows)
+        assert sum(sent.values()) == (machines - 1) * each_row_once
         assert {name: float(term) for name, term in terms[0].items()} == {
             name: float(term) for name, term in terms[1].items()
         }

@@ -121,6 +121,11 @@ def run_training(
 
     from distributed.training.ray_group import Failures, NoticedTorchConfig, free_room
 
+    with_gpus = gpus(min_workers or workers)
+    if with_gpus and job.config.tables == "node":
+        raise UserError(
+            "tables node: workers share a machine's main memory, and these have GPUs; take another placement"
+        )
     free_room(Path(job.run))
     elastic = min_workers is not None and min_workers < workers
     trainer = trainer_kind()(
@@ -128,7 +133,7 @@ def run_training(
         train_loop_config={"job": job, "on_epoch": on_epoch},
         scaling_config=ScalingConfig(
             num_workers=(min_workers, workers) if elastic else workers,
-            use_gpu=gpus(min_workers or workers),
+            use_gpu=with_gpus,
             elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
         ),
         torch_config=NoticedTorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
