@@ -117,10 +117,10 @@ def test_three_workers_train_what_one_trains(
 @pytest.mark.slow
 def test_ray_workers_train_what_one_process_trains(ray_cluster: None, listed_log: Path, tmp_path: Path) -> None:
     """With all that workers have to find themselves: a log behind a URI, an objective in a file of the user's, with a
-    total of its own and a tower that rests every second step; lists, and tables dealt out over the workers."""
+    total of its own and a tower that rests every second step; lists, and tables that the workers share."""
     settings = config(epochs=1, objective__name=OWN, objective__alternate_every=1)
     figures, weights = [], []
-    for workers, data, tables in ((0, str(listed_log), "replicated"), (2, f"file://{listed_log}", "sharded")):
+    for workers, data, tables in ((0, str(listed_log), "replicated"), (2, f"file://{listed_log}", "node")):
         placed = dataclasses.replace(settings.config, tables=tables)
         given = train_job.Arguments(
             data, tmp_path / str(workers), workers=workers, config=placed, settings=settings.settings

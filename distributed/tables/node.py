@@ -21,7 +21,7 @@ import socket
 import struct
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ class Neighbours:
     """
 
     def __init__(self) -> None:
-        self.rank, self.timeout = dist.get_rank(), timeout_s()
         self.peers: dict[int, socket.socket] = {}
+        self.rank, self.timeout = dist.get_rank(), timeout_s()
         with listening() as (listener, name):
             token = secrets.token_bytes(16)
             everyone = gathered((os.environ.get(NODE, ""), name, token))
@@ -135,7 +135,7 @@ class Neighbours:
                         self.heard[rank] += len(found)
 
     @contextlib.contextmanager
-    def _expecting(self, rank: int) -> Any:
+    def _expecting(self, rank: int) -> Iterator[None]:
         try:
             yield
         except TimeoutError:
@@ -145,7 +145,7 @@ class Neighbours:
                 f"worker {rank}, on the same machine, has ended ({error or 'its socket closed'})"
             ) from None
 
-    def close(self) -> None:
+    def __del__(self) -> None:
         for peer in self.peers.values():
             peer.close()
 
@@ -167,7 +167,7 @@ def timeout_s() -> float:
 
 
 @contextlib.contextmanager
-def listening() -> Any:
+def listening() -> Iterator[tuple[socket.socket, str]]:
     """A socket that other workers of this machine reach by its name, and the name."""
     with socket.socket(socket.AF_UNIX) as listener:
         name = f"counterpoint-{secrets.token_hex(16)}"
