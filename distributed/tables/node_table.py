@@ -64,7 +64,7 @@ class NodeTables:
             self.settle()
             everyone = self.numbers[0].clone()
         for placement, sizes_W in zip(self.placements, everyone[:, count:].T.tolist(), strict=True):
-            placement.sizes, placement.planned = [int(size) for size in sizes_W], None
+            placement.sizes, placement.dealt = [int(size) for size in sizes_W], None
         return everyone[:, :count]
 
     def lay(self) -> None:
@@ -84,7 +84,7 @@ class NodeTables:
         self.dense_WN[self.neighbours.rank] = flat_N
         self.neighbours.arrive()
         for placement in self.placements:
-            placement.plan()  # needs ids only: while others are still on their way
+            placement.deal()  # needs ids only: while others are still on their way
         self.settle()
         return ring_sum(self.dense_WN, flat_N)
 
@@ -114,7 +114,7 @@ class NodeTable:
         self.ids_WR = self.neighbours.tensor((world_size(), rows), torch.int64)
         self.gradient_WRE = self.neighbours.tensor((world_size(), rows, width))
         self.sizes: Sequence[int] = []
-        self.planned: Plan | None = None
+        self.dealt: Dealt | None = None
         table.fetch = self.fetch
 
     def fill(self) -> None:
@@ -163,9 +163,9 @@ class NodeTable:
             self.ids_WR[rank, : len(rows)] = rows[:, :2].contiguous().view(torch.int64).flatten()
             self.gradient_WRE[rank, : len(rows)] = rows[:, 2:].contiguous().view(torch.float32)
 
-    def plan(self) -> "Plan":
+    def deal(self) -> "Dealt":
         """Which rows this worker moves, once all ids lie there."""
-        if self.planned is None:
+        if self.dealt is None:
             place, workers = self.neighbours.place, len(self.neighbours.ranks)
             lists = [self.ids_WR[rank, :size] for rank, size in enumerate(self.sizes)]
             longest = max(lists, key=len)
@@ -174,19 +174,19 @@ class NodeTable:
             ends = [[0, *torch.searchsorted(ids_U, borders).tolist(), len(ids_U)] for ids_U in lists]
             slices = [slice(own[place], own[place + 1]) for own in ends]
             ids_R = torch.cat([ids_U[own] for ids_U, own in zip(lists, slices, strict=True)])
-            self.planned = Plan(slices, *torch.unique(ids_R, return_inverse=True))
-        return self.planned
+            self.dealt = Dealt(slices, *torch.unique(ids_R, return_inverse=True))
+        return self.dealt
 
     def collect(self, touched: TouchedRows, sizes: object = None) -> tuple[Tensor, Tensor]:
         """The rows that this worker moves (ids_V), and all workers' gradients for them summed (V, E)."""
-        plan = self.plan()
-        gradient_RE = torch.cat([self.gradient_WRE[rank, own] for rank, own in enumerate(plan.slices)])
-        sum_VE = gradient_RE.new_zeros(len(plan.ids_V), gradient_RE.shape[1])
-        return plan.ids_V, sum_VE.index_add_(0, plan.position_R, gradient_RE)
+        dealt = self.deal()
+        gradient_RE = torch.cat([self.gradient_WRE[rank, own] for rank, own in enumerate(dealt.slices)])
+        sum_VE = gradient_RE.new_zeros(len(dealt.ids_V), gradient_RE.shape[1])
+        return dealt.ids_V, sum_VE.index_add_(0, dealt.position_R, gradient_RE)
 
 
 @dataclass(frozen=True)
-class Plan:
+class Dealt:
     """What one worker moves: a slice of each worker's list of ids; their distinct ones, and which each of them is."""
 
     slices: list[slice]
