@@ -7,8 +7,9 @@ Every repeat has all of it, one after the other, so that a busy machine disturbs
 jobs.train without Ray), two plain loops at once (each on all rows: what the machine gives to two processes that share
 nothing, so the ceiling), one worker on Ray Train, and two of them with each placement: strong scaling, the same global
 batch for both, and weak scaling, that many rows for each. All have one thread. Trainings of two workers share one
-group of them, so that its start is paid once; their order turns with the repeats. rows/s is of a training's steps,
-reading included, as it reports it itself; ratios are to the plain loop of the same repeat.
+group of them, so that its start is paid once; their order turns with the repeats. rows/s is the median over windows of
+WINDOW steps, reading included, as RUN/metrics.jsonl has it (the first window, in which processes warm up, left out);
+beside it where a step's time goes. Ratios are to the plain loop of the same repeat.
 
 Memory: proportional set size (pages that workers share count once) of plain gloo processes, all together, after some
 steps, over what the same processes have with a table of 100 thousand rows.
@@ -40,6 +41,7 @@ from data.generate import generate_log
 from data.log import open_log
 from data.world import GeneratedLog
 from distributed.context import CPU, Context
+from distributed.reporting.step_clock import PARTS
 from distributed.training.learner import Learner
 from distributed.training.loop import train
 from distributed.training.stopping import Stop
@@ -47,6 +49,9 @@ from distributed.training.stopping import Stop
 BATCH = 4096
 FEW_ROWS = 100_000
 PLACEMENTS = ("replicated", "node", "sharded")
+WINDOW = 5
+Rates = dict[str, float]
+"""Of one training: rows_per_s, and ms of a step in "input", "compute" and "communication"."""
 PLAIN, PAIR, ONE = "plain loop", "two plain loops at once, together", "Ray Train, 1 worker"
 TWO = {
     f"Ray Train, 2 workers, {tables}, {scaling}": (tables, batch)
@@ -72,7 +77,7 @@ def main(arguments: Arguments) -> None:
     if arguments.group:
         print(json.dumps(in_one_group(arguments.group, json.load(sys.stdin))))
         return
-    runs: dict[str, list[float]] = {}
+    runs: dict[str, list[Rates]] = {}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         if arguments.case == "wide":
@@ -82,14 +87,15 @@ def main(arguments: Arguments) -> None:
         for repeat in range(arguments.repeats):
             place = Path(folder) / str(repeat)
             found = {
-                PLAIN: sum(plain(log, [place / "plain"])),
-                PAIR: sum(plain(log, [place / "pair-0", place / "pair-1"])),
+                PLAIN: plain(log, [place / "plain"]),
+                PAIR: plain(log, [place / "pair-0", place / "pair-1"]),
                 **on_ray(1, log, place, {ONE: ("replicated", BATCH)}),
                 **on_ray(2, log, place, turned(TWO, repeat)),
             }
-            for name, rate in found.items():
-                runs.setdefault(name, []).append(rate)
-            print(repeat, {name: f"{rate / found[PLAIN]:.2f}" for name, rate in found.items()}, flush=True)
+            for name, rates in found.items():
+                runs.setdefault(name, []).append(rates)
+            base = found[PLAIN]["rows_per_s"]
+            print(repeat, {name: round(rates["rows_per_s"] / base, 2) for name, rates in found.items()}, flush=True)
     memory = {}
     for workers, tables in ((1, "replicated"), *((2, tables) for tables in PLACEMENTS)):
         if arguments.memory_rows:
@@ -106,14 +112,29 @@ def turned(cases: dict[str, Any], by: int) -> dict[str, Any]:
     return {name: cases[name] for name in names[by:] + names[:by]}
 
 
-def plain(log: Path, outs: list[Path]) -> list[float]:
-    """rows/s of as many plain loops at once."""
-    processes = [start(log, out, 0, 1, {"batch_size": BATCH}) for out in outs]
-    return [result(out, process)["rows_per_s"] for out, process in zip(outs, processes, strict=True)]
+def plain(log: Path, outs: list[Path]) -> Rates:
+    """As many plain loops at once; rows/s of all together."""
+    processes = [start(log, out, 0, 1, {"batch_size": BATCH, "log_steps": WINDOW}) for out in outs]
+    for out, process in zip(outs, processes, strict=True):
+        result(out, process)
+    rates = [rates_of(out) for out in outs]
+    return {**rates[0], "rows_per_s": sum(own["rows_per_s"] for own in rates)}
 
 
-def on_ray(workers: int, log: Path, place: Path, cases: dict[str, tuple[str, int]]) -> dict[str, float]:
-    """rows/s of trainings, by name, one after the other on one group of Ray Train workers."""
+def rates_of(out: Path) -> Rates:
+    """Medians over the windows of a finished training but the first."""
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    windows = [line for line in lines if line["event"] == "step"][1:]
+
+    def middle(key: str) -> float:
+        return statistics.median(window[key] for window in windows)
+
+    parts = {part: 1e3 * middle(f"step_s.{part}") for part in PARTS}
+    return {"rows_per_s": middle("rows_per_s"), **parts}
+
+
+def on_ray(workers: int, log: Path, place: Path, cases: dict[str, tuple[str, int]]) -> dict[str, Rates]:
+    """Trainings, by name, one after the other on one group of Ray Train workers."""
     asked = [[str(log), str(place / f"{workers}-{tables}-{batch}"), tables, batch] for tables, batch in cases.values()]
     command = [sys.executable, "-m", "benchmarks.training.two_workers", "--group", str(workers)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -123,7 +144,7 @@ def on_ray(workers: int, log: Path, place: Path, cases: dict[str, tuple[str, int
     return dict(zip(cases, json.loads(answer.stdout.splitlines()[-1]), strict=True))
 
 
-def in_one_group(workers: int, asked: list[list[Any]]) -> list[float]:
+def in_one_group(workers: int, asked: list[list[Any]]) -> list[Rates]:
     from ray.train import LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -133,7 +154,7 @@ def in_one_group(workers: int, asked: list[list[Any]]) -> list[float]:
     jobs = []
     for log, out, tables, batch in asked:
         Path(out).mkdir(parents=True)
-        settings: Settings = {"batch_size": batch, "epochs": 1, "tables": tables}
+        settings: Settings = {"batch_size": batch, "epochs": 1, "tables": tables, "log_steps": WINDOW}
         jobs.append(training(Path(out), open_log(log), settings))
     connect(workers)
     with tempfile.TemporaryDirectory() as folder:
@@ -144,20 +165,18 @@ def in_one_group(workers: int, asked: list[list[Any]]) -> list[float]:
             torch_config=NoticedTorchConfig(),
             run_config=RunConfig(storage_path=folder, logging_config=LoggingConfig(log_level="ERROR")),
         )
-        rates: Any = trainer.fit().return_value
-    return [float(rate) for rate in rates]
+        trainer.fit()
+    return [rates_of(Path(job.run)) for job in jobs]
 
 
-def train_all(config: dict[str, Any]) -> list[float]:
+def train_all(config: dict[str, Any]) -> None:
     """What a worker does: the same loop as that of launch.train_worker, once for each job."""
     import ray.train
 
     mine = ray.train.get_context()
-    rates = []
     for job in config["jobs"]:
         context = Context(mine.get_world_rank(), mine.get_world_size(), CPU, Stop(Path(job.run)))
-        rates.append(float(train(job, context)["train.rows_per_s"]))
-    return rates
+        train(job, context)
 
 
 def measure_memory(workers: int, tables: str, rows: int) -> int:
@@ -190,20 +209,23 @@ def proportional() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
-def describe(arguments: Arguments, runs: dict[str, list[float]], memory: dict[str, int]) -> str:
+def describe(arguments: Arguments, runs: dict[str, list[Rates]], memory: dict[str, int]) -> str:
     rows = []
-    for name, rates in runs.items():
-        ratios = [rate / base for rate, base in zip(rates, runs[PLAIN], strict=True)]
+    for name, own in runs.items():
+        rates = [run["rows_per_s"] for run in own]
+        ratios = [rate / base["rows_per_s"] for rate, base in zip(rates, runs[PLAIN], strict=True)]
         rows.append([
             name, f"{statistics.median(rates):,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}",
             f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}",
+            *(f"{statistics.median(run[part] for run in own):.1f}" for part in PARTS),
         ])  # fmt: skip
     what = "23 id fields, 2 million table rows" if arguments.case == "wide" else "the generated log, 11 id fields"
     text = (
         f"{what}, width 16, MMoE of 4 experts 128-64, ESCM2-IPS, {arguments.rows:,} rows of log, 1 epoch, one thread "
-        f"each; global batch {BATCH:,} (strong) and {2 * BATCH:,} (weak); {arguments.repeats} repeats.\n\n"
+        f"each; global batch {BATCH:,} (strong) and {2 * BATCH:,} (weak); {arguments.repeats} repeats. The "
+        "last columns are ms of a step.\n\n"
     )
-    text += markdown(["training", "rows/s (median)", "range", "to the plain loop (median)", "range"], rows)
+    text += markdown(["training", "rows/s (median)", "range", "to the plain loop (median)", "range", *PARTS], rows)
     if memory:
         table = bytes_of_rows(arguments.memory_rows - FEW_ROWS, 16, "adagrad")
         lines = [[name, f"{size / 2**20:,.0f}", f"{size / table:.2f}"] for name, size in memory.items()]
