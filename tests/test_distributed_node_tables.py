@@ -17,11 +17,13 @@ from conftest import forking, gang
 from support import CPU, events, final_tensors, learner_of, same_bits, stream_of
 from test_distributed_tables import die_at, make_job
 
+from data.errors import UserError
 from data.log import open_log
 from distributed.context import Context
 from distributed.tables.collectives import sent
 from distributed.tables.node import NODE, Neighbours
 from distributed.tables.node_table import ring_sum
+from distributed.training import launch
 from distributed.training.job import TrainJob
 from distributed.training.launch import run_training
 from distributed.training.learner import Learner
@@ -233,3 +235,9 @@ def test_who_waits_for_a_worker_that_is_gone_gets_an_error(what: str, error: str
     assert not [name for name in {*os.listdir("/dev/shm")} - before if "counterpoint" in name]
     pids = {str(process.pid) for process in workers}
     assert not pids & {path.name for path in Path("/proc").iterdir()}
+
+
+def test_workers_with_gpus_are_refused(small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "gpus", lambda workers: True)
+    with pytest.raises(UserError, match=r"tables node: .* take another placement"):
+        run_training(under(make_job(tmp_path / "run", small_log), "node"), workers=2)
