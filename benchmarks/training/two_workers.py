@@ -49,7 +49,7 @@ from distributed.training.stopping import Stop
 BATCH = 4096
 FEW_ROWS = 100_000
 PLACEMENTS = ("replicated", "node", "sharded")
-WINDOW = 5
+WINDOW = 3
 Rates = dict[str, float]
 """Of one training: rows_per_s, and ms of a step in "input", "compute" and "communication"."""
 PLAIN, PAIR, ONE = "plain loop", "two plain loops at once, together", "Ray Train, 1 worker"
@@ -96,11 +96,16 @@ def main(arguments: Arguments) -> None:
                 runs.setdefault(name, []).append(rates)
             base = found[PLAIN]["rows_per_s"]
             print(repeat, {name: round(rates["rows_per_s"] / base, 2) for name, rates in found.items()}, flush=True)
+            write(arguments, runs, {})  # what is there stays if the rest is interrupted
     memory = {}
     for workers, tables in ((1, "replicated"), *((2, tables) for tables in PLACEMENTS)):
         if arguments.memory_rows:
             few, many = (measure_memory(workers, tables, size) for size in (FEW_ROWS, arguments.memory_rows))
             memory[f"{workers} {tables}"] = many - few
+    write(arguments, runs, memory)
+
+
+def write(arguments: Arguments, runs: dict[str, list[Rates]], memory: dict[str, int]) -> None:
     figures = {"arguments": vars(arguments), "runs": runs, "memory": memory}
     name = "two-workers" if arguments.case == "wide" else "two-workers-default"
     write_result(name, figures, describe(arguments, runs, memory))
@@ -222,7 +227,7 @@ def describe(arguments: Arguments, runs: dict[str, list[Rates]], memory: dict[st
     what = "23 id fields, 2 million table rows" if arguments.case == "wide" else "the generated log, 11 id fields"
     text = (
         f"{what}, width 16, MMoE of 4 experts 128-64, ESCM2-IPS, {arguments.rows:,} rows of log, 1 epoch, one thread "
-        f"each; global batch {BATCH:,} (strong) and {2 * BATCH:,} (weak); {arguments.repeats} repeats. The "
+        f"each; global batch {BATCH:,} (strong) and {2 * BATCH:,} (weak); {len(runs[PLAIN])} repeats. The "
         "last columns are ms of a step.\n\n"
     )
     text += markdown(["training", "rows/s (median)", "range", "to the plain loop (median)", "range", *PARTS], rows)
