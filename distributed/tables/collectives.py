@@ -75,7 +75,7 @@ def add_up(sums: Sequence[Tensor], peaks: Sequence[Tensor], device: torch.device
 
 
 def sum_gradients(parameters: Sequence[Tensor]) -> None:
-    """Sum the .grad of dense parameters over workers: one flat buffer, one all-reduce.
+    """Sum the .grad of dense parameters over workers, in one flat buffer.
 
     The objective has divided by the global batch's totals already, so the sum is the gradient of the whole batch. A
     parameter that no worker's loss reached keeps no gradient (its optimizer rests), as with one worker: flags that are
@@ -86,8 +86,7 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
     flags = [float(p.grad is not None) for p in parameters]
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     flat = torch.cat([gradients[0].new_tensor(flags), *[gradient.reshape(-1) for gradient in gradients]])
-    with communicating():
-        dist.all_reduce(flat, op=dist.ReduceOp.SUM)
+    flat = sum_flat(flat)
     reached, summed = flat[: len(flags)], flat[len(flags) :]
     for index, (parameter, piece) in enumerate(
         zip(parameters, summed.split([g.numel() for g in gradients]), strict=True)
@@ -96,13 +95,37 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
             parameter.grad = piece.view_as(parameter)
 
 
+def sum_flat(flat_N: Tensor) -> Tensor:
+    """The sum over all workers, the same bits on each.
+
+    On CPUs each worker adds up one piece of it, in the order of ranks, and hands it out. gloo sends the messages of an
+    all-to-all at once, where those of its all-reduce wait for each other, twice round the ring.
+    """
+    if flat_N.device.type != "cpu":
+        with communicating():
+            dist.all_reduce(flat_N, op=dist.ReduceOp.SUM)
+        return flat_N
+    workers = world_size()
+    size = -(-len(flat_N) // workers)
+    padded, found = flat_N.new_zeros(workers * size), flat_N.new_empty(workers * size)
+    padded[: len(flat_N)] = flat_N
+    with communicating():
+        dist.all_to_all_single(found, padded)
+        total, *others = found.view(workers, size)
+        for piece in others:
+            total += piece
+        dist.all_to_all_single(found, total.repeat(workers))
+    return found[: len(flat_N)]
+
+
 def gather_numbers(numbers_N: Tensor, group: Group = None) -> Tensor:
     """(W, N): every worker's numbers, in the order of ranks."""
     if world_size() == 1:
         return numbers_N.unsqueeze(0)
     everyone = numbers_N.new_empty(world_size() * len(numbers_N))
     with communicating(group):
-        dist.all_gather_single(everyone, numbers_N.contiguous(), group=group)
+        # an all-to-all for gloo's sake: see sum_flat
+        dist.all_to_all_single(everyone, numbers_N.repeat(world_size()), group=group)
     return everyone.view(world_size(), -1)
 
 
