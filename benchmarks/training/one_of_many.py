@@ -64,7 +64,7 @@ def main(arguments: Arguments) -> None:
                               **measure(rows, workers, batch, arguments.steps)})  # fmt: skip
                 print(found[-1], flush=True)
     messages = [line for processes in arguments.processes for line in transport(processes)]
-    second, byte = fit(messages)
+    call, message, byte = fit(messages)
     header = ["table rows", "workers", "rows a worker", *(key.replace("_", " ") for key in (*SECONDS, *COUNTS)), "late"]
     lines = [
         [f"{run['rows']:,}", run["workers"], f"{run['batch']:,}", *(f"{run[key] * 1e3:.1f}" for key in SECONDS),
@@ -72,10 +72,11 @@ def main(arguments: Arguments) -> None:
         for run in found
     ]  # fmt: skip
     about = (
-        f"CPU ms of one worker. A message costs {second * 1e6:.0f} us to each other worker and {byte * 1e9:.2f} ns a "
+        f"CPU ms of one worker. An all-to-all costs {call * 1e6:.0f} us, {message * 1e6:.0f} us more for each other "
     )
-    about += f"byte sent and taken in, fitted to {len(messages)} sizes.\n\n"
-    figures = {"arguments": vars(arguments), "runs": found, "messages": messages, "message_s": second, "byte_s": byte}
+    about += f"worker and {byte * 1e9:.2f} ns a byte sent and taken in, fitted to {len(messages)} measurements.\n\n"
+    fitted = {"call_s": call, "message_s": message, "byte_s": byte}
+    figures = {"arguments": vars(arguments), "runs": found, "messages": messages, **fitted}
     write_result("one-of-many", figures, about + markdown(header, lines))
 
 
@@ -174,7 +175,7 @@ class Others:
             yield
 
     def all_to_all_single(
-        self, found: Tensor, values: Tensor, back: list[int] = (), out: list[int] = (), group: Any = None
+        self, found: Tensor, values: Tensor, back: Sequence[int] = (), out: Sequence[int] = (), group: Any = None
     ) -> None:
         if not back:  # pieces of equal size: totals, and dense gradients
             found.copy_(values)
@@ -192,12 +193,6 @@ class Others:
             for begin in range(0, len(flat), len(self.values)):
                 piece = flat[begin : begin + len(self.values)]
                 piece.copy_(self.values[: len(piece)])
-
-    def all_gather_single(self, everyone: Tensor, own: Tensor, group: Any = None) -> None:
-        everyone.view(self.workers, -1).copy_(own.view(1, -1).expand(self.workers, -1))
-
-    def all_reduce(self, values: Tensor, op: Any = None, group: Any = None) -> None:
-        pass
 
 
 def transport(processes: int) -> list[dict[str, float]]:
@@ -228,13 +223,15 @@ def send(rank: int, processes: int, folder: str, queue: Any) -> None:
     dist.destroy_process_group()
 
 
-def fit(messages: Sequence[dict[str, float]]) -> tuple[float, float]:
-    """Seconds a message to one other process, and seconds a byte to it, relative errors weighing alike."""
+def fit(messages: Sequence[dict[str, float]]) -> tuple[float, float, float]:
+    """Seconds an all-to-all, seconds more for each other process, and for each byte to one; relative errors weighing
+    alike."""
     others = np.array([line["processes"] - 1 for line in messages])
     sizes, seconds = (np.array([line[key] for line in messages]) for key in ("bytes", "seconds"))
-    columns = np.stack([others, others * sizes], 1)
-    (a, b), *_ = np.linalg.lstsq(columns / seconds[:, None], np.ones(len(seconds)), rcond=None)
-    return float(a), float(b)
+    columns = np.stack([np.ones(len(seconds)), others, others * sizes], 1)
+    found, *_ = np.linalg.lstsq(columns / seconds[:, None], np.ones(len(seconds)), rcond=None)
+    call, message, byte = (float(value) for value in found)
+    return call, message, byte
 
 
 if __name__ == "__main__":
