@@ -106,13 +106,12 @@ def measure(rows: int, workers: int, batch: int, steps: int) -> dict[str, float]
     with others.emulated():
         learner = Learner(job.open_problem(CPU), config, Context(0, workers), steps=steps + 4)
         (placement,), network = learner.placements, learner.network
-        assert hasattr(network, "asked")
         for move in (False, True):
             coming: deque[tuple[Batch, Any]] = deque()
             for step, shares in enumerate(table_size.batches(0, 1, case)):
                 plan = None
                 if isinstance(placement, Sharded):
-                    (asked,) = network.asked(shares)
+                    (asked,) = network.asked(shares)  # type: ignore[operator]
                     others.draw()
                     plan = timed("plan", partial(placement.plan, asked))
                     if move and coming:
@@ -170,19 +169,25 @@ class Others:
         if self.workers == 1:
             yield
             return
-        names: Any = {"is_initialized": lambda: True, "get_world_size": lambda: self.workers, "get_rank": lambda: 0}
+        names: Any = {
+            "new_group": lambda ranks, **_: ranks,
+            "is_initialized": lambda: True,
+            "get_world_size": lambda: self.workers,
+            "get_rank": lambda: 0,
+        }
         with mock.patch.multiple(dist, all_to_all_single=self.all_to_all_single, **names):
             yield
 
     def all_to_all_single(
         self, found: Tensor, values: Tensor, back: Sequence[int] = (), out: Sequence[int] = (), group: Any = None
     ) -> None:
-        if not back:  # pieces of equal size: totals, and dense gradients
-            found.copy_(values)
-        elif values.dtype == torch.int64:  # how many ids come
+        if values.dtype == torch.int64:  # how many ids come
             found.fill_(1)
-            found[0] = values[0]
-            found[1:, 0] = torch.tensor([len(asked) for asked in self.asked])
+            counts = found.view(-1, 2)
+            counts[0] = values.view(-1, 2)[0]
+            counts[1:, 0] = torch.tensor([len(asked) for asked in self.asked])
+        elif not back:  # pieces of equal size: totals, and dense gradients
+            found.copy_(values)
         elif values.dtype == torch.int32:
             found[: back[0]] = values[: out[0]]
             found[back[0] :] = torch.from_numpy(np.concatenate(self.asked))

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from distributed.tables.collectives import TIMEOUT_S, communicating
+from distributed.tables.collectives import TIMEOUT_S, communicating, connect
 from distributed.tables.protocol import Placement, Sums
 from distributed.tables.sharded import Sharded
 
@@ -42,6 +42,7 @@ class Ahead:
     ) -> None:
         self.network, self.placements, self.prefetch, self.update = network, placements, prefetch, update
         self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=TIMEOUT_S))
+        connect(self.group)
         self.tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self.moving: Future[None] | None = None
         # A daemon: a process whose thread waits for a lost worker must be able to end.

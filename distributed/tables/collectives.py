@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data.errors import UserError
+from distributed.tables.grid import Grid, make_grid
 
 sent: Counter[str] = Counter()
 """Bytes of table rows that this process has handed to others: "ids", "rows" (vectors and gradients), "counts", and
@@ -107,26 +108,41 @@ def sum_flat(flat_N: Tensor) -> Tensor:
         return flat_N
     workers = world_size()
     size = -(-len(flat_N) // workers)
-    padded, found = flat_N.new_zeros(workers * size), flat_N.new_empty(workers * size)
+    padded = flat_N.new_zeros(workers * size)
     padded[: len(flat_N)] = flat_N
-    with communicating():
-        dist.all_to_all_single(found, padded)
-        total, *others = found.view(workers, size)
-        for piece in others:
-            total += piece
-        dist.all_to_all_single(found, total.repeat(workers))
-    return found[: len(flat_N)]
+    total, *others = swap(padded.view(workers, size))
+    for piece in others:
+        total += piece
+    return swap(total.expand(workers, size)).view(-1)[: len(flat_N)]
+
+
+_grids: dict[Group, Grid] = {}
+
+
+def connect(group: Group = None) -> None:
+    """Lay out the grid by which small messages go, for a group of all workers. All of them call it, from the training
+    thread."""
+    _grids.pop(group, None)
+    if world_size() > 1 and (grid := make_grid(TIMEOUT_S)) is not None:
+        _grids[group] = grid
+
+
+def swap(blocks_WN: Tensor, group: Group = None) -> Tensor:
+    """(W, N): block w goes to worker w; back come those that the workers had for this one, in the order of ranks."""
+    with communicating(group):
+        grid = _grids.get(group)
+        if grid is not None and blocks_WN.device.type == "cpu":
+            return grid.swap(blocks_WN.contiguous())
+        found = blocks_WN.new_empty(blocks_WN.shape)
+        dist.all_to_all_single(found.view(-1), blocks_WN.contiguous().view(-1), group=group)
+    return found
 
 
 def gather_numbers(numbers_N: Tensor, group: Group = None) -> Tensor:
     """(W, N): every worker's numbers, in the order of ranks."""
     if world_size() == 1:
         return numbers_N.unsqueeze(0)
-    everyone = numbers_N.new_empty(world_size() * len(numbers_N))
-    with communicating(group):
-        # an all-to-all for gloo's sake: see sum_flat
-        dist.all_to_all_single(everyone, numbers_N.repeat(world_size()), group=group)
-    return everyone.view(world_size(), -1)
+    return swap(numbers_N.expand(world_size(), len(numbers_N)), group)
 
 
 def gather_rows(rows_U: Tensor, sizes: Sequence[int], kind: str, group: Group = None) -> Tensor:

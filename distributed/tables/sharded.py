@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distributed.tables.collectives import Group, exchange, world_size
+from distributed.tables.collectives import Group, count_sent, exchange, swap, world_size
 from distributed.tables.protocol import Sums, add_by_rank, wire_ids
 from models.embedding import EmbeddingTable, TouchedRows
 
@@ -121,7 +121,8 @@ class Sharded:
         row_U = key_U - owner_U * most
         out = torch.bincount(owner_U, minlength=self.workers)
         counts_W2 = torch.stack([out, torch.full_like(out, int(more))], 1)
-        found = exchange(counts_W2, [1] * self.workers, [1] * self.workers, "counts", group).tolist()
+        found = swap(counts_W2, group).tolist()
+        count_sent("counts", COUNTS * (self.workers - 1))
         sizes, back = out.tolist(), [count for count, _ in found]
         rows_A = exchange(row_U.to(wire_ids(self.table.rows)), sizes, back, "ids", group).long()
         ids_V, position_A = torch.unique(rows_A, return_inverse=True)

@@ -18,7 +18,7 @@ from distributed.checkpoint.rows import RowTensor
 from distributed.config import TrainConfig
 from distributed.context import Context
 from distributed.tables.ahead import Ahead, cores_to_spare
-from distributed.tables.collectives import agree, gather_numbers, sum_gradients, world_size
+from distributed.tables.collectives import agree, connect, gather_numbers, sum_gradients, world_size
 from distributed.tables.placement import embedding_tables, place, share_of
 from distributed.tables.protocol import Sums
 from distributed.training.optimizers import build_row_optimizer, rate_factor
@@ -42,6 +42,7 @@ class Learner:
             self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.tables = embedding_tables(self.network)
+        connect()
         self.placements = place(self.network, config.tables, config.wire)
         self.row_optimizers = [
             build_row_optimizer(settings.embedding, table.weight, settings.embedding_learning_rate)
