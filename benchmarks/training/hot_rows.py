@@ -14,7 +14,7 @@ import tyro
 
 from benchmarks.bench import markdown, write_result
 from benchmarks.training import table_size
-from distributed.tables.grid import LEAST, sides
+from distributed.tables.grid import MANY, sides
 
 WIDTH, FIELDS = table_size.Arguments.width, table_size.Arguments.fields
 
@@ -39,7 +39,7 @@ def main(arguments: Arguments) -> None:
                 cold = own[own % (rows // FIELDS) >= hot // FIELDS]
                 late = np.isin(cold, first, assume_unique=True).mean()
                 away = 1 - 1 / workers
-                hops = len(sides(workers)) if workers >= LEAST else 1
+                hops = len(sides(workers)) if workers >= MANY else 1
                 sent = 8 * WIDTH * away * len(cold) + 2 * hops * 4 * WIDTH * hot * away
                 found.append({"rows": rows, "workers": workers, "hot": hot, "distinct": len(own), "cold": len(cold),
                               "touched_by_all": len(second), "late": late, "sent": sent})  # fmt: skip

@@ -175,7 +175,7 @@ class Others:
             "get_world_size": lambda: self.workers,
             "get_rank": lambda: 0,
         }
-        with mock.patch.multiple(dist, all_to_all_single=self.all_to_all_single, **names):
+        with mock.patch.multiple(dist, all_to_all_single=self.all_to_all_single, all_reduce=mock.Mock(), **names):
             yield
 
     def all_to_all_single(

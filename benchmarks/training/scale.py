@@ -11,8 +11,9 @@ A worker is one core. With sharded tables its step on b rows takes
 s, the step, and p, the plan of the batch to come, are the CPU seconds of one worker of W that one_of_many.py measured;
 t(b) is the same for a worker alone. Messages are all-to-alls: between all workers for row numbers, vectors and
 gradients; between the rows and the columns of their grid (tables/grid.py) for counts, totals and dense gradients, these
-to be added up and back. Each costs the core what one_of_many.py measured a call, a message and a byte. The wire adds
-its bytes and one latency for each: gloo sends the messages of an all-to-all at once.
+to be added up and back; few workers have no grid, and dense gradients go twice round a ring. Each costs the core what
+one_of_many.py measured a call, a message and a byte. The wire adds its bytes and one latency for each: gloo sends the
+messages of an all-to-all at once.
 
 With two cores a worker, plans are made on the second one: p, and the messages of counts and row numbers, are hidden
 behind the step. Ahead of "rows" too, what two batches do not share travels there as well, and only the rest of the
@@ -33,7 +34,7 @@ from benchmarks.training import table_size
 from benchmarks.training.cost_growth import BASE
 from benchmarks.training.table_bytes import bytes_of_rows, bytes_per_step, bytes_to_all
 from distributed.context import CPU
-from distributed.tables.grid import LEAST, sides
+from distributed.tables.grid import MANY, sides
 from models.rows import EVERY_ROW
 
 
@@ -144,14 +145,19 @@ def predict(costs: Costs, arguments: Arguments, batch: int, case: Case) -> dict[
     sent = 0.0
     if workers > 1:
         parts["jitter"] = arguments.jitter * alone["step"]
-        hops = [side - 1 for side in sides(workers)] if workers >= LEAST else [workers - 1]
+        hops = [side - 1 for side in sides(workers)] if workers >= MANY else [workers - 1]
         dense = 2 * len(hops) * 4 * costs.dense  # there and back, at each hop nearly all of it
+        by_grid = sum(costs.call + count * costs.message for count in hops)
+        # totals, and dense gradients
+        shared, turns = 3 * by_grid, 3 * len(hops)
+        if workers < MANY:
+            shared, turns = by_grid + costs.call + 2 * (workers - 1) * costs.message, 1 + 2 * (workers - 1)
         if case.tables == "replicated":
             distinct = round(alone["distinct"])
             rows = bytes_to_all(distinct, BASE.width, workers)
             sent = rows + dense
             parts["own work"] += costs.handing * distinct * workers / 2
-            parts["wire"] = sent / bandwidth + (2 * (workers - 1) + 3 * len(hops)) * latency
+            parts["wire"] = sent / bandwidth + (2 * (workers - 1) + turns) * latency
         else:
             run = costs.one[case.rows, workers, batch]
             distinct, asked = round(run["distinct"]), round(run["asked"])
@@ -160,7 +166,6 @@ def predict(costs: Costs, arguments: Arguments, batch: int, case: Case) -> dict[
             rows = case.number * BASE.width * (away + others)
             sent = ahead + rows + dense
             direct = costs.call + (workers - 1) * costs.message
-            by_grid = sum(costs.call + count * costs.message for count in hops)
             beside = run["plan"] + direct + by_grid + costs.byte * ahead
             waited = dense + rows
             parts["own work"] = run["step"]
@@ -168,8 +173,8 @@ def predict(costs: Costs, arguments: Arguments, batch: int, case: Case) -> dict[
                 waited = dense + rows * run["late"]
                 beside += run["divide"] + run["move"] + 3 * direct + costs.byte * (rows + dense - waited)
                 parts["own work"] = run["step_after_move"]
-            parts["messages"] = 2 * direct + 3 * by_grid + costs.byte * waited
-            parts["wire"] = waited / bandwidth + (2 + 3 * len(hops)) * latency
+            parts["messages"] = 2 * direct + shared + costs.byte * waited
+            parts["wire"] = waited / bandwidth + (2 + turns) * latency
             if case.cores == 1:
                 parts["plan"] = beside
             else:  # hidden, unless it takes longer than the step

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data.errors import UserError
-from distributed.tables.grid import Grid, make_grid
+from distributed.tables.grid import MANY, Grid, make_grid
 
 sent: Counter[str] = Counter()
 """Bytes of table rows that this process has handed to others: "ids", "rows" (vectors and gradients), "counts", and
@@ -99,10 +99,10 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
 def sum_flat(flat_N: Tensor) -> Tensor:
     """The sum over all workers, the same bits on each.
 
-    On CPUs each worker adds up one piece of it, in the order of ranks, and hands it out. gloo sends the messages of an
-    all-to-all at once, where those of its all-reduce wait for each other, twice round the ring.
+    From MANY workers on, on CPUs, each adds up one piece of it, in the order of ranks, and hands it out: the messages
+    of gloo's all-reduce wait for each other, twice round the ring.
     """
-    if flat_N.device.type != "cpu":
+    if flat_N.device.type != "cpu" or world_size() < MANY:
         with communicating():
             dist.all_reduce(flat_N, op=dist.ReduceOp.SUM)
         return flat_N

@@ -14,8 +14,8 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-LEAST = 16
-"""Below so many workers all send to all at once."""
+MANY = 9
+"""From so many workers on it pays: below, all send to all."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def sides(workers: int) -> tuple[int, int]:
     return rows, workers // rows
 
 
-def make_grid(timeout_s: float, least: int = LEAST) -> Grid | None:
+def make_grid(timeout_s: float, least: int = MANY) -> Grid | None:
     """The grid of all workers, who must call it at the same time; None where it would not save messages."""
     workers, rank = dist.get_world_size(), dist.get_rank()
     rows, columns = sides(workers)
