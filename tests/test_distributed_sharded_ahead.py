@@ -44,7 +44,7 @@ def in_process(rank: int, workers: int, folder: str, jobs: dict[str, TrainJob]) 
     """One process of a gloo group. What it asserts fails the spawn, and so the fixture below."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{workers}", rank=rank, world_size=workers)
-    for name in OPTIMIZERS:
+    for name in OPTIMIZERS[: 2 if workers == 2 else 1]:
         check_same_bits(rank, workers, jobs[name])
     if workers == 2:
         check_bytes(rank, workers)
