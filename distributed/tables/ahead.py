@@ -13,6 +13,7 @@ import os
 import queue
 import socket
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -30,6 +31,18 @@ from distributed.tables.sharded import Sharded
 Task = tuple[Callable[..., Any], tuple[Any, ...], "Future[Any]"]
 
 
+def work(tasks: "queue.SimpleQueue[Task | None]") -> None:
+    """What the thread does, until it is handed None. It holds nothing of a training but the task at hand."""
+    torch.set_grad_enabled(False)
+    while (item := tasks.get()) is not None:
+        task, arguments, result = item
+        try:
+            result.set_result(task(*arguments))
+        except BaseException as error:
+            result.set_exception(error)
+        del item, task, arguments, result
+
+
 class Ahead:
     """One worker's thread. All workers of the process group make one at the same time.
 
@@ -43,10 +56,11 @@ class Ahead:
         self.network, self.placements, self.prefetch, self.update = network, placements, prefetch, update
         self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=TIMEOUT_S))
         connect(self.group)
-        self.tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self.moving: Future[None] | None = None
         # A daemon: a process whose thread waits for a lost worker must be able to end.
-        threading.Thread(target=self._work, name="tables-ahead", daemon=True).start()
+        threading.Thread(target=work, args=(self.tasks,), name="tables-ahead", daemon=True).start()
+        weakref.finalize(self, self.tasks.put, None)
 
     def batches(self, given: Iterator[Any], device: torch.device) -> Iterator[Any]:
         """The given batches on the device, each once its plan is there. They must be one unbroken run of steps.
@@ -89,16 +103,6 @@ class Ahead:
         between two steps."""
         self.finish()
         self._apply_kept(None)
-
-    def _work(self) -> None:
-        torch.set_grad_enabled(False)
-        while True:
-            task, arguments, result = self.tasks.get()
-            try:
-                result.set_result(task(*arguments))
-            except BaseException as error:
-                result.set_exception(error)
-            del task, arguments, result
 
     def _hand_over(self, task: Callable[..., Any], *arguments: Any) -> "Future[Any]":
         result: Future[Any] = Future()
