@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from distributed.checkpoint.rows import RowTensor
-from distributed.tables.collectives import exchange, gather_numbers, sum_over_workers, world_size
+from distributed.tables.collectives import exchange, gather_numbers, sum_flat, world_size
 from distributed.tables.node import Neighbours
 from models.embedding import EmbeddingTable, TouchedRows
 from models.rows import Share, initial_rows
@@ -73,10 +73,10 @@ class NodeTables:
             placement.lay()
 
     def add(self, flat_N: Tensor) -> Tensor:
-        """In place: the sum over all workers of their dense gradients. What was laid open can be collected then."""
+        """The sum over all workers of their dense gradients. What was laid open can be collected then."""
         if not self.alone or world_size() > MOST_ADDED:
             self.neighbours.arrive()
-            sum_over_workers(flat_N)
+            flat_N = sum_flat(flat_N)
             self.settle()
             return flat_N
         if self.dense_WN is None:

@@ -17,6 +17,7 @@ from data.measure import measured
 from distributed.config import TrainConfig
 from distributed.context import Context
 from distributed.reporting.reporter import Diverged
+from distributed.tables.collectives import TIMEOUT_S
 from distributed.training.job import TrainJob
 from distributed.training.loop import OnEpoch, train
 from distributed.training.own_cluster import is_own
@@ -26,8 +27,6 @@ from funnel.problem import Problem
 from funnel.registry import DEFAULT_PROBLEM, find_problem
 
 MAX_FAILURES = 1000  # of a long run on machines that come and go; worker_group.Failures ends one that gets no further
-COLLECTIVE_TIMEOUT_S = 300
-"""A worker waits so long for another. More than one may rightly need: to read a cold file, to write its shard."""
 RESIZE_EVERY_S = 15.0
 """How often a group of changing size looks for new nodes. A change costs a start of the group, but no step."""
 DIVERGED, STOPPED = "diverged", "stopped"
@@ -136,7 +135,7 @@ def run_training(
             use_gpu=with_gpus,
             elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
         ),
-        torch_config=NoticedTorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        torch_config=NoticedTorchConfig(timeout_s=TIMEOUT_S),
         run_config=RunConfig(
             name="ray_train",
             storage_path=job.run,

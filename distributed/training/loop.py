@@ -51,8 +51,8 @@ def train(job: TrainJob, context: Context | None = None, on_epoch: OnEpoch | Non
         try:
             # A run that was killed after its last epoch finds itself finished here, and only evaluates.
             while not progress.finished:
-                for batch in recorder.batches():
-                    terms = learner.step(batch.to(device), progress.step)
+                for batch in learner.upcoming(recorder.batches()):
+                    terms = learner.step(batch, progress.step)
                     recorder.stepped(terms, len(batch))
                 # The epoch is chosen by the validation part alone; test is looked at once, below.
                 valid = job.parts["valid"]

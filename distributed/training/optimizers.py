@@ -21,6 +21,9 @@ class RowOptimizer(Protocol):
     def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor, vectors_VE: Tensor | None = None) -> None:
         """Move the rows. vectors_VE: what they hold now, if the caller has it, so that it is not read again."""
 
+    def reopen(self) -> None:
+        """The next call of `step` is part of the last one: it moves other rows of the same batch."""
+
     def state(self) -> dict[str, Tensor]: ...
 
     def load(self, state: dict[str, Tensor]) -> None: ...
@@ -57,6 +60,9 @@ class RowAdam:
         # Writing rows that were read takes a third of the time of index_add_.
         table.index_copy_(0, ids_V, torch.addcdiv(vectors_VE, mean_VE, square_VE.sqrt_().add_(self.eps), value=-rate))
 
+    def reopen(self) -> None:
+        self.steps -= 1
+
     def state(self) -> dict[str, Tensor]:
         return {"mean": self.mean, "square": self.square, "steps": torch.tensor(self.steps)}
 
@@ -82,6 +88,9 @@ class RowAdagrad:
         factor_V = total_V.sqrt_().add_(self.eps).reciprocal_()
         vectors_VE = table.index_select(0, ids_V) if vectors_VE is None else vectors_VE
         table.index_copy_(0, ids_V, torch.addcmul(vectors_VE, gradient_VE, factor_V.unsqueeze(1), value=-self.rate))
+
+    def reopen(self) -> None:
+        pass
 
     def state(self) -> dict[str, Tensor]:
         return {"total": self.total}
