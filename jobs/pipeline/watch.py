@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import hidden, sync_directory, write_whole
 from data.generate import WHOLE_DAY
 from data.labels import check_labels
 from data.log import Log, open_log
@@ -24,12 +23,13 @@ from funnel.numbers import counted
 from jobs.evolve.conduct import POLICY_FILE
 from jobs.pipeline.days import cut_day, look
 from jobs.pipeline.plan import DAY_RESAMPLES, Plan
+from jobs.pipeline.published import serve, write_days
 from jobs.pipeline.record import Record, Stage
 from jobs.pipeline.stages import evaluate_stage, evolve_stage, export_stage, score_part, score_stage, train_stage
 from jobs.run.directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_json, write_json
 from jobs.run.records import reading_from
 
-DAYS, DAYS_FILE, CURRENT = "days", "days.jsonl", "current"
+DAYS, DAYS_FILE = "days", "days.jsonl"
 CHECKED = ("train", "evolve", "export")
 ENDINGS = (".auc", ".log_loss", ".pcoc", ".ece")
 """Of the evaluation's figures, those that a day keeps, but not those of slices."""
@@ -335,21 +335,6 @@ def untunable(plan: Plan, log: Log) -> str:
 
 def files(where: Path) -> list[Path]:
     return [path for path in where.rglob("*") if path.is_file()]
-
-
-def write_days(path: Path, days: dict[str, dict[str, Any]]) -> None:
-    """days.jsonl, a line a day in their order, whole or not at all."""
-    lines = [{key: value for key, value in days[day].items() if key != "pruned"} for day in sorted(days)]
-    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def serve(out: Path, place: Path) -> None:
-    """OUT/current leads to the last day that was learned from; it changes at once."""
-    temporary = hidden(out / CURRENT, "tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(place.relative_to(out))
-    temporary.replace(out / CURRENT)
-    sync_directory(out)
 
 
 def has_days(record: Record) -> bool:
