@@ -15,8 +15,8 @@ from torch.autograd.function import once_differentiable
 
 
 class ExpertLayers(torch.autograd.Function):
-    """(X, x_BI, gates_GI, first weight (X H, I), first bias (X H), then weight_XIH and bias_X1H of each further layer) ->
-    (outputs_BXH after ReLU, logits_BG = x gates^T).
+    """(X, x_BI, gates_GI, first weight (X H, I), first bias (X H), then weight_XIH and bias_X1H of each layer after it)
+    -> (outputs_BXH after ReLU, logits_BG = x gates^T).
 
     With y_1 = relu(x W_1^T + b_1) and y_l = relu(y_(l-1) W_l + b_l); the derivative of ReLU at 0 is 0, as torch's.
     """
@@ -47,14 +47,17 @@ class ExpertLayers(torch.autograd.Function):
         layers, weights = saved[: len(saved) // 2], saved[len(saved) // 2 :]
         inputs = [by_expert(first[:, :width], experts), *layers]
         found: list[Tensor] = []
+        grad = torch.empty_like(first)
+        first_XBH = by_expert(grad[:, :width], experts)
         grad_XBH = grad_BXH.transpose(0, 1)
         for layer in reversed(range(len(layers))):
             own_XBH = torch.ops.aten.threshold_backward(grad_XBH, layers[layer], 0)
             found = [torch.bmm(inputs[layer].transpose(1, 2), own_XBH), own_XBH.sum(1, keepdim=True), *found]
-            grad_XBH = torch.bmm(own_XBH, weights[layer].transpose(1, 2))
-        grad = torch.empty_like(first)
+            back_XHI = weights[layer].transpose(1, 2)
+            grad_XBH = torch.bmm(own_XBH, back_XHI) if layer else torch.bmm(own_XBH, back_XHI, out=first_XBH)
+        # in place where a product has just written it
         torch.ops.aten.threshold_backward.grad_input(
-            grad_XBH, inputs[0], 0, grad_input=by_expert(grad[:, :width], experts)
+            grad[:, :width] if layers else grad_BXH.flatten(1), first[:, :width], 0, grad_input=grad[:, :width]
         )
         grad[:, width:] = grad_BG
         grad_both = grad.t() @ x_BI

@@ -96,6 +96,8 @@ class Experts(nn.Module):
             self.weights.append(nn.Parameter(torch.empty(experts, wide, narrow).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(experts, 1, narrow).uniform_(-bound, bound)))
         self.dropout = nn.Dropout(dropout)
+        self.one_node = True
+        """Whether `with_gates` may be one node of the graph; torch.func's transforms cannot see into it."""
 
     def forward(self, x: Tensor) -> Tensor:
         h_XBH = self.dropout(torch.relu(self.first(x)))
@@ -105,7 +107,7 @@ class Experts(nn.Module):
 
     def with_gates(self, x_BI: Tensor, gates_GI: Tensor) -> tuple[Tensor, Tensor]:
         """(outputs_BXH of experts that all read x_BI, logits_BG = x gates^T), in training as one node of the graph."""
-        if self.dropout.p or not torch.is_grad_enabled():
+        if not self.one_node or self.dropout.p or not torch.is_grad_enabled():
             return self(x_BI), functional.linear(x_BI, gates_GI)
         rest = [tensor for pair in zip(self.weights, self.biases, strict=True) for tensor in pair]
         tensors = [x_BI, gates_GI, self.first.weight, self.first.bias, *rest]

@@ -58,7 +58,8 @@ class RowAdam:
         rate = self.rate * (1 - second**self.steps) ** 0.5 / (1 - first**self.steps)
         vectors_VE = table.index_select(0, ids_V) if vectors_VE is None else vectors_VE
         # Writing rows that were read takes a third of the time of index_add_.
-        table.index_copy_(0, ids_V, torch.addcdiv(vectors_VE, mean_VE, square_VE.sqrt_().add_(self.eps), value=-rate))
+        divisor_VE = square_VE.sqrt_().add_(self.eps)
+        table.index_copy_(0, ids_V, torch.addcdiv(vectors_VE, mean_VE, divisor_VE, value=-rate, out=divisor_VE))
 
     def reopen(self) -> None:
         self.steps -= 1
@@ -83,11 +84,14 @@ class RowAdagrad:
         self.total = zeros(table.shape[:1]).to(table.device)
 
     def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor, vectors_VE: Tensor | None = None) -> None:
-        total_V = self.total.index_select(0, ids_V).add_(gradient_VE.square().mean(1))
+        square_VE = gradient_VE.square()
+        total_V = self.total.index_select(0, ids_V).add_(square_VE.mean(1))
         self.total.scatter_(0, ids_V, total_V)
         factor_V = total_V.sqrt_().add_(self.eps).reciprocal_()
         vectors_VE = table.index_select(0, ids_V) if vectors_VE is None else vectors_VE
-        table.index_copy_(0, ids_V, torch.addcmul(vectors_VE, gradient_VE, factor_V.unsqueeze(1), value=-self.rate))
+        # The squares' memory is in the cache and free: what is written into the table is made there.
+        torch.addcmul(vectors_VE, gradient_VE, factor_V.unsqueeze(1), value=-self.rate, out=square_VE)
+        table.index_copy_(0, ids_V, square_VE)
 
     def reopen(self) -> None:
         pass
