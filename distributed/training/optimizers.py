@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from models.row_kernels import take_rows
+
 Zeros = Callable[[Sequence[int]], Tensor]
 """Where the state lies: makes float32 zeros of a shape."""
 
@@ -51,12 +53,12 @@ class RowAdam:
     def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor, vectors_VE: Tensor | None = None) -> None:
         self.steps += 1
         first, second = self.betas
-        mean_VE = self.mean.index_select(0, ids_V).lerp_(gradient_VE, 1 - first)
-        square_VE = self.square.index_select(0, ids_V).mul_(second).addcmul_(gradient_VE, gradient_VE, value=1 - second)
+        mean_VE = take_rows(self.mean, ids_V).lerp_(gradient_VE, 1 - first)
+        square_VE = take_rows(self.square, ids_V).mul_(second).addcmul_(gradient_VE, gradient_VE, value=1 - second)
         self.mean.index_copy_(0, ids_V, mean_VE)
         self.square.index_copy_(0, ids_V, square_VE)
         rate = self.rate * (1 - second**self.steps) ** 0.5 / (1 - first**self.steps)
-        vectors_VE = table.index_select(0, ids_V) if vectors_VE is None else vectors_VE
+        vectors_VE = take_rows(table, ids_V) if vectors_VE is None else vectors_VE
         # Writing rows that were read takes a third of the time of index_add_.
         divisor_VE = square_VE.sqrt_().add_(self.eps)
         table.index_copy_(0, ids_V, torch.addcdiv(vectors_VE, mean_VE, divisor_VE, value=-rate, out=divisor_VE))
@@ -88,7 +90,7 @@ class RowAdagrad:
         total_V = self.total.index_select(0, ids_V).add_(square_VE.mean(1))
         self.total.scatter_(0, ids_V, total_V)
         factor_V = total_V.sqrt_().add_(self.eps).reciprocal_()
-        vectors_VE = table.index_select(0, ids_V) if vectors_VE is None else vectors_VE
+        vectors_VE = take_rows(table, ids_V) if vectors_VE is None else vectors_VE
         # The squares' memory is in the cache and free: what is written into the table is made there.
         torch.addcmul(vectors_VE, gradient_VE, factor_V.unsqueeze(1), value=-self.rate, out=square_VE)
         table.index_copy_(0, ids_V, square_VE)
