@@ -112,7 +112,7 @@ def make_learner(values: int, precision: str, device: torch.device) -> Learner:
     schema = Schema(name="gpu", categorical=fields, numeric=(), labels={"click": "click", "conversion": "conversion"})
     settings = EntireSpaceSettings()
     tasks = list(find_objective(settings.objective.name).tasks)
-    problem = EntireSpace(settings, schema, {"tasks": tasks, "click_rate": 0.1, "conversion_rate": 0.1})
+    problem: Any = EntireSpace(settings, schema, {"tasks": tasks, "click_rate": 0.1, "conversion_rate": 0.1})
     learner = Learner(problem, TrainConfig(batch_size=BATCH, precision=precision), Context(device=device), 1000)
     learner.network.train()
     return learner

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks import gpu
 from benchmarks.gpu import Arguments, collectives, generation, main, make_batches, parity, relative
 
 
@@ -29,3 +30,15 @@ def test_a_generation_and_a_training_agree_with_themselves() -> None:
     arguments = Arguments("cpu", values=50, steps=1)
     assert parity(arguments, make_batches(50, 1), cpu)["parity.weights"] == 0
     assert relative(torch.tensor([1.0, -4.0]), torch.tensor([1.0, -3.0])) == 0.25
+
+
+def test_what_is_not_right_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    for name in ("training_rate", "embedding", "generation"):
+        value = 1.0 if name == "training_rate" else {"es.returns": 0.0} if name == "generation" else {}
+        monkeypatch.setattr(gpu, name, lambda *_, value=value: value)
+    monkeypatch.setattr(gpu, "make_batches", lambda _: [])
+    monkeypatch.setattr(gpu, "collectives", lambda _: {"collectives": {"objects": False}})
+    monkeypatch.setattr(gpu, "parity", lambda *_: {"parity.loss": float("nan"), "parity.weights": 0.5})
+    assert main(Arguments("cpu")) == 1
+    wrong = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wrong")]
+    assert len(wrong) == 3
