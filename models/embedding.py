@@ -188,6 +188,9 @@ class FusedEmbedding(nn.Module):
         for t, table in enumerate(self.tables):
             assert isinstance(table, EmbeddingTable)
             columns = self.singles[t]
+            if not self.bags_of[t]:
+                singles.append(table(asked[t]).view(rows, columns * table.width))
+                continue
             vectors_VE, position_R = table.distinct(asked[t])
             position_of = position_R.split([rows * columns, *(len(bags[m].ids_S) for m in self.bags_of[t])])
             singles.append(vectors_VE.index_select(0, position_of[0]).view(rows, columns * table.width))
