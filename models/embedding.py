@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.pooling import BagTensors, build_pooling
+from models.row_kernels import Distinct, HandOut, distinct_ids, take_rows, with_order
 from models.rows import EVERY_ROW, Share, initial_rows
 
 
@@ -53,21 +54,27 @@ class EmbeddingTable(nn.Module):
         self.distinct_ids: Callable[[Tensor], tuple[Tensor, Tensor]] = sorted_ids
 
     def own_rows(self, ids_U: Tensor) -> Tensor:
-        return self.weight.index_select(0, ids_U)
+        return take_rows(self.weight, ids_U) if self.training else self.weight.index_select(0, ids_U)
 
     def distinct(self, ids_R: Tensor) -> tuple[Tensor, Tensor]:
         """(vectors_VE, position_R) so that vectors_VE[position_R] are the ids' vectors; in training V is U."""
         if not (self.training and torch.is_grad_enabled()):
             return self.fetch(ids_R), torch.arange(len(ids_R), device=ids_R.device)
-        ids_U, position_R = self.distinct_ids(ids_R)
-        self.touched = TouchedRows(ids_U, self.fetch(ids_U).requires_grad_())
-        return self.touched.vectors_UE, position_R
+        vectors_UE, found = self._touch(ids_R)
+        return vectors_UE, found.position_R
+
+    def _touch(self, ids_R: Tensor) -> tuple[Tensor, Distinct]:
+        if self.distinct_ids is sorted_ids:
+            found = distinct_ids(ids_R, self.rows)
+        else:
+            found = with_order(*self.distinct_ids(ids_R))
+        self.touched = TouchedRows(found.ids_U, self.fetch(found.ids_U).requires_grad_())
+        return self.touched.vectors_UE, found
 
     def forward(self, ids_R: Tensor) -> Tensor:
         if not (self.training and torch.is_grad_enabled()):
             return self.fetch(ids_R)
-        vectors_UE, position_R = self.distinct(ids_R)
-        return vectors_UE.index_select(0, position_R)
+        return HandOut.apply(*self._touch(ids_R))
 
 
 def sorted_ids(ids_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,6 +188,9 @@ class FusedEmbedding(nn.Module):
         for t, table in enumerate(self.tables):
             assert isinstance(table, EmbeddingTable)
             columns = self.singles[t]
+            if not self.bags_of[t]:
+                singles.append(table(asked[t]).view(rows, columns * table.width))
+                continue
             vectors_VE, position_R = table.distinct(asked[t])
             position_of = position_R.split([rows * columns, *(len(bags[m].ids_S) for m in self.bags_of[t])])
             singles.append(vectors_VE.index_select(0, position_of[0]).view(rows, columns * table.width))

@@ -28,7 +28,7 @@ PARTS = {
     ("es", "data"): ("data.errors", "data.cpus", "data.files"),
     ("funnel", "es"): ("es.objectives.base", "es.policies", "es.hashing"),
     ("distributed", "funnel"): ("funnel.problem", "funnel.registry", "funnel.settings"),
-    ("distributed", "models"): ("models.embedding", "models.rows"),
+    ("distributed", "models"): ("models.embedding", "models.row_kernels", "models.rows"),
 }
 SHARED = ("problem", "tunable", "panels", "registry", "settings", "spaces", "batch", "rows", "network",
           "lists", "figures", "off_policy", "progress", "numbers", "tools")  # fmt: skip

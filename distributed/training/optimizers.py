@@ -4,12 +4,15 @@ Shapes: V touched rows, E width. `step(table, ids_V, gradient_VE)` changes the t
 decides the next step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from models.row_kernels import take_rows
+
+PIECE_ROWS = 8192
 Zeros = Callable[[Sequence[int]], Tensor]
 """Where the state lies: makes float32 zeros of a shape."""
 
@@ -51,14 +54,14 @@ class RowAdam:
     def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor, vectors_VE: Tensor | None = None) -> None:
         self.steps += 1
         first, second = self.betas
-        mean_VE = self.mean.index_select(0, ids_V).lerp_(gradient_VE, 1 - first)
-        square_VE = self.square.index_select(0, ids_V).mul_(second).addcmul_(gradient_VE, gradient_VE, value=1 - second)
-        self.mean.index_copy_(0, ids_V, mean_VE)
-        self.square.index_copy_(0, ids_V, square_VE)
         rate = self.rate * (1 - second**self.steps) ** 0.5 / (1 - first**self.steps)
-        vectors_VE = table.index_select(0, ids_V) if vectors_VE is None else vectors_VE
-        # Writing rows that were read takes a third of the time of index_add_.
-        table.index_copy_(0, ids_V, torch.addcdiv(vectors_VE, mean_VE, square_VE.sqrt_().add_(self.eps), value=-rate))
+        for ids, gradient, rows in pieces(table, ids_V, gradient_VE, vectors_VE):
+            mean = take_rows(self.mean, ids).lerp_(gradient, 1 - first)
+            square = take_rows(self.square, ids).mul_(second).addcmul_(gradient, gradient, value=1 - second)
+            self.mean.index_copy_(0, ids, mean)
+            self.square.index_copy_(0, ids, square)
+            # Writing rows that were read takes a third of the time of index_add_.
+            table.index_copy_(0, ids, torch.addcdiv(rows, mean, square.sqrt_().add_(self.eps), value=-rate))
 
     def reopen(self) -> None:
         self.steps -= 1
@@ -83,11 +86,11 @@ class RowAdagrad:
         self.total = zeros(table.shape[:1]).to(table.device)
 
     def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor, vectors_VE: Tensor | None = None) -> None:
-        total_V = self.total.index_select(0, ids_V).add_(gradient_VE.square().mean(1))
-        self.total.scatter_(0, ids_V, total_V)
-        factor_V = total_V.sqrt_().add_(self.eps).reciprocal_()
-        vectors_VE = table.index_select(0, ids_V) if vectors_VE is None else vectors_VE
-        table.index_copy_(0, ids_V, torch.addcmul(vectors_VE, gradient_VE, factor_V.unsqueeze(1), value=-self.rate))
+        for ids, gradient, rows in pieces(table, ids_V, gradient_VE, vectors_VE):
+            total = self.total.index_select(0, ids).add_(gradient.square().mean(1))
+            self.total.scatter_(0, ids, total)
+            factor = total.sqrt_().add_(self.eps).reciprocal_()
+            table.index_copy_(0, ids, torch.addcmul(rows, gradient, factor.unsqueeze(1), value=-self.rate))
 
     def reopen(self) -> None:
         pass
@@ -97,6 +100,19 @@ class RowAdagrad:
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.total.copy_(state["total"])
+
+
+def pieces(
+    table: Tensor, ids_V: Tensor, gradient_VE: Tensor, vectors_VE: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(ids, their gradients, what their rows hold), some thousand rows at a time: they stay in the cache from the first
+    operation to the last, and to read them from the table brings there what is written next. On a GPU all at once.
+    """
+    if table.device.type != "cpu":
+        yield ids_V, gradient_VE, table.index_select(0, ids_V) if vectors_VE is None else vectors_VE
+        return
+    for ids, gradient in zip(ids_V.split(PIECE_ROWS), gradient_VE.split(PIECE_ROWS), strict=True):
+        yield ids, gradient, take_rows(table, ids)
 
 
 def rate_factor(schedule: str, step: int, steps: int) -> float:
