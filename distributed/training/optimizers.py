@@ -48,8 +48,8 @@ class RowAdam:
     ) -> None:
         self.rate, self.betas, self.eps = rate, betas, eps
         self.steps = 0
-        self.mean = zeros(table.shape).to(table.device)
-        self.square = zeros(table.shape).to(table.device)
+        self.mean = zeros(table.shape).to(table)
+        self.square = zeros(table.shape).to(table)
 
     def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor, vectors_VE: Tensor | None = None) -> None:
         self.steps += 1
@@ -83,7 +83,7 @@ class RowAdagrad:
 
     def __init__(self, table: Tensor, rate: float, zeros: Zeros = torch.zeros, eps: float = 1e-10) -> None:
         self.rate, self.eps = rate, eps
-        self.total = zeros(table.shape[:1]).to(table.device)
+        self.total = zeros(table.shape[:1]).to(table)
 
     def step(self, table: Tensor, ids_V: Tensor, gradient_VE: Tensor, vectors_VE: Tensor | None = None) -> None:
         for ids, gradient, rows in pieces(table, ids_V, gradient_VE, vectors_VE):
