@@ -38,7 +38,7 @@ class Arguments:
 def ours(start_NE: Tensor) -> tuple[Way, Tensor]:
     table = EmbeddingTable(len(start_NE), WIDTH).train()
     table.weight.copy_(start_NE)
-    optimizer = RowAdagrad(table.weight, RATE, EPS)
+    optimizer = RowAdagrad(table.weight, RATE, eps=EPS)
 
     def step(ids_R: Tensor, gradient_RE: Tensor) -> None:
         table(ids_R).backward(gradient_RE)
