@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from data.derive import derived_type
 from data.errors import UserError
 from data.kinds import INTEGERS, TEXT, common_type, id_kind, is_list, is_number, single
 from data.schema import SCHEMA_FILE, Schema
@@ -15,10 +16,14 @@ FLOAT_IDS = "; where pandas made whole numbers floats, astype('Int64') brings th
 
 @dataclass(frozen=True)
 class FileColumns:
-    """Types of the schema's columns in one file."""
+    """Types of the schema's columns in one file; those of features that are made of others, too."""
 
     path: str
     types: Mapping[str, pa.DataType]
+    absent: tuple[str, ...] = ()
+    """Columns of features alone that the file does not have: their types are null."""
+    found: tuple[str, ...] = ()
+    """All columns of the file."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +35,21 @@ class Kind:
 
 
 def check_columns(schema: Schema, found: pa.Schema, path: str) -> FileColumns:
-    """Raise UserError naming file and column if a column of the schema is absent, there twice or of a wrong type."""
-    for name in schema.all_columns:
-        if name not in found.names:
-            raise UserError(f"{path}: no column {name!r}, which {SCHEMA_FILE} names; it has {', '.join(found.names)}")
-        if found.names.count(name) > 1:
+    """Raise UserError naming file and column if a column of the schema is absent, there twice or of a wrong type.
+
+    A column of features alone may be absent: see whole_columns.
+    """
+    raw, absent = schema.raw(schema.all_columns), []
+    may_be_absent = set(raw) - set(schema.raw(schema.keys))
+    for name in raw:
+        if name not in found.names and name in may_be_absent:
+            absent.append(name)
+        elif name not in found.names:
+            refuse_absent(path, name, found.names)
+        elif found.names.count(name) > 1:
             raise UserError(f"{path}: has {found.names.count(name)} columns named {name!r}; rename all but one")
-    types = {name: found.field(name).type for name in schema.all_columns}
+    types = {name: pa.null() if name in absent else found.field(name).type for name in raw}
+    types |= {name: derived_type(source, types, path) for name, source in schema.sources.items()}
     for field in schema.categorical:
         kind = types[field.name]
         lists = is_list(kind)
@@ -62,7 +75,23 @@ def check_columns(schema: Schema, found: pa.Schema, path: str) -> FileColumns:
     if schema.truth and schema.exposure:
         kind = types[schema.exposure]
         expect_id((INTEGERS,), path, schema.exposure, kind, "integers", "the exposure key that joins a truth")
-    return FileColumns(path, types)
+    return FileColumns(path, types, tuple(absent), tuple(found.names))
+
+
+def refuse_absent(path: str, name: str, has: Iterable[str], more: str = "") -> None:
+    raise UserError(f"{path}: no column {name!r}, which {SCHEMA_FILE} names; it has {', '.join(has)}{more}")
+
+
+def whole_columns(files: Sequence[FileColumns]) -> None:
+    """Raise UserError for a column that no file has, or that files lose. In the order of their paths a log may grow
+    one: it is missing in all rows of the files before."""
+    for name in dict.fromkeys(name for file in files for name in file.absent):
+        having = [index for index, file in enumerate(files) if name not in file.absent]
+        first = having[0] if having else 0
+        lacking = next((file for file in files[first:] if name in file.absent), None)
+        if lacking is not None:
+            more = f"; {files[first].path} before it has one: a log may gain a column, not lose it" if having else ""
+            refuse_absent(lacking.path, name, (one for one in lacking.found if one != name), more)
 
 
 def expect_id(fits: Sequence[str], path: str, name: str, kind: pa.DataType, right: str, role: str) -> None:
@@ -131,4 +160,15 @@ def feature_kinds(schema: Schema, parts: Iterable[Mapping[str, Kind]]) -> dict[s
 
 def common_types(schema: Schema, files: Sequence[FileColumns]) -> dict[str, pa.DataType]:
     """One type for each column of the schema that all files' rows fit into, for whoever joins them in one table."""
-    return {name: common_type([file.types[name] for file in files]) for name in schema.all_columns}
+    names = dict.fromkeys([*schema.all_columns, *schema.raw(schema.all_columns)])
+    found = {}
+    for name in names:
+        kinds = [file.types[name] for file in files]
+        is_id = name in schema.all_columns
+        try:
+            found[name] = common_type(kinds)
+        except TypeError:
+            if is_id:
+                raise
+            found[name] = kinds[0]  # a moment, say: nobody joins it but to look at it
+    return found

@@ -15,8 +15,10 @@ from data.bags import Bags, list_values
 from data.errors import UserError
 from data.hashing import hash_array
 from data.kinds import is_list, is_text, number
+from data.kinds import one_chunk as one_chunk
 from data.log import Log, Part, PartFile
 from data.schema import WITHIN, CategoricalField, Schema
+from data.transforms import apply
 
 FLOAT32_MOST = float(np.finfo(np.float32).max)
 
@@ -103,7 +105,7 @@ class Encoder:
         for k, single in enumerate(schema.single):
             field, vocabulary, offset = self._parts[single.name]
             np.add(field_ids(field, vocabulary, one_chunk(table, field.name)), offset, out=ids_KR[k])
-        numeric_RN = numeric_values(table, schema.numeric)
+        numeric_RN = numeric_values(table, schema.numeric, schema)
         infinite = is_infinite(numeric_RN)
         if infinite.any():
             raise UserError(f"column {schema.numeric[int(infinite.argmax())]!r} has an infinite value")
@@ -177,11 +179,6 @@ def marked(ids_R: np.ndarray, column: pa.Array) -> np.ndarray:
     return ids_R
 
 
-def one_chunk(table: pa.Table, name: str) -> pa.Array:
-    combined = table.column(name).combine_chunks()
-    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
-
-
 EXACT = (pa.float32(), pa.float16(), pa.int16(), pa.int8(), pa.uint16(), pa.uint8(), pa.bool_())
 """Types whose numbers float32 holds."""
 
@@ -192,8 +189,9 @@ def label_number(table: pa.Table, name: str) -> np.ndarray:
     return np.nan_to_num(values_R) if np.isnan(values_R).any() else values_R
 
 
-def numeric_values(table: pa.Table, names: Sequence[str]) -> np.ndarray:
-    """R x N numbers: float32, or float64 where a column is of a type that float32 would round.
+def numeric_values(table: pa.Table, names: Sequence[str], schema: Schema | None = None) -> np.ndarray:
+    """R x N numbers, transformed as the schema says: float32, or float64 where a column is of a type that float32 would
+    round. Raises UserError naming the column that a transform cannot take.
 
     Far from 0 what float32 leaves of a number may not tell one row from another: epoch milliseconds come in steps of
     two minutes. So the mean is taken away first, in the model (models/layers.py: Standardise).
@@ -201,9 +199,20 @@ def numeric_values(table: pa.Table, names: Sequence[str]) -> np.ndarray:
     types = {table.schema.field(name).type for name in names}
     wide = any((kind.value_type if pat.is_dictionary(kind) else kind) not in EXACT for kind in types)
     values_RN = np.empty((table.num_rows, len(names)), np.float64 if wide else np.float32)
+    transforms = schema.transforms if schema else {}
     for n, name in enumerate(names):
-        values_RN[:, n] = number(table, name, wide)
+        values_RN[:, n] = (
+            transformed(table, name, schema) if schema and name in transforms else number(table, name, wide)
+        )
     return values_RN
+
+
+def transformed(table: pa.Table, name: str, schema: Schema) -> np.ndarray:
+    """float64_R of a numeric feature as the model reads it."""
+    try:
+        return apply(*schema.steps(name), number(table, name, wide=True))
+    except UserError as error:
+        raise UserError(f"column {name!r}: {error}") from None
 
 
 def is_infinite(values_RN: np.ndarray) -> np.ndarray:
@@ -222,7 +231,8 @@ def numeric_moments(log: Log, part: Part, max_rows: int = 1_000_000) -> tuple[np
     names = list(log.schema.numeric)
     count_N, mean_N, square_N = (np.zeros(len(names)) for _ in range(3))
     for file, index in spread(part, max_rows) if names else ():
-        values_RN = numeric_values(log.read_row_group(file, index, names), names).astype(np.float64, copy=False)
+        table = log.read_row_group(file, index, names)
+        values_RN = numeric_values(table, names, log.schema).astype(np.float64, copy=False)
         infinite = is_infinite(values_RN)
         if infinite.any():
             raise UserError(f"{file.path}: column {names[int(infinite.argmax())]!r} has an infinite value")

@@ -138,3 +138,9 @@ def number(table: pa.Table, name: str, wide: bool = False) -> np.ndarray:
         column = column.cast(pa.int8())
     values = column.cast(pa.float64() if wide else pa.float32(), safe=False)
     return (values.fill_null(float("nan")) if values.null_count else values).to_numpy()
+
+
+def one_chunk(table: pa.Table, name: str) -> pa.Array:
+    """A column of the table in one piece."""
+    combined = table.column(name).combine_chunks()
+    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined

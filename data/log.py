@@ -9,6 +9,7 @@ Opening reads the footers only. Rows come one row group at a time, so memory is 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from data.columns import FileColumns, Kind, check_columns, common_types, one_kind
+from data.columns import FileColumns, Kind, check_columns, common_types, one_kind, whole_columns
 from data.credentials import shown
+from data.derive import with_derived
 from data.errors import UserError
 from data.filesystems import UNREADABLE, first_line, reading, resolve
 from data.kinds import as_read, cast_table
@@ -35,6 +37,8 @@ class PartFile:
 
     path: str
     row_groups: tuple[int, ...]
+    absent: tuple[str, ...] = ()
+    """Columns of features that the file does not have: missing in all its rows."""
 
     @property
     def rows(self) -> int:
@@ -96,34 +100,67 @@ class Log:
                 if footer.num_rows:  # what an empty file says of its types is no one's word
                     columns = check_columns(self.schema, footer_schema(file, path), path)
                 groups = tuple(footer.row_group(g).num_rows for g in range(footer.num_row_groups))
-                return PartFile(path, groups), columns
+                return PartFile(path, groups, columns.absent if columns else ()), columns
 
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
             found = list(pool.map(inspect, paths))
         columns = [entry for _, entry in found if entry is not None]
         if not columns:
             raise UserError(f"{shown(self.location)}/{name}: the parquet files hold no rows")
+        whole_columns(columns)
         kinds = one_kind(self.schema, columns)
         return Part(name, tuple(file for file, _ in found), kinds, common_types(self.schema, columns))
 
     def read_row_group(self, file: PartFile, index: int, columns: list[str] | None = None) -> pa.Table:
         """Read one row group, its columns in the few types of kinds.read_type; `columns` are the schema's training
-        columns unless given.
+        columns unless given. Those that the schema makes of others are made here.
 
         Raises UserError naming the file if its pages cannot be decoded or fail their checksums.
         """
         names, schema = list(self.schema.columns if columns is None else columns), self.schema
-        floats = [name for name in (*schema.numeric, schema.weight, schema.value, schema.reward) if name]
+        raw = schema.raw(names)
+        floats = [name for name in (*schema.raw(schema.numeric), schema.weight, schema.value, schema.reward) if name]
         with open_parquet(self.filesystem, file.path) as source:
             there = source.schema_arrow.names
-            for name in names:
+            present = [name for name in raw if name not in file.absent]
+            for name in present:
                 if there.count(name) != 1:
                     has = f"{there.count(name)} columns named" if name in there else "no column"
                     raise UserError(f"{file.path}: {has} {name!r}")
             try:
-                return as_read(source.read_row_group(index, columns=names).select(names), file.path, floats)
+                found = source.read_row_group(index, columns=present).select(present)
             except UNREADABLE as error:
                 raise UserError(f"{file.path}: row group {index} cannot be read ({first_line(error)})") from None
+        if file.absent:
+            columns_of = dict(zip(present, found.columns, strict=True))
+            nothing = pa.nulls(file.row_groups[index])
+            found = pa.table([columns_of.get(name, nothing) for name in raw], names=raw)
+        table = as_read(found, file.path, floats)
+        if raw == names and not any(name in schema.sources for name in names):
+            return table
+        return with_derived(table, names, schema.sources, schema.boundaries, file.path)
+
+    def lacking(self, name: str) -> tuple[str, ...]:
+        """Features that no file of a part has the columns of. A log that has grown has them in later parts."""
+        there: set[str] = set()
+        for path in parquet_files(self.filesystem, f"{self.root}/{name}") or ():
+            with open_parquet(self.filesystem, path) as file:
+                there.update(footer_schema(file, path).names)
+        raw = self.schema.raw
+        return tuple(name for name in self.schema.features if there and not there.issuperset(raw([name])))
+
+    def least(self, file: PartFile, name: str) -> dict[int, float]:
+        """The least value of a numeric column by row group, of those whose footer says it."""
+        found: dict[int, float] = {}
+        if name in file.absent:
+            return dict.fromkeys(range(len(file.row_groups)), 0.0)
+        with open_parquet(self.filesystem, file.path) as source:
+            place = source.metadata.schema.names.index(name) if name in source.metadata.schema.names else None
+            for index in range(len(file.row_groups)) if place is not None else ():
+                known = source.metadata.row_group(index).column(place).statistics
+                if known is not None and known.has_min_max and isinstance(known.min, int | float | Decimal):
+                    found[index] = float(known.min)
+        return found
 
     def read(self, part: Part, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The row groups of a part, one after the other, in types that can be joined to one table."""
@@ -157,6 +194,18 @@ class Log:
                 except UNREADABLE as error:
                     raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
         return truth_from_tables(tables, self.schema.truth, f"{shown(self.location)}/{TRUTH}/{name}")
+
+
+def grown_columns(parts: Mapping[str, Part]) -> Iterator[str]:
+    """A line for each column that a part has from some file on."""
+    for part in parts.values():
+        for name in dict.fromkeys(name for file in part.files for name in file.absent):
+            without = [file for file in part.files if name in file.absent]
+            rows = sum(file.rows for file in without)
+            yield (
+                f"column {name!r} is not in {len(without)} of {len(part.files)} files of {part.name}, up to "
+                f"{without[-1].path}: missing in their {rows:,} rows"
+            )
 
 
 def open_log(location: str | Path) -> Log:

@@ -18,23 +18,31 @@
 `value` is what a conversion would be worth, known before the exposure (a price, a margin): it may be fused and served.
 `reward` is what came of it, known afterwards (revenue): it is written beside scores and never reaches a model.
 `kinds` says what the ids of a categorical column are, "integers" or "text"; a trained model's schema has it, as
-measured, so that no other log is taken for one with the same ids.
+measured, so that no other log is taken for one with the same ids. `statistics` is what the transforms of its numeric
+features and its buckets have measured of its training part.
 
 Features are an allow-list: only `categorical` and `numeric` reach a model, and a label among them is an error.
-data/fields.py says what a categorical entry may say.
+data/fields.py says what a categorical entry may say. A numeric entry is the name of a column or an object of "name",
+"from" (data/sources.py, of categorical entries as well) and "transform" (data/transforms.py):
+
+    {"name": "price", "transform": [{"fill": "median"}, {"clip": [0, null]}, "log1p"]}
 """
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.entries import known_statistics, numeric_name, without_source
 from data.errors import UserError
 from data.fields import CategoricalField as CategoricalField
 from data.fields import Many as Many
 from data.fields import categorical_fields, check_categorical, column_name, expect_keys
 from data.files import write_whole
+from data.sources import AGES, BUCKET, Source, raw_columns
+from data.transforms import Chain
 
 FORMAT, VERSION = "counterpoint.schema", 2
 SCHEMA_FILE = "schema.json"
@@ -43,7 +51,7 @@ VERSION_1_LABELS = ("click", "conversion")
 WITHIN = {"conversion": "click"}
 """A label that is 1 only where another one is."""
 COLUMN_KEYS = ("exposure", "user", "request", "weight", "value", "reward")
-OPTIONAL_KEYS = (*COLUMN_KEYS, "kinds", "truth")
+OPTIONAL_KEYS = (*COLUMN_KEYS, "kinds", "statistics", "truth")
 KINDS_OF_IDS = ("integers", "text")
 TRUTH_KEYS = ("key", "potential_conversion", "propensity", "conversion_probability")
 
@@ -79,6 +87,12 @@ class Schema:
     reward: str | None = None
     kinds: Mapping[str, str] = field(default_factory=dict)
     """INTEGERS or TEXT by categorical feature with table rows of its own; those that are known."""
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    """By feature that is not the column of its name."""
+    transforms: Mapping[str, Chain] = field(default_factory=dict)
+    """By numeric feature that is transformed."""
+    statistics: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    """By feature with measured steps or a measured bucket: the numbers of each step, or the bucket's boundaries."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -108,16 +122,77 @@ class Schema:
         others = [self.exposure, self.user, self.request, self.value, self.reward]
         return list(dict.fromkeys([*self.columns, *(name for name in others if name)]))
 
+    @property
+    def keys(self) -> list[str]:
+        """Columns that are read for another reason than that they are features."""
+        others = [self.exposure, self.user, self.request, self.value, self.reward, self.weight]
+        return list(dict.fromkeys([*self.labels.values(), *(name for name in others if name)]))
+
+    def raw(self, names: Sequence[str]) -> list[str]:
+        """The columns of the files behind columns of these names, each once."""
+        return raw_columns(self.sources, names)
+
+    def without(self, names: Sequence[str]) -> "Schema":
+        """Without these features. Raises UserError where another one shares or asks for one of them."""
+        rest: dict[str, Any] = {key: {name: entry for name, entry in getattr(self, key).items() if name not in names}
+                for key in ("sources", "transforms", "statistics", "kinds")}  # fmt: skip
+        return dataclasses.replace(
+            self,
+            categorical=tuple(field for field in self.categorical if field.name not in names),
+            numeric=tuple(name for name in self.numeric if name not in names),
+            **rest,
+        )
+
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """Features of which something has to be measured that is not yet."""
+        chains = [name for name, chain in self.transforms.items() if any(step.measured for step in chain)]
+        buckets = [name for name, source in self.sources.items() if source.quantiles]
+        return tuple(name for name in chains + buckets if name not in self.statistics)
+
+    @property
+    def boundaries(self) -> dict[str, tuple[float, ...]]:
+        """Of the buckets that were measured, by feature."""
+        return {name: self.statistics[name][0] for name, source in self.sources.items()
+                if source.part == BUCKET and name in self.statistics}  # fmt: skip
+
+    def steps(self, name: str) -> tuple[Chain, tuple[tuple[float, ...], ...]]:
+        """The transform of a numeric feature and what it has measured."""
+        chain = self.transforms.get(name, ())
+        return chain, self.statistics.get(name) or tuple(() for _ in chain)
+
+    def entry(self, name: str) -> Any:
+        """A numeric feature as schema.json has it."""
+        given, chain = self.origin(name), self.transforms.get(name)
+        if not given and not chain:
+            return name
+        return {"name": name, **given, **({"transform": [step.to_json() for step in chain]} if chain else {})}
+
+    def origin(self, name: str) -> dict[str, Any]:
+        """The 'from' of a feature's entry, if it has one."""
+        return {"from": self.sources[name].to_dict()} if name in self.sources else {}
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "version": VERSION,
             "name": self.name,
-            "categorical": [field.to_dict() for field in self.categorical],
-            "numeric": list(self.numeric),
+            "categorical": [
+                {
+                    **field.to_dict(),
+                    **({"from": self.sources[field.name].to_dict()} if field.name in self.sources else {}),
+                }
+                for field in self.categorical
+            ],
+            "numeric": [self.entry(name) for name in self.numeric],
             "labels": dict(self.labels),
             **{key: getattr(self, key) for key in COLUMN_KEYS if key != "reward" or self.reward},
             **({"kinds": dict(self.kinds)} if self.kinds else {}),
+            **(
+                {"statistics": {name: [list(known) for known in entry] for name, entry in self.statistics.items()}}
+                if self.statistics
+                else {}
+            ),
             "truth": self.truth.to_dict() if self.truth else None,
         }
 
@@ -139,14 +214,19 @@ class Schema:
             }
             truth = TruthColumns(**names)  # type: ignore[arg-type]
         try:
+            sources: dict[str, Source] = {}
+            transforms: dict[str, Chain] = {}
             return cls(
                 name=column_name(keys["name"], "'name'") or "",
-                categorical=categorical_fields(keys["categorical"]),
-                numeric=tuple(column_name(entry, "a 'numeric' entry") or "" for entry in keys["numeric"]),
+                categorical=categorical_fields([without_source(entry, sources) for entry in keys["categorical"]]),
+                numeric=tuple(numeric_name(entry, sources, transforms) for entry in keys["numeric"]),
                 labels=label_columns(keys["labels"]),
                 **{key: column_name(keys.get(key), repr(key), True) for key in COLUMN_KEYS},
                 truth=truth,
                 kinds=id_kinds(keys.get("kinds")),
+                sources=sources,
+                transforms=transforms,
+                statistics=known_statistics(keys.get("statistics")),
             )
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
@@ -198,6 +278,25 @@ def id_kinds(value: object) -> dict[str, str]:
     return {str(name): kind for name, kind in value.items()}
 
 
+def check_sources(schema: Schema) -> None:
+    """Raise UserError where a feature that is made of other columns cannot be that, or hides a column that is read."""
+    own = {schema.exposure: "exposure", schema.user: "user", schema.request: "request", schema.weight: "weight",
+           schema.value: "value", schema.reward: "reward"}  # fmt: skip
+    for name, source in schema.sources.items():
+        if name in own:
+            raise UserError(f"column {name!r} is the {own[name]!r} and cannot be made of {source.column!r}: rename it")
+        hidden = [column for column in source.columns if column in schema.sources and column != name]
+        if hidden:
+            raise UserError(f"column {name!r}: 'from' names {hidden[0]!r}, which is made of another column itself")
+    numbers = {field.name for field in schema.categorical if schema.sources.get(field.name, Source("")).part in AGES}
+    if numbers:
+        raise UserError(f"column {min(numbers)!r}: an age is numeric, not categorical; put it under 'numeric'")
+    for name, entry in schema.statistics.items():
+        steps = len(schema.transforms.get(name, ())) or 1
+        if len(entry) != steps:
+            raise UserError(f"'statistics' of {name!r}: {len(entry)} lists of numbers for {steps} steps")
+
+
 def check_fields(schema: Schema) -> None:
     if not schema.features:
         raise UserError("no features: list columns under 'categorical' or 'numeric'")
@@ -219,9 +318,10 @@ def check_fields(schema: Schema) -> None:
     for key, name in schema.truth.to_dict().items() if schema.truth else ():
         if name is not None:
             forbidden.setdefault(name, f"the truth column {key!r}")
-    leaks = [name for name in schema.features if name in forbidden]
+    leaks = [name for name in [*schema.features, *schema.raw(schema.features)] if name in forbidden]
     if leaks:
         raise UserError(f"column {leaks[0]!r} is {forbidden[leaks[0]]} and cannot be a feature")
+    check_sources(schema)
     if schema.reward and schema.reward == schema.value:
         raise UserError(f"'value' and 'reward' are the same column {schema.value!r}; one is known before, one after")
     if schema.truth and schema.exposure is None:

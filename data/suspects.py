@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from data.encode import Encoder, spread
+from data.encode import Encoder, numeric_values, spread
 from data.kinds import cast_table, number
 from data.labels import checked_labels
 from data.log import Log, Part, PartFile
@@ -35,7 +35,7 @@ def suspicious_columns(log: Log, part: Part, mean_N: Sequence[float], std_N: Seq
         values_R = number(table, name, wide=True)
         there_R, group_R = ~np.isnan(values_R) & (values_R != 0), ordered(values_R)
         lines += outcome(f"column {name!r}", there_R, group_R, labels)
-        lines += squeezed(name, values_R, mean, std)
+        lines += squeezed(name, numeric_values(table, [name], schema)[:, 0].astype(float), mean, std)
     if schema.value and schema.value not in schema.numeric:
         values_R, about = number(table, schema.value, wide=True), f"column {schema.value!r}, the 'value',"
         found = outcome(about, ~np.isnan(values_R) & (values_R != 0), ordered(values_R), labels)
@@ -130,7 +130,8 @@ def squeezed(name: str, values_R: np.ndarray, mean: float, std: float) -> Iterat
         farthest = max(ends, key=lambda value: abs(value - mean))
         yield (
             f"column {name!r}: 98% of the values lie within {(high - low) / std:.2g} standard deviations, as a few are "
-            f"as far as {farthest:,.10g}: if that is a placeholder, write it as missing"
+            f"as far as {farthest:,.10g}: if that is a placeholder, write it as missing, or "
+            f"{{\"missing\": [{farthest:.10g}]}} under its 'transform'"
         )
     there, left = distinct(sorted_R), distinct(standardised(sorted_R, mean, std))
     if there > 10 and left < 0.5 * there:

@@ -71,8 +71,18 @@ class TrainConfig:
     """Of the matrix products in training: float32, or bfloat16 (weights, losses and evaluation stay float32); on CPUs
     with AVX512-BF16 and on GPUs about twice as fast."""
     tables: str = "replicated"
-    """Where embedding rows lie: replicated (all of them on every worker) or sharded (each on one of them, so that a
-    worker's memory is the table's by the number of workers). Shards are read into one table for scoring."""
+    """Where embedding rows lie: replicated (all of them on every worker), node (once on each machine, in memory that
+    its workers share; the same bits as replicated) or sharded (each on one worker, whose memory is the table's by their
+    number). Any of them goes on from checkpoints of any; for scoring, rows are read into one table."""
+    plan_ahead: bool = True
+    """Several workers: exchange a batch's ids, and find its distinct rows, while the batch before it is stepped on. The
+    same results either way."""
+    prefetch: str = "auto"
+    """Sharded tables, CPUs: also fetch a batch's rows, and send gradients, beside the steps before and after, where no
+    other batch needs them: on, off, or auto (where a machine has two cores for each worker). The same results."""
+    wire: str = "float32"
+    """What rows and their gradients travel between workers as: float32, or bfloat16, which sends half the bytes but is
+    NOT exact: it rounds to 8 bits, and results differ from those of one worker."""
     background_checkpoints: bool = True
     """Write checkpoints beside the training, from a copy: once more the memory of what a worker writes."""
     log_steps: int = 20
@@ -88,8 +98,14 @@ class TrainConfig:
         at_least("log_steps", self.log_steps, 1)
         if self.precision not in ("float32", "bfloat16"):
             raise UserError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
-        if self.tables not in ("replicated", "sharded"):
-            raise UserError(f"tables must be 'replicated' or 'sharded', got {self.tables!r}")
+        if self.tables not in ("replicated", "node", "sharded"):
+            raise UserError(f"tables must be 'replicated', 'node' or 'sharded', got {self.tables!r}")
+        if self.prefetch not in ("auto", "on", "off"):
+            raise UserError(f"prefetch must be 'auto', 'on' or 'off', got {self.prefetch!r}")
+        if self.prefetch == "on" and not (self.tables == "sharded" and self.plan_ahead):
+            raise UserError("prefetch 'on' needs tables 'sharded' and plan_ahead")
+        if self.wire not in ("float32", "bfloat16"):
+            raise UserError(f"wire must be 'float32' or 'bfloat16', got {self.wire!r}")
         if self.batch_size < self.stream.lanes:
             raise UserError(f"batch_size {self.batch_size} is below stream.lanes {self.stream.lanes}")
 

@@ -16,6 +16,7 @@ from jobs.run.directory import usable_cpus  # noqa: E402
 
 COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "make_data": ((), ("--world", "platform")),
+    "check": ((),),
     "train": ((), ("--problem", "listwise")),
     "calibrate": ((),),
     "evaluate": ((),),

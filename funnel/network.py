@@ -18,6 +18,10 @@ class BatchNetwork(EntireSpaceModel):
     def forward(self, batch: Batch) -> dict[str, Tensor]:  # type: ignore[override]
         return self.logits(batch.ids_BK, batch.numeric_BN, batch.bags)
 
+    def asked(self, batch: Batch) -> list[Tensor]:
+        """The rows that each embedding table is asked for, in the order of tables: workers exchange them ahead."""
+        return self.embedding.asked(batch.ids_BK, batch.bags)
+
 
 Network = TypeVar("Network", bound=BatchNetwork)
 

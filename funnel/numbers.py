@@ -11,6 +11,7 @@ def number(value: float | None, digits: int = 4, signed: bool = False) -> str:
     """Fixed digits, a true minus sign, a dash for None."""
     if value is None:
         return DASH
+    value = round(value, digits) or 0.0  # no minus before a zero
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     return text.replace("-", MINUS)
 

@@ -70,7 +70,11 @@ class Record:
     def cell(self, key: str, digits: int = 4, **more: Any) -> "Figure":
         """A figure of summary.json with its interval (KEY.low, KEY.high), or the reason why it is absent."""
         value, low, high = (self.number(key + end) for end in ("", ".low", ".high"))
-        return Figure(value, digits, low, high, why=self.reason(key) if value is None else "", **more)
+        curves = self.files.get("evaluation") or {}
+        draws = tuple((curves.get("replicates") or {}).get(key) or ())
+        sample = str(curves.get("sample") or "") if draws else ""
+        why = self.reason(key) if value is None else ""
+        return Figure(value, digits, low, high, why=why, draws=draws, sample=sample, **more)
 
     def interval(self, key: str, label: str, group: str = "") -> "Interval | None":
         """The same as a line of an Intervals panel; None where it is absent."""
@@ -94,6 +98,10 @@ class Figure:
     badness: float | None = None
     """Where several runs stand beside each other, the one of the lowest badness is marked as the best, if the intervals
     tell it from the others. None: nothing is marked, as where no interval is known."""
+    draws: tuple[float | None, ...] = ()
+    """Its bootstrap replicates, to be paired with those of another run on the same sample."""
+    sample: str = ""
+    """Which rows and weights the replicates are of."""
 
     def __str__(self) -> str:
         return f"{self.text} {self.small}".rstrip()
@@ -106,12 +114,17 @@ class Figure:
 
     @property
     def small(self) -> str:
+        return " ".join(self.parts)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What stands small behind the value: what is said of it, and its interval."""
         parts = [self.aside]
         if self.half is not None:
             parts.append(f"±{number(self.half, self.digits)}")
         elif self.low is not None and self.high is not None:
             parts.append(" to ".join(number(end, self.digits, self.signed) for end in (self.low, self.high)))
-        return " ".join(part for part in parts if part)
+        return tuple(part for part in parts if part)
 
 
 Cell = str | int | float | Figure | None

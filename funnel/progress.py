@@ -11,9 +11,9 @@ NO_FIGURES = ("step", "epoch", "time", "best")
 WRONG = {"lost_pairs": "lost", "reissued_pairs": "issued again", "failed_evaluations": "failed"}
 WORDS = (
     (
-        "Centre, population",
-        "The centre is theta itself, evaluated without perturbation: what would be used. The population are the "
-        "perturbed candidates of a generation; its best member is no measure of progress.",
+        "Result so far, candidates",
+        "The result so far is what would be used if the run ended there. Candidates are perturbed copies of it, from "
+        "whose returns the next step follows; the best of them is no measure of progress.",
     ),
 )
 
@@ -61,8 +61,8 @@ def evolution(record: Record, section: str, measure: str = "return") -> list[Pan
     """The return by generation; what went wrong, where anything did; what moved: sigma, updates, time, idle workers."""
     panels = [climb(record, section, measure), wrong(record, section)]
     for key, title, scale in (
-        ("sigma", "Sigma, mean over parameters", 1.0),
-        ("update_ratio", "Size of the update / size of theta", 1.0),
+        ("sigma", "Size of the perturbations (sigma), mean over parameters", 1.0),
+        ("update_ratio", "Size of a step / size of the parameters", 1.0),
         ("seconds", "Milliseconds a generation", 1e3),
         ("idle_share", "Share of the workers' time without work", 1.0),
     ):
@@ -72,7 +72,7 @@ def evolution(record: Record, section: str, measure: str = "return") -> list[Pan
 
 def climb(record: Record, section: str, measure: str) -> Curve | None:
     """The centre of the population, its best member, its mean with one standard deviation."""
-    names = {"centre": "centre", "best": "best", "mean": "mean ± std"}
+    names = {"centre": "result so far", "best": "best candidate", "mean": "candidates, mean ± std"}
     lines = []
     for part, name in names.items():
         x, y = record.course("generation", "generation", f"return.{part}")
@@ -83,8 +83,8 @@ def climb(record: Record, section: str, measure: str) -> Curve | None:
                 low, high = ([a + sign * b for a, b in zip(y, spread, strict=True)] for sign in (-1, 1))
         if x:
             lines.append(Series(name, x, y, low, high, look="grey" if part == "mean" else "line"))
-    note = "The centre is theta itself, evaluated without perturbation; the band is one standard deviation of the "
-    note += "population around its mean."
+    note = "The result so far is what would be used if the run ended there; candidates are perturbed copies of it, "
+    note += "the band one standard deviation around their mean."
     title = "Return per generation"
     return Curve(title, "generation", measure, tuple(lines), note, section=section) if lines else None
 
@@ -120,7 +120,7 @@ def calm(record: Record, section: str) -> list[Sentence]:
     facts = []
     sigmas = set(record.course("generation", "generation", "sigma")[1])
     if len(sigmas) == 1:
-        facts.append(f"Sigma is {compact(sigmas.pop())} throughout.")
+        facts.append(f"Perturbations have size {compact(sigmas.pop())} (sigma) throughout.")
     if not any(record.number(f"es.{key}") for key in WRONG):
         facts.append("No pair was lost or issued again, and no evaluation failed.")
     steps, speed = record.number("es.steps"), record.number("es.steps_per_s")

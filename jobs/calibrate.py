@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
 from data.files import restored_on_error
@@ -25,10 +24,12 @@ from funnel.problem import Counts, Problem
 from funnel.registry import tool
 from funnel.settings import changed
 from funnel.tools import Calibrating
+from jobs.command.call import Place, Result, call
 from jobs.command.cli import main, parse, with_settings
+from jobs.command.console import Console
 from jobs.command.finished import device, given_to, open_run, problem_of, read_finished
 from jobs.command.tables import print_table
-from jobs.run.directory import SUMMARY_FILE, location_of, read_json, write_json
+from jobs.run.directory import RUN_FILE, SUMMARY_FILE, location_of, read_json, write_json
 from jobs.run.owner import owned
 
 PREFIXES = ("calibrated.", "calibration.")
@@ -93,10 +94,28 @@ def calibrated(arguments: Arguments, record: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
+COMMAND = run
+"""Where `run` is a run."""
+
+
+def calibrate(run: Place, **options_: Any) -> Result:
+    """Calibrate a finished training as `python -m jobs.calibrate` does; returns its new figures (docs/notebook.md).
+
+    run: of `train`. method="isotonic", space="entire" and so on.
+    """
+    return call("calibrate", COMMAND, options, {"run": run, **options_}, lambda given, found: (given.run, found))
+
+
+def following(given: Arguments) -> tuple[object, ...]:
+    """Its figures with intervals, on the run's log."""
+    data = given.data or location_of(given.run, read_json(given.run / RUN_FILE))
+    return ("evaluate", "--run", given.run, "--data", data)
+
+
 if __name__ == "__main__":
     main(
         run,
         options,
         __doc__ or "",
-        then=lambda given: ("evaluate", "--run", given.run, "--data", given.data) if given.data else (),
+        then=following,
     )

@@ -9,6 +9,7 @@ like outcomes, are squeezed by a few large numbers, never change, or have moved 
 """
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from rich.console import Console
 
 import jobs.report
 from data.drift import Drift, drift_warnings, drifts
@@ -26,6 +26,7 @@ from data.filesystems import shown
 from data.kinds import cast_table
 from data.labels import checked_labels
 from data.loaders.table_profile import Column, profile
+from data.loaders.table_shape import shape_of
 from data.log import Log, Part, open_log
 from data.reading import ordered_tables
 from data.schema import Schema
@@ -36,12 +37,14 @@ from funnel.lists.units import request_sizes
 from funnel.numbers import count, number
 from funnel.panels import Cell, Panel, Record, Sentence, Table
 from funnel.registry import DEFAULT_PROBLEM, find_problem
+from jobs.command.call import Place, Result, call
 from jobs.command.cli import main
+from jobs.command.console import Console
 from jobs.command.tables import print_table
 from jobs.run.directory import SUMMARY_FILE, start_run, write_json
 
 LATER = ("valid", "test")
-SECTION, LOOK = "The log", "To look at"
+SECTION, LOOK, HELP = "The log", "To look at", "Transforms that may help"
 
 
 @dataclass
@@ -71,21 +74,26 @@ def run(arguments: Arguments) -> dict[str, Any]:
             if name in parts:
                 moved[name] = drifts(log, parts["train"], parts[name])
                 warnings += drift_warnings(moved[name], name)
-        columns = profile(labelled(log, parts["train"]), parts["train"].types)
+        types = {name: parts["train"].types[name] for name in log.schema.all_columns}
+        columns = profile(labelled(log, parts["train"]), types)
         warnings += unused(columns, log.schema)
+    proposals = list(proposed(columns, log.schema))
     summary = {
         "parts": job.facts["parts"],
         "warnings": warnings,
+        "proposals": proposals,
         "columns": {name: facts(name, column, moved) for name, column in columns.items()},
         "check.seconds": time.time() - started,
         "absent": {},
     }
     record = Record({"kind": "check", "data": {"location": arguments.data, "name": log.schema.name}}, (), summary)
     for panel in panels(record):
-        if isinstance(panel, Table) and panel.rows and panel.title != LOOK:
+        if isinstance(panel, Table) and panel.rows and panel.title not in (LOOK, HELP):
             print_table(console, panel)
     for line in warnings:
         console.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False, highlight=False)
+    for line in proposals:
+        console.print(f"perhaps: {line}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"{shown(arguments.data)}: {verdict(warnings)}", soft_wrap=True, markup=False, highlight=False)
     if arguments.out is not None:
         start_run(arguments.out, "check", {"data": arguments.data, "problem": arguments.problem}, dict(record.run))
@@ -125,6 +133,15 @@ def unused(columns: dict[str, Column], schema: Schema) -> Iterator[str]:
             yield f"column {name!r} is the same in all rows of train"
 
 
+def proposed(columns: dict[str, Column], schema: Schema) -> Iterator[str]:
+    """A line for a numeric feature as it is that a transform would serve: a long tail, outliers, a placeholder."""
+    for name in schema.numeric:
+        shape = shape_of(name, columns[name].numbers)
+        if shape.chain and name not in schema.transforms:
+            steps = json.dumps([step.to_json() for step in shape.chain])
+            yield f'column {name!r}: {shape.why}; in schema.json: {{"name": "{name}", "transform": {steps}}}'
+
+
 def facts(name: str, column: Column, moved: dict[str, list[Drift]]) -> dict[str, Any]:
     """What the page shows of a column."""
     found: dict[str, Any] = {"type": str(column.type), "missing": column.missing / max(column.rows, 1)}
@@ -146,6 +163,10 @@ def panels(record: Record) -> list[Panel]:
     found: list[Panel] = [Sentence(f"The log {verdict(warnings)}.", headline=True)]
     if warnings:
         found.append(Table(LOOK, ("Nr", "What"), tuple(enumerate(warnings, 1)), section=SECTION))
+    proposals = list(record.summary.get("proposals") or ())
+    if proposals:
+        note = "Numbers that a model may learn from more easily once they are transformed (docs/data.md)."
+        found.append(Table(HELP, ("Nr", "What"), tuple(enumerate(proposals, 1)), note, SECTION))
     names = list(dict.fromkeys(name for entry in parts.values() for name in entry))
     rows = tuple((part, *(count(entry.get(name)) for name in names)) for part, entry in parts.items())
     found.append(Table("Parts", ("Part", *names), rows, section=SECTION))
@@ -172,6 +193,16 @@ def figure(value: float | None) -> str | None:
 
 def share(value: float | None) -> str | None:
     return None if value is None else f"{value:.1%}"
+
+
+def check(data: Place, **options: Any) -> Result:
+    """Check a log as `python -m jobs.check` does; returns what there is to look at (docs/notebook.md).
+
+    data: the log. out=DIR writes the page, problem="listwise" checks for another problem.
+    """
+    return call(
+        "check", run, Arguments, {"data": data, **options}, lambda given, found: (given.out or given.data, found)
+    )
 
 
 if __name__ == "__main__":

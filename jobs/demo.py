@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from jobs import evolve, make_data, report, score, train
 from jobs.cluster.connect import check_cpus
 from jobs.command.cli import main
+from jobs.command.console import Console
 from jobs.run.directory import usable_cpus
 
 PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}

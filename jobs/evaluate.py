@@ -12,13 +12,13 @@ jobs.train, the log any that has its features and labels.
 """
 
 import dataclasses
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 import jobs.report
 from data.errors import UserError
@@ -28,7 +28,9 @@ from data.log import open_log
 from distributed.training.recorder import EVALUATION
 from funnel.registry import tool
 from funnel.tools import Evaluating, Evaluation
+from jobs.command.call import Place, Result, call
 from jobs.command.cli import main
+from jobs.command.console import Console
 from jobs.command.finished import device, given_to, open_run, read_finished
 from jobs.command.tables import print_table
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
@@ -67,7 +69,7 @@ class Arguments:
 def run(arguments: Arguments) -> dict[str, Any]:
     """Evaluate, write, show; returns summary.json as a dict."""
     source = arguments.run
-    out = arguments.out or source / "evaluations" / arguments.part
+    out = place(arguments)
     if arguments.replicates < FEWEST:
         raise UserError(f"--replicates must be at least {FEWEST}, got {arguments.replicates}")
     record = read_finished(source)
@@ -107,7 +109,13 @@ def run(arguments: Arguments) -> dict[str, Any]:
                 (out / name).unlink(missing_ok=True)
         if changed or state is RunState.NEW:
             start_run(out, "evaluate", settings, facts)
-        return evaluated(arguments, out, evaluating, evaluation)
+        sample = json.dumps([made_from["data"]["parts"], arguments.seed, arguments.replicates], sort_keys=True)
+        return evaluated(arguments, out, evaluating, evaluation, sample)
+
+
+def place(arguments: Arguments) -> Path:
+    """The directory of the evaluation."""
+    return arguments.out or arguments.run / "evaluations" / arguments.part
 
 
 def reachable(location: str) -> bool:
@@ -132,8 +140,9 @@ def evaluated(
     out: Path,
     evaluating: Evaluating,
     evaluation: Evaluation,
+    sample: str,
 ) -> dict[str, Any]:
-    """Count, write, show."""
+    """Count, write, show. `sample`: of which rows and weights the replicates are, so that a page may pair them."""
     started, console = time.time(), Console()
     with (
         scratch_directory() as folder,
@@ -148,7 +157,7 @@ def evaluated(
         figures, curves = evaluation.run(folder, device(), say)
     absent = figures.pop("absent")
     summary = {**figures, "part": arguments.part, "evaluate.seconds": time.time() - started, "absent": absent}
-    curves = {"part": arguments.part, **curves}
+    curves = {"part": arguments.part, "sample": sample, **curves}
     write_json(out / EVALUATION, curves)
     write_json(out / SUMMARY_FILE, summary)
     jobs.report.write_page([out], out / REPORT)
@@ -156,6 +165,22 @@ def evaluated(
         print_table(console, table)
     console.print(f"report: {out / REPORT}", soft_wrap=True, highlight=False)
     return summary
+
+
+COMMAND = run
+"""Where `run` is a run."""
+
+
+def evaluate(run: Place, data: Place, **options: Any) -> Result:
+    """Evaluate a finished training as `python -m jobs.evaluate` does; returns the figures (docs/notebook.md).
+
+    run: of `train`; data: a log with its features. part="valid", by=["channel", "price"] and so on.
+    """
+
+    def result(given: Arguments, summary: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+        return place(given), summary
+
+    return call("evaluate", COMMAND, Arguments, {"run": run, "data": data, **options}, result)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from data.errors import UserError
 from data.files import whole_directory
 from data.identity import file_checksum
@@ -24,7 +22,9 @@ from distributed.finished_run import load_run
 from funnel.panels import Table
 from funnel.registry import DEFAULT_TUNABLE, find_serving, tool
 from funnel.tools import Exporting, Served, Serving
+from jobs.command.call import Place, Result, call
 from jobs.command.cli import main
+from jobs.command.console import Console
 from jobs.command.finished import read_finished
 from jobs.command.tables import print_table
 from jobs.evolve.conduct import POLICY_FILE
@@ -142,7 +142,21 @@ def show(check: dict[str, Any], names: Any, out: Path) -> None:
     rows = tuple((names[kind], *(f"{found[name]:.1e}" for name in outputs)) for kind, found in differences.items())
     title = f"largest difference from the model on {check['rows']:,} real rows"
     print_table(console, Table(title, ("file", *outputs), rows))
-    console.print(f"exported: {out}", soft_wrap=True)
+    console.print(f"exported: {out} (docs/serve.md: a server that needs nothing of this checkout)", soft_wrap=True)
+
+
+COMMAND = run
+"""Where `run` is a run."""
+
+
+def export(run: Place, out: Place, **options: Any) -> Result:
+    """Export a trained model as `python -m jobs.export` does; returns the directory (docs/notebook.md).
+
+    run: of `train`; out: a new directory. policy=RUN of `evolve`, formats=["onnx"] and so on. The figures are those of
+    the check on real rows.
+    """
+    given = {"run": run, "out": out, **options}
+    return call("export", COMMAND, Arguments, given, lambda _, out: (out, read_json(out / SERVING_FILE)["check"]))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -33,11 +33,14 @@ from data.loaders.speed_dating import load_speed_dating
 from data.loaders.table import TableOptions, load_table
 from data.loaders.table_draft import KINDS, ROLES, Draft
 from data.nearest import correction
+from data.sources import zone_of
 from data.world import check
 from data.worlds import WORLDS
 from data.write import PartFacts, check_new
 from funnel.registry import LOGGED
+from jobs.command.call import Place, Result, call
 from jobs.command.cli import glance, main
+from jobs.command.console import Console
 from jobs.command.simulated import Simulated, simulated_options, write_simulated
 
 
@@ -45,16 +48,21 @@ from jobs.command.simulated import Simulated, simulated_options, write_simulated
 class TableArguments:
     """--source table. Columns that are not named are found by their names; what each has become is printed."""
 
-    split: Literal["time", "user", "request"] = "time"
-    """What valid and test are: the last days, or a share of the users or of the requests."""
+    title: ClassVar[str] = "--source table"
+
+    split: Literal["auto", "time", "user", "request", "row"] = "auto"
+    """What valid and test are: the last days, or a share of the users, the requests or the rows; auto: the first of
+    these that the table has enough of."""
     valid_days: int = 1
     """Split by time: days of the valid part, before those of the test part (days in UTC)."""
     test_days: int = 1
     """Split by time: the last days, which are the test part."""
     held_out: float = 0.1
-    """Split by user or request: the share of each of valid and test."""
+    """Split by user, request or row: the share of each of valid and test."""
     time: str | None = None
     """Column of the moment: a timestamp, a date, text such as 2026-01-31, or seconds or milliseconds since 1970."""
+    zone: str = "UTC"
+    """Time zone in which the hour and the weekday of that moment are told, such as Europe/Berlin."""
     click: str | None = None
     """Column that is 1 where the exposure was clicked."""
     conversion: str | None = None
@@ -83,7 +91,8 @@ class TableArguments:
     def options(self, seed: int) -> TableOptions:
         columns = {role: getattr(self, role) for role in ROLES if getattr(self, role) is not None}
         kinds = {column: kind for kind in KINDS for column in getattr(self, kind)}
-        return TableOptions(self.split, self.valid_days, self.test_days, self.held_out, columns, kinds, self.text, seed)
+        return TableOptions(self.split, self.valid_days, self.test_days, self.held_out, columns, kinds, self.text,
+                            zone_of(self.zone, "--zone"), seed)  # fmt: skip
 
 
 KNOBS = tuple(field.name for field in dataclasses.fields(GeneratedLog))
@@ -226,6 +235,14 @@ def following(args: MakeData | Simulated) -> tuple[object, ...]:
     if isinstance(args, Simulated):
         return ("check", "--data", args.out)
     return ("pipeline", "--watch", args.out, "--out", "runs/days") if args.days else ("check", "--data", args.out)
+
+
+def make_data(out: Place, **options: Any) -> Result:
+    """Make a log as `python -m jobs.make_data` does; returns its directory (docs/notebook.md).
+
+    out: a new directory. rows=300_000 for a generated one; source="table", input=RAW, time="ts" for one of a table.
+    """
+    return call("make_data", run, options, {"out": out, **options}, lambda _, out: (out, {}))
 
 
 if __name__ == "__main__":

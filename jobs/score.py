@@ -10,9 +10,9 @@ the log.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.progress import track
 
 from data.errors import UserError
@@ -21,7 +21,9 @@ from data.identity import log_identity
 from data.log import open_log
 from funnel.registry import tool
 from funnel.tools import Scoring
+from jobs.command.call import Place, Result, call
 from jobs.command.cli import main
+from jobs.command.console import Console
 from jobs.command.finished import device, open_run, read_finished
 from jobs.run.inputs import MADE_FROM, SCORED, model_of
 from jobs.run.progress import Lines, is_live
@@ -74,6 +76,19 @@ def run(arguments: Arguments) -> Path:
     how = f", calibrated ({calibration})" if calibration != "none" else ""
     console.print(f"scored {part.rows:,} rows{how}: {out}")
     return out
+
+
+COMMAND = run
+"""Where `run` is a run."""
+
+
+def score(run: Place, data: Place, out: Place, **options: Any) -> Result:
+    """Score a part of a log as `python -m jobs.score` does; returns the Parquet file (docs/notebook.md).
+
+    run: of `train`; data: the log; out: the file to write, which must be new. part="valid", raw=True and so on.
+    """
+    given = {"run": run, "data": data, "out": out, **options}
+    return call("score", COMMAND, Arguments, given, lambda _, out: (out, {"rows": pq.read_metadata(out).num_rows}))
 
 
 if __name__ == "__main__":

@@ -11,16 +11,18 @@ on the machine it runs on; elsewhere by when it last wrote. Exit code 2 for what
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from data.errors import UserError
+from jobs.command.call import Place, several
 from jobs.command.cli import main
+from jobs.command.console import Console
 from jobs.command.output import unread
 from jobs.run.process import FINISHED
 from jobs.run.run_status import STATES_AT_AN_END, RunStatus, read_status
@@ -55,6 +57,11 @@ def run(arguments: Arguments) -> list[RunStatus]:
         if not arguments.follow or unread() or all(one.state in STATES_AT_AN_END for one in found):
             return found
         time.sleep(arguments.every)
+
+
+def status(runs: Place | Sequence[Place]) -> list[RunStatus]:
+    """Where runs stand, of one or several; nothing is printed. Raises UserError for what is no run."""
+    return [read_status(Path(path)) for path in several(runs)]
 
 
 def table(one: RunStatus) -> Table:

@@ -25,13 +25,13 @@ from typing import Any
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Column, Table
 
 from data.credentials import check_no_secret, check_words, means_secret, secret_in
 from data.errors import UserError
 from jobs.cluster.job_server import connect
 from jobs.command.cli import main
+from jobs.command.console import Console
 from jobs.run.directory import COMMIT, git_commit
 
 ROOT = Path(__file__).resolve().parent.parent

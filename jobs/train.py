@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from data.errors import UserError
 from data.filesystems import in_process
@@ -33,19 +32,29 @@ from distributed.training.stopping import Stopped
 from funnel.registry import DEFAULT_PROBLEM, find_problem
 from jobs import calibrate
 from jobs.cluster.connect import check_cpus, connect
+from jobs.command.call import Place, Result, call
 from jobs.command.cli import glance, main, parse, with_settings
+from jobs.command.console import Console
 from jobs.command.preset import apply, find_preset
 from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
 from jobs.command.threads import use_threads
 from jobs.command.trust import trust
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, read_json, start_run, usable_cpus, write_json
+from jobs.run.growth import grown_model
 from jobs.run.inputs import MADE_FROM, TRAINED, check_data, check_log, data_of, model_of
 from jobs.run.owner import entered
 from jobs.run.process import present
 from jobs.run.progress import follow_training
 from jobs.run.records import reading_from
-from jobs.run.start_from import about_model, check_given, check_unchanged, given_runs, model_to_start_from
+from jobs.run.start_from import (
+    about_model,
+    check_given,
+    check_unchanged,
+    given_runs,
+    measured_before,
+    model_to_start_from,
+)
 from jobs.run.tracking import check_tracking, tracked
 
 MAY_CHANGE = frozenset({"data", "workers", "min_workers", "train.tables", "train.background_checkpoints"})
@@ -68,7 +77,8 @@ class Arguments:
     """Begin with as few workers as this if there is no room for more, and go on with more or fewer as nodes come and
     go. Left out: always --workers."""
     start_from: Path | None = None
-    """A finished training run with the same features and model: begin with its weights; the optimizer starts afresh."""
+    """A finished training run with the same model, and features that the log has, too: begin with its weights; the
+    optimizer starts afresh. New features begin as those of a new run do."""
     given: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROLE=RUN ...")] = ()
     """Finished training runs that this one builds on, such as propensities=RUN: a click model that weighs the clicks in
     place of the run's own CTR tower."""
@@ -124,6 +134,15 @@ def run(arguments: Arguments, cpus: int = 0) -> dict[str, Any]:
         return calibrated(arguments, out, summary)
 
 
+def train(data: Place, out: Place, **options_: Any) -> Result:
+    """Train as `python -m jobs.train` does; returns the run with its figures (docs/notebook.md).
+
+    data: the log; out: the run directory. Every option of the command is a keyword: workers=0, epochs=3,
+    model__backbone__name="mmoe", given={"propensities": RUN}.
+    """
+    return call("train", run, options, {"data": data, "out": out, **options_}, lambda given, found: (given.out, found))
+
+
 def check_finished(arguments: Arguments, given: dict[str, Path]) -> None:
     """Raise UserError if a finished run was made from other data, or other runs, than the command names now."""
     check_log(arguments.out, read_json(arguments.out / RUN_FILE), arguments.data)
@@ -150,10 +169,12 @@ def trained(
     if state is RunState.RESUME:
         check_data(out, read_json(out / RUN_FILE), log)
     roles = {role: str(path) for role, path in given.items()}
-    job = prepare(out, log, config, arguments.settings, started, arguments.problem, roles)
+    known = measured_before(out, arguments.start_from)
+    job = prepare(out, log, config, arguments.settings, started, arguments.problem, roles, known)
     begins: dict[str, Any] = {}
+    new: list[str] = []
     if arguments.start_from:
-        directory, begins = model_to_start_from(arguments.start_from, job)
+        directory, begins, new = model_to_start_from(arguments.start_from, job)
         job = dataclasses.replace(job, start_from=directory)
     begins |= check_given(given, job)
     data = {
@@ -166,10 +187,14 @@ def trained(
         made_from = {"data": data_of(log)}
         start_run(out, "train", settings, {"problem": arguments.problem, "data": data, MADE_FROM: made_from, **begins})
     announce(console, arguments, job, state)
+    if new:
+        assert arguments.start_from is not None
+        job = dataclasses.replace(job, start_from=str(grown_model(job, arguments.start_from)))
+        console.print(f"new features beside those of {arguments.start_from}: {', '.join(new)}", soft_wrap=True)
     if arguments.workers:
         connect(max(cpus, at_least), trains=True)
     with present(out) as process, tracked(out):
-        with follow_training(console, out, config.epochs, kind.watched, process):
+        with follow_training(console, out, config.epochs, kind.watched, process, arguments.workers):
             figures = figures_of(job, arguments)
         summary = {
             **figures,

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from models.pooling import BagTensors, build_pooling
+from models.row_kernels import Distinct, HandOut, distinct_ids, take_rows, with_order
 from models.rows import EVERY_ROW, Share, initial_rows
 
 
 @dataclass
 class TouchedRows:
-    """The distinct table rows of the last training batch: sorted ids_U and their vectors, a leaf that gets .grad."""
+    """The distinct table rows of the last training batch, ids_U, and their vectors, a leaf that gets .grad."""
 
     ids_U: Tensor
     vectors_UE: Tensor
@@ -38,35 +39,47 @@ class EmbeddingTable(nn.Module):
     force gives the table's address, and each row follows from it (see models/rows.py). It is a buffer and takes no
     gradient: after backward in training mode, `touched` holds the ids and the gradients of their rows for a row-wise
     optimizer. `fetch` is where vectors come from: the weight here, or wherever a table that lies on several workers
-    finds them.
+    finds them; `distinct_ids` gives ids_U and position_R so that ids_U[position_R] are the ids of a training lookup.
     """
 
     weight: Tensor
 
     def __init__(self, rows: int, width: int, scale: float = 0.01, share: Share = EVERY_ROW) -> None:
         super().__init__()
-        self.rows, self.width = rows, width
-        address = int(torch.randint(0, 1 << 62, ()))
+        self.rows, self.width, self.scale = rows, width, scale
+        self.address = address = int(torch.randint(0, 1 << 62, ()))
         self.register_buffer("weight", initial_rows(address, rows, width, scale, share))
         self.touched: TouchedRows | None = None
         self.fetch: Callable[[Tensor], Tensor] = self.own_rows
+        self.distinct_ids: Callable[[Tensor], tuple[Tensor, Tensor]] = sorted_ids
 
     def own_rows(self, ids_U: Tensor) -> Tensor:
-        return self.weight.index_select(0, ids_U)
+        return take_rows(self.weight, ids_U) if self.training else self.weight.index_select(0, ids_U)
 
     def distinct(self, ids_R: Tensor) -> tuple[Tensor, Tensor]:
         """(vectors_VE, position_R) so that vectors_VE[position_R] are the ids' vectors; in training V is U."""
         if not (self.training and torch.is_grad_enabled()):
             return self.fetch(ids_R), torch.arange(len(ids_R), device=ids_R.device)
-        ids_U, position_R = torch.unique(ids_R, return_inverse=True)
-        self.touched = TouchedRows(ids_U, self.fetch(ids_U).requires_grad_())
-        return self.touched.vectors_UE, position_R
+        vectors_UE, found = self._touch(ids_R)
+        return vectors_UE, found.position_R
+
+    def _touch(self, ids_R: Tensor) -> tuple[Tensor, Distinct]:
+        if self.distinct_ids is sorted_ids:
+            found = distinct_ids(ids_R, self.rows)
+        else:
+            found = with_order(*self.distinct_ids(ids_R))
+        self.touched = TouchedRows(found.ids_U, self.fetch(found.ids_U).requires_grad_())
+        return self.touched.vectors_UE, found
 
     def forward(self, ids_R: Tensor) -> Tensor:
         if not (self.training and torch.is_grad_enabled()):
             return self.fetch(ids_R)
-        vectors_UE, position_R = self.distinct(ids_R)
-        return vectors_UE.index_select(0, position_R)
+        return HandOut.apply(*self._touch(ids_R))
+
+
+def sorted_ids(ids_R: Tensor) -> tuple[Tensor, Tensor]:
+    ids_U, position_R = torch.unique(ids_R, return_inverse=True)
+    return ids_U, position_R
 
 
 @dataclass(frozen=True)
@@ -142,22 +155,44 @@ class FusedEmbedding(nn.Module):
         self.output_widths = tuple(width_of[k] for k in (*order, *many))
         """Of the fields in the order in which the output holds them."""
         self.output_width = sum(width_of)
+        begins = list(accumulate((width_of[k] for k in many), initial=ends[-1]))
+        place |= {k: slice(*between) for k, between in zip(many, pairwise(begins), strict=True)}
+        self.places = [place[k] for k in range(len(options))]
+        """Where the output has each field's vector."""
+        self.blocks = [(t, slice(begin, begin + rows))
+                       for t, begin, rows in zip(table_of, begin_of, field_rows, strict=True)]  # fmt: skip
+        """Of each field: its table, and its own rows there."""
+
+    def asked(self, ids_BK: Tensor, bags: Sequence[BagTensors] = ()) -> list[Tensor]:
+        """The rows that each table is asked for, one after the other: single-valued fields, then the others."""
+        if not bags and len(self.tables) == 1:
+            return [ids_BK.reshape(-1)]
+        found = []
+        for t in range(len(self.tables)):
+            own_BK = ids_BK
+            if len(self.tables) > 1:
+                columns, shifts = (getattr(self, f"{name}_{t}").to(ids_BK.device) for name in ("columns", "shifts"))
+                own_BK = ids_BK.index_select(1, columns) + shifts
+            own = [bags[m].ids_S + self.bag_shift[m] if self.bag_shift[m] else bags[m].ids_S for m in self.bags_of[t]]
+            found.append(torch.cat([own_BK.reshape(-1), *own]))
+        return found
 
     def forward(self, ids_BK: Tensor, bags: Sequence[BagTensors] = ()) -> Tensor:
         assert len(bags) == len(self.pools)
         rows = len(ids_BK)
+        asked = self.asked(ids_BK, bags)
         if not bags and len(self.tables) == 1:
-            return self.tables[0](ids_BK.reshape(-1)).view(rows, self.output_width)
+            return self.tables[0](asked[0]).view(rows, self.output_width)
         singles: list[Tensor] = []
         found: dict[int, tuple[Tensor, Tensor]] = {}  # vectors and positions of each multi-valued field
         for t, table in enumerate(self.tables):
             assert isinstance(table, EmbeddingTable)
-            columns, own_BK = self.singles[t], ids_BK
-            if len(self.tables) > 1:
-                own_BK = ids_BK.index_select(1, getattr(self, f"columns_{t}")) + getattr(self, f"shifts_{t}")
-            own = [bags[m].ids_S + self.bag_shift[m] if self.bag_shift[m] else bags[m].ids_S for m in self.bags_of[t]]
-            vectors_VE, position_R = table.distinct(torch.cat([own_BK.reshape(-1), *own]))
-            position_of = position_R.split([rows * columns, *(len(ids_S) for ids_S in own)])
+            columns = self.singles[t]
+            if not self.bags_of[t]:
+                singles.append(table(asked[t]).view(rows, columns * table.width))
+                continue
+            vectors_VE, position_R = table.distinct(asked[t])
+            position_of = position_R.split([rows * columns, *(len(bags[m].ids_S) for m in self.bags_of[t])])
             singles.append(vectors_VE.index_select(0, position_of[0]).view(rows, columns * table.width))
             found |= {m: (vectors_VE, position) for m, position in zip(self.bags_of[t], position_of[1:], strict=True)}
         single_BI = torch.cat(singles, 1)

@@ -105,7 +105,9 @@ class EntireSpaceModel(nn.Module):
 
     def logits(self, ids_BK: Tensor, numeric_BN: Tensor, bags: Sequence[BagTensors] = ()) -> dict[str, Tensor]:
         """ids with field offsets added, raw numerics (NaN = missing), multi-valued fields -> {task: logit_B}."""
-        x_BI = torch.cat([self.embedding(ids_BK, bags), self.standardise(numeric_BN)], dim=1)
+        x_BI = self.embedding(ids_BK, bags)
+        if numeric_BN.shape[1]:
+            x_BI = torch.cat([x_BI, self.standardise(numeric_BN)], dim=1)
         crossed_BI = x_BI if self.cross is None else self.cross(x_BI)
         h_of = dict(zip(self.tasks, self.backbone(crossed_BI), strict=True))
         found = {task: self.towers[task](h_BH).squeeze(1) for task, h_BH in h_of.items()}

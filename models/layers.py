@@ -4,6 +4,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from models.expert_layers import ExpertLayers
 
 STANDARDISED_LIMIT = 10.0
 FAR = 2048.0
@@ -93,9 +96,23 @@ class Experts(nn.Module):
             self.weights.append(nn.Parameter(torch.empty(experts, wide, narrow).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(experts, 1, narrow).uniform_(-bound, bound)))
         self.dropout = nn.Dropout(dropout)
+        self.one_node = True
+        """Whether `with_gates` may be one node of the graph; torch.func's transforms cannot see into it."""
 
     def forward(self, x: Tensor) -> Tensor:
         h_XBH = self.dropout(torch.relu(self.first(x)))
         for weight_XIH, bias_X1H in zip(self.weights, self.biases, strict=True):
             h_XBH = self.dropout(torch.relu(torch.baddbmm(bias_X1H, h_XBH, weight_XIH)))
         return h_XBH.transpose(0, 1)
+
+    def with_gates(self, x_BI: Tensor, gates_GI: Tensor) -> tuple[Tensor, Tensor]:
+        """(outputs_BXH of experts that all read x_BI, logits_BG = x gates^T), in training as one node of the graph."""
+        if not self.one_node or self.dropout.p or not torch.is_grad_enabled():
+            return self(x_BI), functional.linear(x_BI, gates_GI)
+        rest = [tensor for pair in zip(self.weights, self.biases, strict=True) for tensor in pair]
+        tensors = [x_BI, gates_GI, self.first.weight, self.first.bias, *rest]
+        if torch.is_autocast_enabled(x_BI.device.type):
+            low = torch.get_autocast_dtype(x_BI.device.type)
+            tensors = [tensor.to(low) for tensor in tensors]
+        outputs_BXH, logits_BG = ExpertLayers.apply(self.experts, *tensors)
+        return outputs_BXH, logits_BG

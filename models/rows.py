@@ -27,6 +27,8 @@ class Share:
 
 
 EVERY_ROW = Share()
+NO_ROW = Share(first=1 << 40)
+"""Of a table whose weight somebody else provides."""
 
 
 def initial_rows(address: int, rows: int, width: int, scale: float, share: Share) -> Tensor:

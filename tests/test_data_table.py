@@ -17,8 +17,8 @@ from data.loaders.table import Loaded, TableOptions, load_table
 from data.loaders.table_draft import hash_size
 from data.loaders.table_files import open_table
 from data.loaders.table_profile import Distinct
-from data.loaders.table_time import microseconds
 from data.log import open_log
+from data.times import microseconds
 from funnel.lists.units import request_sizes
 from jobs import make_data
 
@@ -87,6 +87,7 @@ def test_a_hive_table_becomes_a_log_with_a_drafted_schema(tmp_path: Path) -> Non
     schema = log.schema
     kinds = {field.name: (field.kind, field.share) for field in schema.categorical}
     assert kinds == {
+        "ts_hour": ("range", None),
         "user_id": ("hash", None),
         "item": ("vocabulary", None),
         "device": ("vocabulary", None),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distributed.training.optimizers import RowAdagrad, RowAdam, rate_factor
+from distributed.training.optimizers import PIECE_ROWS, RowAdagrad, RowAdam, rate_factor
 
 
 def draws(rows: int, width: int, steps: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -61,3 +61,16 @@ def test_untouched_rows_stay_and_state_continues() -> None:
 def test_schedules_by_hand() -> None:
     assert [rate_factor("linear", step, 4) for step in range(4)] == pytest.approx([1.0, 0.75, 0.5, 0.25])
     assert rate_factor("constant", 3, 4) == 1.0
+
+
+@pytest.mark.parametrize("kind", [RowAdam, RowAdagrad])
+def test_more_rows_than_a_piece_take_the_step_of_each_alone(kind: type) -> None:
+    rows = 2 * PIECE_ROWS + 5
+    generator = torch.Generator().manual_seed(3)
+    whole = torch.randn(rows, 4, generator=generator)
+    gradient_VE, ids_V = torch.randn(rows, 4, generator=generator), torch.arange(rows)
+    apart = whole.clone()
+    kind(whole, 0.1).step(whole, ids_V, gradient_VE)
+    for some in (slice(0, 7), slice(7, PIECE_ROWS + 3), slice(PIECE_ROWS + 3, rows)):
+        kind(apart, 0.1).step(apart, ids_V[some], gradient_VE[some])
+    assert torch.equal(whole, apart)

@@ -18,9 +18,11 @@ from distributed.checkpoint.read import MODEL_DIRECTORY, read_checkpoint
 from distributed.checkpoint.store import CheckpointStore
 from distributed.context import Context
 from distributed.finished_run import load_run
-from distributed.tables import placement
+from distributed.tables import sharded
 from distributed.tables.collectives import sent
-from distributed.tables.placement import Replicated, Sharded, answering, share_of
+from distributed.tables.placement import answering, share_of
+from distributed.tables.replicated import Replicated
+from distributed.tables.sharded import Route, Sharded
 from distributed.training.job import TrainJob
 from distributed.training.launch import run_training
 from distributed.training.learner import Learner
@@ -28,7 +30,7 @@ from distributed.training.loop import train
 from distributed.training.recorder import CHECKPOINTS
 from distributed.training.validation import count
 from funnel.batch import Batch
-from models.embedding import EmbeddingTable, TouchedRows
+from models.embedding import EmbeddingTable
 
 DIES_AT, RESUMES_FROM = 15, 14  # after the epoch's end at step 12; checkpoints are at every seventh step and there
 OPTIMIZERS = ("adam", "adagrad")
@@ -75,7 +77,7 @@ def check_lookups(rank: int, workers: int) -> None:
         torch.manual_seed(1)
         own = EmbeddingTable(rows, 4, share=share_of("sharded", rank))
         assert torch.equal(own.weight, whole.weight[rank::workers])
-        placed = Sharded(own)
+        placed, everywhere = Sharded(own), Replicated(whole)
         generator = torch.Generator().manual_seed(0)
         for counts in ([9, 0, 30], [0, 0, 0], [1, 12, 5]):
             asked = [torch.randint(0, rows, (count,), generator=generator) for count in counts]
@@ -85,7 +87,9 @@ def check_lookups(rank: int, workers: int) -> None:
             assert torch.equal(vectors, whole.weight[asked[rank]])
             (vectors * values[rank]).sum().backward()
             assert own.touched is not None
-            ids, sums = placed.collect(own.touched)
+            ids, sums, held = placed.collect(own.touched)
+            assert held is not None
+            assert torch.equal(held, own.weight[ids])
             expected = torch.zeros(rows, 4)
             for number in range(workers):
                 expected.index_add_(0, asked[number], values[number])
@@ -97,7 +101,9 @@ def check_lookups(rank: int, workers: int) -> None:
             others = sum(row % workers == rank for n in range(workers) if n != rank for row in distinct[n])
             assert sum(sent.values()) == bytes_per_step(len(distinct[rank]), mine, others, 4, workers)
             sent.clear()
-            all_ids, all_sums = Replicated().collect(own.touched)
+            (whole(asked[rank]) * values[rank]).sum().backward()
+            assert whole.touched is not None
+            all_ids, all_sums, _ = everywhere.collect(whole.touched)
             assert all_ids.tolist() == of_all
             assert torch.equal(all_sums[all_ids % workers == rank], sums)
             assert sum(sent.values()) == bytes_to_all(max(map(len, distinct)), 4, workers)
@@ -247,9 +253,11 @@ def test_one_worker_shards_as_it_replicates(small_log: Path, tmp_path: Path) -> 
 def test_the_owner_adds_what_all_workers_found_for_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers ask for rows 3, 5 and 5, 2 of this one's weight, and their gradients come back in that order."""
     gradient_AE = torch.tensor([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0], [7.0, 8.0]])
-    monkeypatch.setattr(placement, "exchange", lambda values, out, back, kind: gradient_AE)
-    sharded = object.__new__(placement.Sharded)
-    sharded.lookup = placement.Lookup(torch.arange(1), [1, 0], torch.tensor([3, 5, 5, 2]), [2, 2])
-    ids_V, sum_VE = sharded.collect(TouchedRows(torch.tensor([0]), torch.zeros(1, 2)))
+    monkeypatch.setattr(sharded, "exchange", lambda values, out, back, kind, group: gradient_AE)
+    owner = object.__new__(Sharded)
+    owner.wire = torch.float32
+    rows_A = torch.tensor([3, 5, 5, 2])
+    route = Route([1, 0], [2, 2], rows_A, *torch.unique(rows_A, return_inverse=True))
+    ids_V, sum_VE, _ = owner.sum(route, torch.zeros(1, 2))
     assert ids_V.tolist() == [2, 3, 5]
     assert sum_VE.tolist() == [[7.0, 8.0], [1.0, 2.0], [110.0, 220.0]]

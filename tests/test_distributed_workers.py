@@ -14,11 +14,13 @@ from support import Settings, config, events, final_tensors, job_of, learner_of,
 from data.log import open_log
 from distributed.context import Context
 from distributed.finished_run import load_run
-from distributed.tables.collectives import sum_gradients, sum_rows
+from distributed.tables.collectives import sum_gradients
+from distributed.tables.replicated import Replicated
 from distributed.training.job import TrainJob
 from distributed.training.launch import run_training
 from distributed.training.loop import train
 from jobs import train as train_job
+from models.embedding import EmbeddingTable
 
 WORKERS = 3
 OBJECTIVES = ("escm2_dr", "escm2_snips")
@@ -48,7 +50,11 @@ def check_collectives(rank: int) -> None:
     expected = torch.zeros(60, 3)
     for ids, values in everyone:
         expected.index_add_(0, ids, values)
-    ids, values = sum_rows(*everyone[rank])
+    table = EmbeddingTable(60, 3)
+    placed, (own, gradient) = Replicated(table), everyone[rank]
+    (table(own) * gradient).sum().backward()
+    assert table.touched is not None
+    ids, values, _ = placed.collect(table.touched)
     assert ids.tolist() == sorted({row for ids, _ in everyone for row in ids.tolist()})
     torch.testing.assert_close(torch.zeros(60, 3).index_copy_(0, ids, values), expected)
 
@@ -117,10 +123,10 @@ def test_three_workers_train_what_one_trains(
 @pytest.mark.slow
 def test_ray_workers_train_what_one_process_trains(ray_cluster: None, listed_log: Path, tmp_path: Path) -> None:
     """With all that workers have to find themselves: a log behind a URI, an objective in a file of the user's, with a
-    total of its own and a tower that rests every second step; lists, and tables dealt out over the workers."""
+    total of its own and a tower that rests every second step; lists, and tables that the workers share."""
     settings = config(epochs=1, objective__name=OWN, objective__alternate_every=1)
     figures, weights = [], []
-    for workers, data, tables in ((0, str(listed_log), "replicated"), (2, f"file://{listed_log}", "sharded")):
+    for workers, data, tables in ((0, str(listed_log), "replicated"), (2, f"file://{listed_log}", "node")):
         placed = dataclasses.replace(settings.config, tables=tables)
         given = train_job.Arguments(
             data, tmp_path / str(workers), workers=workers, config=placed, settings=settings.settings

@@ -41,7 +41,7 @@ def test_settings_survive_json() -> None:
         ({"optimizer.embedding": "sgd"}, "optimizer.embedding must be"),
         ({"batch_size": 4}, "below stream.lanes"),
         ({"stream.lanes": 0}, "stream.lanes must be at least 1"),
-        ({"tables": "elsewhere"}, "tables must be .replicated. or .sharded."),
+        ({"tables": "elsewhere"}, "tables must be .replicated., .node. or .sharded."),
     ],
 )
 def test_bad_values_say_what_is_right(values: dict, message: str) -> None:

@@ -1,6 +1,7 @@
 """jobs.check: what a run would refuse or warn about, and what each column is like, without a run."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,24 @@ def test_what_a_run_would_refuse_is_refused(
     (tmp_path / "full" / "file").touch()
     line = error_line(check, ["--data", small_log, "--out", tmp_path / "full"], monkeypatch, capsys)
     assert "is not empty" in line
+
+
+def test_features_made_of_others_are_checked_and_transforms_proposed(
+    small_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bucket is looked at as a column of its own; a long tail without a transform is named, with what to write."""
+    log = Path(shutil.copytree(small_log, tmp_path / "log"))
+    schema = json.loads((log / "schema.json").read_text())
+    schema["categorical"].append(
+        {"name": "level", "kind": "range", "from": {"column": "price", "part": "bucket", "quantiles": 4}}
+    )
+    schema["numeric"] = [*schema["numeric"], {"name": "log_price", "from": "price", "transform": ["log1p"]}]
+    (log / "schema.json").write_text(json.dumps(schema))
+    summary = check.run(check.Arguments(str(log), tmp_path / "check"))
+    assert summary["columns"]["level"]["values"] == 4
+    assert not any("level" in line for line in summary["warnings"])
+    (line,) = [line for line in summary["proposals"] if "'price'" in line]
+    assert '{"name": "price", "transform": [{"clip": [0.0, null]}, "log1p"]}' in line
+    assert not any("log_price" in line for line in summary["proposals"])
+    assert "perhaps: column 'price': a long tail" in " ".join(capsys.readouterr().out.split())
+    assert "Transforms that may help" in (tmp_path / "check" / "report.html").read_text()

@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from data.errors import UserError
 from data.generate import generate_days
 from data.world import GeneratedLog
+from distributed.finished_run import load_run
 from jobs import pipeline
 from jobs.pipeline.days import look
 from jobs.pipeline.watch import Watch
@@ -66,6 +68,7 @@ def test_partitions_of_hive_are_taken_and_half_days_are_named(
     out = tmp_path / "run"
     pipeline.run(watched(days, out))
     printed = capsys.readouterr().out
+    assert printed.startswith(f"watching {days}: 1 day, 2026-01-01; 0 taken in before, 1 to go")
     assert printed.count("20260102: passed over, no _SUCCESS in it") == 1
     assert [line["day"] for line in lines(out)] == ["2026-01-01"]
     (days / "20260102" / "_SUCCESS").touch()
@@ -144,3 +147,26 @@ def test_a_wait_without_end_says_what_for(
     printed = capsys.readouterr().out
     assert printed.count(f"waiting for a day in {days}, with _SUCCESS in it; looking every 0.05 s") == 1
     assert printed.count("2026-01-01: passed over") == 1
+
+
+@pytest.mark.slow
+def test_a_log_of_days_may_gain_columns(days: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first day has no price and no channel: its model does without, and the second day's gains both."""
+    first, second = sorted(path for path in days.iterdir() if path.is_dir() and path.name != "truth")
+    for path in first.glob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["price", "channel"]), path)
+    schema = json.loads((days / "schema.json").read_text())
+    schema["numeric"] = [name for name in schema["numeric"] if name != "price"]
+    schema["numeric"].append({"name": "price", "transform": [{"fill": "median"}, "log1p"]})
+    (days / "schema.json").write_text(json.dumps(schema))
+    out = tmp_path / "out"
+    pipeline.run(watched(days, out))
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("has no channel, price; a day that lacks a feature is trained on without it") == 1
+    assert "new features beside those of" in said
+    before, after = (load_run(out / "days" / day.name / "train").schema for day in (first, second))
+    assert set(after.features) - set(before.features) == {"price", "channel"}
+    assert "price" in after.statistics
+    records = [json.loads((out / "days" / day.name / "train" / "run.json").read_text()) for day in (first, second)]
+    assert [sorted(record.get("new_features", ())) for record in records] == [[], ["channel", "price"]]
+    assert [line["day"] for line in lines(out)] == [first.name, second.name]

@@ -117,6 +117,23 @@ def test_a_training_in_a_pipe_is_plain_lines_now_and_then(tmp_path: Path, monkey
     assert all(re.fullmatch(r"epoch \d\.\d\d/2  step \d+  loss 0.5000  1,234 rows/s", line) for line in steps), text
 
 
+def test_what_a_training_waits_for_is_said_until_its_first_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("jobs.cluster.waiting.FIRST_S", 0.05)
+    monkeypatch.setattr("jobs.cluster.waiting.EVERY_S", 0.05)
+    monkeypatch.setattr("jobs.run.progress.INTERVAL_S", 0.01)
+    with follow_training(Console(file=io.StringIO()), tmp_path, 2, WATCHED, workers=2):
+        time.sleep(0.2)
+        RunLog(tmp_path / "metrics.jsonl", 0).write("start", 0, workers=2)
+        time.sleep(0.1)
+        said = capsys.readouterr().err.splitlines()
+        time.sleep(0.2)
+    assert said[0] == "waiting for 2 Ray Train workers to start (0 s)"
+    assert len(said) >= 2
+    assert capsys.readouterr().err == "", "nothing is waited for any more"
+
+
 def test_an_evolution_in_a_pipe_is_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.run.progress.LINE_S", 0.2)
 

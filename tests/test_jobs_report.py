@@ -233,8 +233,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 
 def test_the_headlines_say_what_was_measured(both):
-    assert "escm2_ips on mmoe was trained on 800,000 exposures by 2 workers; over the entire space its CVR" in both.text
-    assert "PCOC 1.062 ± 0.037 (predictions 6.20% too high on average) at AUC 0.7312 ± 0.0102." in both.text
+    assert "Predicted conversion rates, raw (not calibrated), are 6.20% too high on average over all" in both.text
+    assert "exposures: PCOC 1.062 ± 0.037, AUC 0.7312 ± 0.0102. The model is escm2_ips on mmoe, trained" in both.text
+    assert "trained on 800,000 exposures by 2 workers." in both.text
     assert "Tuned fusion beats untuned and pctcvr." in both.text
     assert (
         both.text.index("escm2_ips on mmoe") < both.text.index("Tuned fusion") < both.text.index("Prediction quality")

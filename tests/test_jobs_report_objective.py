@@ -60,13 +60,13 @@ def test_every_figure_is_there_and_told(alone):
     assert alone.panels == [
         "Return per generation",
         "Lost, issued again, failed",
-        "Sigma, mean over parameters",
-        "Size of the update / size of theta",
+        "Size of the perturbations (sigma), mean over parameters",
+        "Size of a step / size of the parameters",
         "Milliseconds a generation",
         "Share of the workers' time without work",
     ]
     climb, losses, sigma, update, time, idle = alone.figures
-    assert "centre goes from 10 to 475.5" in climb
+    assert "result so far goes from 10 to 475.5" in climb
     assert "lost: 8 in 2 generations" in losses
     assert "issued again: 3 in 1 generation" in losses
     assert "failed:" not in losses
@@ -81,13 +81,16 @@ def test_every_figure_is_there_and_told(alone):
 def test_what_did_not_happen_is_said_and_not_drawn(tmp_path):
     page = report(tmp_path, objective_run(tmp_path / "quiet", wrong=False, sigma=1.0))
     assert "Lost, issued again, failed" not in page.panels
-    assert "Sigma, mean over parameters" not in page.panels
-    assert "Sigma is 0.1 throughout. No pair was lost or issued again, and no evaluation failed." in page.text
+    assert "Size of the perturbations (sigma), mean over parameters" not in page.panels
+    assert (
+        "Perturbations have size 0.1 (sigma) throughout. No pair was lost or issued again, and no evaluation failed."
+        in page.text
+    )
 
 
 def test_a_centre_that_was_seldom_evaluated_is_drawn_where_it_was(tmp_path):
     page = report(tmp_path, objective_run(tmp_path / "seldom", centre_every=20))
-    assert "centre goes from 10 to 390" in page.figures[0]
+    assert "result so far goes from 10 to 390" in page.figures[0]
     without = report(tmp_path, objective_run(tmp_path / "never", centre_every=10**6))
     assert "rose from 10 to 487.2" in without.text  # the first generation's is always there
 
@@ -109,7 +112,7 @@ def test_a_real_run(tmp_path):
     page = report(tmp_path, out)
     assert "The return of rosenbrock (4 parameters) rose from −3 to −" in page.text
     assert page.row("valley")[1] == "xnes"
-    assert "Sigma, mean over parameters" in page.panels
+    assert "Size of the perturbations (sigma), mean over parameters" in page.panels
     (out / "summary.json").unlink()
     with pytest.raises(ValueError, match=r"repeat its jobs\.evolve command"):
         report(tmp_path, out)

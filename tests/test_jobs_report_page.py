@@ -79,8 +79,11 @@ def test_several_runs_are_compared_and_no_best_is_marked_where_intervals_tell_no
     assert compared.row("escm2_dr", 2)[2] == "0.951 ±0.033"
     assert compared.best == []
     assert "Where nothing is shaded there is no difference to tell." in compared.text
-    assert "escm2_dr on mmoe was trained on 800,000 exposures" in compared.text
-    assert "its CVR, raw (not calibrated), has PCOC 0.951 ± 0.033 (predictions 4.90% too low" in compared.text
+    assert "escm2_dr on mmoe, trained on 800,000 exposures" in compared.text
+    assert (
+        "rates, raw (not calibrated), are 4.90% too low on average over all exposures: PCOC 0.951 ± 0.033"
+        in compared.text
+    )
 
 
 def with_auc(path, auc, rows=100_000, positives=2000, **more):
@@ -121,7 +124,10 @@ def test_the_headline_of_a_calibrated_run_is_calibrated_and_says_so(tmp_path):
     calibrated = {"calibration.method": "platt", "calibrated.ctr.pcoc": 1.0, "calibrated.cvr.entire.pcoc": 1.011}
     run = with_auc(tmp_path / "run", 0.79, **calibrated, **{"cvr.entire.pcoc": 1.3})
     page = report(tmp_path, run)
-    assert "its CVR, calibrated (platt), has PCOC 1.011 ± 0.044 (predictions 1.10% too high" in page.text
+    assert (
+        "conversion rates, calibrated (platt), are 1.10% too high on average over all exposures: PCOC 1.011 ± 0.044"
+        in page.text
+    )
     assert "Raw figures, before the calibration (platt)" in page.text
 
 
@@ -149,7 +155,7 @@ def test_negative_numbers_have_a_minus_sign():
 def test_what_is_absent_is_a_dash_with_its_reason(tmp_path):
     page = report(tmp_path, train_run(tmp_path / "train", truth=False))
     assert page.row("CVR, entire space") == ["–1", "–1", "–1", "–", "–"]
-    assert "The entire space cannot be judged: the log has no truth files." in page.text
+    assert "Over all exposures they cannot be judged: the log has no truth files." in page.text
     assert page.text.count("the log has no truth files") == 2
     assert "CVR, entire space" not in page.panels
 

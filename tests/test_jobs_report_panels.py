@@ -5,6 +5,7 @@ import re
 import pytest
 from test_jobs_report import Page, record, report, train_run, write
 
+from funnel.numbers import number
 from funnel.panels import (
     Calibration,
     Curve,
@@ -18,6 +19,8 @@ from funnel.panels import (
     Series,
     Table,
 )
+from jobs.report.draw import rounded
+from jobs.report.tables import Grid, Group
 
 EVIL = '<script>alert("x")</script>'
 
@@ -89,7 +92,7 @@ def test_a_system_that_is_not_here_shows_its_figures_and_curves(tmp_path, proble
     assert page.row("error") == ["0.31"]
     assert page.panels == [], "no picture of two points, and none of one"
     assert page.row("loss") == ["2", "1"]
-    assert page.row("error", 1) == ["0.4"]
+    assert page.row("error", 1) == ["–", "0.4"]
 
 
 def test_words_of_a_system_and_names_of_runs_are_text(tmp_path, monkeypatch):
@@ -109,3 +112,53 @@ def test_words_of_a_system_and_names_of_runs_are_text(tmp_path, monkeypatch):
     assert page.text.count(EVIL) > 10
     assert "--> url(#x) id=" in page.text  # a name is not rewritten as if it were a part of the picture
     assert len(set(page.ids)) == len(page.ids)
+
+
+def short_curves_run(out):
+    write(out / "run.json", {**record("train", {}, {"location": "/maps"}), "problem": f"{__name__}:Short"})
+    write(out / "summary.json", {"part": "test"})
+    return out
+
+
+class Short:
+    """A problem whose curves have two points."""
+
+    @classmethod
+    def panels(cls, record: Record) -> list[Panel]:
+        named = [Series("best", [1, 2], [0.5, 0.6]), Series("default", [1, 2], [0.4, 0.5]), Series("", [1], [0.1])]
+        return [
+            Curve("AUC of each trial", "epoch", "", tuple(named), section="Short"),
+            Sentence("Between them.", "Short"),
+            Curve("AUC", "epoch", "", (Series("", [1, 2], [0.7, 0.8]),), section="Short"),
+            Curve("Loss", "epoch", "", (Series("", [2], [0.3]),), section="Short"),
+        ]
+
+
+def test_curves_of_two_points_are_tables_of_their_named_lines(tmp_path):
+    page = report(tmp_path, short_curves_run(tmp_path / "run"))
+    assert page.panels == []
+    assert page.row("best") == ["0.5", "0.6"]
+    assert page.row("default") == ["0.4", "0.5"]
+    assert "<h3>AUC of each trial</h3>" in page.source
+    assert page.row("AUC") == ["0.7", "0.8"]
+    assert page.row("Loss") == ["–", "0.3"]
+    assert not any(row and row[0] == "AUC of each trial" for row in page.rows), "the many behind are left out"
+
+
+def test_columns_of_words_stand_left_and_of_numbers_right():
+    rows = (("1", "text of a sentence that is long enough", "–", 3.0), ("2", "short", "word", 4.0))
+    grid = Grid.of(Table("", ("Nr", "What", "Kind", "Size"), rows), [Group("", [list(row) for row in rows])])
+    assert grid.names == (True, True, True, False)
+    assert grid.looks == ""
+    wide = Table("", tuple("abcdefgh"), (tuple("12345678"),))
+    assert [Grid.of(wide, [Group("", [list(wide.rows[0])] * count)]).looks for count in (1, 2, 9)] == [
+        " facts", " dense cards", " dense",
+    ]  # fmt: skip
+
+
+def test_a_gain_that_is_nothing_beside_the_others_is_zero(tmp_path):
+    assert rounded(-1.5e-6, 0.12) == 0
+    assert rounded(0.01234567, 0.12) == 0.01235
+    assert rounded(5.0, 0) == 5.0
+    assert number(-0.00001) == "0.0000"
+    assert number(-0.00001, signed=True) == "+0.0000"

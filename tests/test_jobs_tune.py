@@ -24,6 +24,7 @@ from jobs.run.directory import read_json
 from jobs.tune.aim import FAILED, INFEASIBLE, front, read_aim
 from jobs.tune.files import Ledger, read_reports
 from jobs.tune.options import find_space, held
+from jobs.tune.training import with_settings
 
 
 class Known:
@@ -279,3 +280,15 @@ def test_a_training_at_its_end_is_taken_over_whole(
     assert read_reports(second) == read_reports(first)[-1:]
     assert read_json(second / "settings.json") == read_json(first / "settings.json")
     assert read_json(second / "trial.json")["state"] == "finished"
+
+
+@pytest.mark.parametrize("name", ["escm2_dr", "escm2_ips", "naive"])
+def test_a_trial_has_the_towers_of_the_objective_that_it_drew(small_log: Path, tmp_path: Path, name: str) -> None:
+    """Though what all trials share was prepared with another one."""
+    config, settings = settings_of({**TINY_SEARCH, "epochs": 1, "objective.name": "escm2_snips"})
+    shared = prepare(tmp_path, open_log(small_log), config, settings, time.time())
+    own = settings_of({**TINY_SEARCH, "epochs": 1, "objective.name": name})
+    found = with_settings(shared, *own)
+    assert found.facts == prepare(tmp_path, open_log(small_log), *own, time.time()).facts
+    figures = run_training(dataclasses.replace(found, run=str(tmp_path)), workers=0)
+    assert figures["train.epochs"] == 1

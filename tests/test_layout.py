@@ -16,7 +16,7 @@ STANDARD = sys.stdlib_module_names
 # What each room may import beside itself and the standard library.
 ALLOWED = {
     "models": {"torch", "data"},
-    "data": {"numpy", "pyarrow", "fsspec"},
+    "data": {"numpy", "pyarrow", "fsspec", "scipy"},
     "es": {"data", "numpy", "ray", "safetensors", "filelock", "gymnasium", "cma"},
     "funnel": {"models", "data", "es", "torch", "numpy", "pyarrow", "scipy", "sklearn", "pydantic"}
     | {"onnx", "onnxscript", "onnxruntime"},
@@ -28,7 +28,7 @@ PARTS = {
     ("es", "data"): ("data.errors", "data.cpus", "data.files"),
     ("funnel", "es"): ("es.objectives.base", "es.policies", "es.hashing"),
     ("distributed", "funnel"): ("funnel.problem", "funnel.registry", "funnel.settings"),
-    ("distributed", "models"): ("models.embedding", "models.rows"),
+    ("distributed", "models"): ("models.embedding", "models.row_kernels", "models.rows"),
 }
 SHARED = ("problem", "tunable", "panels", "registry", "settings", "spaces", "batch", "rows", "network",
           "lists", "figures", "off_policy", "progress", "numbers", "tools", "platform", "simulator")  # fmt: skip

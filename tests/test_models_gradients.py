@@ -38,7 +38,7 @@ def gradients(
 
 def network_of(objective: Objective, backbone: str, dropout: float) -> EntireSpaceModel:
     torch.manual_seed(7)
-    settings = ModelConfig(4, 0.5, (6,), None, BackboneConfig(backbone, expert_hidden=(8, 5), dropout=dropout))
+    settings = ModelConfig(4, 0.5, (6,), backbone=BackboneConfig(backbone, expert_hidden=(8, 5), dropout=dropout))
     network = EntireSpaceModel(settings, (9, 11), 2, objective.tasks, seed=3).double().train()
     network.ending = objective.config.ending(objective.tasks)
     return network

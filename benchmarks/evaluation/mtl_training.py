@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from models.backbones.base import BackboneConfig
-from models.layers import MLP
+from models.layers import MLP, Experts
 from models.registry import build_backbone
 
 CHECKS = 10
@@ -71,6 +71,9 @@ def fit(
     parameters, buffers = stack_module_state(networks)
     optimizer = torch.optim.Adam(parameters.values(), lr=rate, fused=True)
     template = networks[0]
+    for module in template.modules():
+        if isinstance(module, Experts):
+            module.one_node = False
 
     def apply(one_P: dict[str, Tensor], one_B: dict[str, Tensor], x_BI: Tensor) -> Tensor:
         return functional_call(template, (one_P, one_B), (x_BI,))

@@ -52,6 +52,8 @@ class Arguments:
     """Rows ours trains on; the peers get as many batches as take them some seconds."""
     repeats: int = 3
     threads: int = 2
+    skip: tuple[str, ...] = ()
+    """Variants to leave out, by their names in the table."""
     dense: Literal["", "no", "yes"] = ""
     """Used by this script when it calls itself: time the dense part, with or without gradient of the input."""
 
@@ -61,19 +63,20 @@ def main(arguments: Arguments) -> None:
         print(json.dumps(dense(arguments.dense == "yes", arguments.threads)))
         return
     results: dict[int, dict[str, list[dict[str, float]]]] = {}
+    skip = arguments.skip
     for values in arguments.values:
         found: dict[str, list[dict[str, float]]] = {}
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder) / "log"
             write_log(log, arguments.rows, values)
             for repeat in range(arguments.repeats):
-                for name, precision in OURS.items():
+                for name, precision in kept(OURS, skip).items():
                     out = Path(folder) / f"{precision}-{repeat}"
                     found.setdefault(name, []).append(ours(log, out, precision, arguments.threads))
-                for name, gradient in LIMITS.items():
+                for name, gradient in kept(LIMITS, skip).items():
                     command = [sys.executable, "-m", "benchmarks.training.peers", "--dense", gradient]
                     found.setdefault(name, []).append(answer(command))
-                for name, (library, mode) in PEERS.items() if arguments.peer else ():
+                for name, (library, mode) in kept(PEERS, skip).items() if arguments.peer else ():
                     case = {"library": library, "mode": mode, "fields": FIELDS, "values": values, "width": WIDTH,
                             "batch": BATCH, "experts": EXPERTS, "hidden": HIDDEN, "towers": TOWERS,
                             "threads": arguments.threads, "rows": BATCH * (20 if values < 500_000 else 3)}  # fmt: skip
@@ -81,7 +84,12 @@ def main(arguments: Arguments) -> None:
                     found.setdefault(name, []).append(answer([str(arguments.peer), script, json.dumps(case)]))
                 print(values, {name: round(runs[-1]["rows_per_s"]) for name, runs in found.items()}, flush=True)
         results[values] = found
-    write_result("train-peers", {"runs": results}, describe(results, arguments))
+    part = "".join(f"-{values}" for values in arguments.values) if arguments.values != Arguments.values else ""
+    write_result("train-peers" + part, {"runs": results}, describe(results, arguments))
+
+
+def kept(variants: dict[str, Any], skip: tuple[str, ...]) -> dict[str, Any]:
+    return {name: variant for name, variant in variants.items() if name not in skip}
 
 
 def write_log(path: Path, rows: int, values: int) -> None:
@@ -139,7 +147,7 @@ def dense(input_gradient: bool, threads: int) -> dict[str, float]:
 
 def describe(results: dict[int, dict[str, list[dict[str, float]]]], arguments: Arguments) -> str:
     """A table of medians; ratios are medians over the repeats, each within its repeat."""
-    best = list(OURS)
+    best = list(kept(OURS, arguments.skip))
     rows: list[list[Any]] = []
     for values, found in results.items():
         for name, runs in found.items():
@@ -154,7 +162,14 @@ def describe(results: dict[int, dict[str, list[dict[str, float]]]], arguments: A
                 f"{min(rates):,.0f} to {max(rates):,.0f}", *(f"{ratio:.2f}" for ratio in ratios),
                 f"{statistics.median(peaks):,.0f}" if peaks else "",
             ])  # fmt: skip
-    header = ["table rows", "training", "rows/s (median)", "range", "float32 to it", "bfloat16 to it", "peak MiB"]
+    header = [
+        "table rows",
+        "training",
+        "rows/s (median)",
+        "range",
+        *(f"{name.removeprefix('ours, ')} to it" for name in best),
+        "peak MiB",
+    ]
     how = (
         f"{FIELDS} id fields, batch {BATCH}, width {WIDTH}, MMoE of {EXPERTS} experts 128-64, two towers of 32; "
         f"{arguments.threads} threads; {arguments.repeats} repeats. Peak memory is a process's resident set.\n\n"

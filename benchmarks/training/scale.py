@@ -1,17 +1,25 @@
-"""What training would do on more workers than this machine holds: measured costs, formulas, stated assumptions.
+"""What training would do on more workers than this machine holds: measured parts, formulas, stated assumptions.
 
-    python -m benchmarks.training.cost_growth && python -m benchmarks.training.scale
+    python -m benchmarks.training.cost_growth && python -m benchmarks.training.one_of_many
+    python -m benchmarks.training.scale
     python -m benchmarks.training.scale --gigabit 25 --table-rows 1000000000
 
-Reads the newest cost-growth result. A worker is one core. Its step on b rows takes
+A worker is one core. With sharded tables its step on b rows takes
 
-    t(b) + w D(b) + bytes / bandwidth + messages x latency + jitter t(b)
+    s(b, W) + p(b, W) + messages + bytes / bandwidth + latency + jitter t(b)
 
-t and the distinct rows D are interpolated between the measured batches; w is what handing rows over and taking them in
-costs the core, from the two measured workers (their loopback transport included, so it is counted twice, on the safe
-side); with replicated tables every worker takes in everybody's rows, w W D / 2. Bytes are those of
-distributed/tables/placement.py, which the runs of table_size.py met to the byte, and
-2 (1 - 1/W) x 4 P for P dense weights.
+s, the step, and p, the plan of the batch to come, are the CPU seconds of one worker of W that one_of_many.py measured;
+t(b) is the same for a worker alone. Messages are all-to-alls: between all workers for row numbers, vectors and
+gradients; between the rows and the columns of their grid (tables/grid.py) for counts, totals and dense gradients, these
+to be added up and back; few workers have no grid, and dense gradients go twice round a ring. Each costs the core what
+one_of_many.py measured a call, a message and a byte. The wire adds its bytes and one latency for each: gloo sends the
+messages of an all-to-all at once.
+
+With two cores a worker, plans are made on the second one: p, and the messages of counts and row numbers, are hidden
+behind the step. Ahead of "rows" too, what two batches do not share travels there as well, and only the rest of the
+vectors and gradients is waited for. With replicated tables every worker takes in everybody's rows: cost_growth.py's
+two workers lost w a distinct row, and W lose w W D / 2. Bytes are those of distributed/tables/, which table_size.py met
+to the byte.
 """
 
 import json
@@ -26,102 +34,160 @@ from benchmarks.training import table_size
 from benchmarks.training.cost_growth import BASE
 from benchmarks.training.table_bytes import bytes_of_rows, bytes_per_step, bytes_to_all
 from distributed.context import CPU
+from distributed.tables.grid import MANY, sides
 from models.rows import EVERY_ROW
-
-MESSAGES = {"replicated": 3, "sharded": 6}  # collectives a step with one table: loop.py, tables/placement.py
 
 
 @dataclass
 class Arguments:
-    workers: tuple[int, ...] = (1, 2, 8, 64, 256)
+    workers: tuple[int, ...] = (1, 2, 8, 64)
     batch: tuple[int, ...] = (512, 4096)
     """Rows of a worker's share of the global batch."""
     gigabit: float = 10.0
     """Of a worker's network link a second."""
     latency_us: float = 50.0
-    """Of a message; a collective over W workers has W - 1 of them (all to all) in a row at worst."""
+    """Of a message."""
     jitter: float = 0.05
     """How much longer the slowest worker's step takes than the middle one's."""
     table_rows: int = 100_000_000
+    """Of the table whose memory is given."""
     rows_a_day: float = 1e9
 
 
 def main(arguments: Arguments) -> None:
-    path = sorted(RESULTS.glob("*-cost-growth.json"))[-1]
-    costs = Costs(json.loads(path.read_text())["runs"])
+    growth, many = (sorted(RESULTS.glob(f"*-{name}.json"))[-1] for name in ("cost-growth", "one-of-many"))
+    costs = Costs(json.loads(growth.read_text())["runs"], json.loads(many.read_text()))
     rows, found = [], []
     for batch in arguments.batch:
-        for tables in ("replicated", "sharded"):
-            for workers in arguments.workers:
-                if workers == 1 and tables == "sharded":
-                    continue
-                step = predict(costs, arguments, workers, batch, tables)
-                found.append({"batch": batch, "tables": tables, "workers": workers, **step})
-                rows.append([
-                    f"{batch:,}", tables if workers > 1 else "", f"{workers:,}", f"{workers * batch:,}",
-                    f"{step['seconds'] * 1e3:.0f}", f"{step['rows_per_s']:,.0f}", f"{step['efficiency']:.0%}",
-                    f"{step['bytes'] / 1e6:.1f}", f"{step['memory'] / 2**30:.2f}",
-                    duration(arguments.rows_a_day / step["rows_per_s"]),
-                ])  # fmt: skip
-    header = ["rows a worker", "table", "workers", "global batch", "ms a step", "rows/s", "efficiency"]
-    header += ["MB sent a worker and step", "GiB of table a worker", f"time for {arguments.rows_a_day:.0e} rows"]
-    about = (
-        f"Costs from {path.name}: {BASE.fields} fields, {BASE.width} wide, MMoE of 4 experts 128-64, {costs.dense:,} "
-        f"dense weights; handing rows over costs {costs.handing['replicated'] * 1e9:.0f} ns a distinct row replicated, "
-        f"{costs.handing['sharded'] * 1e9:.0f} sharded. Assumed: {arguments.gigabit:g} Gbit/s a worker, "
-        f"{arguments.latency_us:g} us a message, {arguments.jitter:.0%} jitter, {arguments.table_rows:,} table "
-        "rows.\n\n"
-    )
+        for case in costs.cases(arguments.workers):
+            step = predict(costs, arguments, batch, case)
+            found.append({"batch": batch, **vars(case), **step})
+            rows.append([
+                f"{batch:,}", f"{case.rows:,}", case.label, case.cores, f"{case.workers:,}",
+                f"{step['seconds'] * 1e3:.0f}", f"{step['rows_per_s']:,.0f}", f"{step['efficiency']:.0%}",
+                *(f"{step[part] * 1e3:.1f}" for part in PARTS), f"{step['bytes'] / 1e6:.1f}",
+                f"{step['memory'] / 2**30:.2f}", duration(arguments.rows_a_day / step["rows_per_s"]),
+            ])  # fmt: skip
+    header = ["rows a worker", "table rows", "table", "cores a worker", "workers", "ms a step", "rows/s", "efficiency"]
+    header += [*PARTS, "MB sent a worker and step", "GiB of table a worker", f"{arguments.rows_a_day:.0e} rows take"]
+    about = f"""Parts from {many.name}, replicated tables from {growth.name}: {BASE.fields} fields, {BASE.width} wide,
+MMoE of 4 experts 128-64, {costs.dense:,} dense weights. Columns {", ".join(PARTS)}: milliseconds of the step. Assumed:
+
+1. {arguments.gigabit:g} Gbit/s a worker; {arguments.latency_us:g} us latency, once an all-to-all.
+2. A message costs a core what the loopback costs here ({costs.call * 1e6:.0f} us an all-to-all,
+   {costs.message * 1e6:.0f} more for each other worker, {costs.byte * 1e9:.2f} ns a byte sent and taken in).
+3. The slowest worker of a step takes {arguments.jitter:.0%} longer than the middle one. Nobody is lost.
+4. The step of one worker of many was measured with the others' messages made up, all workers' batches being alike.
+5. Reading keeps up, on a thread that is not counted (alone neither); two cores a worker are compared with one worker
+   alone, which has no use for its second.
+6. A global batch of so many rows learns as well a row as a smaller one.
+
+Memory is for {arguments.table_rows:,} table rows.
+
+"""
     write_result("train-scale", {"arguments": vars(arguments), "steps": found}, about + markdown(header, rows))
 
 
+PARTS = ("own work", "plan", "messages", "wire", "jitter")
+
+
+@dataclass(frozen=True)
+class Case:
+    """So many workers of a table of so many rows. cores: of a worker; ahead: what is exchanged beside the step; number:
+    bytes of a weight on the wire."""
+
+    rows: int
+    tables: str
+    workers: int
+    cores: int = 1
+    ahead: str = "plans"
+    number: int = 4
+
+    @property
+    def label(self) -> str:
+        ahead = f", {self.ahead} ahead" if self.cores > 1 else ""
+        return f"{self.tables}{ahead}{', bfloat16' if self.number == 2 else ''}" if self.workers > 1 else ""
+
+
 class Costs:
-    """What cost_growth.py measured, in seconds and counts."""
+    """What cost_growth.py and one_of_many.py measured, in seconds and counts."""
 
-    def __init__(self, runs: dict[str, Any]) -> None:
+    def __init__(self, growth: dict[str, Any], many: dict[str, Any]) -> None:
         def middle(knob: str, label: str, key: str) -> float:
-            return float(np.median([run[key] for run in runs[knob][label]]))
+            return float(np.median([run[key] for run in growth[knob][label]]))
 
-        labels = list(runs["batch"])
-        self.batches = [int(label.replace(",", "")) for label in labels]
-        self.seconds_at = [middle("batch", label, "ms") / 1e3 for label in labels]
-        self.distinct_at = [middle("batch", label, "distinct") for label in labels]
-        self.handing = {}
-        half = BASE.batch // 2
-        for tables in MESSAGES:
-            extra = middle("workers", f"2 {tables}", "ms") / 1e3 - self.seconds(half)
-            self.handing[tables] = extra / middle("workers", f"2 {tables}", "distinct")
+        labels = list(growth["batch"])
+        batches = [int(label.replace(",", "")) for label in labels]
+        half = np.interp(BASE.batch // 2, batches, [middle("batch", label, "ms") for label in labels])
+        extra = (middle("workers", "2 replicated", "ms") - half) / 1e3
+        self.handing = extra / middle("workers", "2 replicated", "distinct")
+        self.one = {(run["rows"], run["workers"], run["batch"]): run for run in many["runs"]}
+        self.call, self.message, self.byte = many["call_s"], many["message_s"], many["byte_s"]
         network = table_size.make_job("", BASE).open_problem(CPU).network(EVERY_ROW, seed=0)
         self.dense = sum(parameter.numel() for parameter in network.parameters())
 
-    def seconds(self, batch: float) -> float:
-        return float(np.interp(batch, self.batches, self.seconds_at))
+    def cases(self, workers: tuple[int, ...]) -> list[Case]:
+        found = []
+        for rows in sorted({rows for rows, _, _ in self.one}):
+            found.append(Case(rows, "replicated", 1))
+            more = [count for count in workers if count > 1]
+            found += [Case(rows, "replicated", count) for count in more]
+            for way in ((1, "plans", 4), (2, "plans", 4), (2, "rows", 4), (2, "plans", 2)):
+                found += [Case(rows, "sharded", count, *way) for count in more]
+        return found
 
-    def distinct(self, batch: float) -> float:
-        return float(np.interp(batch, self.batches, self.distinct_at))
 
-
-def predict(costs: Costs, arguments: Arguments, workers: int, batch: int, tables: str) -> dict[str, float]:
-    """Seconds a step, rows/s over all workers, bytes a worker sends, bytes of table it holds."""
-    alone, distinct = costs.seconds(batch), round(costs.distinct(batch))
-    seconds, sent = alone, 0.0
+def predict(costs: Costs, arguments: Arguments, batch: int, case: Case) -> dict[str, float]:
+    """Seconds a step and its parts, rows/s over all workers, bytes a worker sends, bytes of table it holds."""
+    alone = costs.one[case.rows, 1, batch]
+    workers, bandwidth, latency = case.workers, arguments.gigabit * 1e9 / 8, arguments.latency_us * 1e-6
+    parts = dict.fromkeys(PARTS, 0.0) | {"own work": alone["step"]}
+    sent = 0.0
     if workers > 1:
-        home = round(distinct / workers)
-        away = distinct - home
-        handled = distinct * (workers / 2 if tables == "replicated" else 1)
-        of_rows = bytes_per_step(distinct, home, away, BASE.width, workers)
-        if tables == "replicated":
-            of_rows = bytes_to_all(distinct, BASE.width, workers)
-        sent = of_rows + 2 * (1 - 1 / workers) * 4 * costs.dense
-        seconds += costs.handing[tables] * handled + sent / (arguments.gigabit * 1e9 / 8)
-        seconds += MESSAGES[tables] * (workers - 1) * arguments.latency_us * 1e-6 + arguments.jitter * alone
-    held = -(-arguments.table_rows // (workers if tables == "sharded" else 1))
+        parts["jitter"] = arguments.jitter * alone["step"]
+        hops = [side - 1 for side in sides(workers)] if workers >= MANY else [workers - 1]
+        dense = 2 * len(hops) * 4 * costs.dense  # there and back, at each hop nearly all of it
+        by_grid = sum(costs.call + count * costs.message for count in hops)
+        # totals, and dense gradients
+        shared, turns = 3 * by_grid, 3 * len(hops)
+        if workers < MANY:
+            shared, turns = by_grid + costs.call + 2 * (workers - 1) * costs.message, 1 + 2 * (workers - 1)
+        if case.tables == "replicated":
+            distinct = round(alone["distinct"])
+            rows = bytes_to_all(distinct, BASE.width, workers)
+            sent = rows + dense
+            parts["own work"] += costs.handing * distinct * workers / 2
+            parts["wire"] = sent / bandwidth + (2 * (workers - 1) + turns) * latency
+        else:
+            run = costs.one[case.rows, workers, batch]
+            distinct, asked = round(run["distinct"]), round(run["asked"])
+            away, others = (round(number * (1 - 1 / workers)) for number in (distinct, asked))
+            ahead = bytes_per_step(distinct, distinct - away, others, 0, workers)
+            rows = case.number * BASE.width * (away + others)
+            sent = ahead + rows + dense
+            direct = costs.call + (workers - 1) * costs.message
+            beside = run["plan"] + direct + by_grid + costs.byte * ahead
+            waited = dense + rows
+            parts["own work"] = run["step"]
+            if case.ahead == "rows":
+                waited = dense + rows * run["late"]
+                beside += run["divide"] + run["move"] + 3 * direct + costs.byte * (rows + dense - waited)
+                parts["own work"] = run["step_after_move"]
+            parts["messages"] = 2 * direct + shared + costs.byte * waited
+            parts["wire"] = waited / bandwidth + (2 + turns) * latency
+            if case.cores == 1:
+                parts["plan"] = beside
+            else:  # hidden, unless it takes longer than the step
+                parts["plan"] = max(0.0, beside + (sent - waited) / bandwidth - sum(parts.values()))
+    seconds = sum(parts.values())
+    held = -(-arguments.table_rows // (workers if case.tables == "sharded" else 1))
     return {
         "seconds": seconds,
         "rows_per_s": workers * batch / seconds,
-        "efficiency": alone / seconds,
+        "efficiency": alone["step"] / seconds,
         "bytes": sent,
         "memory": bytes_of_rows(held, BASE.width, "adagrad"),
+        **parts,
     }
 
 

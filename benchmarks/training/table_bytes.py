@@ -1,6 +1,8 @@
 """Formulas: bytes that embedding tables take and send (distributed/tables/placement.py); W workers, E width."""
 
-from distributed.tables.placement import COUNTS
+from distributed.tables.sharded import COUNTS
+
+ID = 4  # bytes of a row's number, in tables of less than 2^31 rows
 
 
 def bytes_per_step(distinct: int, own: int, asked: int, width: int, workers: int) -> int:
@@ -10,12 +12,12 @@ def bytes_per_step(distinct: int, own: int, asked: int, width: int, workers: int
     gradients go out, vectors are handed back; with ids dealt out evenly asked = distinct - own = distinct (1 - 1/W).
     """
     away = distinct - own
-    return COUNTS * (workers - 1) + 8 * away + 4 * width * (away + asked)
+    return COUNTS * (workers - 1) + ID * away + 4 * width * (away + asked)
 
 
 def bytes_to_all(most: int, width: int, workers: int) -> int:
     """The same for a replicated table; most: distinct rows of the batch of the worker that has most of them."""
-    return (workers - 1) * most * (8 + 4 * width)
+    return (workers - 1) * most * (ID + 4 * width)
 
 
 def bytes_of_rows(rows: int, width: int, optimizer: str) -> int:

@@ -6,6 +6,7 @@ of whole requests (table_requests.py), and a request is in the part of its first
 Shapes: R rows of a block.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,12 +21,16 @@ from data.kinds import number
 from data.loaders.common import PARTS, hash_split, silent
 from data.loaders.table_draft import Draft, draft, find_roles
 from data.loaders.table_files import RawTable, open_table
-from data.loaders.table_profile import profile
+from data.loaders.table_moments import Moments
+from data.loaders.table_profile import Column, profile
 from data.loaders.table_requests import whole_requests
-from data.loaders.table_time import DAY_US, day, microseconds
+from data.sources import UTC
+from data.times import DAY_US, day, microseconds
 from data.write import PartFacts, PartWriter, new_log
 
-SPLITS = ("time", "user", "request")
+SPLITS = ("auto", "time", "user", "request", "row")
+FEWEST_KEYS, FEWEST_OUTCOMES = 30, 5
+"""Users (requests) of a table, and clicks and conversions of a part, below which rows are dealt out one by one."""
 TIME = "__time__"
 """Column of microseconds that a block has between reading and writing."""
 
@@ -34,18 +39,21 @@ TIME = "__time__"
 class TableOptions:
     """What is known of a table; columns' roles that are not given are found by their names."""
 
-    split: str = "time"
+    split: str = "auto"
+    """auto: by time where the table has enough days, else by user, else by request, else by row."""
     valid_days: int = 1
     """Last days but the test part's that are the valid part, of a split by time."""
     test_days: int = 1
     held_out: float = 0.1
-    """Share of the users or requests that is valid, and as much is test, of a split by those."""
+    """Share of the users, requests or rows that is valid, and as much is test, of a split by those."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """{"click": ., "time": ., ...}, roles of table_draft.ROLES."""
     kinds: Mapping[str, str] = field(default_factory=dict)
     """{column: "categorical", "numeric" or "drop"} where the draft shall not judge."""
     text: tuple[str, ...] = ()
     """Columns that are text whatever they look like."""
+    zone: str = UTC
+    """Time zone in which hours and weekdays are told."""
     seed: int = 0
 
 
@@ -62,6 +70,16 @@ class Days:
 
     first: int = 2**62
     last: int = -(2**62)
+    refused: str = ""
+    """Why the table cannot be split by time."""
+
+    @property
+    def count(self) -> int:
+        return max(0, self.last - self.first + 1)
+
+    def train(self, options: "TableOptions") -> int:
+        """Days that the training part has."""
+        return self.count - (options.valid_days + options.test_days if options.split == "time" else 0)
 
     def add(self, moment_R: np.ndarray) -> None:
         if len(moment_R):
@@ -78,21 +96,27 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
     table = open_table(source, options.text)
     roles = find_roles(table.types, options.columns)
     check_options(options, roles, table)
-    days = Days()
-    columns = profile(first_pass(table, roles, options.split == "time", days, progress), table.types)
+    days, moments = Days(), Moments(roles.get("time"))
+    columns = profile(first_pass(table, roles, options.split, days, moments, progress), table.types)
     rows = next(iter(columns.values())).rows
     if rows == 0:
         raise UserError(f"{source}: holds no rows")
+    notes: list[str] = []
+    if options.split == "auto":
+        options, why = chosen_split(options, roles, days, columns)
+        notes += [why] if options.split != "time" else []
+    by_time = options.split == "time"
     folders = {name for file in table.files for name in file.folders}
-    found = draft(Path(source.rstrip("/")).stem or "table", columns, roles, options.columns, options.kinds, folders)
-    part_of = splitter(options, found.roles, days)
-    notes = [days_note(days, options)] if options.split == "time" else []
+    name, train_days = Path(source.rstrip("/")).stem or "table", days.train(options)
+    found = draft(name, columns, roles, options.columns, options.kinds, folders, moments, options.zone, train_days)
+    part_of = splitter(options, found.roles, found.schema.labels, days)
+    notes += [days_note(days, options)] if by_time else []
     with new_log(out, found.schema) as directory, ExitStack() as stack:
         writers = [stack.enter_context(PartWriter(directory, part, found.schema)) for part in PARTS]
-        blocks = second_pass(table, found, options.split == "time")
+        blocks = second_pass(table, found, by_time)
         request = found.schema.request
         for piece, first_R in whole_requests(blocks, request, TIME, rows, directory):
-            part_R = part_of(piece)[first_R]
+            part_R = part_of(piece) if options.split == "row" else part_of(piece)[first_R]
             impossible_R = contradicts(piece, found.schema.labels)
             piece = piece.drop_columns([TIME]) if TIME in piece.column_names else piece
             for index, writer in enumerate(writers):
@@ -103,9 +127,14 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
         facts = {part: writer.close() for part, writer in zip(PARTS, writers, strict=True)}
         empty = [part for part in PARTS if facts[part].rows == 0]
         if empty:
-            raise UserError(
-                f"no rows for part {empty[0]!r} of {rows:,} rows split by {options.split}: choose another split"
-            )
+            raise UserError(too_few(empty[0], f"no rows of {rows:,}", options))
+    poor = [(part, label) for part in PARTS for label in found.schema.labels if not getattr(facts[part], f"{label}s")]
+    if poor:
+        part, label = poor[0]
+        total = sum(getattr(fact, f"{label}s") for fact in facts.values())
+        few = f"{total} {label}s in {rows:,} rows are too few for three parts: bring more rows"
+        clicks = "" if label == "click" else ", or train a model of clicks alone (--preset clicks)"
+        notes.append(too_few(part, f"no {label}", options) if total >= len(PARTS) else few + clicks)
     dropped = sum(fact.dropped for fact in facts.values())
     if dropped:
         notes.append(f"{dropped:,} rows with a conversion and no click were left out: CVR is learnt after clicks")
@@ -117,8 +146,10 @@ def check_options(options: TableOptions, roles: dict[str, str], table: RawTable)
     for name, kind in options.kinds.items():
         if name not in table.types:
             raise UserError(f"--{kind} {name}: no such column; the table has {', '.join(table.types)}")
-    need = {"time": "time", "user": "user", "request": "request"}[options.split]
-    if need not in roles:
+    need = options.split
+    if need == "row" and "request" in roles:
+        raise UserError(f"--split row would tear the requests of {roles['request']!r} apart: take --split request")
+    if need not in ("auto", "row") and need not in roles:
         raise UserError(
             f"--split {options.split} needs the column of the {need}: name it with --{need} COLUMN; the table has "
             f"{', '.join(table.types)}"
@@ -131,12 +162,54 @@ def check_options(options: TableOptions, roles: dict[str, str], table: RawTable)
         )
 
 
+def chosen_split(
+    options: TableOptions, roles: dict[str, str], days: Days, columns: dict[str, Column]
+) -> tuple[TableOptions, str]:
+    """The split that this table can have, and why, in one line."""
+    asked = (options.valid_days, options.test_days) != (1, 1)
+    if not days.refused and days.count and (asked or days.count > options.valid_days + options.test_days):
+        return dataclasses.replace(options, split="time"), "split by time"
+    why = days.refused or (f"{days.count} days are too few" if "time" in roles else "no column is a time")
+    rarest = min(columns[roles[label]].there for label in ("click", "conversion") if label in roles)
+    for role in ("user", "request"):
+        distinct = columns[roles[role]].distinct.count() if role in roles else 0
+        if distinct >= FEWEST_KEYS and rarest * options.held_out >= FEWEST_OUTCOMES:
+            return dataclasses.replace(options, split=role), f"split by {role}, as {why} (--split)"
+        if role in roles:
+            why += f", and {distinct:,} {role}s with {rarest:,} of the rarest outcome too few"
+    return dataclasses.replace(options, split="row"), f"split by row, as {why} (--split)"
+
+
+def too_few(part: str, what: str, options: TableOptions) -> str:
+    """Advice in one line."""
+    more = {"time": "more --valid-days and --test-days"}.get(
+        options.split, f"more than --held-out {options.held_out:g}"
+    )
+    other = (
+        "" if options.split in ("row", "request") else ", or --split " + ("user" if options.split == "time" else "row")
+    )
+    return f"part {part} has {what}, split by {options.split}: take {more}{other}"
+
+
 def first_pass(
-    table: RawTable, roles: dict[str, str], by_time: bool, days: Days, progress: Callable[[int], None]
+    table: RawTable,
+    roles: dict[str, str],
+    split: str,
+    days: Days,
+    moments: Moments,
+    progress: Callable[[int], None],
 ) -> Iterator[tuple[pa.Table, dict[str, np.ndarray]]]:
+    taken = {name for role, name in roles.items() if role != "time"}
+    names = moments.candidates(table.types, taken)
     for block, path in table.blocks():
-        if by_time:
-            days.add(microseconds(block, roles["time"], path))
+        moments.add(block, names)
+        if split == "time" or (split == "auto" and "time" in roles and not days.refused):
+            try:
+                days.add(microseconds(block, roles["time"], path))
+            except UserError as error:
+                if split == "time":
+                    raise
+                days.refused = str(error).removeprefix(f"{path}: ")
         yield block, {role: label(block, roles, role, path) for role in ("click", "conversion") if role in roles}
         progress(0)
 
@@ -188,8 +261,12 @@ def contradicts(table: pa.Table, labels: Mapping[str, str]) -> np.ndarray:
     return (conversion_R == 1) & (click_R == 0)
 
 
-def splitter(options: TableOptions, roles: dict[str, str], days: Days) -> Callable[[pa.Table], np.ndarray]:
+def splitter(
+    options: TableOptions, roles: dict[str, str], labels: Mapping[str, str], days: Days
+) -> Callable[[pa.Table], np.ndarray]:
     """What gives each row's index in PARTS."""
+    if options.split == "row":
+        return DealtRows(options.held_out, labels, options.seed)
     if options.split != "time":
         share = options.held_out
         shares = {"train": 1 - 2 * share, "valid": share, "test": share}
@@ -204,6 +281,32 @@ def splitter(options: TableOptions, roles: dict[str, str], days: Days) -> Callab
         )
     edges = np.array([valid, test]) * DAY_US
     return lambda table: np.searchsorted(edges, table.column(TIME).to_numpy(), side="right")
+
+
+class DealtRows:
+    """Rows dealt out by themselves, those of each outcome in the same shares: a few conversions reach all parts.
+
+    The first three rows of an outcome go to one part each, the others by the multiples of the golden ratio, which fill
+    the shares evenly from whatever row on.
+    """
+
+    def __init__(self, share: float, labels: Mapping[str, str], seed: int) -> None:
+        self.labels, self.dealt = list(labels.values()), dict[int, int]()
+        self.ends = np.array([1 - 2 * share, 1 - share])
+        self.begin = np.random.default_rng(seed).random()
+
+    def __call__(self, table: pa.Table) -> np.ndarray:
+        outcome_R = sum(table.column(name).to_numpy().astype(np.int64) << n for n, name in enumerate(self.labels))
+        part_R = np.empty(table.num_rows, np.int64)
+        for outcome in np.unique(outcome_R):
+            place_R = np.flatnonzero(outcome_R == outcome)
+            number_R = self.dealt.get(int(outcome), 0) + np.arange(len(place_R))
+            self.dealt[int(outcome)] = int(number_R[-1]) + 1
+            uniform_R = (self.begin + number_R * 0.6180339887498949) % 1.0
+            spread_R = np.searchsorted(self.ends, uniform_R, side="right")
+            first_R = (number_R - 2 * (outcome == 1)) % len(PARTS)  # clicks alone the other way round
+            part_R[place_R] = np.where(number_R < len(PARTS), first_R, spread_R)
+        return part_R
 
 
 def days_note(days: Days, options: TableOptions) -> str:

@@ -3,6 +3,7 @@
 What could as well be something else is said to be unsure, with what to change in schema.json if it is wrong.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -13,8 +14,13 @@ import pyarrow as pa
 from data.errors import UserError
 from data.fields import CategoricalField, Many
 from data.kinds import INTEGERS, id_kind, is_list, is_number, is_text, single
+from data.loaders.table_moments import Moments, made_of
 from data.loaders.table_profile import LISTED, Column
+from data.loaders.table_shape import shape_of
 from data.schema import Schema
+from data.sources import UTC, Source
+from data.transforms import Chain
+from data.transforms import words as in_words
 
 ROLES = {
     "click": r"(is_?)?(click|clicked|clicks|clk)(_?label)?|label_?(click|ctr)|ctr_?label",
@@ -91,9 +97,13 @@ def draft(
     given: Mapping[str, str],
     kinds: Mapping[str, str],
     folders: Collection[str] = (),
+    moments: Moments | None = None,
+    zone: str = UTC,
+    train_days: int = 0,
 ) -> Draft:
     """The schema of a log with these columns. `roles` as find_roles has them, `given` as the user does: those are sure.
-    `kinds`: what the user says of columns, KINDS by name. `folders`: columns that are folders' names.
+    `kinds`: what the user says of columns, KINDS by name. `folders`: columns that are folders' names. `moments`: what
+    is known of the table's moments, told in this time zone; `train_days`: how many days the training part has.
 
     Raises UserError where no feature is left.
     """
@@ -114,7 +124,24 @@ def draft(
     categorical: list[CategoricalField] = []
     lists: list[Column] = []
     numeric: list[str] = []
+    sources: dict[str, Source] = {}
+    transforms: dict[str, Chain] = {}
     for column in columns.values():
+        made = made_of(column.name, moments, zone, train_days, set(columns)) if moments and column.known else None
+        if made is not None and column.name == roles.get("time"):
+            decisions = [dataclasses.replace(one, why=f"{one.why}; {made.why}" if made.why else one.why)
+                         if one.column == column.name and one.what == "time" else one for one in decisions]  # fmt: skip
+        if column.name in taken.values() and not (made and column.name == roles.get("time")):
+            continue
+        told_of = column.name in kinds or column.name in folders or column.only_where() is not None
+        if made is not None and not told_of:
+            categorical += made.categorical
+            numeric += made.numeric
+            sources |= made.sources
+            transforms |= made.transforms
+            if column.name not in taken.values():
+                decisions.append(Decision(column.name, "moment" if made.sources else "-", made.why, made.sure))
+            continue
         if column.name in taken.values():
             continue
         kind = kinds.get(column.name, "")
@@ -130,6 +157,11 @@ def draft(
             categorical.append(field)
         elif decision.what == "numeric":
             numeric.append(column.name)
+            shape = shape_of(column.name, column.numbers)
+            if shape.chain:
+                transforms[column.name] = shape.chain
+                why = f"{decision.why}; {shape.why}: {in_words(shape.chain)}"
+                decisions[-1] = dataclasses.replace(decision, why=why)
     for column in lists:
         field, decision = list_field(column, categorical, columns)
         categorical.append(field)
@@ -144,6 +176,8 @@ def draft(
         tuple(numeric),
         labels,
         exposure=roles.get("exposure", numbered),
+        sources=sources,
+        transforms=transforms,
         **{role: roles.get(role) for role in ("user", "request", "weight", "value", "reward")},  # type: ignore[arg-type]
     )
     return Draft(schema, roles, numbered, decisions)

@@ -1,11 +1,12 @@
 """A team's own table as it lies: one file or a folder of them, Parquet or CSV, flat or partitioned by day.
 
-    RAW.csv    RAW/*.csv.gz    RAW/*.parquet    RAW/dt=2026-01-01/part-0.parquet    s3://bucket/RAW
+    RAW.csv    'RAW/part-*.csv.gz'    RAW/*.parquet    RAW/dt=2026-01-01/part-0.parquet    s3://bucket/RAW
 
 A folder's name such as dt=2026-01-01 is a column of all rows below it, as Hive and Spark write them. The types of a
 column are those of all files together. Rows come in blocks: memory is flat in the size of the table.
 """
 
+import glob
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -61,7 +62,9 @@ class RawTable:
         types = {name: self.types[name] for name in names}
         try:
             if is_csv(file.path):
-                options = pacsv.ConvertOptions(column_types=types, include_columns=names, strings_can_be_null=True)
+                options = pacsv.ConvertOptions(
+                    column_types=types, include_columns=names, include_missing_columns=True, strings_can_be_null=True
+                )
                 with open_csv(self.filesystem, file.path, options) as reader:
                     for batch in reader:
                         yield pa.Table.from_batches([batch])
@@ -88,9 +91,14 @@ def open_table(location: str, text: tuple[str, ...] = ()) -> RawTable:
     place = shown(location)
     with reading(place):
         info = filesystem.get_file_info(root)
-    if info.type == pafs.FileType.NotFound:
+    matching = info.type == pafs.FileType.NotFound and any(one in root for one in "*?[")
+    if matching and isinstance(filesystem, pafs.LocalFileSystem):
+        paths = [path for path in sorted(glob.glob(root)) if os.path.isfile(path)]
+        root = os.path.dirname(root)
+    elif info.type == pafs.FileType.NotFound:
         raise UserError(f"{place}: no such file or directory")
-    paths = [root] if info.type == pafs.FileType.File else below(filesystem, root)
+    else:
+        paths = [root] if info.type == pafs.FileType.File else below(filesystem, root)
     known = [path for path in paths if is_csv(path) or path.lower().endswith(PARQUET)]
     if not known:
         found = f"; it holds {os.path.basename(paths[0])}" if paths else ""
@@ -124,6 +132,11 @@ def column_types(filesystem: Any, files: tuple[TableFile, ...], text: tuple[str,
     found: dict[str, dict[str, pa.DataType]] = {}
     for file in files:
         schema = file_schema(filesystem, file.path)
+        if found and not found.keys() & set(schema.names):
+            raise UserError(
+                f"{file.path}: has no column of {files[0].path}: two tables; give the files of one, such as --input "
+                "'FOLDER/*.csv'"
+            )
         repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
         if repeated:
             raise UserError(f"{file.path}: two columns are called {repeated[0]!r}; rename one")

@@ -20,6 +20,10 @@ from data.kinds import is_list, is_number, is_text, number, single
 KEPT = 4096
 """Smallest hashes that are kept of a column: its count of different values is exact below, and 1.6% off (one standard
 deviation) above."""
+SAMPLED = 65_536
+"""Numbers of a column that are kept at most, to tell what they are like."""
+ENDS = 3
+"""Least and greatest values that are counted."""
 LISTED = 300
 """Values that are counted one by one; of a column with more of them only how many there are."""
 
@@ -51,6 +55,36 @@ class Distinct:
 
 
 @dataclass
+class Numbers:
+    """A sample of a column's numbers, at even distances, and its farthest values with how often each occurs."""
+
+    step: int = 1
+    values: list[np.ndarray] = field(default_factory=list)
+    ends: dict[bool, dict[float, int]] = field(default_factory=lambda: {False: {}, True: {}})
+    """By whether they are the greatest."""
+
+    def add(self, known_R: np.ndarray) -> None:
+        self.values.append(known_R[:: self.step])
+        while sum(map(len, self.values)) > SAMPLED:
+            self.step *= 2
+            self.values = [np.concatenate(self.values)[::2]]
+        for greatest, ends in self.ends.items():
+            rest_R = known_R
+            for _ in range(ENDS):
+                if not len(rest_R):
+                    break
+                end = float(rest_R.max() if greatest else rest_R.min())
+                ends[end] = ends.get(end, 0) + int((rest_R == end).sum())
+                rest_R = rest_R[rest_R < end] if greatest else rest_R[rest_R > end]
+            kept = sorted(ends, reverse=greatest)[:ENDS]
+            self.ends[greatest] = {end: ends[end] for end in kept}
+
+    @property
+    def sample(self) -> np.ndarray:
+        return np.concatenate(self.values) if self.values else np.empty(0)
+
+
+@dataclass
 class Column:
     """One column. Numbers: least and greatest, whether whole. Text, integers and lists of them: how many values."""
 
@@ -66,6 +100,7 @@ class Column:
     distinct: Distinct = field(default_factory=Distinct)
     values: Counter[object] | None = field(default_factory=Counter)
     """How often each value occurs, while they are few."""
+    numbers: Numbers = field(default_factory=Numbers)
     there: int = 0
     """Rows where it is neither missing nor 0."""
     there_and: dict[str, int] = field(default_factory=dict)
@@ -109,6 +144,7 @@ class Column:
             if len(known_R):
                 self.least, self.greatest = min(self.least, known_R.min()), max(self.greatest, known_R.max())
                 self.whole = self.whole and bool((known_R == np.floor(known_R)).all())
+                self.numbers.add(known_R)
         self.there += int(there_R.sum())
         for label, label_R in labels.items():
             self.there_and[label] = self.there_and.get(label, 0) + int((there_R & label_R).sum())

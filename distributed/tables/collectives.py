@@ -3,9 +3,10 @@
 Shapes: U distinct table rows of this worker's batch, V of all workers' together, E width, W workers.
 """
 
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,22 +15,36 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data.errors import UserError
+from distributed.tables.grid import MANY, Grid, make_grid
 
 sent: Counter[str] = Counter()
-"""Bytes of table rows that this process has handed to others: "ids", "rows" (vectors and gradients), "counts"."""
+"""Bytes of table rows that this process has handed to others: "ids", "rows" (vectors and gradients), "counts", and
+"marks" (which rows two batches share)."""
+_counting = threading.Lock()
 spent = {"seconds": 0.0}
-"""Seconds that this process has been in collectives, waiting for the others included."""
+"""Seconds that the training thread has been in collectives, waiting for the others included."""
+TIMEOUT_S = 300
+"""A worker waits so long for another. More than one may rightly need: to read a cold file, to write its shard."""
+Group = dist.ProcessGroup | None
+"""Over which connections workers talk: None is the group that all trainings have, for the training thread alone;
+whoever talks beside it needs a group of its own, so that messages do not get mixed up."""
 
 
 @contextmanager
-def communicating() -> Iterator[None]:
+def communicating(group: Group = None) -> Iterator[None]:
     """Count the time of the body. On a GPU a collective returns before it is done: what is left counts where it is
     waited for."""
     began = time.perf_counter()
     try:
         yield
     finally:
-        spent["seconds"] += time.perf_counter() - began
+        if group is None:
+            spent["seconds"] += time.perf_counter() - began
+
+
+def count_sent(kind: str, size: int) -> None:
+    with _counting:
+        sent[kind] += size
 
 
 def world_size() -> int:
@@ -60,8 +75,8 @@ def add_up(sums: Sequence[Tensor], peaks: Sequence[Tensor], device: torch.device
                 tensor.copy_(share(tensor.to(device)))
 
 
-def sum_gradients(parameters: Sequence[Tensor]) -> None:
-    """Sum the .grad of dense parameters over workers: one flat buffer, one all-reduce.
+def sum_gradients(parameters: Sequence[Tensor], add: Callable[[Tensor], Tensor] | None = None) -> None:
+    """Sum the .grad of dense parameters over workers, in one flat buffer, by sum_flat or what else `add` is.
 
     The objective has divided by the global batch's totals already, so the sum is the gradient of the whole batch. A
     parameter that no worker's loss reached keeps no gradient (its optimizer rests), as with one worker: flags that are
@@ -72,8 +87,7 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
     flags = [float(p.grad is not None) for p in parameters]
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     flat = torch.cat([gradients[0].new_tensor(flags), *[gradient.reshape(-1) for gradient in gradients]])
-    with communicating():
-        dist.all_reduce(flat, op=dist.ReduceOp.SUM)
+    flat = (add or sum_flat)(flat)
     reached, summed = flat[: len(flags)], flat[len(flags) :]
     for index, (parameter, piece) in enumerate(
         zip(parameters, summed.split([g.numel() for g in gradients]), strict=True)
@@ -82,45 +96,69 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
             parameter.grad = piece.view_as(parameter)
 
 
-def gather_numbers(numbers_N: Tensor) -> Tensor:
+def sum_flat(flat_N: Tensor) -> Tensor:
+    """The sum over all workers, the same bits on each.
+
+    From MANY workers on, on CPUs, each adds up one piece of it, in the order of ranks, and hands it out: the messages
+    of gloo's all-reduce wait for each other, twice round the ring.
+    """
+    if flat_N.device.type != "cpu" or world_size() < MANY:
+        with communicating():
+            dist.all_reduce(flat_N, op=dist.ReduceOp.SUM)
+        return flat_N
+    workers = world_size()
+    size = -(-len(flat_N) // workers)
+    padded = flat_N.new_zeros(workers * size)
+    padded[: len(flat_N)] = flat_N
+    total, *others = swap(padded.view(workers, size))
+    for piece in others:
+        total += piece
+    return swap(total.expand(workers, size)).view(-1)[: len(flat_N)]
+
+
+_grids: dict[Group, Grid] = {}
+
+
+def connect(group: Group = None) -> None:
+    """Lay out the grid by which small messages go, for a group of all workers. All of them call it, from the training
+    thread."""
+    _grids.pop(group, None)
+    if world_size() > 1 and (grid := make_grid(TIMEOUT_S)) is not None:
+        _grids[group] = grid
+
+
+def swap(blocks_WN: Tensor, group: Group = None) -> Tensor:
+    """(W, N): block w goes to worker w; back come those that the workers had for this one, in the order of ranks."""
+    with communicating(group):
+        grid = _grids.get(group)
+        if grid is not None and blocks_WN.device.type == "cpu":
+            return grid.swap(blocks_WN.contiguous())
+        found = blocks_WN.new_empty(blocks_WN.shape)
+        dist.all_to_all_single(found.view(-1), blocks_WN.contiguous().view(-1), group=group)
+    return found
+
+
+def gather_numbers(numbers_N: Tensor, group: Group = None) -> Tensor:
     """(W, N): every worker's numbers, in the order of ranks."""
     if world_size() == 1:
         return numbers_N.unsqueeze(0)
-    everyone = numbers_N.new_empty(world_size() * len(numbers_N))
-    with communicating():
-        dist.all_gather_single(everyone, numbers_N.contiguous())
-    return everyone.view(world_size(), -1)
+    return swap(numbers_N.expand(world_size(), len(numbers_N)), group)
 
 
-def sum_rows(ids_U: Tensor, values_UE: Tensor, sizes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-    """Sum row gradients over workers: sorted distinct ids_V of all workers and their summed values_VE.
-
-    Costs what the workers touched, not the table. Equal ids are added in the order of ranks, so every worker gets the
-    same bits. sizes: every worker's U, if it is known already.
-    """
-    workers = world_size()
-    if workers == 1:
-        return ids_U, values_UE
-    if sizes is None:
-        sizes = [int(size) for size in gather_numbers(ids_U.new_tensor([len(ids_U)])).flatten().tolist()]
-    most, width = max(sizes), values_UE.shape[1]
-    sent["ids"] += 8 * most * (workers - 1)
-    sent["rows"] += 4 * width * most * (workers - 1)
-    # One message: an id is two words in front of its row. all_gather wants equal shapes: room for the longest.
-    packed = torch.zeros(most, 2 + width, dtype=torch.int32, device=ids_U.device)
-    packed[: len(ids_U), :2] = ids_U.view(torch.int32).view(-1, 2)
-    packed[: len(ids_U), 2:] = values_UE.view(torch.int32)
-    everyone = packed.new_empty(workers * most, 2 + width)
-    with communicating():
-        dist.all_gather_single(everyone, packed)
-    kept = torch.cat([everyone[rank * most : rank * most + size] for rank, size in enumerate(sizes)])
-    ids_R = kept[:, :2].contiguous().view(torch.int64).flatten()
-    values_RE = kept[:, 2:].contiguous().view(torch.float32)
-    ids_V, position_R = torch.unique(ids_R, return_inverse=True)
-    return ids_V, values_RE.new_zeros(len(ids_V), values_RE.shape[1]).index_add_(0, position_R, values_RE)
+def gather_rows(rows_U: Tensor, sizes: Sequence[int], kind: str, group: Group = None) -> Tensor:
+    """All workers' rows (sizes[w] of worker w), in the order of ranks."""
+    most = max(sizes)
+    # all_gather wants equal shapes: room for the longest
+    padded = rows_U.new_zeros(most, *rows_U.shape[1:])
+    padded[: len(rows_U)] = rows_U
+    everyone = padded.new_empty(world_size() * most, *rows_U.shape[1:])
+    with communicating(group):
+        dist.all_gather_single(everyone, padded, group=group)
+    count_sent(kind, padded.nbytes * (world_size() - 1))
+    return torch.cat([everyone[rank * most : rank * most + size] for rank, size in enumerate(sizes)])
 
 
-def exchange(values: Tensor, out: Sequence[int], back: Sequence[int], kind: str) -> Tensor:
+def exchange(values: Tensor, out: Sequence[int], back: Sequence[int], kind: str, group: Group = None) -> Tensor:
     """Send the first out[0] rows of `values` to worker 0, the next out[1] to worker 1, ...; their back[w] rows in turn.
 
     What comes lies in the order of ranks, whoever was first.
@@ -128,10 +166,10 @@ def exchange(values: Tensor, out: Sequence[int], back: Sequence[int], kind: str)
     if world_size() == 1:
         return values
     found = values.new_empty(sum(back), *values.shape[1:])
-    with communicating():
-        dist.all_to_all_single(found, values.contiguous(), list(back), list(out))
+    with communicating(group):
+        dist.all_to_all_single(found, values.contiguous(), list(back), list(out), group=group)
     one = values.element_size() * values[:1].numel() if len(values) else 0
-    sent[kind] += one * (len(values) - out[dist.get_rank()])
+    count_sent(kind, one * (len(values) - out[dist.get_rank()]))
     return found
 
 

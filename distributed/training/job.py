@@ -1,5 +1,6 @@
 """What every worker of a training is handed: plain values, decided and checked once by the driver."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import torch
 
-from data.log import Part
+from data.log import Log, Part, open_log
 from data.schema import Schema
 from distributed.config import TrainConfig
 from distributed.finished_run import joined_config, load_run
@@ -39,6 +40,10 @@ class TrainJob:
     """Model directory of another run that the weights are taken from; empty: they are drawn from the seed."""
     given: Mapping[str, str] = field(default_factory=dict)
     """Run directories of the finished trainings that the problem builds on, by role."""
+
+    def open_log(self) -> Log:
+        """The log, with what was measured of it."""
+        return dataclasses.replace(open_log(self.location), schema=self.schema)
 
     def open_problem(self, device: torch.device) -> Problem:
         """The problem, with the finished runs that it builds on, their networks on the device."""

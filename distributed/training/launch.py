@@ -12,10 +12,12 @@ import torch
 
 from data.columns import feature_kinds
 from data.errors import UserError
-from data.log import Log
+from data.log import Log, grown_columns
+from data.measure import measured
 from distributed.config import TrainConfig
 from distributed.context import Context
 from distributed.reporting.reporter import Diverged
+from distributed.tables.collectives import TIMEOUT_S
 from distributed.training.job import TrainJob
 from distributed.training.loop import OnEpoch, train
 from distributed.training.own_cluster import is_own
@@ -25,8 +27,6 @@ from funnel.problem import Problem
 from funnel.registry import DEFAULT_PROBLEM, find_problem
 
 MAX_FAILURES = 1000  # of a long run on machines that come and go; worker_group.Failures ends one that gets no further
-COLLECTIVE_TIMEOUT_S = 300
-"""A worker waits so long for another. More than one may rightly need: to read a cold file, to write its shard."""
 RESIZE_EVERY_S = 15.0
 """How often a group of changing size looks for new nodes. A change costs a start of the group, but no step."""
 DIVERGED, STOPPED = "diverged", "stopped"
@@ -40,11 +40,13 @@ def prepare(
     started: float,
     problem: str = DEFAULT_PROBLEM,
     given: Mapping[str, str] | None = None,
+    statistics: Mapping[str, tuple[tuple[float, ...], ...]] | None = None,
 ) -> TrainJob:
     """Read footers, labels and feature statistics; refuse what cannot be trained. Starts nothing, writes nothing.
 
-    `settings`: the problem's own; `given`: run directories of finished trainings by role. Raises UserError: a part is
-    missing or broken, labels are wrong, a part lacks the outcomes its figures need.
+    `settings`: the problem's own; `given`: run directories of finished trainings by role; `statistics`: those that the
+    transforms of features have measured already, in the run that is continued or begun from. Raises UserError: a part
+    is missing or broken, labels are wrong, a part lacks the outcomes its figures need.
     """
     kind = find_problem(problem)
     given = given or {}
@@ -57,7 +59,12 @@ def prepare(
     # What the ids are belongs to the model: whoever uses it is held to it (data/columns.py).
     schema = dataclasses.replace(log.schema, kinds=feature_kinds(log.schema, (part.kinds for part in parts.values())))
     log = dataclasses.replace(log, schema=schema)
+    if schema.transforms or schema.sources:
+        log = dataclasses.replace(log, schema=measured(log, parts, statistics or {}))
     facts = kind.prepare(settings, log, parts, tuple(given))
+    grown = list(grown_columns(parts))
+    if grown:
+        facts["warnings"] = [*grown, *facts.get("warnings", ())]
     plain: Problem = kind(settings, log.schema, facts, {})
     plain.smaller_is_better(config.stop_metric or plain.goal)
     return TrainJob(
@@ -113,6 +120,11 @@ def run_training(
 
     from distributed.training.ray_group import Failures, NoticedTorchConfig, free_room
 
+    with_gpus = gpus(min_workers or workers)
+    if with_gpus and job.config.tables == "node":
+        raise UserError(
+            "tables node: workers share a machine's main memory, and these have GPUs; take another placement"
+        )
     free_room(Path(job.run))
     elastic = min_workers is not None and min_workers < workers
     trainer = trainer_kind()(
@@ -120,10 +132,10 @@ def run_training(
         train_loop_config={"job": job, "on_epoch": on_epoch},
         scaling_config=ScalingConfig(
             num_workers=(min_workers, workers) if elastic else workers,
-            use_gpu=gpus(min_workers or workers),
+            use_gpu=with_gpus,
             elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
         ),
-        torch_config=NoticedTorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        torch_config=NoticedTorchConfig(timeout_s=TIMEOUT_S),
         run_config=RunConfig(
             name="ray_train",
             storage_path=job.run,

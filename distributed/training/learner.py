@@ -4,7 +4,9 @@ Every worker holds the whole network and sums its gradients with the others', so
 all of them. loop.py is the loop around it.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +17,11 @@ from distributed.checkpoint.read import Progress, State, load_optimizer_tensors,
 from distributed.checkpoint.rows import RowTensor
 from distributed.config import TrainConfig
 from distributed.context import Context
-from distributed.tables.collectives import agree, gather_numbers, sum_gradients
-from distributed.tables.placement import embedding_tables, place, share_of
+from distributed.tables.ahead import Ahead, cores_to_spare
+from distributed.tables.collectives import agree, connect, gather_numbers, sum_gradients, world_size
+from distributed.tables.node_table import NodeTable
+from distributed.tables.placement import built_share, embedding_tables, place, share_of
+from distributed.tables.protocol import Sums
 from distributed.training.optimizers import build_row_optimizer, rate_factor
 from distributed.training.stopping import Interrupted
 from funnel.problem import Problem
@@ -29,7 +34,7 @@ class Learner:
         self.problem, self.config, self.context, self.steps = problem, config, context, steps
         self.share = share_of(config.tables, context.rank)
         self.epoch_steps = max(steps // config.epochs, 1)
-        self.network = problem.network(self.share, config.seed).to(context.device)
+        self.network = problem.network(built_share(config.tables, context.rank), config.seed).to(context.device)
         self.draws = any(isinstance(module, nn.Dropout) and module.p for module in self.network.modules())
         """Whether a step draws random numbers."""
         settings = config.optimizer
@@ -38,11 +43,27 @@ class Learner:
             self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.tables = embedding_tables(self.network)
-        self.placements = place(self.network, config.tables)
+        connect()
+        self.placements = place(self.network, config.tables, config.wire)
+        first = self.placements[0] if self.placements else None
+        self.node = first.node if isinstance(first, NodeTable) else None
+        zeros = self.node.zeros if self.node else torch.zeros
         self.row_optimizers = [
-            build_row_optimizer(settings.embedding, table.weight, settings.embedding_learning_rate)
+            build_row_optimizer(settings.embedding, table.weight, settings.embedding_learning_rate, zeros)
             for table in self.tables.values()
         ]
+        self.ahead: Ahead | None = None
+        if world_size() > 1 and not self.node and config.plan_ahead and hasattr(self.network, "asked"):
+            prefetch = config.tables == "sharded" and config.prefetch != "off" and context.device.type == "cpu"
+            prefetch = prefetch and (config.prefetch == "on" or cores_to_spare())
+            sent = [placement for placement in self.placements if not isinstance(placement, NodeTable)]
+            self.ahead = Ahead(self.network, sent, prefetch, self.move_more_rows)
+
+    def upcoming(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches of an unbroken run of steps, on the device; what can be done ahead for each has been done."""
+        if self.ahead is not None:
+            return self.ahead.batches(batches, self.context.device)
+        return (batch.to(self.context.device) for batch in batches)
 
     def step(self, batch: object, step: int) -> dict[str, Tensor]:
         """One update on the global batch, of which `batch` is this worker's share; returns its share of each loss term.
@@ -60,45 +81,48 @@ class Learner:
         outputs = {name: output.float() for name, output in outputs.items()}
         # The loss divides by sums over the global batch. With them known before backward, the workers' gradients simply
         # add up to those of one process, however unevenly positives are dealt.
-        totals, sizes_TW, empty = self.share_numbers(problem.totals(outputs, batch).detach())
+        totals, empty = self.share_totals(problem.totals(outputs, batch).detach())
         terms = problem.loss(outputs, batch, totals, step, step // self.epoch_steps)
         if empty:  # no row of the global batch weighs anything: momentum and decay alone would move the weights
             return {name: term.detach() for name, term in terms.items()}
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
-        sum_gradients(self.parameters)
+        if self.node:
+            self.node.lay()
+        sum_gradients(self.parameters, self.node.add if self.node else None)
+        if self.ahead is not None:
+            self.ahead.finish()
         self.set_rates(step)
         self.optimizer.step()
-        self.step_tables(sizes_TW)
+        self.step_tables()
         return {name: term.detach() for name, term in terms.items()}
 
-    def step_tables(self, sizes_TW: list[list[int]]) -> None:
+    def step_tables(self) -> None:
         """Exchange the gradients of touched rows and update those rows: the cost is the batch's, not the table's."""
-        for table, placement, row_optimizer, sizes in zip(
-            self.tables.values(), self.placements, self.row_optimizers, sizes_TW, strict=True
+        for table, placement, row_optimizer in zip(
+            self.tables.values(), self.placements, self.row_optimizers, strict=True
         ):
             assert table.touched is not None
-            ids_V, gradient_VE = placement.collect(table.touched, sizes)
-            alone = ids_V is table.touched.ids_U  # then what the rows hold was read for the batch
-            vectors_VE = table.touched.vectors_UE.detach() if alone else None
-            row_optimizer.step(table.weight, ids_V, gradient_VE, vectors_VE)
+            row_optimizer.step(table.weight, *placement.collect(table.touched))
+        if self.node:
+            self.node.finish()
 
-    def share_numbers(self, totals: Tensor) -> tuple[Tensor, list[list[int]], bool]:
-        """The totals of the global batch, how many rows of each table every worker touched, and whether all totals are
-        0: in one message.
+    def move_more_rows(self, number: int, sums: Sums) -> None:
+        """Update the rows of a table whose gradients the last step has kept back."""
+        self.row_optimizers[number].reopen()
+        self.row_optimizers[number].step(list(self.tables.values())[number].weight, *sums)
+
+    def share_totals(self, totals: Tensor) -> tuple[Tensor, bool]:
+        """The totals of the global batch, and whether all of them are 0: in one message.
 
         With it goes whether a worker is to stop, and why: the largest code counts.
         """
-        touched = [table.touched for table in self.tables.values()]
-        sizes = [0 if rows is None else len(rows.ids_U) for rows in touched]
-        own = torch.cat([totals, totals.new_tensor([*sizes, self.context.stop.code()])])
-        everyone_WN = gather_numbers(own)
-        columns = [list(column) for column in zip(*everyone_WN.tolist(), strict=True)]
-        *sizes_TW, codes_W = [[int(number) for number in column] for column in columns[len(totals) :]]
+        own = torch.cat([totals, totals.new_tensor([self.context.stop.code()])])
+        everyone_WN = self.node.gather(own) if self.node else gather_numbers(own)
+        *columns, codes_W = [list(column) for column in zip(*everyone_WN.tolist(), strict=True)]
         if max(codes_W):
-            raise Interrupted(max(codes_W))
-        empty = bool(columns[: len(totals)]) and not any(map(any, columns[: len(totals)]))
-        return everyone_WN[:, : len(totals)].sum(0), sizes_TW, empty
+            raise Interrupted(int(max(codes_W)))
+        return everyone_WN[:, :-1].sum(0), bool(columns) and not any(map(any, columns))
 
     def set_rates(self, step: int) -> None:
         settings = self.config.optimizer
@@ -109,7 +133,12 @@ class Learner:
             row_optimizer.rate = settings.embedding_learning_rate * factor
 
     def state(self, with_optimizer: bool = True) -> State:
-        """This worker's tensors, not copies: writing into them changes what the next step begins from."""
+        """This worker's tensors, not copies: writing into them changes what the next step begins from. All workers call
+        it."""
+        if self.node:
+            self.node.settle()
+        if self.ahead is not None:
+            self.ahead.settle()
         dense = {name: tensor for name, tensor in self.network.state_dict().items() if name not in self.tables}
         state = State(dense)
         state.rows.update(
@@ -135,7 +164,10 @@ class Learner:
         progress, optimizer = Progress(), dict[str, Tensor]()
         try:
             context = self.context
-            progress, optimizer = load_state(path, self.state(with_optimizer), context.rank, context.world_size)
+            state = self.state(with_optimizer)
+            if self.node:  # each worker of this machine fills its share
+                state.rows.update({name: self.node.part(row) for name, row in state.rows.items()})
+            progress, optimizer = load_state(path, state, context.rank, context.world_size)
         except UserError as mistake:
             error = str(mistake)
         agree(error)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from data.errors import UserError
-from data.log import open_log
 from distributed.checkpoint.store import CheckpointStore
 from distributed.context import Context
 from distributed.input.stream import TrainStream
@@ -36,7 +35,7 @@ def train(job: TrainJob, context: Context | None = None, on_epoch: OnEpoch | Non
     full; as all workers raise it, none waits for another.
     """
     context = context or Context()
-    config, device, log = job.config, context.device, open_log(job.location)
+    config, device, log = job.config, context.device, job.open_log()
     problem = job.open_problem(device)
     stream = TrainStream(problem, log, job.parts["train"], job.sizes["train"], config, context)
     learner = Learner(problem, config, context, stream.steps * config.epochs)
@@ -52,8 +51,8 @@ def train(job: TrainJob, context: Context | None = None, on_epoch: OnEpoch | Non
         try:
             # A run that was killed after its last epoch finds itself finished here, and only evaluates.
             while not progress.finished:
-                for batch in recorder.batches():
-                    terms = learner.step(batch.to(device), progress.step)
+                for batch in learner.upcoming(recorder.batches()):
+                    terms = learner.step(batch, progress.step)
                     recorder.stepped(terms, len(batch))
                 # The epoch is chosen by the validation part alone; test is looked at once, below.
                 valid = job.parts["valid"]

@@ -120,12 +120,20 @@ def interval(value: float, same: float, replicates_B: np.ndarray) -> tuple[float
     return float(low + value - same), float(high + value - same)
 
 
-def intervals(values: dict[str, float], counts_2KB: np.ndarray, groups: ScoreGroups) -> dict[str, float]:
-    """{"auc.low": ..., "auc.high": ...} for those figures of `values` that have an interval."""
+def intervals(
+    values: dict[str, float],
+    counts_2KB: np.ndarray,
+    groups: ScoreGroups,
+    keep: dict[str, np.ndarray] | None = None,
+) -> dict[str, float]:
+    """{"auc.low": ..., "auc.high": ...} for those figures of `values` that have an interval. `keep` is given their
+    replicates, moved as the interval is."""
     same = figures_by_replicate(groups.counts_LK[:, :, None], groups)
     found = {}
     for name, replicates_B in figures_by_replicate(counts_2KB, groups).items():
         bounds = interval(values[name], float(same[name][0]), replicates_B) if name in values else None
         if bounds is not None:
             found[f"{name}.low"], found[f"{name}.high"] = bounds
+            if keep is not None:
+                keep[name] = replicates_B + (values[name] - float(same[name][0]))
     return found

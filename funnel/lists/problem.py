@@ -51,6 +51,9 @@ class ListNetwork(BatchNetwork):
     def forward(self, batch: ListBatch) -> dict[str, Tensor]:  # type: ignore[override]
         return super().forward(batch.rows)
 
+    def asked(self, batch: ListBatch) -> list[Tensor]:  # type: ignore[override]
+        return super().asked(batch.rows)
+
 
 class ListWise:
     """models/objectives/listwise.py on the requests of a log (funnel/problem.py: Problem)."""

@@ -104,8 +104,14 @@ class Scored:
                     found[number][space].add(*(torch.from_numpy(column[here]) for column in columns))
         return found
 
-    def bootstrap(self, codes: Codes, counted: list[dict[str, BinaryMetrics]], groups: int) -> list[dict[str, float]]:
-        """For every slice {"ctr.auc.low": ..., ...}."""
+    def bootstrap(
+        self,
+        codes: Codes,
+        counted: list[dict[str, BinaryMetrics]],
+        groups: int,
+        keep: dict[str, np.ndarray] | None = None,
+    ) -> list[dict[str, float]]:
+        """For every slice {"ctr.auc.low": ..., ...}. `keep` is given the replicates of the last one."""
         groups_of = [{s: ScoreGroups(m.weights_2N.numpy(), groups) for s, m in row.items()} for row in counted]
         cells, weighted = 2 * groups, self.part.weighted
         found = {s: Replicates(len(counted) * cells, self.replicates, weighted) for s in self.spaces}
@@ -140,7 +146,10 @@ class Scored:
             for space in self.spaces:
                 counts_CB = found[space].counts_CB[index * cells : (index + 1) * cells]
                 counts_2KB = counts_CB.reshape(2, groups, self.replicates)
-                bounds = intervals(row[space].figures()[0], counts_2KB, groups_of[index][space])
+                kept: dict[str, np.ndarray] = {}
+                bounds = intervals(row[space].figures()[0], counts_2KB, groups_of[index][space], kept)
+                if keep is not None:
+                    keep |= {f"{space}.{name}": replicates_B for name, replicates_B in kept.items()}
                 here |= {f"{space}.{name}": value for name, value in bounds.items()}
             result.append(here)
         return result
@@ -158,7 +167,11 @@ def figures_of(scored: Scored) -> Figures:
     if not scored.part.has_truth:
         result.absent["cvr.entire"] = NO_TRUTH
         result.absent |= {f"cvr.entire.{name}": NO_TRUTH for name in FIGURES}
-    result.figures |= scored.bootstrap(whole, [counted], GROUPS)[0]
+    keep: dict[str, np.ndarray] = {}
+    result.figures |= scored.bootstrap(whole, [counted], GROUPS, keep)[0]
+    # Two evaluations of the same users draw the same weights, so that their replicates can be paired. Rows without
+    # users are drawn from the counts of each by itself.
+    result.curves["replicates"] = {name: listed(keep[name]) for name in keep} if scored.part.has_users else {}
     result.curves["calibration"] = {space: metrics.calibration() for space, metrics in counted.items()}
     if scored.calibration is not None:
         raw = scored.by_slice(whole, 1, raw=True)[0]
@@ -171,6 +184,11 @@ def figures_of(scored: Scored) -> Figures:
     result.figures |= {"bootstrap.units": units, "bootstrap.replicates": scored.replicates, "ece.bins": ECE_GROUPS}
     result.figures["rows"] = scored.part.rows
     return result
+
+
+def listed(replicates_B: np.ndarray) -> list[float | None]:
+    """For JSON: seven digits of each, None where it could not be computed."""
+    return [float(f"{value:.7g}") if np.isfinite(value) else None for value in replicates_B]
 
 
 def add_propensity(scored: Scored, result: Figures) -> None:
@@ -214,6 +232,7 @@ def add_user_figures(scored: Scored, result: Figures) -> None:
             continue
         bounds = interval(figures["gauc"], figures["gauc"], found.by_replicate())
         if bounds is not None:
+            result.curves["replicates"][f"{space}.gauc"] = listed(found.by_replicate())
             result.figures[f"{space}.gauc.low"], result.figures[f"{space}.gauc.high"] = bounds
 
 

@@ -1,12 +1,13 @@
 """What a page shows of a run of jobs.evaluate: figures with their intervals, slices, bias experiments."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from funnel.numbers import count, number, percent
-from funnel.panels import Cell, Interval, Intervals, Panel, Record, Sentence, Table, interval
-from funnel.ranking.panel_parts import SPACES, calibration, propensity
+from funnel.panels import Cell, Figure, Interval, Intervals, Panel, Record, Sentence, Table, interval
+from funnel.ranking.panel_parts import SPACES, badness, calibration, propensity
 
 EVALUATED = {
     "auc": ("AUC", 4),
@@ -19,6 +20,10 @@ EVALUATED = {
     "pcoc": ("PCOC", 3),
     "ece": ("ECE", 4),
 }
+
+
+RANKED = ("auc", "gauc", "log_loss")
+"""Figures of which the larger, or the smaller, is the better."""
 
 
 def evaluated(record: Record) -> list[Panel]:
@@ -42,12 +47,13 @@ def evaluation_headline(record: Record) -> str:
         return f"{run}: the CVR {place} cannot be judged ({cell.why})."
     method = record.summary.get("calibration.method") or "none"
     how = "raw (not calibrated)" if method == "none" else f"calibrated ({method})"
-    text = f"{run}: on {count(record.number('rows'))} exposures its CVR {place}, {how}, has PCOC {cell.text}"
-    if cell.low is None or cell.high is None:
-        return f"{text}, with no interval known."
-    text += f" [{number(cell.low, 3)}, {number(cell.high, 3)}], "
-    way = "too high" if cell.value > 1 else "too low"
-    return text + ("not significantly off." if cell.low <= 1 <= cell.high else f"{percent(abs(cell.value - 1))} {way}.")
+    off = f"{percent(abs(cell.value - 1))} too {'high' if cell.value > 1 else 'low'}"
+    bounds = ", with no interval known"
+    if cell.low is not None and cell.high is not None:
+        bounds = f", 95% interval {number(cell.low, 3)} to {number(cell.high, 3)}"
+        off = "right as far as the data can tell" if cell.low <= 1 <= cell.high else off
+    rates = f"{run}: predicted conversion rates, {how}, are {off} {place}"
+    return f"{rates} (PCOC {cell.text}{bounds}; {count(record.number('rows'))} exposures judged)."
 
 
 def evaluation_section(record: Record) -> str:
@@ -57,15 +63,21 @@ def evaluation_section(record: Record) -> str:
 def evaluation(record: Record) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for key, name in SPACES.items():
-        cells = (record.cell(f"{key}.{metric}", digits) for metric, (_, digits) in EVALUATED.items())
+        cells = (judged(record, f"{key}.{metric}", metric, digits) for metric, (_, digits) in EVALUATED.items())
         rows.append((name, *cells, count(record.number(f"{key}.count"))))
     units = record.summary.get("bootstrap.units")
     note = f"Small: 95% bootstrap interval over {units}. GAUC: each user's own AUC, weighted by exposures, over users "
     note += "who have both labels. KS and ECE have no interval, as resampling moves them upwards; precision, recall "
-    note += "and F1 have none either. Runs evaluated on "
-    note += "the same rows differ less between each other than their intervals suggest."
+    note += "and F1 have none either."
     columns = ("Task, space", *(title for title, _ in EVALUATED.values()), "Rows")
-    return Table("", columns, tuple(rows), note, evaluation_section(record))
+    return Table("", columns, tuple(rows), note, evaluation_section(record), alike=("Rows",))
+
+
+def judged(record: Record, key: str, metric: str, digits: int) -> Figure:
+    """A figure with its interval; those that have one may be the best among several runs."""
+    found = record.cell(key, digits)
+    marked = metric in RANKED and found.low is not None
+    return replace(found, badness=badness(metric, found.value)) if marked else found
 
 
 def slices(record: Record) -> list[Panel]:

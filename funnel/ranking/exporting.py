@@ -56,7 +56,7 @@ def export(
         "inputs": describe_inputs(log.schema, ranker.inputs, numeric),
         "outputs": describe_outputs(policy),
         "calibration": calibration.to_dict() if calibration else None,
-        "encodings": encodings(),
+        "encodings": encodings(log.schema),
         "check": {"part": part, "rows": len(real.table), "tolerance": tolerance, "largest_difference": differences},
         "example": example_rows(log.schema, real.table, real.encoded, real.value_R, real.expected, numeric),
     }

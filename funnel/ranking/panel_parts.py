@@ -89,3 +89,12 @@ def weights(record: Record, section: str) -> list[Panel]:
     line = (Series("", edges, counts),)
     return [Curve("Weights of clicked exposures", "weight 1 / propensity", "clicks", line, note, True, wide,
                   bound=bound, section=section)]  # fmt: skip
+
+
+def badness(metric: str, value: float | None) -> float | None:
+    """What is smallest for the best run."""
+    if value is None:
+        return None
+    if metric == "pcoc":
+        return max(value, 1 / value) if value > 0 else float("inf")
+    return -value if metric in ("auc", "gauc") else value

@@ -12,7 +12,7 @@ from funnel.panels import RUNS, Cell, Figure, Glossary, Panel, Record, Sentence,
 from funnel.progress import training, training_cost
 from funnel.ranking.evaluation_panels import evaluated
 from funnel.ranking.glossary import TERMS
-from funnel.ranking.panel_parts import SPACES, calibration, propensity
+from funnel.ranking.panel_parts import SPACES, badness, calibration, propensity
 
 LOSSES = {
     "loss": "Total loss",
@@ -73,37 +73,33 @@ def quality(record: Record) -> Table:
     return Table("", columns, tuple(rows), note, "Prediction quality", alike=("Rows", "Positives"))
 
 
-def badness(metric: str, value: float | None) -> float | None:
-    """What is smallest for the best run."""
-    if value is None:
-        return None
-    if metric == "pcoc":
-        return max(value, 1 / value) if value > 0 else float("inf")
-    return -value if metric == "auc" else value
-
-
 def training_headline(record: Record) -> str:
     """What was trained on how much, and how good the CVR is where it is hardest to judge."""
     entire = record.number("cvr.entire.pcoc") is not None
-    space, place = ("cvr.entire", "over the entire space") if entire else ("cvr.click", "in click space")
+    space, place = ("cvr.entire", "over all exposures") if entire else ("cvr.click", "on clicks")
     model = " on ".join(word for word in (record.setting("objective"), record.setting("backbone")) if word)
-    text = f"{model or record.name} was trained"
+    made = f"{model or record.name}, trained"
     rows = finite(parts(record).get("train", {}).get("rows"))
     workers = record.number("train.workers")
-    text += f" on {counted(rows, 'exposure')}" if rows else ""
-    text += f" by {counted(workers, 'worker')}" if workers else ""
+    made += f" on {counted(rows, 'exposure')}" if rows else ""
+    made += f" by {counted(workers, 'worker')}" if workers else ""
     method = calibrated(record)
     front = "calibrated." if method else ""
-    how = f"calibrated ({method})" if method else "raw (not calibrated)"
     pcoc = record.number(f"{front}{space}.pcoc")
     if pcoc is None:
-        return f"{text}; {space}.pcoc is absent ({record.reason(f'{space}.pcoc')})."
-    text += f"; {place} its CVR, {how}, has PCOC {with_half(record, front, space, 'pcoc', 3)} ({bias(pcoc)})"
+        return f"{made}: its conversion rates cannot be judged {place} ({record.reason(f'{space}.pcoc')})."
+    text = f"Predicted conversion rates, {how_served(method)}, are {bias(pcoc)} {place}: "
+    text += f"PCOC {with_half(record, front, space, 'pcoc', 3)}"
     if record.number(f"{front}{space}.auc") is not None:
-        text += f" at AUC {with_half(record, front, space, 'auc', 4)}"
+        text += f", AUC {with_half(record, front, space, 'auc', 4)}"
     if not entire:
-        text += f". The entire space cannot be judged: {record.reason('cvr.entire.pcoc').rstrip('.')}"
-    return text + "."
+        text += f". Over all exposures they cannot be judged: {record.reason('cvr.entire.pcoc').rstrip('.')}"
+    return f"{text}. The model is {made}."
+
+
+def how_served(method: str) -> str:
+    """`method`: of the calibration, "" or none for none."""
+    return "raw (not calibrated)" if method in ("", "none") else f"calibrated ({method})"
 
 
 def calibrated(record: Record) -> str:
@@ -121,8 +117,8 @@ def with_half(record: Record, front: str, space: str, metric: str, digits: int) 
 
 def bias(pcoc: float) -> str:
     if abs(pcoc - 1) < 0.0005:
-        return "unbiased on average"
-    return f"predictions {percent(abs(pcoc - 1))} too {'high' if pcoc > 1 else 'low'} on average"
+        return "right on average"
+    return f"{percent(abs(pcoc - 1))} too {'high' if pcoc > 1 else 'low'} on average"
 
 
 def data(record: Record) -> list[Panel]:

@@ -122,6 +122,11 @@ class EntireSpace:
             **({"warnings": warnings} if warnings else {}),
         }
 
+    @classmethod
+    def facts_with(cls, facts: Mapping[str, Any], settings: EntireSpaceSettings) -> dict[str, Any]:
+        """Facts of the same log for other settings: the towers follow the objective. Trials of a search differ so."""
+        return {**facts, "tasks": list(find_objective(settings.objective.name).tasks)}
+
     def __init__(
         self,
         settings: EntireSpaceSettings,

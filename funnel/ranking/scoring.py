@@ -13,7 +13,7 @@ import torch
 from data.encode import Encoder
 from data.kinds import cast_table, number
 from data.labels import checked_labels
-from data.log import Log, Part
+from data.log import Log, Part, grown_columns
 from data.reading import ordered_tables
 from data.schema import Schema
 from funnel.network import BatchNetwork
@@ -49,7 +49,7 @@ def score_part(run: Given, log: Log, part: str, device: torch.device, raw: bool)
     log = for_scoring(log, run.problem.schema)
     rows, network = log.part(part), run.network.to(device)
     assert isinstance(network, BatchNetwork)
-    warnings: list[str] = []
+    warnings = list(grown_columns({part: rows}))
     tables = score(network, log, rows, device, calibration)
     if log.schema.value and "conversion" in log.schema.labels:
         tables = watched_value(tables, log.schema.value, warnings)

@@ -46,7 +46,8 @@ class RealRows:
 def real_rows(ranker: Ranker, policy: Served | None, log: Log, part_name: str, rows: int) -> RealRows:
     """The first rows of the part, scored as jobs.score does."""
     part = first_groups(log.part(part_name), rows)
-    table = pa.concat_tables(log.read(part, log.schema.all_columns)).slice(0, rows)
+    names = list(dict.fromkeys([*log.schema.all_columns, *log.schema.raw(log.schema.features)]))
+    table = pa.concat_tables(log.read(part, names)).slice(0, rows)
     scores = score(ranker.model, log, part, torch.device("cpu"), ranker.calibration)
     scored = pa.concat_tables(scores).slice(0, rows)
     expected = {name: scored.column(name).to_numpy() for name in SCORES}
@@ -66,7 +67,7 @@ def first_groups(part: Part, rows: int) -> Part:
             rows -= group_rows
             if rows <= 0:
                 break
-        files.append(PartFile(file.path, file.row_groups[:kept]))
+        files.append(replace(file, row_groups=file.row_groups[:kept]))
     return replace(part, files=tuple(files))
 
 

@@ -4,6 +4,7 @@ Which column goes where, how a value becomes an id (with vectors to test an impl
 rows from raw values to probabilities. Numbers beyond 2^53 are strings, as not every JSON reader keeps them.
 """
 
+import datetime
 import math
 from typing import Any
 
@@ -14,6 +15,7 @@ from data.encode import Encoder, Rows
 from data.hashing import P, hash_array
 from data.schema import CategoricalField, Schema
 from funnel.ranking.export import FUSED, VALUE, bag_inputs
+from funnel.ranking.serving_transforms import RULES, about
 from funnel.tools import Served
 
 HASHES = {
@@ -52,14 +54,19 @@ def describe_inputs(schema: Schema, inputs: tuple[str, ...], numeric: str = "flo
     """The graph's inputs in order, each with the columns that fill it. `numeric`: type of the numeric features."""
     offsets = dict(zip((field.name for field in schema.categorical), Encoder(schema).offsets, strict=True))
     kinds = {field.name: schema.kinds.get(field.share or field.name) for field in schema.categorical}
-    single = [describe_field(field, offsets[field.name], kinds[field.name]) for field in schema.single]
+    single = [
+        {**describe_field(field, offsets[field.name], kinds[field.name]), **about(schema, field.name)}
+        for field in schema.single
+    ]
+    changed = ", made of other columns and changed as 'from' and 'transform' say" if schema.transforms else ""
     described: dict[str, dict[str, Any]] = {
         "ids": {"dtype": "int64", "shape": ["batch", len(single)], "columns": single},
         "numeric": {
             "dtype": numeric,
             "shape": ["batch", len(schema.numeric)],
-            "columns": [{"column": name} for name in schema.numeric],
-            "encoding": "the raw value, unscaled (the graph standardises it); a missing value is NaN; no infinities",
+            "columns": [{"column": name, **about(schema, name)} for name in schema.numeric],
+            "encoding": f"the raw value{changed}, unscaled (the graph standardises it); a missing value is NaN; no "
+            "infinities",
         },
         VALUE: {"dtype": "float32", "shape": ["batch"], "column": schema.value, "encoding": "the raw value"},
     }
@@ -70,6 +77,7 @@ def describe_inputs(schema: Schema, inputs: tuple[str, ...], numeric: str = "flo
             "dtype": "int64",
             "shape": ["values"],
             **describe_field(field, offsets[field.name], kinds[field.name]),
+            **about(schema, field.name),
             "last_values_kept": field.many.max,
             "encoding": "the ids of all rows' values, end to end; missing values inside a list are left out",
         }
@@ -91,8 +99,8 @@ def describe_field(field: CategoricalField, offset: int, ids: str | None) -> dic
     return {**about, "offset": offset, "smallest": offset, "largest": last}
 
 
-def encodings() -> dict[str, Any]:
-    """The rules from a value to an id, and vectors that an implementation must reproduce."""
+def encodings(schema: Schema) -> dict[str, Any]:
+    """The rules from a value to an id or a number, and vectors that an implementation must reproduce."""
     integers = hash_array(pa.array(INTEGERS, pa.int64()))
     strings = hash_array(pa.array(STRINGS, pa.string()))
     pairs = [*zip(map(str, INTEGERS), ["int64"] * len(INTEGERS), integers.tolist(), strict=True)]
@@ -104,6 +112,7 @@ def encodings() -> dict[str, Any]:
             {"type": kind, "value": value, "hash": f"{hashed:#018x}", f"hash mod {BUCKETS}": hashed % BUCKETS}
             for value, kind, hashed in pairs
         ],
+        **({"from_and_transform": RULES} if schema.transforms or schema.sources else {}),
     }
 
 
@@ -132,7 +141,7 @@ def example_rows(
     held = [sum(len(bags.take(slice(row, row + 1)).ids_S) for bags in encoded.bags) for row in looked]
     places = sorted(sorted(looked, key=lambda row: -held[row])[:rows])
     columns = [
-        *schema.features,
+        *schema.raw(schema.features),
         *([schema.value] if value_R is not None and schema.value in table.column_names else []),
     ]
     raw = table.select(columns).take(places).to_pylist()
@@ -151,11 +160,13 @@ def example_rows(
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: NaN as null, integers beyond 2^53 as strings."""
+    """A value as JSON has it: NaN as null, integers beyond 2^53 as strings, moments as ISO text."""
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [plain(entry) for entry in value]
+    if isinstance(value, datetime.date | datetime.datetime):
+        return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, int) and abs(value) > 2**53:

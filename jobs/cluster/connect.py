@@ -32,6 +32,11 @@ LONGEST_SOCKET = 107
 """Bytes in the name of a socket, on Linux."""
 
 
+SESSION = "local"
+ours: set[str] = set()
+"""Holds SESSION where this process has started the local cluster that it uses; it ends with the process."""
+
+
 def check_cpus(workers: int) -> None:
     """Raise UserError if a local cluster could not give every worker a CPU, or the named one is not there. Starts
     nothing."""
@@ -64,7 +69,8 @@ def names_cluster() -> bool:
 
 
 def connect(cpus: int, asked: str = "", trains: bool = False) -> None:
-    """Make Ray ready for `cpus` one-CPU workers, which are to train if `trains`; a second call does nothing.
+    """Make Ray ready for `cpus` one-CPU workers, which are to train if `trains`. A second call does nothing, unless it
+    asks for more than the local cluster of the first one has: that is then started again, larger.
 
     With RAY_ADDRESS set (inside a Ray job it always is) the process joins that cluster, and a cluster of too few CPUs
     is a UserError, which names the options that `asked` for so many. Without it a local cluster is started: no
@@ -78,7 +84,11 @@ def connect(cpus: int, asked: str = "", trains: bool = False) -> None:
     import ray
 
     if ray.is_initialized():
-        return
+        if SESSION not in ours or cpus <= ray.cluster_resources().get("CPU", 0):
+            return
+        check_cpus(cpus)
+        ray.shutdown()  # an earlier call of this process asked for less
+        ours.clear()
     level = os.environ.get("COUNTERPOINT_LOG", "ERROR")
     if names_cluster():
         address = os.environ["RAY_ADDRESS"]
@@ -107,6 +117,7 @@ def connect(cpus: int, asked: str = "", trains: bool = False) -> None:
     with no_dashboard(), waiting("Ray to start"):
         own.start(cpus, level, trains=trains)
     after_local_cluster()
+    ours.add(SESSION)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import tyro
 REST = "options"
 """What options are called before any group begins."""
 OWN = "its own settings"
-"""Of what is trained or tuned, where it names no group."""
+"""Of what is trained or tuned, where it names no group; `title` of a dataclass names another."""
 KINDS = {str: "TEXT", int: "INT", float: "NUMBER", Path: "PATH", bool: ""}
 
 
@@ -59,7 +59,7 @@ def options_of(kind: Any, prefix: str = "", group: str = REST) -> list[Option]:
         name = f"{prefix}{own}".replace("_", "-")
         if dataclasses.is_dataclass(inner):
             below = f"{name}." if own else prefix
-            found += options_of(inner, below, title_of(name, inner) if own else OWN)
+            found += options_of(inner, below, title_of(name, inner) if own else getattr(inner, "title", OWN))
             continue
         positional = any(extra is tyro.conf.Positional[int].__metadata__[0] for extra in extras)  # type: ignore[attr-defined]
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

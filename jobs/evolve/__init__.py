@@ -18,9 +18,9 @@ and Ctrl-C stop a run without loss, with exit code 143 or 130. A replay exits wi
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from es.replay import replay_run
+from jobs.command.call import Place, Result, call
+from jobs.command.console import Console
 from jobs.evolve.conduct import conduct
 from jobs.evolve.options import Arguments as Arguments
 from jobs.evolve.options import arguments_of as arguments_of
@@ -37,6 +37,21 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.resume is not None and arguments.out is None:
         arguments = arguments_of("--resume", arguments.resume)
     return conduct(arguments, console)
+
+
+def evolve(out: Place | None = None, **options_: Any) -> Result:
+    """Tune as `python -m jobs.evolve` does; returns the run with its figures (docs/notebook.md).
+
+    out: the run directory. scored=FILE of `score`, or objective="my/objective.py:Mine" with its settings; workers=0,
+    generations=100 and so on. resume=RUN and replay=RUN need nothing else.
+    """
+
+    def result(given: Arguments, summary: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+        place = given.replay or given.out or given.resume
+        assert place is not None
+        return place, summary
+
+    return call("evolve", run, options, {"out": out, **options_}, result)
 
 
 def replayed(run: Path, console: Console) -> dict[str, Any]:

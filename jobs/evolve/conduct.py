@@ -6,7 +6,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.errors import Stopped, UserError
@@ -19,6 +18,7 @@ from funnel.settings import plain
 from funnel.tunable import Tunable
 from jobs.cluster.connect import check_cpus, connect, names_cluster
 from jobs.cluster.waiting import waiting
+from jobs.command.console import Console
 from jobs.command.paths import absolute
 from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table

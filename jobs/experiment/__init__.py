@@ -13,8 +13,7 @@ command again continues an experiment that was stopped; the result is the same t
 
 from typing import Any
 
-from rich.console import Console
-
+from jobs.command.console import Console
 from jobs.experiment.conduct import conduct
 from jobs.experiment.options import Arguments as Arguments
 from jobs.experiment.options import arguments_of as arguments_of

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import jobs.report
@@ -21,6 +20,7 @@ from funnel.registry import find_simulator
 from funnel.settings import plain
 from funnel.simulator import Compared
 from jobs.cluster.connect import check_cpus
+from jobs.command.console import Console
 from jobs.command.paths import absolute
 from jobs.command.signals import leave, stop_signals
 from jobs.command.simulated import find_policy

@@ -15,6 +15,7 @@ OUT/pipeline.json. The same command continues a pipeline that was killed. docs/p
 
 from typing import Any
 
+from jobs.command.call import Place, Result, call
 from jobs.pipeline.options import Arguments as Arguments
 from jobs.pipeline.options import arguments_of as arguments_of
 from jobs.pipeline.options import options as options
@@ -25,3 +26,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
     from jobs.pipeline.driver import conduct
 
     return conduct(arguments)
+
+
+def pipeline(out: Place, **options_: Any) -> Result:
+    """All stages as `python -m jobs.pipeline` does them; returns the pipeline with its figures (docs/notebook.md).
+
+    out: its directory. data=LOG, watch=DAYS, workers=0, es__generations=100, tuning__k=5 and so on.
+    """
+    return call("pipeline", run, options, {"out": out, **options_}, lambda given, found: (given.out, found))

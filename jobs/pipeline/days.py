@@ -77,7 +77,7 @@ def cut_day(log: Log, part: str, day: str, share: float, seed: int, out: Path) -
     rows = {"train": 0, "valid": 0}
     with new_log(out, plain) as directory:
         writers = {name: PartWriter(directory, name, plain) for name in rows}
-        for number, table in enumerate(log.read(log.part(part), plain.all_columns)):
+        for number, table in enumerate(log.read(log.part(part), plain.raw(plain.all_columns))):
             valid = pa.array(held_out(table, key, share, address, number))
             for name, mask in (("train", pc.invert(valid)), ("valid", valid)):
                 side = table.filter(mask)

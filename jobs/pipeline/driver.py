@@ -5,12 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 import jobs.report
 from data.errors import UserError
 from funnel.settings import plain as settings_plain
 from jobs.cluster.connect import check_cpus
+from jobs.command.console import Console
 from jobs.command.trust import trust
 from jobs.pipeline import Arguments
 from jobs.pipeline.base import EVALUATION, PARTS, TRAIN, TUNED, base

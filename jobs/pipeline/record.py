@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
-from rich.console import Console
 
 from data.errors import UserError
 from data.log import TRUTH, Log, parquet_files
 from data.schema import SCHEMA_FILE
+from jobs.command.console import Console
 from jobs.run.directory import inside, read_json, write_json
 from jobs.run.process import Process
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Column, Table
 
+from jobs.command.console import Console
 from jobs.pipeline.plan import Plan
 from jobs.pipeline.record import PIPELINE_FILE, Record, in_words
 

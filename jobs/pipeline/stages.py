@@ -6,12 +6,11 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from distributed.checkpoint.read import MODEL_DIRECTORY
 from distributed.training.recorder import EVALUATION
 from es.record import CHECKPOINT_FILE
 from jobs import calibrate, evaluate, evolve, export, score, train
+from jobs.command.console import Console
 from jobs.evolve.conduct import POLICY_FILE, conduct
 from jobs.pipeline.plan import Plan
 from jobs.pipeline.record import Record, Stage
@@ -35,7 +34,8 @@ def train_stage(
 
     def work() -> dict[str, Any]:
         forget_unbegun(out)
-        with follow_training(record.console, out, arguments.config.epochs, plan.problem.watched):
+        epochs, watched = arguments.config.epochs, plan.problem.watched
+        with follow_training(record.console, out, epochs, watched, workers=arguments.workers):
             summary = train.run(arguments, cpus=plan.local_cpus)
         if options.calibrate not in ("none", summary.get("calibration.method")):  # killed between the two
             settings = calibrate.settings_of(plan.problem, method=options.calibrate)

@@ -5,6 +5,7 @@ on after it was learned from. Then the model is trained on the day from the weig
 left out; these are scored, and the policy is tuned on them from the theta it has.
 """
 
+import dataclasses
 import json
 import shutil
 import time
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import hidden, sync_directory, write_whole
 from data.generate import WHOLE_DAY
 from data.labels import check_labels
 from data.log import Log, open_log
@@ -23,12 +23,13 @@ from funnel.numbers import counted
 from jobs.evolve.conduct import POLICY_FILE
 from jobs.pipeline.days import cut_day, look
 from jobs.pipeline.plan import DAY_RESAMPLES, Plan
+from jobs.pipeline.published import serve, write_days
 from jobs.pipeline.record import Record, Stage
 from jobs.pipeline.stages import evaluate_stage, evolve_stage, export_stage, score_part, score_stage, train_stage
-from jobs.run.directory import METRICS_FILE, SUMMARY_FILE, read_json, write_json
+from jobs.run.directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_json, write_json
 from jobs.run.records import reading_from
 
-DAYS, DAYS_FILE, CURRENT = "days", "days.jsonl", "current"
+DAYS, DAYS_FILE = "days", "days.jsonl"
 CHECKED = ("train", "evolve", "export")
 ENDINGS = (".auc", ".log_loss", ".pcoc", ".ece")
 """Of the evaluation's figures, those that a day keeps, but not those of slices."""
@@ -61,13 +62,17 @@ class Watch:
         self.late: set[str] = set()
         self.named: dict[str, str] = {}
         """What was passed over, and why, said once."""
+        self.lacking: set[str] = set()
+        """Features that days had no columns of, said once."""
         self.parts: dict[str, str] = {}
         """The part of the log that is a day: the name of its directory."""
 
     def run(self) -> None:
         """Take in day after day until it is time to end (--days, --until-idle), or for ever."""
         options = self.plan.options
-        self.parts |= look(self.where).whole
+        found = look(self.where).whole
+        self.parts |= found
+        self.record.say(f"watching {self.where}: {self.seen(list(found))}")
         self.check_done()
         if self.current is None and self.base is not None:
             self.current = self.base()
@@ -84,6 +89,14 @@ class Watch:
                     self.record.say(self.awaited(), "yellow")
                 waits = True
                 time.sleep(min(options.poll, options.until_idle or options.poll))
+
+    def seen(self, days: list[str]) -> str:
+        """Said at the start: the days that are there, and how many of them are to be taken in."""
+        if not days:
+            return "no day is there yet"
+        last = (self.taken() or [""])[-1]
+        there = f"{counted(len(days), 'day')}, {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "")
+        return f"{there}; {len(self.taken())} taken in before, {sum(day > last for day in days)} to go"
 
     def awaited(self) -> str:
         """Said when there is nothing to do and no end is set."""
@@ -170,6 +183,14 @@ class Watch:
     def day(self, day: str) -> dict[str, Any]:
         plan, record, place, options = self.plan, self.record, self.place(day), self.plan.options
         before = self.current
+        log = open_log(self.where)  # its schema may have grown
+        lacking = log.lacking(self.parts.get(day, day))
+        self.log = dataclasses.replace(log, schema=log.schema.without(lacking))
+        if set(lacking) - self.lacking:
+            record.say(
+                f"{day}: has no {', '.join(lacking)}; a day that lacks a feature is trained on without it", "yellow"
+            )
+        self.lacking |= set(lacking)
         data = {"day": record.data(self.log, (self.parts.get(day, day),))}
         facts: dict[str, Any] = {"day": day, "model": before.name if before else None}
         if before is not None:
@@ -185,6 +206,8 @@ class Watch:
         start = before.trained if before else None
         epochs = options.day_epochs if before else None
         steps = train_stage(plan, record, f"{day} train", trained, str(cut), inputs, start_from=start, epochs=epochs)
+        if new := read_json(trained / RUN_FILE).get("new_features"):
+            record.say(f"{day}: new features beside those of {start}: {', '.join(new)}")
         model = {"train": record.result(f"{day} train")}
         facts["steps"] = steps["steps"]
         if counts.get("untuned"):
@@ -312,21 +335,6 @@ def untunable(plan: Plan, log: Log) -> str:
 
 def files(where: Path) -> list[Path]:
     return [path for path in where.rglob("*") if path.is_file()]
-
-
-def write_days(path: Path, days: dict[str, dict[str, Any]]) -> None:
-    """days.jsonl, a line a day in their order, whole or not at all."""
-    lines = [{key: value for key, value in days[day].items() if key != "pruned"} for day in sorted(days)]
-    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def serve(out: Path, place: Path) -> None:
-    """OUT/current leads to the last day that was learned from; it changes at once."""
-    temporary = hidden(out / CURRENT, "tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(place.relative_to(out))
-    temporary.replace(out / CURRENT)
-    sync_directory(out)
 
 
 def has_days(record: Record) -> bool:

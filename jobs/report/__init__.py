@@ -15,6 +15,7 @@ from pathlib import Path
 
 import tyro
 
+from jobs.command.call import Place, Result, call, several
 from jobs.report.page import check_target, write
 from jobs.report.runs import load_runs
 from jobs.run.records import reading_from
@@ -33,6 +34,14 @@ def run(args: Args) -> Path:
     out = write_page(args.runs, args.out.resolve())
     print(out)
     return out
+
+
+def report(runs: Place | Sequence[Place], out: Place) -> Result:
+    """The page of one or more finished runs, as `python -m jobs.report` writes it; a notebook shows it.
+
+    runs: a run, or several in the order to show them; out: the HTML file.
+    """
+    return call("report", run, Args, {"out": out}, lambda _, out: (out, {}), several(runs))
 
 
 def write_page(runs: Sequence[Path], out: Path) -> Path:

@@ -7,7 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from funnel.panels import RUNS, Calibration, Cell, Curve, Figure, Glossary, Intervals, Panel, Sentence, Table
+import numpy as np
+
+from funnel.panels import RUNS, Calibration, Cell, Curve, Figure, Glossary, Intervals, Panel, Sentence, Table, told
 from jobs.report.tables import Grid, Group
 
 Shown = Grid | Curve | Intervals | Calibration | Sentence
@@ -101,8 +103,12 @@ def table(members: Sequence[Named]) -> Grid:
             group.series.append(index)
     for group in groups.values():
         mark_best(group, [first.columns.index(column) for column in first.alike])
-    judged = any(isinstance(cell, Figure) and cell.badness is not None for row in first.rows for cell in row)
-    note = f"{first.note} {BEST_NOTE}".strip() if judged else first.note
+        add_differences(group)
+    note = first.note
+    if any(group.differences for group in groups.values()):
+        note = f"{note} {PAIRED_NOTE}"
+    elif any(isinstance(cell, Figure) and cell.badness is not None for row in first.rows for cell in row):
+        note = f"{note} {BEST_NOTE}".strip()
     return Grid.of(replace(first, columns=("Run", *first.columns[1:]), note=note), list(groups.values()))
 
 
@@ -110,6 +116,52 @@ BEST_NOTE = (
     "Shaded: better than each of the other runs by more than the two intervals together leave open (√ of the sum of "
     "their squared halves). Where nothing is shaded there is no difference to tell."
 )
+
+
+PAIRED_NOTE = (
+    "Lines with a minus: the difference to the first run on the same rows, with its 95% interval, for which both were "
+    "resampled alike, user by user. Shaded: better than each of the other runs by a difference whose interval is off 0."
+)
+FEWEST_DRAWS = 0.9
+"""Share of the replicates that both runs must have."""
+
+
+def add_differences(group: Group) -> None:
+    """After the runs of a group their differences to the first of them, where they can be paired."""
+    if len(group.rows) < 2:
+        return
+    first, *others = group.rows
+    for row in others:
+        cells: list[Cell] = [difference(one, base) or BLANK for one, base in zip(row[1:], first[1:], strict=True)]
+        if any(cell != BLANK for cell in cells):
+            group.rows.append([f"{row[0]} − {first[0]}", *cells])
+            group.differences += 1
+
+
+BLANK = "\u00a0"
+
+
+def difference(one: Cell, other: Cell) -> Figure | None:
+    """one - other with the interval of the paired bootstrap; None where the two cannot be paired."""
+    if not (isinstance(one, Figure) and isinstance(other, Figure)) or one.value is None or other.value is None:
+        return None
+    bounds = paired(one, other)
+    if bounds is None:
+        return None
+    return told(Figure(one.value - other.value, one.digits, *bounds, signed=True))
+
+
+def paired(one: Figure, other: Figure) -> tuple[float, float] | None:
+    """95% percentile interval of one - other over replicates of the same rows and weights; None if they are not."""
+    if not one.sample or one.sample != other.sample or len(one.draws) != len(other.draws):
+        return None
+    known = [a - b for a, b in zip(one.draws, other.draws, strict=True) if a is not None and b is not None]
+    if len(known) < FEWEST_DRAWS * len(one.draws):
+        return None
+    from funnel.figures.bootstrap import LEVEL  # here, for it imports scipy
+
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def mark_best(group: Group, alike: Sequence[int]) -> None:
@@ -129,9 +181,12 @@ def mark_best(group: Group, alike: Sequence[int]) -> None:
 
 
 def told_apart(one: Figure, other: Figure) -> bool:
-    """Whether two figures differ by more than their intervals leave open. Figures that have none are exact."""
+    """Whether two figures differ by more than their intervals leave open, or the interval of their difference where
+    they can be paired. Figures that have none are exact."""
     assert one.badness is not None
     assert other.badness is not None
+    if (bounds := paired(one, other)) is not None:
+        return bounds[0] > 0 or bounds[1] < 0
     return abs(one.badness - other.badness) > math.hypot(half_of(one), half_of(other))
 
 

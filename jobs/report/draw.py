@@ -153,11 +153,20 @@ def interval(axes: Axes, row: Interval, y: float, group: int, reference: float |
 
 
 def values_beside(axes: Axes, rows: Sequence[Interval], labels: Sequence[str], reference: float | None) -> None:
+    size = max((abs(end) for row in rows for end in (row.value, row.low, row.high) if end is not None), default=0.0)
     for y, label in enumerate(labels):
-        values = [plus + compact(row.value) for row in rows if row.label == label for plus in [sign(row, reference)]]
+        values = [plus + compact(rounded(row.value, size)) for row in rows if row.label == label
+                  for plus in [sign(row, reference)]]  # fmt: skip
         if len(values) <= 2:
             text = (" → " if rows[-1].group == "after" else " · ").join(values)
             axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center", color=MUTED)
+
+
+def rounded(value: float, size: float) -> float:
+    """To a ten-thousandth of the largest: what is smaller is 0 beside it."""
+    if not size:
+        return value
+    return round(value, 4 - math.floor(math.log10(size))) or 0.0
 
 
 def sign(row: Interval, reference: float | None) -> str:

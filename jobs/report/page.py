@@ -1,5 +1,6 @@
 """The page: the panels of all runs in their sections, how to repeat them, and the file written whole or not at all."""
 
+import itertools
 import json
 import re
 import time
@@ -14,7 +15,7 @@ from markupsafe import Markup
 from data.errors import UserError
 from data.files import make_directory, write_whole
 from funnel.numbers import compact, count, true_minus
-from funnel.panels import RUNS, Calibration, Cell, Curve, Glossary, Intervals, Panel, Record, Sentence, Table
+from funnel.panels import RUNS, Calibration, Cell, Curve, Glossary, Intervals, Panel, Record, Sentence, Series, Table
 from jobs.report import draw
 from jobs.report.compare import Shown, sections
 from jobs.report.places import place, repeatable, without_roots
@@ -29,6 +30,8 @@ HERE = Path(__file__).resolve().parent
 class Picture:
     title: str
     svg: Markup
+    note: str = ""
+    """What is to be said of it alone."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,26 @@ def blocks(panels: Sequence[Shown], name: str) -> list[Grid | Sentence | Figure]
             if not (at and isinstance(panels[at - 1], Curve) and short(panels[at - 1])):
                 found += [Grid.of(one, [Group("", [list(row) for row in one.rows])]) for one in few(panels[at:])]
             continue
-        picture = Picture(panel.title, Markup(drawn(panel, f"{name}-{at}")))
+        picture = Picture(panel.title, Markup(drawn(panel, f"{name}-{at}")), panel.note)
         if not picture.svg:
             continue
         columns, last = columns_of(panel), found[-1] if found else None
         # Large pictures fill a row together, whatever they show; small ones only with their like.
         if isinstance(last, Figure) and last.columns == columns and (columns == 2 or panel.note in ("", last.caption)):
-            more = "" if panel.note in last.caption else f" {panel.note}"
-            found[-1] = Figure((*last.pictures, picture), columns, last.caption + more)
+            found[-1] = Figure((*last.pictures, picture), columns, last.caption)
         else:
             found.append(Figure((picture,), columns, panel.note))
-    return found
+    return [captioned(block) if isinstance(block, Figure) else block for block in found]
+
+
+def captioned(figure: Figure) -> Figure:
+    """What holds for all of its pictures under all of them, once; else each note under its picture."""
+    notes = [picture.note for picture in figure.pictures]
+    if len(set(notes)) > 1:
+        said = [note if at == 0 or note != notes[at - 1] else "" for at, note in enumerate(notes)]
+        pictures = (replace(picture, note=note) for picture, note in zip(figure.pictures, said, strict=True))
+        return replace(figure, pictures=tuple(pictures), caption="")
+    return replace(figure, pictures=tuple(replace(picture, note="") for picture in figure.pictures))
 
 
 FEW = 3
@@ -111,16 +123,36 @@ def short(panel: Shown) -> bool:
 
 
 def few(panels: Sequence[Shown]) -> list[Table]:
-    """The short curves that these panels begin with, as tables: a row a line; those over the same places in one."""
-    tables: dict[tuple[str, ...], list[tuple[Cell, ...]]] = {}
-    for panel in panels:
-        if not isinstance(panel, Curve) or not short(panel):
-            break
-        for each in panel.series:
-            names = [panel.names[int(x)] if panel.names else f"{panel.x_label} {compact(x)}" for x in each.x]
-            whose = f": {each.name}" if each.name and len(panel.series) > 1 else ""
-            tables.setdefault(tuple(names), []).append((panel.title + whose, *(compact(y) for y in each.y)))
-    return [Table("", ("", *names), tuple(rows)) for names, rows in tables.items() if rows]
+    """The short curves that these panels begin with, as one table: a row a line, a column a place. Lines without a name
+    beside others that have one, the many in the background of a picture, are left out."""
+    begun = list(itertools.takewhile(short, panels))
+    rows: list[tuple[Curve, Series]] = []
+    for panel in begun:
+        assert isinstance(panel, Curve)
+        named = [each for each in panel.series if each.name]
+        rows += [(panel, each) for each in named or panel.series]
+    places = {(panel.x_label, float(x)): place_name(panel, x) for panel, each in rows for x in each.x}
+    known = sorted(places)
+    cells = [(row_name(panel, each, len(begun)), *(value_at(panel, each, place) for place in known))
+             for panel, each in rows]  # fmt: skip
+    title = panels[0].title if len(begun) == 1 and isinstance(panels[0], Curve) else ""
+    return [Table(title, ("", *(places[place] for place in known)), tuple(cells))] if cells else []
+
+
+def place_name(panel: Curve, x: float) -> str:
+    return panel.names[int(x)] if panel.names else f"{panel.x_label} {compact(x)}"
+
+
+def row_name(panel: Curve, series: Series, panels: int) -> str:
+    """The line's name where one panel is shown, else the panel's with that of the line."""
+    if panels == 1:
+        return series.name or panel.title
+    return f"{panel.title}: {series.name}" if series.name and len(panel.series) > 1 else panel.title
+
+
+def value_at(panel: Curve, series: Series, place: tuple[str, float]) -> Cell:
+    found = [y for x, y in zip(series.x, series.y, strict=True) if (panel.x_label, float(x)) == place]
+    return compact(found[0]) if found else None
 
 
 def drawn(panel: Curve | Intervals | Calibration, name: str) -> str:
@@ -167,7 +199,7 @@ def card(run: Run) -> dict[str, Any]:
         "notes": run.notes,
         "facts": [
             ("Directory", run.record.directory.name),
-            ("Command", repeatable(str(record.get("command") or "not recorded"))),
+            ("Command", repeatable(str(record.get("command") or "not recorded"), run.record.directory.parent)),
             ("Commit", f"{commit} with uncommitted changes" if dirty else commit or "not recorded"),
             ("Started", started(record.get("started"))),
             ("Versions", ", ".join(versions) or "not recorded"),

@@ -8,9 +8,15 @@ from typing import Any
 MODULE = re.compile(r"^(?:\S*/)?jobs/(\w+?)(?:/__main__)?(?:\.py)?(?=\s|$)")
 
 
-def repeatable(command: str) -> str:
-    """ ".../jobs/train.py --data LOG" -> "python -m jobs.train --data LOG": what the user has typed."""
-    return MODULE.sub(r"python -m jobs.\1", command)
+PATH = re.compile(r"(?<![^\s='\"])/[^\s'\"]+")
+"""An absolute path among the words of a command, or behind the = of one."""
+
+
+def repeatable(command: str, beside: Path | None = None) -> str:
+    """ ".../jobs/train.py --data LOG" -> "python -m jobs.train --data LOG": what the user has typed, with its absolute
+    paths as `place` shows them from `beside`."""
+    typed = MODULE.sub(r"python -m jobs.\1", command)
+    return typed if beside is None else PATH.sub(lambda found: place(found.group(), beside), typed)
 
 
 def place(text: str, beside: Path) -> str:

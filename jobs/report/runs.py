@@ -78,11 +78,23 @@ def shown_of(record: Record) -> list[Panel]:
     evolved = kind in ("evolve", "evolve_objective")
     try:
         check_names(system_of(record), str(record.directory))
-        show = (find_tunable(tunable_of(record)) if evolved else find_problem(problem_of(record))).panels
+        show = (tunable(tunable_of(record)) if evolved else find_problem(problem_of(record))).panels
     except (ValueError, AttributeError):  # a plain objective, or somebody's code that is not here or not trusted
         show = plain_evolution if evolved else plain_training
     shown: list[Panel] = show(record)
     return shown
+
+
+def tunable(name: str) -> Any:
+    """The class of that name, of a registry, a package or a file. Raises ValueError for an objective that is none."""
+    if not name.rpartition(":")[0].endswith(".py"):
+        return find_tunable(name)
+    from jobs.evolve.find import Plain, find_objective  # here, for it imports the engine
+
+    found = find_objective(name)
+    if isinstance(found, Plain):
+        raise ValueError("an objective without data")
+    return found
 
 
 def problem_of(record: Record) -> str:

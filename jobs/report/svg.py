@@ -22,7 +22,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "counterpoint",
     "text.parse_math": False,
-    "font.size": 8.5,
+    "font.size": 9,
     "font.family": "sans-serif",
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,

@@ -14,6 +14,9 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -92,15 +95,29 @@ def half_written(path: Path) -> bool:
     return path.name.startswith((f".{RUN_FILE}.", LOCK_FILE)) and path.name.endswith((".tmp", LOCK_FILE))
 
 
+_command: ContextVar[list[str] | None] = ContextVar("command", default=None)
+
+
+@contextmanager
+def recorded_as(command: list[str]) -> Iterator[None]:
+    """Runs that start inside keep these words as their command: those of a Python call, whose process has others."""
+    token = _command.set(command)
+    try:
+        yield
+    finally:
+        _command.reset(token)
+
+
 def start_run(out: Path, kind: str, config: dict[str, Any], facts: dict[str, Any]) -> None:
     """Create the directory and write run.json: config, command, git commit, versions, hardware, and the given facts."""
-    check_tree([config, facts, sys.argv], f"--out {out}")
+    command = _command.get() or sys.argv
+    check_tree([config, facts, command], f"--out {out}")
     make_directory(out)
     record = {
         "kind": kind,
         "config": config,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(command),
         "git": git_commit(),
         "versions": versions(),
         "hardware": hardware(),

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from jobs.cluster.waiting import Waiting, waiting
+from jobs.command.console import Console
 from jobs.run.directory import METRICS_FILE
 from jobs.run.process import Process
 
@@ -70,22 +71,30 @@ class Lines:
 
 @contextmanager
 def follow_training(
-    console: Console, run: Path, epochs: int, watched: Mapping[str, str], process: Process | None = None
+    console: Console,
+    run: Path,
+    epochs: int,
+    watched: Mapping[str, str],
+    process: Process | None = None,
+    workers: int = 0,
 ) -> Iterator[None]:
     """Show the progress of the training in `run` while the body runs, and note it in the run's process.json.
 
-    `watched`: figures of a validation that are shown, and what they are called.
+    `watched`: figures of a validation that are shown, and what they are called. `workers`: of Ray Train, whose start
+    takes seconds in which nothing else would be said.
     """
     stopped = threading.Event()
     tail = Tail(run / METRICS_FILE)  # before the thread begins: what is written from now on is new
     shown = TrainingShown(console, epochs, watched, process)
-    thread = threading.Thread(target=show_training, args=(shown, tail, stopped), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
+    what = f"{workers} Ray Train worker{'s' if workers > 1 else ''} to start" if workers else "the first step"
+    with waiting(what) as shown.wait:
+        thread = threading.Thread(target=show_training, args=(shown, tail, stopped), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            thread.join()
 
 
 class TrainingShown:
@@ -96,6 +105,8 @@ class TrainingShown:
     ) -> None:
         self.console, self.epochs, self.watched, self.process = console, epochs, watched, process
         self.figures: dict[str, Any] = {}
+        self.wait: Waiting | None = None
+        """Over with the first event."""
 
     def add(self, bars: Progress, task: TaskID, lines: "Lines", line: str) -> None:
         try:
@@ -103,6 +114,8 @@ class TrainingShown:
         except json.JSONDecodeError:
             return  # the half line of a writer in mid-word
         kind = event["event"]
+        if self.wait is not None:
+            self.wait.done()
         if kind == "step":
             text = f"loss {event['loss']:.4f}  {event['rows_per_s']:,.0f} rows/s"
             bars.update(

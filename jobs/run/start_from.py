@@ -34,19 +34,30 @@ EVOLUTIONS = ("evolve", "evolve_objective")
 """What run.json calls a run of jobs.evolve; the latter of earlier versions."""
 
 
-def model_to_start_from(run: Path, job: TrainJob) -> tuple[str, dict[str, Any]]:
-    """(model directory, facts for run.json) of the run whose weights a training begins with.
+def measured_before(out: Path, start_from: Path | None) -> dict[str, tuple[tuple[float, ...], ...]]:
+    """Statistics of transforms that are not to be measured again: those of the run in `out` that goes on, else those of
+    the run whose weights it begins with, which were learnt on them."""
+    latest = CheckpointStore(out / CHECKPOINTS).latest()
+    directory = latest or (start_from / MODEL_DIRECTORY if start_from else None)
+    if directory is None or not (directory / RECORD).exists():
+        return {}
+    return dict(Schema.from_dict(read_record(directory / RECORD)["schema"], f"{directory}: schema").statistics)
 
-    ("", {}) where the training has a checkpoint already. Raises UserError: no finished training run, or its features,
-    its network or its tasks are others.
+
+def model_to_start_from(run: Path, job: TrainJob) -> tuple[str, dict[str, Any], list[str]]:
+    """(model directory, facts for run.json, features that the model does not have yet) of the run whose weights a
+    training begins with.
+
+    ("", {}, []) where the training has a checkpoint already. Raises UserError: no finished training run, it has
+    features that the log has not or that mean something else there, or its network or its tasks are others.
     """
     if CheckpointStore(Path(job.run) / CHECKPOINTS).latest() is not None:
-        return "", {}
+        return "", {}, []
     directory = run / MODEL_DIRECTORY
     record = finished_record(run, f"{OPTION} {run}")
     if record.get("problem", DEFAULT_PROBLEM) != job.problem:
         raise UserError(f"{OPTION} {run}: trained as {record.get('problem', DEFAULT_PROBLEM)}, this is {job.problem}")
-    same_features(f"{OPTION} {run}", Schema.from_dict(record["schema"], f"{directory}: schema"), job.schema)
+    new = new_features(f"{OPTION} {run}", Schema.from_dict(record["schema"], f"{directory}: schema"), job.schema)
     before = flat({"model": record["config"].get("model", {})})
     now = flat({"model": plain(job.settings).get("model", {})})
     for key in sorted(before.keys() | now.keys()):
@@ -58,7 +69,7 @@ def model_to_start_from(run: Path, job: TrainJob) -> tuple[str, dict[str, Any]]:
         raise UserError(f"{OPTION} {run}: its model has the tasks {tasks[0]}, this one {tasks[1]}")
     facts = {"run": str(run), "step": record["progress"]["step"], "checksum": model_checksum(record)}
     check_unchanged(Path(job.run), "started_from", facts)
-    return str(directory), {"started_from": facts}
+    return str(directory), {"started_from": facts, **({"new_features": new} if new else {})}, new
 
 
 def given_runs(words: Sequence[str], roles: Mapping[str, str]) -> dict[str, Path]:
@@ -121,20 +132,45 @@ def finished_record(run: Path, where: str) -> dict[str, Any]:
 
 def same_features(where: str, known: Schema, schema: Schema) -> None:
     """UserError, opening with `where`, if a model trained on the one cannot read the other."""
-    if known.categorical != schema.categorical:
-        theirs, ours = ([entry.name for entry in each.categorical] for each in (known, schema))
-        differing = [name for name in theirs + ours if (name in theirs) != (name in ours)] or [
-            a.name for a, b in zip(known.categorical, schema.categorical, strict=True) if a != b
-        ]
-        raise UserError(f"{where}: the categorical feature {differing[0]!r} is not the same there and in --data")
+    new = new_features(where, known, schema)
+    if new:
+        raise UserError(f"{where}: has no feature {new[0]!r}, which --data has")
+    for name, numbers in known.statistics.items():
+        if schema.statistics.get(name, numbers) != numbers:
+            raise UserError(f"{where}: was trained on another log: what the transform of {name!r} has measured differs")
+
+
+def new_features(where: str, known: Schema, schema: Schema) -> list[str]:
+    """Features that a model trained on `known` does not have. UserError, opening with `where`, if it has one that the
+    schema has not, or that means something else there."""
+    fields = {field.name: field for field in schema.categorical}
+    for name in known.features:
+        if name not in schema.features:
+            raise UserError(
+                f"{where}: its model has the feature {name!r}, which --data has not: a log may gain features, not lose "
+                "them"
+            )
+    for entry in known.categorical:
+        if fields.get(entry.name) != entry:
+            raise UserError(f"{where}: the categorical feature {entry.name!r} is not the same there and in --data")
+    for name in known.features:
+        here, there = (
+            (one.sources.get(name), one.transforms.get(name), name in one.numeric) for one in (schema, known)
+        )
+        if here != there:
+            raise UserError(f"{where}: {name!r} has another 'from' or 'transform' there than in --data")
     for name, kind in known.kinds.items():
         if schema.kinds.get(name, kind) != kind:
-            here = schema.kinds[name]
-            raise UserError(f"{where}: column {name!r} holds {kind} there and {here} in --data; {TWO_IDS}")
-    if known.numeric != schema.numeric:
-        raise UserError(
-            f"{where}: has the numeric features {', '.join(known.numeric)}, --data {', '.join(schema.numeric)}"
-        )
+            other = schema.kinds[name]
+            raise UserError(f"{where}: column {name!r} holds {kind} there and {other} in --data; {TWO_IDS}")
+    new = [name for name in schema.features if name not in known.features]
+    for key in ("categorical", "numeric") if not new else ():
+        theirs, ours = ([getattr(one, "name", one) for one in getattr(each, key)] for each in (known, schema))
+        if theirs != ours:
+            raise UserError(
+                f"{where}: has the {key} features {', '.join(theirs)}, --data {', '.join(ours)}: in one order"
+            )
+    return new
 
 
 def changed_since(kept: dict[str, Any] | None, now: dict[str, Any]) -> bool:

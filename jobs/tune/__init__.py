@@ -21,13 +21,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 import jobs.report
 from data.errors import UserError
 from data.log import open_log
 from jobs.cluster.answers import check_answers
 from jobs.cluster.connect import check_sockets, connect, names_cluster
+from jobs.command.call import Place, Result, call
+from jobs.command.console import Console
 from jobs.command.paths import absolute as absolute_paths
 from jobs.command.trust import trust
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, read_json, start_run, usable_cpus, write_json
@@ -61,6 +61,21 @@ def run(arguments: Arguments) -> dict[str, Any]:
             console.print(f"{out} is finished already: {read_json(out / SUMMARY_FILE)['tune.message']}", soft_wrap=True)
             return read_json(out / SUMMARY_FILE)
         return searched(arguments, out, state, console)
+
+
+def tune(out: Place | None = None, **options_: Any) -> Result:
+    """Search settings as `python -m jobs.tune` does; returns the search with its figures (docs/notebook.md).
+
+    out: the directory of the search, or resume=DIR alone. data=LOG, samples=20, metric="ctr.auc" and so on; the best
+    settings are the preset OUT/best.json.
+    """
+
+    def result(given: Arguments, summary: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+        place = given.out or given.resume
+        assert place is not None
+        return place, summary
+
+    return call("tune", run, options, {"out": out, **options_}, result)
 
 
 def searched(arguments: Arguments, out: Path, state: RunState, console: Console) -> dict[str, Any]:

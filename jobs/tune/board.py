@@ -7,12 +7,12 @@ from typing import Any
 
 import ray
 from ray import tune
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from data.errors import Stopped
 from distributed.training.ray_group import free_orphans
+from jobs.command.console import Console
 from jobs.run.process import Process
 from jobs.tune.aim import FAILED, INFEASIBLE, Aim
 from jobs.tune.files import name_of

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 from ray.tune.search.optuna import OptunaSearch
-from rich.console import Console
 from rich.table import Table
 
 from data.errors import Stopped, UserError
 from data.files import make_directory
 from funnel.spaces import Space
+from jobs.command.console import Console
 from jobs.command.preset import write_preset
 from jobs.command.signals import leave, stop_signals
 from jobs.run.process import present
@@ -123,7 +123,7 @@ def conduct(study: Study, arguments: Arguments, console: Console) -> dict[str, A
             keep(study.out / FRONT / f"{name_of(row.index)}.json", study, row)
             summary |= {f"front.{name_of(row.index)}.test.{k}": v for k, v in test_figures(study, row).items()}
         names = ", ".join(name_of(row.index) for row in chosen)
-        message = f"{len(chosen)} of {len(rows)} trials are beaten by none in both figures: {names}"
+        message = f"beaten by none in both figures: {len(chosen)} of {len(rows)} trials, {names}"
         return summary | {"tune.front": [row.index for row in chosen], "tune.message": message}
     (best,) = chosen
     keep(study.out / BEST, study, best)

@@ -65,7 +65,8 @@ def headline(record: Record, metrics: Sequence[str]) -> str:
     took, what = duration(record.number("tune.seconds")), record.summary.get("tune.what") or "train"
     text = f"{trials} of jobs.{what} in {took} to {record.summary.get('tune.aim')}: "
     if "tune.front" in record.summary:
-        return text + f"{counted(len(record.summary['tune.front']), 'trial')} stand on the front."
+        front = len(record.summary["tune.front"])
+        return text + f"{counted(front, 'trial')} {'is' if front == 1 else 'are'} beaten by none in both."
     if "best.trial" not in record.summary or not metrics:
         return text + "none is feasible."
     best, default = (valid(record, who, metrics[0]) for who in ("best", "default"))

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from data.errors import UserError
 from data.filesystems import in_process
-from data.log import Part, PartFile, open_log
+from data.log import Part, open_log
 from distributed.config import TrainConfig
 from distributed.context import CPU
 from distributed.finished_run import joined_config, load_run
@@ -17,6 +17,7 @@ from distributed.training.launch import prepare, run_training
 from distributed.training.recorder import CHECKPOINTS
 from distributed.training.validation import count
 from funnel.problem import Problem
+from funnel.registry import find_problem
 from funnel.settings import flat, plain
 from jobs.command.preset import apply
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, read_json, start_run, write_json
@@ -67,9 +68,9 @@ class Training:
 
     def reported(self) -> list[str]:
         """Those of an untrained network on one row group of the validation part."""
-        problem, log = self.problem, open_log(self.training.location)
+        problem, log = self.problem, self.training.open_log()
         file = self.training.parts["valid"].files[0]
-        part = Part("valid", (PartFile(file.path, file.row_groups[:1]),))
+        part = Part("valid", (dataclasses.replace(file, row_groups=file.row_groups[:1]),))
         network = problem.network(seed=0)  # type: ignore[call-arg]
         figures = count(problem, network, log, part, problem.counts(log, part)).figures()
         return [*(key for key, value in figures.items() if isinstance(value, int | float)), *figures.get("absent", {})]
@@ -85,7 +86,8 @@ class Training:
         """The training loop, reported at each validation by the epoch that would be kept."""
         run, began = trial.run, time.time()
         config, own = apply(settings, "trial", self.training.config, self.training.settings)
-        training = dataclasses.replace(self.training, run=str(run), config=config, settings=own, started=began)
+        training = with_settings(self.training, config, own)
+        training = dataclasses.replace(training, run=str(run), started=began)
         checkpoints = run / CHECKPOINTS
         handed = trial.handed(checkpoints)
         if handed or not (run / RUN_FILE).exists():
@@ -113,7 +115,7 @@ class Training:
     def tested(self, run: Path, settings: Settings, moment: int) -> dict[str, Any]:
         if "test" not in self.training.parts:
             return {}
-        trained, log = load_run(run), open_log(self.training.location)
+        trained, log = load_run(run), self.training.open_log()
         part = self.training.parts["test"]
         return count(trained.problem, trained.network, log, part, trained.problem.counts(log, part, True)).figures()
 
@@ -124,3 +126,11 @@ def take_over(trial: Trial, checkpoints: Path) -> None:
     trained = read_json(checkpoints / TRAINED_FILE)
     write_json(trial.run / SETTINGS_FILE, trained["settings"])
     trial.report(trained["epoch"], read_json(checkpoints / BEST_FILE))
+
+
+def with_settings(training: TrainJob, config: TrainConfig, own: Any) -> TrainJob:
+    """A training with a trial's settings. Where facts follow from settings too (which towers an objective has), the
+    problem says what they are with these: `facts_with`, a class method that it may have."""
+    kind: Any = find_problem(training.problem)
+    facts = kind.facts_with(training.facts, own) if hasattr(kind, "facts_with") else training.facts
+    return dataclasses.replace(training, config=config, settings=own, facts=facts)

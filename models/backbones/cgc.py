@@ -32,17 +32,26 @@ class ExtractionLevel(nn.Module):
         self.register_buffer("group_X", torch.tensor(group_X), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        grouped = x.dim() == 3
-        outputs_BXH = self.experts(x.index_select(0, self.group_X) if grouped else x)
-        gates_BTE = self.gates(x[: self.tasks] if grouped else x).softmax(-1).transpose(0, 1)
+        shared = self.shared_gate
+        if x.dim() == 3:
+            outputs_BXH = self.experts(x.index_select(0, self.group_X))
+            logits_BTE = self.gates(x[: self.tasks]).transpose(0, 1)
+            shared_BX = None if shared is None else shared(x[self.tasks])
+        else:  # all gates in one product
+            weights = self.gates.weight if shared is None else torch.cat([self.gates.weight, shared.weight])
+            outputs_BXH, logits_BG = self.experts.with_gates(x, weights)
+            own = self.gates.out_features
+            logits_BTE = logits_BG[:, :own].unflatten(1, (self.tasks, self.own + self.shared))
+            shared_BX = None if shared is None else logits_BG[:, own:]
+        gates_BTE = logits_BTE.softmax(-1)
         rows, _, width = outputs_BXH.shape
         own_BTOH = outputs_BXH[:, : self.tasks * self.own].reshape(rows, self.tasks, self.own, width)
         shared_BSH = outputs_BXH[:, self.tasks * self.own :]
         mixtures_BTH = (gates_BTE[:, :, : self.own, None] * own_BTOH).sum(2)
         mixtures_BTH = mixtures_BTH + torch.bmm(gates_BTE[:, :, self.own :], shared_BSH)
-        if self.shared_gate is None:
+        if shared_BX is None:
             return mixtures_BTH.transpose(0, 1)
-        gate_B1X = self.shared_gate(x[self.tasks] if grouped else x).softmax(-1).unsqueeze(1)
+        gate_B1X = shared_BX.softmax(-1).unsqueeze(1)
         return torch.cat([mixtures_BTH, torch.bmm(gate_B1X, outputs_BXH)], dim=1).transpose(0, 1)
 
 

@@ -21,7 +21,7 @@ class MMoE(Backbone):
         self.gates = nn.Linear(inputs, tasks * config.experts, bias=False)  # all gates in one product
 
     def forward(self, x_BI: Tensor) -> list[Tensor]:
-        outputs_BXH = self.experts(x_BI)
-        gates_BTX = self.gates(x_BI).view(len(x_BI), self.tasks, self.experts.experts).softmax(-1)
+        outputs_BXH, logits_BG = self.experts.with_gates(x_BI, self.gates.weight)
+        gates_BTX = logits_BG.view(len(x_BI), self.tasks, self.experts.experts).softmax(-1)
         mixtures_BTH = torch.bmm(gates_BTX, outputs_BXH)
         return list(mixtures_BTH.unbind(1))

@@ -21,6 +21,6 @@ class OMoE(Backbone):
         self.gate = nn.Linear(inputs, config.experts, bias=False)
 
     def forward(self, x_BI: Tensor) -> list[Tensor]:
-        gate_B1X = self.gate(x_BI).softmax(-1).unsqueeze(1)
-        mixture_BH = torch.bmm(gate_B1X, self.experts(x_BI)).squeeze(1)
+        outputs_BXH, logits_BX = self.experts.with_gates(x_BI, self.gate.weight)
+        mixture_BH = torch.bmm(logits_BX.softmax(-1).unsqueeze(1), outputs_BXH).squeeze(1)
         return [mixture_BH] * self.tasks

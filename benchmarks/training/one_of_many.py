@@ -1,0 +1,243 @@
+"""What a training step costs one worker of many: its own work is done, the other workers' messages are made up.
+
+    python -m benchmarks.training.one_of_many          # scale.py reads the result
+
+Worker 0 of W steps `distributed.training.learner.Learner` in this process, one thread, with tables sharded over W. The
+other W - 1 workers' batches are drawn as its own is, and their ids are what it is asked for; the calls of
+torch.distributed are replaced by ones that hand over just these, and vectors and gradients of the right shape. So all
+of a worker's own work is done as on W machines, but no byte goes over a wire: what that costs a core is measured
+beside it, by gloo processes that exchange pieces of several sizes over the loopback (`transport`).
+
+All times are of the CPU (of this thread, of a gloo process), so that a worker that waits costs nothing here.
+"""
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import tyro
+from torch import Tensor
+
+from benchmarks.bench import markdown, write_result
+from benchmarks.training import table_size
+from distributed.context import CPU, Context
+from distributed.tables.sharded import Sharded
+from distributed.training.learner import Learner
+from funnel.batch import Batch
+
+PIECES = (2_000, 20_000, 80_000, 640_000)
+"""Bytes to each other process, of the messages that `transport` measures."""
+
+
+@dataclass
+class Arguments:
+    rows: tuple[int, ...] = (2_000_000, 20_000_000)
+    """Of the whole table, 16 wide, over 23 fields."""
+    workers: tuple[int, ...] = (1, 2, 8, 64)
+    batch: tuple[int, ...] = (512, 4096)
+    """Rows of a worker's share of the global batch."""
+    steps: int = 10
+    """Steps that are measured, after three that are not."""
+    processes: tuple[int, ...] = (2, 4, 8)
+    """Of a measurement of messages."""
+
+
+def main(arguments: Arguments) -> None:
+    torch.set_num_threads(1)
+    found = []
+    for rows in arguments.rows:
+        for workers in arguments.workers:
+            for batch in arguments.batch:
+                found.append({"rows": rows, "workers": workers, "batch": batch,
+                              **measure(rows, workers, batch, arguments.steps)})  # fmt: skip
+                print(found[-1], flush=True)
+    messages = [line for processes in arguments.processes for line in transport(processes)]
+    call, message, byte = fit(messages)
+    header = ["table rows", "workers", "rows a worker", *(key.replace("_", " ") for key in (*SECONDS, *COUNTS)), "late"]
+    lines = [
+        [f"{run['rows']:,}", run["workers"], f"{run['batch']:,}", *(f"{run[key] * 1e3:.1f}" for key in SECONDS),
+         *(f"{run[key]:,.0f}" for key in COUNTS), f"{run['late']:.0%}"]
+        for run in found
+    ]  # fmt: skip
+    about = (
+        f"CPU ms of one worker. An all-to-all costs {call * 1e6:.0f} us, {message * 1e6:.0f} us more for each other "
+    )
+    about += f"worker and {byte * 1e9:.2f} ns a byte sent and taken in, fitted to {len(messages)} measurements.\n\n"
+    fitted = {"call_s": call, "message_s": message, "byte_s": byte}
+    figures = {"arguments": vars(arguments), "runs": found, "messages": messages, **fitted}
+    write_result("one-of-many", figures, about + markdown(header, lines))
+
+
+SECONDS = ("step", "plan", "divide", "move", "step_after_move")
+COUNTS = ("distinct", "asked", "summed")
+
+
+def measure(rows: int, workers: int, batch: int, steps: int) -> dict[str, float]:
+    """Medians of CPU seconds and means of counts, a step.
+
+    step: with the plan there (alone: with the finding of distinct rows); plan: making it; divide: what two plans share;
+    move: early vectors, late gradients; step_after_move: what then is left of the step. distinct rows of the batch,
+    rows asked for by all, different ones among them; late: share of distinct rows that the batch before has too.
+    """
+    case = table_size.Arguments(rows=rows, batch=batch, steps=steps + 4)
+    job = table_size.make_job("", case)
+    config = dataclasses.replace(job.config, tables="sharded", plan_ahead=False, batch_size=batch * workers)
+    found: dict[str, list[float]] = {key: [0.0] for key in (*SECONDS, *COUNTS, "late")}
+    others = Others(rows, workers, batch)
+
+    def timed(key: str, work: Callable[[], Any]) -> Any:
+        began = time.thread_time()
+        result = work()
+        found[key].append(time.thread_time() - began)
+        return result
+
+    with others.emulated():
+        learner = Learner(job.open_problem(CPU), config, Context(0, workers), steps=steps + 4)
+        (placement,), network = learner.placements, learner.network
+        for move in (False, True):
+            coming: deque[tuple[Batch, Any]] = deque()
+            for step, shares in enumerate(table_size.batches(0, 1, case)):
+                plan = None
+                if isinstance(placement, Sharded):
+                    (asked,) = network.asked(shares)  # type: ignore[operator]
+                    others.draw()
+                    plan = timed("plan", partial(placement.plan, asked))
+                    if move and coming:
+                        timed("divide", partial(placement.divide, coming[-1][1], plan))
+                coming.append((shares, plan))
+                if len(coming) < 2:
+                    continue
+                now, own = coming.popleft()
+                if isinstance(placement, Sharded):
+                    placement.use(own)
+                    if move:
+                        timed("move", partial(move_rows, learner, placement, plan))
+                timed("step_after_move" if move else "step", partial(learner.step, now, step))
+                if isinstance(placement, Sharded):
+                    found["distinct"].append(len(own.ids_U))
+                    found["asked"].append(len(own.whole.rows_A))
+                    found["summed"].append(len(own.whole.ids_V))
+                    found["late"] += [sum(own.late.out) / len(own.ids_U)] if own.late is not None else []
+                else:
+                    assert learner.tables
+                    found["distinct"].append(sum(len(t.touched.ids_U) for t in learner.tables.values() if t.touched))
+    return {key: statistics.median(values[3:]) if len(values) > 3 else 0.0 for key, values in found.items()}
+
+
+def move_rows(learner: Learner, placement: Sharded, plan: Any) -> None:
+    """What lies beside a step (distributed/tables/ahead.py)."""
+    sums = placement.deferred()
+    if sums is not None:
+        learner.move_more_rows(0, sums)
+    placement.prefetch(plan)
+
+
+class Others:
+    """The W - 1 other workers, as far as worker 0 hears of them."""
+
+    def __init__(self, rows: int, workers: int, batch: int) -> None:
+        self.rows, self.workers, self.batch = rows, workers, batch
+        self.asked: list[np.ndarray] = []
+        self.random = np.random.default_rng(0)
+        self.values = torch.randn(1 << 22) * 1e-3
+
+    def draw(self) -> None:
+        """The rows of worker 0 that each other worker's next batch asks it for."""
+        fields = table_size.Arguments.fields
+        size = self.rows // fields
+        self.asked = []
+        for _ in range(self.workers - 1):
+            place = self.random.random((self.batch, fields))
+            ids = (place**table_size.STEEPNESS * size).astype(np.int64) + np.arange(fields) * size
+            self.asked.append(np.unique(ids[ids % self.workers == 0] // self.workers).astype(np.int32))
+
+    @contextmanager
+    def emulated(self) -> Iterator[None]:
+        """Within it torch.distributed is worker 0's view of a group of W workers."""
+        if self.workers == 1:
+            yield
+            return
+        names: Any = {
+            "new_group": lambda ranks, **_: ranks,
+            "is_initialized": lambda: True,
+            "get_world_size": lambda: self.workers,
+            "get_rank": lambda: 0,
+        }
+        with mock.patch.multiple(dist, all_to_all_single=self.all_to_all_single, all_reduce=mock.Mock(), **names):
+            yield
+
+    def all_to_all_single(
+        self, found: Tensor, values: Tensor, back: Sequence[int] = (), out: Sequence[int] = (), group: Any = None
+    ) -> None:
+        if values.dtype == torch.int64:  # how many ids come
+            found.fill_(1)
+            counts = found.view(-1, 2)
+            counts[0] = values.view(-1, 2)[0]
+            counts[1:, 0] = torch.tensor([len(asked) for asked in self.asked])
+        elif not back:  # pieces of equal size: totals, and dense gradients
+            found.copy_(values)
+        elif values.dtype == torch.int32:
+            found[: back[0]] = values[: out[0]]
+            found[back[0] :] = torch.from_numpy(np.concatenate(self.asked))
+        elif values.dtype == torch.uint8:  # as many marks as here
+            found.copy_(torch.rand(len(found)) < values.float().mean())
+        else:
+            flat = found.view(-1)
+            for begin in range(0, len(flat), len(self.values)):
+                piece = flat[begin : begin + len(self.values)]
+                piece.copy_(self.values[: len(piece)])
+
+
+def transport(processes: int) -> list[dict[str, float]]:
+    """CPU seconds that one process of a gloo group spends on an all-to-all, by the bytes to each other one."""
+    with tempfile.TemporaryDirectory() as folder:
+        queue = mp.get_context("spawn").SimpleQueue()
+        mp.spawn(send, args=(processes, folder, queue), nprocs=processes)
+        return [{"processes": processes, "bytes": size, "seconds": seconds} for size, seconds in queue.get()]
+
+
+def send(rank: int, processes: int, folder: str, queue: Any) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
+    found = []
+    for size in PIECES:
+        values = torch.zeros(processes * size, dtype=torch.uint8)
+        splits = [size] * processes
+        taken = torch.empty_like(values)
+        for repeat in range(25):
+            if repeat == 5:
+                dist.barrier()
+                began = time.process_time()
+            dist.all_to_all_single(taken, values, splits, splits)
+        found.append((size, (time.process_time() - began) / 20))
+    if rank == 0:
+        queue.put(found)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def fit(messages: Sequence[dict[str, float]]) -> tuple[float, float, float]:
+    """Seconds an all-to-all, seconds more for each other process, and for each byte to one; relative errors weighing
+    alike."""
+    others = np.array([line["processes"] - 1 for line in messages])
+    sizes, seconds = (np.array([line[key] for line in messages]) for key in ("bytes", "seconds"))
+    columns = np.stack([np.ones(len(seconds)), others, others * sizes], 1)
+    found, *_ = np.linalg.lstsq(columns / seconds[:, None], np.ones(len(seconds)), rcond=None)
+    call, message, byte = (float(value) for value in found)
+    return call, message, byte
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))

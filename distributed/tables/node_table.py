@@ -1,0 +1,213 @@
+"""Placement `node`: every row once a machine, in memory that its workers share; so with what goes with it row by row.
+
+Shapes: W workers, L of them on this machine, T tables, U distinct rows of a worker's batch, V rows that this worker
+moves, E width.
+
+A lookup is a read. After backward each worker lays its ids and gradients open for the others of its machine, in a place
+of its own; those of workers on other machines are laid beside them by the worker that received them, so that a row
+travels once to every other machine. Then the rows that anybody touched are dealt out to the L workers by ranges of
+numbers: slices of lists that are sorted anyway, chosen so that all have about as many rows. Who moves a row adds its
+gradients in the order of ranks, as workers that hold all rows do, and is the only one that writes it.
+
+Two barriers keep order: gradients are read once all lie there; rows are read again, and places written, once all rows
+are written. The second is waited for where rows are read again, so that what comes between goes on meanwhile.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distributed.checkpoint.rows import RowTensor
+from distributed.tables.collectives import exchange, gather_numbers, sum_flat, world_size
+from distributed.tables.node import Neighbours
+from models.embedding import EmbeddingTable, TouchedRows
+from models.rows import Share, initial_rows
+
+BLOCK_ROWS = 1 << 16
+MOST_ADDED = 8
+"""So many workers each add up all dense gradients; where there are more, each would read too much."""
+SEGMENT_BYTES = 1 << 20  # of gloo's all-reduce, at most
+
+
+class NodeTables:
+    """All tables of a network, on this machine. They have been built without rows: models.rows.NO_ROW.
+
+    Where all workers are on one machine, what else a step has them tell each other goes through the shared memory too.
+    """
+
+    def __init__(self, tables: Sequence[EmbeddingTable]) -> None:
+        self.neighbours = Neighbours()
+        self.placements = [NodeTable(self, table) for table in tables]
+        self.alone = len(self.neighbours.nodes) == 1
+        self.numbers: list[Tensor] = []
+        self.dense_WN: Tensor | None = None
+        self.finish()
+
+    def zeros(self, shape: Sequence[int]) -> Tensor:
+        return self.neighbours.tensor(shape)
+
+    def gather(self, numbers_N: Tensor) -> Tensor:
+        """(W, N): every worker's numbers, in the order of ranks. With them goes what the batch has touched."""
+        count = len(numbers_N)
+        own = torch.cat([numbers_N, numbers_N.new_tensor([placement.lay_ids() for placement in self.placements])])
+        if not self.alone:
+            everyone = gather_numbers(own)
+        else:
+            if not self.numbers:
+                shape = (world_size(), len(own))
+                self.numbers = [self.neighbours.tensor(shape, own.dtype) for _ in range(2)]
+            self.numbers.reverse()  # who is still reading the last ones reads others than who writes the next
+            self.numbers[0][self.neighbours.rank] = own
+            self.neighbours.arrive()
+            self.settle()
+            everyone = self.numbers[0].clone()
+        for placement, sizes_W in zip(self.placements, everyone[:, count:].T.tolist(), strict=True):
+            placement.sizes, placement.dealt = [int(size) for size in sizes_W], None
+        return everyone[:, :count]
+
+    def lay(self) -> None:
+        """After backward: lay this worker's gradients open."""
+        for placement in self.placements:
+            placement.lay()
+
+    def add(self, flat_N: Tensor) -> Tensor:
+        """The sum over all workers of their dense gradients. What was laid open can be collected then."""
+        if not self.alone or world_size() > MOST_ADDED:
+            self.neighbours.arrive()
+            flat_N = sum_flat(flat_N)
+            self.settle()
+            return flat_N
+        if self.dense_WN is None:
+            self.dense_WN = self.neighbours.tensor((world_size(), len(flat_N)), flat_N.dtype)
+        self.dense_WN[self.neighbours.rank] = flat_N
+        self.neighbours.arrive()
+        for placement in self.placements:
+            placement.deal()  # needs ids only: while others are still on their way
+        self.settle()
+        return ring_sum(self.dense_WN, flat_N)
+
+    def finish(self) -> None:
+        """This worker has written the rows that it moves."""
+        self.neighbours.arrive()
+
+    def settle(self) -> None:
+        """Until all have done what came before the last barrier that this worker came to."""
+        self.neighbours.wait()
+
+    def part(self, row: RowTensor) -> RowTensor:
+        """What of a shared tensor this worker is to fill when a checkpoint is read."""
+        own = Share(self.neighbours.place, len(self.neighbours.ranks))
+        return RowTensor(row.tensor[own.first :: own.every], row.rows, own)
+
+
+class NodeTable:
+    """One of them. Its lookups read the shared weight."""
+
+    def __init__(self, node: NodeTables, table: EmbeddingTable) -> None:
+        self.node, self.table, self.neighbours = node, table, node.neighbours
+        rows, width = table.rows, table.width
+        table.weight = self.neighbours.tensor((rows, width))
+        self.fill()
+        # Room for every row, of which only what was ever written takes memory.
+        self.ids_WR = self.neighbours.tensor((world_size(), rows), torch.int64)
+        self.gradient_WRE = self.neighbours.tensor((world_size(), rows, width))
+        self.sizes: Sequence[int] = []
+        self.dealt: Dealt | None = None
+        table.fetch = self.fetch
+
+    def fill(self) -> None:
+        """This worker's share of the first values: those of models/rows.py, in blocks."""
+        table, first, every = self.table, self.neighbours.place, len(self.neighbours.ranks)
+        for begin in range(first, table.rows, BLOCK_ROWS * every):
+            end = min(begin + BLOCK_ROWS * every, table.rows)
+            table.weight[begin:end:every] = initial_rows(
+                table.address, end, table.width, table.scale, Share(begin, every)
+            )
+
+    def fetch(self, ids_R: Tensor) -> Tensor:
+        self.node.settle()
+        return self.table.own_rows(ids_R)
+
+    def lay_ids(self) -> int:
+        """Lay open which rows this worker's batch has touched, and say how many."""
+        touched = self.table.touched
+        assert touched is not None
+        self.ids_WR[self.neighbours.rank, : len(touched.ids_U)] = touched.ids_U
+        return len(touched.ids_U)
+
+    def lay(self) -> None:
+        touched = self.table.touched
+        assert touched is not None
+        self.gradient_WRE[self.neighbours.rank, : len(touched.ids_U)] = touched.gradient()
+        if not self.node.alone:
+            self.lay_others(touched, self.sizes)
+
+    def lay_others(self, touched: TouchedRows, sizes: Sequence[int]) -> None:
+        """Send this worker's rows to one worker of every other machine, and lay open what comes in return."""
+        neighbours = self.neighbours
+        own, nodes = neighbours.node_of[neighbours.rank], range(len(neighbours.nodes))
+        sent_to = {neighbours.receiver(neighbours.rank, node) for node in nodes if node != own}
+        taken_from = [
+            rank
+            for rank, node in enumerate(neighbours.node_of)
+            if node != own and neighbours.receiver(rank, own) == neighbours.rank
+        ]
+        ids_U, gradient_UE = touched.ids_U, touched.gradient()
+        packed = torch.cat([ids_U.view(torch.int32).view(-1, 2), gradient_UE.view(torch.int32)], 1)
+        out = [len(ids_U) if rank in sent_to else 0 for rank in range(len(sizes))]
+        back = [size if rank in taken_from else 0 for rank, size in enumerate(sizes)]
+        found = exchange(packed.repeat(len(sent_to), 1), out, back, "rows")
+        for rank, rows in zip(taken_from, found.split([sizes[rank] for rank in taken_from]), strict=True):
+            self.ids_WR[rank, : len(rows)] = rows[:, :2].contiguous().view(torch.int64).flatten()
+            self.gradient_WRE[rank, : len(rows)] = rows[:, 2:].contiguous().view(torch.float32)
+
+    def deal(self) -> "Dealt":
+        """Which rows this worker moves, once all ids lie there."""
+        if self.dealt is None:
+            place, workers = self.neighbours.place, len(self.neighbours.ranks)
+            lists = [self.ids_WR[rank, :size] for rank, size in enumerate(self.sizes)]
+            longest = max(lists, key=len)
+            inner = [len(longest) * k // workers for k in range(1, workers)]
+            borders = longest[inner] if len(longest) else longest.new_zeros(workers - 1)
+            ends = [[0, *torch.searchsorted(ids_U, borders).tolist(), len(ids_U)] for ids_U in lists]
+            slices = [slice(own[place], own[place + 1]) for own in ends]
+            ids_R = torch.cat([ids_U[own] for ids_U, own in zip(lists, slices, strict=True)])
+            self.dealt = Dealt(slices, *torch.unique(ids_R, return_inverse=True))
+        return self.dealt
+
+    def collect(self, touched: TouchedRows, sizes: object = None) -> tuple[Tensor, Tensor]:
+        """The rows that this worker moves (ids_V), and all workers' gradients for them summed (V, E)."""
+        dealt = self.deal()
+        gradient_RE = torch.cat([self.gradient_WRE[rank, own] for rank, own in enumerate(dealt.slices)])
+        sum_VE = gradient_RE.new_zeros(len(dealt.ids_V), gradient_RE.shape[1])
+        return dealt.ids_V, sum_VE.index_add_(0, dealt.position_R, gradient_RE)
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """What one worker moves: a slice of each worker's list of ids; their distinct ones, and which each of them is."""
+
+    slices: list[slice]
+    ids_V: Tensor
+    position_R: Tensor
+
+
+def ring_sum(numbers_WN: Tensor, out_N: Tensor) -> Tensor:
+    """The sum over workers in the order in which gloo's all-reduce adds, so to its bits, whatever goes which way.
+
+    Gloo cuts the numbers into segments of equal size, as many for each worker. Those of worker g go round from worker
+    g - 1 downwards, and each worker adds its own.
+    """
+    workers, count = numbers_WN.shape
+    size = numbers_WN.element_size()
+    segments = max(-(-count * size // SEGMENT_BYTES), 2 * workers)
+    of_worker = -(-segments // workers)
+    segment = -(-count // (of_worker * workers))
+    for worker in range(workers):
+        own = slice(worker * of_worker * segment, (worker + 1) * of_worker * segment)
+        torch.add(numbers_WN[worker - 1, own], numbers_WN[worker - 2, own], out=out_N[own])
+        for step in range(2, workers):
+            out_N[own] += numbers_WN[(worker - 1 - step) % workers, own]
+    return out_N
