@@ -9,6 +9,8 @@ from data.errors import UserError
 PROBLEMS: Mapping[str, str] = {
     "entire_space": "funnel.ranking.problem:EntireSpace",
     "listwise": "funnel.lists.problem:ListWise",
+    "fresh_two_tower": "funnel.fresh.problem:FreshTwoTower",
+    "fresh_sequence": "funnel.fresh.problem:FreshSequence",
 }
 """What jobs.train --problem NAME trains."""
 TUNABLES: Mapping[str, str] = {
