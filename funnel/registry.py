@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from data.errors import UserError
@@ -20,6 +21,27 @@ TUNABLES: Mapping[str, str] = {
 """What jobs.evolve --objective NAME tunes, beside the plain objectives of es/objectives/registry.py."""
 SERVED: Mapping[str, str] = {"fusion": "funnel.fusion.serving"}
 """Policies that jobs.export --policy can put into a graph: a module by tunable (funnel/tools.py: Serving)."""
+SIMULATORS: Mapping[str, str] = {"platform": "funnel.platform.experiment:PlatformSimulator"}
+"""Worlds in which jobs.experiment compares policies (funnel/simulator.py)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What may stand at a stage of the platform's funnel, by kind; `default`: where a policy leaves it out."""
+
+    default: str
+    kinds: Mapping[str, str]
+
+
+STAGES: Mapping[str, Stage] = {
+    "matching": Stage("lists", {"lists": "funnel.platform.matching:Lists"}),
+    "preranking": Stage("plain", {"plain": "funnel.platform.preranking:PlainPreRanking"}),
+    "ranking": Stage("plain", {"plain": "funnel.platform.ranking:PlainRanking"}),
+    "fusion": Stage("sum", {"sum": "funnel.platform.fusion:SumFusion"}),
+    "slot": Stage("none", {"none": "funnel.platform.slot:NoSlot", "random": "funnel.platform.slot:RandomSlot"}),
+    "reranking": Stage("none", {"none": "funnel.platform.reranking:AsRanked"}),
+}
+"""The stages that a request passes, in order (funnel/platform/stages.py)."""
 DEFAULT_PROBLEM, DEFAULT_TUNABLE = "entire_space", "fusion"
 
 
@@ -38,6 +60,16 @@ def find_serving(name: str) -> Any:
     if name not in SERVED:
         raise UserError(f"a policy of {name} cannot be exported; those of {', '.join(SERVED)} can")
     return importlib.import_module(SERVED[name])
+
+
+def find_simulator(name: str) -> Any:
+    """The simulator of that name, or the class that "package.module:Class" names. Raises UserError for what is none."""
+    return find(name, SIMULATORS, "world")
+
+
+def find_policy(stage: str, kind: str) -> Any:
+    """The class of that kind of policy for a stage of the platform. Raises UserError for what is none."""
+    return find(kind, STAGES[stage].kinds, f"kind of {stage}")
 
 
 def tool(problem: Any, name: str) -> Any:

@@ -31,7 +31,7 @@ PARTS = {
     ("distributed", "models"): ("models.embedding", "models.rows"),
 }
 SHARED = ("problem", "tunable", "panels", "registry", "settings", "spaces", "batch", "rows", "network",
-          "lists", "figures", "off_policy", "progress", "numbers", "tools")  # fmt: skip
+          "lists", "figures", "off_policy", "progress", "numbers", "tools", "platform", "simulator")  # fmt: skip
 """What any system of funnel/ may import of it; of other systems nothing."""
 EXCEPTIONS = {("ranking", "fusion")}  # an exported ranker holds the fusion of its scores
 LONGEST = 350
