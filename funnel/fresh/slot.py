@@ -2,7 +2,7 @@
 
     nominators (top 50) -> graduation filter -> pre-scorer (top 10) -> the main ranker (top 1) -> slot
 
-Fresh are items at most `max_age` days old and long-tail ones with fewer than `few` positive interactions. In `multi` the
+Fresh are items at most `max_age` days old and long-tail ones with fewer than `few` positives. In `multi` the
 two-tower proposes those below n_low positive interactions and the real-time nominator those from n_low up to
 graduation; a request asks one of them: the real-time one with probability q if its user is a core user, and else with
 probability 1 - p. The world takes the winner of the main ranker and puts it on the page.

@@ -2,7 +2,7 @@
 
     user, user_core, user_taste_0 ..               who asks: activity, mean content of the items consumed last
     history_item, _category, _dwell, _gap          the last consumed items, oldest first; dwell and time since in steps
-    item_id, item_category, item_content_0 ..      the item that was taken: id, category, what is observed of its content
+    item_id, item_category, item_content_0 ..      the item that was taken: id, category, its observed content
     item_length, item_rating, item_popularity      log seconds, mean rating, log(1 + positives)
     age_days, taken                                days since its upload; 1
 

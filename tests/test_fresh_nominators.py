@@ -1,0 +1,191 @@
+"""The two nominators as problems: what reaches them, what they learn, and by which formulas."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.errors import UserError
+from data.log import open_log
+from data.schema import Schema
+from distributed.finished_run import load_run
+from funnel.fresh.counts import RecallCounts, ranks
+from funnel.fresh.features import NominatorSettings, SequenceSettings, importance, inverse_frequency, views
+from funnel.fresh.problem import FreshTwoTower
+from funnel.fresh.taken_log import TakenLog, histories
+from jobs import train
+from models.objectives.sampled_softmax import sampled_softmax
+from models.pooling import BagTensors
+from models.sequence_nominator import History, SequenceNominator
+from models.two_tower import Side, TowerConfig, averaged
+from tests.fresh_logs import ITEMS, KINDS, WIDTH, made, written
+
+SMALL = ("--workers", "0", "--epochs", "3", "--batch-size", "128", "--stream.lanes", "2", "--model.width", "8",
+         "--model.hidden", "16", "--model.output", "8", "--optimizer.learning-rate", "0.01")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("taken") / "log")
+
+
+def trained(log: Path, out: Path, problem: str, *words: str) -> dict:
+    return train.run(
+        train.arguments_of("--data", str(log), "--out", str(out), "--problem", problem, *SMALL, *words)
+    )
+
+
+def test_both_nominators_learn(log: Path, tmp_path: Path) -> None:
+    """Recall@10 among some 80 items is far above the 1 in 8 of chance, in every age that occurs."""
+    for problem in ("fresh_two_tower", "fresh_sequence"):
+        summary = trained(log, tmp_path / problem, problem, "--age", "age_days")
+        assert summary["candidates"] <= ITEMS
+        assert summary["recall.10"] > 2 * 10 / summary["candidates"], problem
+        ages = [key for key in summary if key.startswith("recall.10.")]
+        weights = {key: summary[key] for key in ages}
+        assert len(ages) >= 3 and min(weights.values()) > 10 / summary["candidates"]
+
+
+def test_no_id_reaches_the_two_tower(log: Path, tmp_path: Path) -> None:
+    """Items under other names: its vectors stay the same bits; those of the sequence nominator, which has ids, change."""
+    order = np.random.default_rng(5).permutation(ITEMS)
+    other = written(tmp_path / "renamed", ids=order)
+    for kind, same in ((FreshTwoTower, True), (type("Ids", (FreshTwoTower,), {}), False)):
+        settings = NominatorSettings(ids=not same)
+        found = []
+        for place in (log, other):
+            opened = open_log(place)
+            parts = {name: opened.part(name) for name in ("train", "valid")}
+            problem = kind(settings, opened.schema, kind.prepare(settings, opened, parts), {})
+            if same:
+                assert "item_id" not in problem.views.schema.features
+                assert "item_popularity" not in problem.views.schema.features
+            network = problem.network(seed=1).eval()
+            (table,) = list(opened.read(parts["train"], problem.columns))
+            with torch.inference_mode():
+                found.append(network(problem.encode(table).batch()))
+        equal = torch.equal(found[0]["item"], found[1]["item"]) and torch.equal(found[0]["query"], found[1]["query"])
+        assert equal is same
+
+
+def test_rows_do_not_depend_on_the_number_of_workers(log: Path, tmp_path: Path, ray_cluster: object) -> None:
+    trained(log, tmp_path / "one", "fresh_sequence", "--epochs", "1")
+    trained(log, tmp_path / "two", "fresh_sequence", "--epochs", "1", "--workers", "2")
+    one, two = (load_run(tmp_path / name).network.state_dict() for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=1e-4, atol=1e-6)
+
+
+test_rows_do_not_depend_on_the_number_of_workers = pytest.mark.ray(test_rows_do_not_depend_on_the_number_of_workers)
+
+
+def test_a_round_goes_on_from_the_last(log: Path, tmp_path: Path) -> None:
+    """Warm start: the next round's first loss lies below that of a network that begins afresh."""
+    trained(log, tmp_path / "first", "fresh_sequence")
+    next_log = written(tmp_path / "next", seed=0, events=3400)
+    short = ("--epochs", "1", "--optimizer.learning-rate", "1e-5", "--optimizer.embedding-learning-rate", "1e-5")
+    warm = trained(next_log, tmp_path / "warm", "fresh_sequence", "--start-from", str(tmp_path / "first"), *short)
+    cold = trained(next_log, tmp_path / "cold", "fresh_sequence", *short)
+    assert warm["recall.10"] > 1.5 * cold["recall.10"]
+
+
+def test_sampled_softmax_by_hand() -> None:
+    """Two groups; row 2 is the item of row 0 again (no negative), row 3 does not count (nobody's negative)."""
+    query = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    item = torch.tensor([[1.0, 0.0], [0.5, 0.5], [1.0, 0.0], [9.0, 9.0], [1.0, 0.0], [0.0, 1.0]])
+    number = torch.tensor([7, 8, 7, 9, 7, 8])
+    share = torch.tensor([0.5, 0.25, 0.5, 0.25, 0.5, 0.25])
+    counted = torch.tensor([True, True, True, False, True, True])
+    term = sampled_softmax(query, item, number, share.log(), counted, (4, 2), temperature=0.5)
+
+    def loss(own: float, others: list[float]) -> float:
+        return math.log(sum(map(math.exp, [own, *others]))) - own
+
+    def logit(product: float, q: float) -> float:
+        return product / 0.5 - math.log(q)
+
+    expected = [
+        loss(logit(1, 0.5), [logit(0.5, 0.25)]),
+        loss(logit(0.5, 0.25), [logit(0, 0.5)] * 2),
+        loss(logit(1, 0.5), [logit(0.5, 0.25)]),
+        0.0,
+        loss(logit(1, 0.5), [logit(0, 0.25)]),
+        loss(logit(1, 0.25), [logit(0, 0.5)]),
+    ]
+    np.testing.assert_allclose(term.numpy(), expected, rtol=1e-5)
+
+
+def test_idf_by_hand(log: Path) -> None:
+    np.testing.assert_allclose(inverse_frequency(np.array([10, 1, 0]), 10), [0, math.log(10), math.log(10)])
+    opened, settings = open_log(log), NominatorSettings()
+    parts = {name: opened.part(name) for name in ("train", "valid")}
+    facts = FreshTwoTower.prepare(settings, opened, parts)
+    _, items, events = made()
+    table = next(iter(opened.read(parts["train"], ["item_id", "item_category"])))
+    pairs = {(i, c) for i, c in zip(*(table[name].to_pylist() for name in table.column_names), strict=True)}
+    assert facts["items"] == len({i for i, _ in pairs})
+    for category in range(KINDS):
+        count = sum(c == category for _, c in pairs)
+        assert facts["idf"]["item_category"][2 + category] == pytest.approx(math.log(facts["items"] / count))
+    seen = views(settings, opened.schema)
+    weight = importance(seen, facts["idf"], 1.0)
+    assert weight.mean() == pytest.approx(1, abs=0.2) and len(set(weight[2:].tolist())) > 1
+    np.testing.assert_array_equal(importance(seen, facts["idf"], 0.0), 1)
+
+
+def test_weights_of_a_history_by_hand() -> None:
+    """w is a softmax of f within each row; an empty history gives U = 0."""
+    config = TowerConfig(width=3, hidden=(), output=4, positions=2, weight_hidden=5)
+    network = SequenceNominator(
+        config, 30, 0, Side((), (), ()), Side((0,), (), ()), History(0, 1, 2, 3), seed=0
+    ).eval()
+    offset = torch.tensor([0, 3, 3, 5])
+    bags = [BagTensors(torch.tensor(ids), offset) for ids in ([1, 2, 3, 4, 5], [6] * 5, [7, 8, 7, 8, 7], [9, 9, 10, 9, 9])]
+    vectors = [network.table(bag.ids_S) for bag in bags]
+    state = network.state(vectors, bags)
+    row = torch.tensor([0, 0, 0, 2, 2])
+    weight = network.weights(vectors[2], vectors[3], offset, row)
+    place = [1, 1, 0, 1, 0]  # counted from the end, two told apart
+    inputs = torch.cat([vectors[2], vectors[3], network.place.weight[place]], 1)
+    score = network.weigh(inputs).squeeze(1)
+    expected = torch.cat([score[:3].softmax(0), score[3:].softmax(0)])
+    torch.testing.assert_close(weight, expected)
+    both = vectors[0] + vectors[1]
+    torch.testing.assert_close(state[0], (expected[:3, None] * both[:3]).sum(0))
+    torch.testing.assert_close(state[1], torch.zeros(3))
+    torch.testing.assert_close(averaged(both, offset)[2], both[3:].mean(0))
+
+
+def test_recall_by_hand() -> None:
+    query = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    items = torch.tensor([[1.0, 0.0], [0.5, 0.9], [0.9, 0.2]])
+    assert ranks(query, items, torch.tensor([0, 2])).tolist() == [0, 1]
+    assert ranks(query, torch.ones(3, 2), torch.tensor([0, 2])).tolist() == [2, 2]  # ties find nothing
+    assert RecallCounts().figures()["absent"]["recall.10"] == "nothing was taken"
+
+
+def test_histories_hold_what_came_before() -> None:
+    _, _, events = made(500)
+    row = np.array([10, 200, 499])
+    entry, offset = histories(events.user_E[row], events, 4, row)
+    for r, place in enumerate(row):
+        own = [e for e in range(place) if events.user_E[e] == events.user_E[place]][-4:]
+        assert entry[offset[r] : offset[r + 1]].tolist() == own
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (NominatorSettings(query=("nothing_*",)), "no feature matches --query nothing_*"),
+        (NominatorSettings(content=("history_category",)), "matches both --query and --content"),
+        (SequenceSettings(lists=("history_item", "absent", "history_dwell", "history_gap")), "no list 'absent'"),
+        (SequenceSettings(item="user"), "no feature 'user'"),
+    ],
+)
+def test_what_a_schema_cannot_give_is_one_line(settings: NominatorSettings, message: str) -> None:
+    schema: Schema = TakenLog(KINDS, WIDTH).schema()
+    with pytest.raises(UserError) as error:
+        views(settings, schema)
+    assert message in str(error.value) and "\n" not in str(error.value)
