@@ -17,6 +17,7 @@ PROBLEMS: Mapping[str, str] = {
 TUNABLES: Mapping[str, str] = {
     "fusion": "funnel.fusion.tuning:FusionTuning",
     "off_policy": "funnel.off_policy.tuning:OffPolicyTuning",
+    "fresh": "funnel.fresh.tuning:FreshTuning",
 }
 """What jobs.evolve --objective NAME tunes, beside the plain objectives of es/objectives/registry.py."""
 SERVED: Mapping[str, str] = {"fusion": "funnel.fusion.serving"}
@@ -38,7 +39,14 @@ STAGES: Mapping[str, Stage] = {
     "preranking": Stage("plain", {"plain": "funnel.platform.preranking:PlainPreRanking"}),
     "ranking": Stage("plain", {"plain": "funnel.platform.ranking:PlainRanking"}),
     "fusion": Stage("sum", {"sum": "funnel.platform.fusion:SumFusion"}),
-    "slot": Stage("none", {"none": "funnel.platform.slot:NoSlot", "random": "funnel.platform.slot:RandomSlot"}),
+    "slot": Stage(
+        "none",
+        {
+            "none": "funnel.platform.slot:NoSlot",
+            "random": "funnel.platform.slot:RandomSlot",
+            "fresh": "funnel.fresh.slot:FreshFunnel",
+        },
+    ),
     "reranking": Stage("none", {"none": "funnel.platform.reranking:AsRanked"}),
 }
 """The stages that a request passes, in order (funnel/platform/stages.py)."""

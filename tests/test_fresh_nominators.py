@@ -32,9 +32,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(log: Path, out: Path, problem: str, *words: str) -> dict:
-    return train.run(
-        train.arguments_of("--data", str(log), "--out", str(out), "--problem", problem, *SMALL, *words)
-    )
+    return train.run(train.arguments_of("--data", str(log), "--out", str(out), "--problem", problem, *SMALL, *words))
 
 
 def test_both_nominators_learn(log: Path, tmp_path: Path) -> None:
@@ -138,11 +136,11 @@ def test_idf_by_hand(log: Path) -> None:
 def test_weights_of_a_history_by_hand() -> None:
     """w is a softmax of f within each row; an empty history gives U = 0."""
     config = TowerConfig(width=3, hidden=(), output=4, positions=2, weight_hidden=5)
-    network = SequenceNominator(
-        config, 30, 0, Side((), (), ()), Side((0,), (), ()), History(0, 1, 2, 3), seed=0
-    ).eval()
+    network = SequenceNominator(config, 30, 0, Side((), (), ()), Side((0,), (), ()), History(0, 1, 2, 3), seed=0).eval()
     offset = torch.tensor([0, 3, 3, 5])
-    bags = [BagTensors(torch.tensor(ids), offset) for ids in ([1, 2, 3, 4, 5], [6] * 5, [7, 8, 7, 8, 7], [9, 9, 10, 9, 9])]
+    bags = [
+        BagTensors(torch.tensor(ids), offset) for ids in ([1, 2, 3, 4, 5], [6] * 5, [7, 8, 7, 8, 7], [9, 9, 10, 9, 9])
+    ]
     vectors = [network.table(bag.ids_S) for bag in bags]
     state = network.state(vectors, bags)
     row = torch.tensor([0, 0, 0, 2, 2])

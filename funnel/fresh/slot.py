@@ -22,8 +22,8 @@ from funnel.fresh.prescorer import MANY, UNIFORM, Prior, draws, dynamic_prior, l
 from funnel.platform.draws import bits, key, sixteen
 from funnel.platform.numbers import LEVELS, ranked, top
 from funnel.platform.settings import PlatformSettings
-from funnel.platform.stages import Policy
-from funnel.platform.view import NOBODY, Feedback, Requests, View
+from funnel.platform.slot import Slot, SlotSettings
+from funnel.platform.view import NOBODY, Requests, View
 
 MODES = ("multi", "two_tower", "two_tower_with_ids", "real_time")
 PRIORS = ("likelihood", "dynamic", "uniform")
@@ -32,12 +32,10 @@ SALT = key(0x6672657368)
 
 
 @dataclass(frozen=True)
-class FreshSettings:
+class FreshSettings(SlotSettings):
     """Counts are the world's own. A small world has fewer impressions an item than a platform: the paper's n_low of 200
     and K of 1000 a day stand for 4 and 20 at a fiftieth."""
 
-    rate: float = 0.2
-    """Share of requests whose page has a fresh slot."""
     nominators: str = "multi"
     """multi, or one alone: two_tower, two_tower_with_ids (sees ids and popularity), real_time."""
     p: float = 0.8
@@ -67,13 +65,12 @@ class FreshSettings:
     """With prior dynamic: the probability that a new item beats the present winner."""
     idf_power: float = 1.0
     """Categories count by IDF to this power in the nominators; 0: all alike."""
-    slot: str = "floating"
-    """floating: anywhere on the page from `first` on; dedicated: always at `first`."""
     first: int = 0
-    """Place of the dedicated slot, and the first one of a floating slot; 0 is the top of the page."""
+    """First place of a floating slot (place -1)."""
 
     def __post_init__(self) -> None:
-        for name in ("rate", "p", "q"):
+        super().__post_init__()
+        for name in ("p", "q"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}, must lie in 0..1")
         if not 0 < self.win_chance < 1:
@@ -95,16 +92,15 @@ class FreshSettings:
             raise UserError(f"kept {self.kept} is more than nominees {self.nominees}: the pre-scorer only takes away")
         if self.first < 0:
             raise UserError(f"first is {self.first}, must be at least 0")
-        for name, known in (("nominators", MODES), ("prior", PRIORS), ("slot", ("floating", "dedicated"))):
+        for name, known in (("nominators", MODES), ("prior", PRIORS)):
             if getattr(self, name) not in known:
                 raise UserError(f"{name} is {getattr(self, name)!r}, must be {', '.join(known)}")
 
 
-class FreshFunnel(Policy):
+class FreshFunnel(Slot):
     """A kind of "slot" (funnel/platform/stages.py: FreshSlot)."""
 
     settings_type: ClassVar[type] = FreshSettings
-    slots: int = 1
     settings: FreshSettings
 
     def __init__(self, settings: FreshSettings, world: PlatformSettings, seed: int) -> None:
@@ -139,9 +135,6 @@ class FreshFunnel(Policy):
         if self.settings.prior == "dynamic" and len(self.pool_P):
             self.prior = dynamic_prior(self.fitted.strength, self.winner(view), self.settings.win_chance)
 
-    def observe(self, feedback: Feedback, view: View) -> None:
-        """The counters that decide are the view's."""
-
     def pool(self, view: View) -> np.ndarray:
         """Fresh and long-tail items, graduated ones among them."""
         settings = self.settings
@@ -155,26 +148,19 @@ class FreshFunnel(Policy):
         best = int(np.argmax((prior.a + good_P) / (prior.strength + shown_P)))
         return Prior(prior.a + float(good_P[best]), prior.b + float(shown_P[best] - good_P[best]))
 
-    def drawn(self, requests: Requests) -> np.ndarray:
-        """uint16 (R, 4): what a request draws for slot, place, division and context, whatever the settings."""
-        return sixteen(bits(requests.key_R, SALT[None, None]))[:, 0]
-
-    def wanted(self, requests: Requests, view: View) -> np.ndarray:
-        return self.drawn(requests)[:, 0] < self.settings.rate * LEVELS
-
     def place(self, requests: Requests, view: View) -> np.ndarray:
         first, slots = self.settings.first, self.world.slots
-        if self.settings.slot == "dedicated":
-            return np.full(len(requests), first)
-        return first + self.drawn(requests)[:, 1].astype(np.int64) * (slots - first) // LEVELS
+        if self.settings.place >= 0:
+            return super().place(requests, view)
+        return first + super().place(requests, view) * (slots - first) // slots
 
     def asks_real_time(self, requests: Requests, view: View) -> np.ndarray:
         """bool_R: which requests ask the real-time nominator."""
-        settings, drawn = self.settings, self.drawn(requests)
+        settings, drawn = self.settings, sixteen(bits(requests.key_R, SALT[None, None]))[:, 0]
         if settings.nominators != "multi":
             return np.full(len(requests), settings.nominators == "real_time")
-        contextual_R = view.users.core_U[requests.user_R] & (drawn[:, 3] < settings.q * LEVELS)
-        return contextual_R | (drawn[:, 2] >= settings.p * LEVELS)
+        contextual_R = view.users.core_U[requests.user_R] & (drawn[:, 1] < settings.q * LEVELS)
+        return contextual_R | (drawn[:, 0] >= settings.p * LEVELS)
 
     def nominate(self, requests: Requests, view: View) -> np.ndarray:
         settings = self.settings
