@@ -1,7 +1,8 @@
 """Randomness by address: bits that follow from (seed, day, who, what) alone, with no state and no order.
 
 Two worlds of one seed so draw the same bits for the same user, request and item, whatever else their policies do
-(common random numbers), and no block size or worker changes one. Keys are uint64, mixed by splitmix64 (data/hashing.py).
+(common random numbers), and no block size or worker changes one. Keys are uint64, mixed by splitmix64
+(data/hashing.py).
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """Arithmetic that gives the same bits on every machine, for any size of block and any number of threads.
 
-Elementwise +, -, *, / of IEEE floats are the same everywhere; sums in another order and exp, log are not. So vectors lie
-on a grid of 1/128 and are small enough for their inner products to be exact in float32, in whatever order BLAS adds;
-and exp, log and quantiles are looked up in tables that are rounded once. Shapes: R rows, C columns, D dimensions.
+Elementwise +, -, *, / of IEEE floats are the same everywhere; sums in another order and exp, log are not. So vectors
+lie on a grid of 1/128 and are small enough for their inner products to be exact in float32, in whatever order BLAS
+adds; and exp, log and quantiles are looked up in tables that are rounded once. Shapes: R rows, C columns, D dimensions.
 """
 
 import math
@@ -68,9 +68,11 @@ def _sigmoid_levels() -> np.ndarray:
 
 def chance(logit: np.ndarray) -> np.ndarray:
     """uint32: sigmoid of the logits in units of 1/LEVELS, on a grid of 1/256 of the logit, clipped at +-16."""
-    most = LOGIT_MOST * LOGIT_STEPS
-    place = np.clip(np.rint(logit * np.float32(LOGIT_STEPS)), -most, most).astype(np.int32)
-    return _sigmoid_levels().take(place + most)
+    place = logit * np.float32(LOGIT_STEPS)
+    place += np.float32(LOGIT_MOST * LOGIT_STEPS + 0.5)
+    np.maximum(place, 0, out=place)
+    # Truncation of x + 1/2 is the nearest step; the last one stands for all above.
+    return _sigmoid_levels().take(place.astype(np.int32), mode="clip")
 
 
 def _middles() -> np.ndarray:

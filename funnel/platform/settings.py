@@ -34,15 +34,15 @@ class PlatformSettings:
     """Visits of a user on an average day."""
     visits_spread: float = 0.8
     """Standard deviation of the log of how often users of one group come."""
-    core_taste: float = 0.75
+    core_taste: float = 0.8
     """How much of a core user's taste is the user's own; the rest is what most people like."""
-    casual_taste: float = 0.35
+    casual_taste: float = 0.4
     """The same for a casual user."""
     content: float = 0.75
     """How much of an item's vector its observed content shows; the rest is learnt from exposure."""
-    quality: float = 0.6
+    quality: float = 0.4
     """Standard deviation of item quality, in the logit of a click."""
-    affinity: float = 3.0
+    affinity: float = 2.5
     """Weight of taste times item vector in the logit of a click."""
     intent: float = 0.6
     """Weight of how well an item fits what the user has come for, in the logit of a click."""

@@ -97,19 +97,30 @@ class History:
 
 
 class Learner:
-    """Stands for training: item vectors as a system would have learnt them after some impressions of each item.
+    """Stands for training: what a system would have learnt of items after n impressions of each.
 
-    vector = content part + hidden part * n / (n + memory): a system of small memory learns fast.
+    vector = content + hidden part * n / (n + memory), quality = (early view's share * memory + quality * n) /
+    (n + memory): a system of small memory learns fast.
     """
 
-    def __init__(self, content_ID: np.ndarray, hidden_ID: np.ndarray) -> None:
+    def __init__(
+        self, content_ID: np.ndarray, hidden_ID: np.ndarray, rating_I: np.ndarray, quality_I: np.ndarray
+    ) -> None:
         self._content_ID, self._hidden_ID = content_ID, hidden_ID
+        self._rating_I, self._quality_I = rating_I, quality_I
 
     def vectors(self, impressions_I: np.ndarray, memory: float) -> np.ndarray:
         """float32_ID on the grid, of the items 0 .. len(impressions_I) - 1."""
         count = len(impressions_I)
         share_I = impressions_I / (impressions_I + memory)
         return on_grid(self._content_ID[:count] + self._hidden_ID[:count] * share_I[:, None])
+
+    def quality(self, impressions_I: np.ndarray, memory: float) -> np.ndarray:
+        """float32_I on the grid. Before any impression: half of the early view, whose noise is as large as what it
+        shows."""
+        count = len(impressions_I)
+        share_I = impressions_I / (impressions_I + memory)
+        return on_grid(0.5 * self._rating_I[:count] * (1 - share_I) + self._quality_I[:count] * share_I)
 
 
 @dataclass(frozen=True)
@@ -127,8 +138,12 @@ class View:
     learnt_ID: np.ndarray
     """float32 on the grid: item vectors as the main system has learnt them up to the daily refresh: the content, and
     the hidden part to n / (n + 10) after n impressions."""
+    quality_I: np.ndarray
+    """float32 on the grid: item quality, learnt likewise from the early view on."""
     popularity_I: np.ndarray
     """float32: log(1 + positives) as of the daily refresh."""
+    centre_KD: np.ndarray
+    """float32 on the grid: the direction of each category's content."""
     history: History
     learner: Learner
     """What a system that learns at another pace would know: see corpus.py."""

@@ -1,0 +1,165 @@
+"""A user looks down a page: click, dwell, like, purchase, and on to the next item or away.
+
+For user u and item i of request r, c the categories of the last 3 items seen in this visit:
+
+    x         = LOOK + affinity taste_u . v_i + quality_i + intent fit(r, i) - fatigue share of c that is i's category
+    click     ~ sigmoid(x)
+    dwell     = exp(log 10 + DWELL + DWELL_SLOPE x + DWELL_NOISE N(0, 1)) s, at most twice the length;
+                a click of 10 s or more is a good click, a "positive interaction"
+    like      ~ sigmoid(LIKE + .8 x), if clicked
+    purchase  ~ sigmoid(BUY + .7 (x - LOOK) - .35 (log price_i - budget_u)^2), if clicked
+    next      ~ sigmoid(NEXT + patience_u + .6 good click - .3 no click); after the last item: to the next page
+
+Draws are addressed by (request, item), so that two worlds that show one user the same item in the same request see the
+same. The categories of items seen before (c) carry on over the pages of a visit. Shapes: R requests, S slots of the
+page, M items that re-ranking chooses from.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from funnel.platform.corpus import Corpus
+from funnel.platform.draws import bits, key, keys, sixteen
+from funnel.platform.numbers import chance, exponential, inner, normal_table
+from funnel.platform.ranking import intent_fit
+from funnel.platform.settings import PlatformSettings
+from funnel.platform.stages import Step
+from funnel.platform.view import NOBODY, Feedback, Requests, View
+
+LOOK = -2.4
+DWELL, DWELL_SLOPE, DWELL_NOISE = 0.6, 0.55, 1.1
+LIKE, BUY, NEXT = -3.2, -4.0, 1.9
+GOOD_SECONDS = 10.0
+RECENT = 3
+"""Items back that fatigue looks."""
+BEHAVIOUR = 16
+"""First word of the addresses of what users do."""
+SECOND = np.uint64(0xD1B54A32D192ED03)
+"""Added to an item's key for a second word of draws."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What re-ranking chooses a page from, in the order of the main system."""
+
+    item_RM: np.ndarray
+    score_RM: np.ndarray
+    slot_RM: np.ndarray
+    """bool: the fresh slot's item."""
+
+
+@dataclass(frozen=True)
+class Potential:
+    """What would come of each item of a page if the user looked at it: logits without fatigue, and draws."""
+
+    logit_RM: np.ndarray
+    buy_RM: np.ndarray
+    draw_RM8: np.ndarray
+    """uint16 draws: click, dwell, like, purchase, next, three spare ones."""
+    category_RM: np.ndarray
+    most_RM: np.ndarray
+    """Seconds that an item can be watched."""
+
+    @classmethod
+    def of(cls, settings: PlatformSettings, requests: Requests, item_RM: np.ndarray, corpus: Corpus) -> "Potential":
+        items, users = corpus.items, corpus.population.users
+        user_R, known_RM = requests.user_R, np.maximum(item_RM, 0)
+        taste_RD = users.taste_UD[user_R]
+        affinity_RM = inner(items.content_ID, known_RM, taste_RD)
+        affinity_RM += inner(items.hidden_ID, known_RM, taste_RD)
+        logit_RM = np.float32(settings.affinity) * affinity_RM + items.quality_I.take(known_RM)
+        fit_RM = intent_fit(items.content_ID, known_RM, corpus.centre_KD[requests.intent_R])
+        logit_RM += np.float32(settings.intent) * fit_RM
+        off_RM = items.log_price_I.take(known_RM) - users.budget_U[user_R, None]
+        key_RM = items.key_I.take(known_RM)
+        # A key of their own: what policies draw from the request's key must tell nothing of what users do.
+        own_R = keys(key(0, BEHAVIOUR), requests.key_R)
+        first, second = bits(own_R, key_RM), bits(own_R, key_RM + SECOND)
+        return cls(
+            logit_RM=logit_RM + np.float32(LOOK),
+            buy_RM=np.float32(0.7) * logit_RM - np.float32(0.35) * (off_RM * off_RM) + np.float32(BUY),
+            draw_RM8=np.concatenate([sixteen(first), sixteen(second)], axis=-1),
+            category_RM=items.category_I.take(known_RM),
+            most_RM=2 * items.length_I.take(known_RM),
+        )
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What a page came to, with the truth behind it: chances in 65536ths."""
+
+    feedback: Feedback
+    recent_RN: np.ndarray
+    """Categories of the last items seen in the visit, latest first."""
+    on_R: np.ndarray
+    """bool: the user wants the next page."""
+    click_chance_RS: np.ndarray
+    purchase_chance_RS: np.ndarray
+    would_buy_RS: np.ndarray
+    """bool: the purchase if the item is clicked, whether it was or not."""
+
+
+def walk(
+    settings: PlatformSettings,
+    requests: Requests,
+    page: Page,
+    recent_RN: np.ndarray,
+    reranking: object,
+    corpus: Corpus,
+    view: View,
+) -> Walked:
+    """Each user's way down the page. `recent_RN`: as Walked has it, NOBODY at a visit's first page."""
+    rows, slots = len(requests), settings.slots
+    ahead = Potential.of(settings, requests, page.item_RM, corpus)
+    patience_R = corpus.population.users.patience_U[requests.user_R] + np.float32(NEXT)
+    row_R = np.arange(rows)
+    # A page that could not be filled has NOBODY in its last columns: the user leaves before them.
+    left_RM = page.item_RM != NOBODY
+    active_R = np.ones(rows, bool)
+    chosen_RS = np.zeros((rows, slots), np.int64)
+    out = {name: np.zeros((rows, slots), bool) for name in ("seen", "click", "good", "like", "purchase", "next")}
+    dwell_RS = np.zeros((rows, slots), np.float32)
+    click_chance_RS, purchase_chance_RS = np.zeros((2, rows, slots), np.uint32)
+    would_buy_RS = np.zeros((rows, slots), bool)
+    for place in range(slots):
+        seen = {name: out[name][:, :place] for name in ("click", "good", "like", "purchase")}
+        step = Step(
+            place, page.item_RM, page.score_RM, left_RM, active_R, chosen_RS[:, :place],
+            {**seen, "dwell": dwell_RS[:, :place]},
+        )  # fmt: skip
+        column_R = reranking.choose(requests, step, view)  # type: ignore[attr-defined]
+        active_R = active_R & left_RM[row_R, column_R]
+        left_RM[row_R, column_R] = False
+        chosen_RS[:, place] = column_R
+        draw_R8 = ahead.draw_RM8[row_R, column_R]
+        category_R = ahead.category_RM[row_R, column_R]
+        same_R = (recent_RN == category_R[:, None]).sum(1, dtype=np.int32) * np.float32(1 / RECENT)
+        tired_R = np.float32(settings.fatigue) * same_R
+        logit_R = ahead.logit_RM[row_R, column_R] - tired_R
+        chance_R = chance(logit_R)
+        click_R = active_R & (draw_R8[:, 0] < chance_R)
+        log_dwell_R = np.float32(DWELL_NOISE) * normal_table().take(draw_R8[:, 1])
+        log_dwell_R += np.float32(np.log(10.0) + DWELL) + np.float32(DWELL_SLOPE) * logit_R
+        dwell_R = np.minimum(exponential(log_dwell_R), ahead.most_RM[row_R, column_R]) * click_R
+        good_R = dwell_R >= GOOD_SECONDS
+        buy_R = chance(ahead.buy_RM[row_R, column_R] - np.float32(0.7) * tired_R)
+        would_R = draw_R8[:, 3] < buy_R
+        out["seen"][:, place] = active_R
+        out["click"][:, place], out["good"][:, place] = click_R, good_R
+        out["like"][:, place] = click_R & (draw_R8[:, 2] < chance(np.float32(0.8) * logit_R + np.float32(LIKE)))
+        out["purchase"][:, place] = click_R & would_R
+        dwell_RS[:, place] = dwell_R
+        click_chance_RS[:, place], purchase_chance_RS[:, place], would_buy_RS[:, place] = chance_R, buy_R, would_R
+        stay_R = chance(patience_R + np.float32(0.6) * good_R - np.float32(0.3) * ~click_R)
+        recent_RN = np.where(
+            active_R[:, None], np.concatenate([category_R[:, None], recent_RN[:, :-1]], axis=1), recent_RN
+        )
+        active_R = active_R & (draw_R8[:, 4] < stay_R)
+        out["next"][:, place] = active_R
+    item_RS = page.item_RM[row_R[:, None], chosen_RS]
+    feedback = Feedback(
+        requests, item_RS, out["seen"], page.slot_RM[row_R[:, None], chosen_RS] & out["seen"], out["click"],
+        out["good"], dwell_RS, out["like"], out["purchase"], out["next"],
+    )  # fmt: skip
+    return Walked(feedback, recent_RN, active_R, click_chance_RS, purchase_chance_RS, would_buy_RS)
