@@ -50,6 +50,12 @@ STAGES: Mapping[str, Stage] = {
     "reranking": Stage("none", {"none": "funnel.platform.reranking:AsRanked"}),
 }
 """The stages that a request passes, in order (funnel/platform/stages.py)."""
+POLICIES: Mapping[str, str] = {
+    "plain": "funnel.platform.presets:plain",
+    "random_slot": "funnel.platform.presets:random_slot",
+    "popular": "funnel.platform.presets:popular",
+}
+"""Policies of the platform by name: functions that give their plain settings."""
 DEFAULT_PROBLEM, DEFAULT_TUNABLE = "entire_space", "fusion"
 
 

@@ -83,14 +83,6 @@ class Ledger:
         return np.array(self.days).reshape(-1, len(DAILY), self.arms)
 
 
-def totals(day_TFA: np.ndarray) -> np.ndarray:
-    """float64 (F, A) over days: sums of sums and uploads, means of what counts items."""
-    total_FA: np.ndarray = day_TFA.sum(0)
-    corpus = [DAILY.index(name) for name in CORPUS]
-    total_FA[corpus] /= max(len(day_TFA), 1)
-    return total_FA
-
-
 METRICS: dict[str, tuple[str, str]] = {
     "dwell": ("dwell", ""),
     "good_ctr": ("positives", "exposures"),

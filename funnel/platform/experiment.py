@@ -1,0 +1,159 @@
+"""The platform as a simulator of jobs.experiment: pairs of worlds, relative effects with paired 95% intervals.
+
+A metric's relative effect is sum over pairs of the effect / sum over pairs of the value under control, and a pair's
+part of its error is (effect_p - relative effect * control_p) / sum of control (funnel/figures/intervals.py). P pairs.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from data.errors import UserError
+from data.nearest import correction
+from funnel.figures.intervals import interval, ratio_parts
+from funnel.panels import Curve, Interval, Intervals, Panel, Record, Sentence, Series, Table, finite
+from funnel.platform.designs import DESIGNS, run_pair, values
+from funnel.platform.figures import DAILY, METRICS
+from funnel.platform.settings import PlatformSettings
+from funnel.platform.stages import Policies
+from funnel.registry import POLICIES
+from funnel.simulator import Compared
+
+CURVES = ("dwell", "good_ctr", "duic_at_20", "discoverable_at_10_7d", "fresh.dwell", "small.dwell", "uploads")
+SHOWN = "Effects"
+
+
+class PlatformSimulator:
+    name: ClassVar[str] = "platform"
+    settings_type: ClassVar[type] = PlatformSettings
+    designs: ClassVar[tuple[str, ...]] = DESIGNS
+    presets: ClassVar[Mapping[str, str]] = POLICIES
+
+    def __init__(self, settings: PlatformSettings, compared: Compared) -> None:
+        self.settings, self.compared = settings, compared
+
+    @classmethod
+    def open(cls, settings: PlatformSettings, compared: Compared) -> Self:
+        if compared.design not in DESIGNS:
+            raise UserError(f"no design {compared.design!r}; {correction(compared.design, DESIGNS, 'there are')}")
+        if settings.users < 2:
+            raise UserError(f"{settings.users} users cannot be split into 2 arms")
+        if compared.design == "user_corpus" and settings.providers < 2:
+            raise UserError("1 provider cannot be split into 2 arms: --design user_corpus needs at least 2")
+        for name, tree in (
+            (compared.control_name, compared.control),
+            (compared.treatment_name, compared.treatment),
+        ):
+            Policies.of(tree, settings, 0, name)
+        return cls(settings, compared)
+
+    def facts(self) -> dict[str, Any]:
+        """The policies in full, as they run."""
+        trees = {"control": self.compared.control, "treatment": self.compared.treatment}
+        return {"policies": {name: Policies.of(tree, self.settings, 0).tree for name, tree in trees.items()}}
+
+    def describe(self) -> str:
+        compared, settings = self.compared, self.settings
+        return (
+            f"{compared.treatment_name} against {compared.control_name} on {settings.users:,} users, "
+            f"{compared.days} days after {compared.warmup}, {compared.design.replace('_', '-')}-diverted"
+        )
+
+    def run(self, pair: int) -> dict[str, Any]:
+        tables = run_pair(self.settings, self.compared, pair)
+        return {"names": list(DAILY), **{name: table.tolist() for name, table in tables.items()}}
+
+    def summarise(self, outcomes: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+        tables = [{name: np.array(one[name]) for name in one if name != "names"} for one in outcomes]
+        summary: dict[str, Any] = {"pairs": len(tables), "days": self.compared.days, "design": self.compared.design}
+        summary |= {"control": self.compared.control_name, "treatment": self.compared.treatment_name}
+        summary |= effects(tables, slice(None))
+        course: dict[str, Any] = {}
+        for day in range(self.compared.days):
+            by_day = effects(tables, slice(day, day + 1))
+            for metric in CURVES:
+                for end in ("", ".low", ".high"):
+                    course.setdefault(metric + end, []).append(by_day.get(f"{metric}.effect{end}"))
+        return summary | {"message": message(summary)}, course
+
+    @classmethod
+    def results(cls, summary: Mapping[str, Any]) -> Table:
+        rows = []
+        for metric in METRICS:
+            base, effect, low, high = figures_of(summary, metric)
+            cells = ("no value", "") if effect is None else (f"{100 * effect:+.2f}%", span(low, high))
+            rows.append((metric, base, *cells))
+        title = f"{summary['treatment']} against {summary['control']}, {summary['pairs']} pairs"
+        return Table(title, ("metric", "control, a pair", "effect", "95%"), tuple(rows))
+
+    @classmethod
+    def panels(cls, record: Record) -> list[Panel]:
+        found: list[Panel] = [Sentence(str(record.summary.get("message", "")), headline=True)]
+        rows = []
+        for metric in METRICS:
+            _, effect, low, high = figures_of(record.summary, metric)
+            if effect is not None and low is not None and high is not None:
+                rows.append(Interval(metric, 100 * effect, 100 * low, 100 * high))
+        found.append(
+            Intervals(
+                "Relative effect of the treatment", "%, with 95% interval over pairs", tuple(rows), 0.0, section=SHOWN
+            )
+        )
+        course = record.files.get("course") or {}
+        for metric in CURVES:
+            lines = [[number(x) for x in course.get(metric + end) or []] for end in ("", ".low", ".high")]
+            days = [day for day, points in enumerate(zip(*lines, strict=False)) if None not in points]
+            if not days:
+                continue
+            y, low_T, high_T = ([line[day] for day in days] for line in lines)
+            line = Series(metric, [day + 1 for day in days], y, low_T, high_T)  # type: ignore[arg-type]
+            found.append(
+                Curve(f"{metric} by day", "day of the test", "effect, %", (line,), reference=0.0, section="By day")
+            )
+        table = cls.results(record.summary)
+        return [*found, Table("Figures", table.columns, table.rows, section="Figures")]
+
+
+def effects(tables: Sequence[Mapping[str, np.ndarray]], days: slice) -> dict[str, Any]:
+    """{METRIC.control, METRIC.effect, .low, .high} over pairs; without an effect where the control's value is 0, and
+    without an interval for a single pair."""
+    found: dict[str, Any] = {}
+    by_pair = [values(one, days) for one in tables]
+    for metric in METRICS:
+        base_P = np.array([one[metric][0] for one in by_pair])
+        effect_P = np.array([one[metric][1] for one in by_pair])
+        found[f"{metric}.control"] = float(base_P.mean())
+        if base_P.sum() <= 0:
+            continue
+        effect, part_P = ratio_parts(effect_P, base_P)
+        found[f"{metric}.effect"] = effect
+        if len(tables) > 1:
+            low, high = interval(effect, part_P * np.sqrt(len(tables) / (len(tables) - 1)))
+            found |= {f"{metric}.effect.low": low, f"{metric}.effect.high": high}
+    return found
+
+
+def figures_of(summary: Mapping[str, Any], metric: str) -> tuple[float | None, ...]:
+    keys = (f"{metric}.control", *(f"{metric}.effect{end}" for end in ("", ".low", ".high")))
+    return tuple(finite(summary.get(key)) for key in keys)
+
+
+def span(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{100 * low:+.2f} to {100 * high:+.2f}"
+
+
+def number(value: Any) -> float | None:
+    found = finite(value)
+    return None if found is None else 100 * found
+
+
+def message(summary: Mapping[str, Any]) -> str:
+    """What the pairs say, in one sentence."""
+    sure = []
+    for metric in METRICS:
+        _, effect, low, high = figures_of(summary, metric)
+        if effect is not None and low is not None and high is not None and not low <= 0 <= high:
+            sure.append(f"{metric} {100 * effect:+.1f}%")
+    what = ", ".join(sure) if sure else "no difference that 95% intervals tell from 0"
+    return f"{summary['treatment']} against {summary['control']} ({summary['pairs']} pairs): {what}."
