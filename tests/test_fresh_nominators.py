@@ -42,12 +42,12 @@ def test_both_nominators_learn(log: Path, tmp_path: Path) -> None:
         assert summary["candidates"] <= ITEMS
         assert summary["recall.10"] > 2 * 10 / summary["candidates"], problem
         ages = [key for key in summary if key.startswith("recall.10.")]
-        weights = {key: summary[key] for key in ages}
-        assert len(ages) >= 3 and min(weights.values()) > 10 / summary["candidates"]
+        assert len(ages) >= 3
+        assert min(summary[key] for key in ages) > 10 / summary["candidates"]
 
 
 def test_no_id_reaches_the_two_tower(log: Path, tmp_path: Path) -> None:
-    """Items under other names: its vectors stay the same bits; those of the sequence nominator, which has ids, change."""
+    """Items under other names: its vectors stay the same bits; those of a network that has ids change."""
     order = np.random.default_rng(5).permutation(ITEMS)
     other = written(tmp_path / "renamed", ids=order)
     for kind, same in ((FreshTwoTower, True), (type("Ids", (FreshTwoTower,), {}), False)):
@@ -120,7 +120,6 @@ def test_idf_by_hand(log: Path) -> None:
     opened, settings = open_log(log), NominatorSettings()
     parts = {name: opened.part(name) for name in ("train", "valid")}
     facts = FreshTwoTower.prepare(settings, opened, parts)
-    _, items, events = made()
     table = next(iter(opened.read(parts["train"], ["item_id", "item_category"])))
     pairs = {(i, c) for i, c in zip(*(table[name].to_pylist() for name in table.column_names), strict=True)}
     assert facts["items"] == len({i for i, _ in pairs})
@@ -129,7 +128,8 @@ def test_idf_by_hand(log: Path) -> None:
         assert facts["idf"]["item_category"][2 + category] == pytest.approx(math.log(facts["items"] / count))
     seen = views(settings, opened.schema)
     weight = importance(seen, facts["idf"], 1.0)
-    assert weight.mean() == pytest.approx(1, abs=0.2) and len(set(weight[2:].tolist())) > 1
+    assert weight.mean() == pytest.approx(1, abs=0.2)
+    assert len(set(weight[2:].tolist())) > 1
     np.testing.assert_array_equal(importance(seen, facts["idf"], 0.0), 1)
 
 
@@ -186,4 +186,5 @@ def test_what_a_schema_cannot_give_is_one_line(settings: NominatorSettings, mess
     schema: Schema = TakenLog(KINDS, WIDTH).schema()
     with pytest.raises(UserError) as error:
         views(settings, schema)
-    assert message in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

@@ -18,7 +18,7 @@ from funnel.problem import Outputs
 KS = (10, 50)
 AGES = (1.0, 3.0, 7.0)
 """Days at which one age ends and the next begins."""
-AGE_NAMES = tuple(f"{low:g}-{high:g}d" for low, high in zip((0.0, *AGES), AGES, strict=False)) + (f"{AGES[-1]:g}d+",)
+AGE_NAMES = (*(f"{low:g}-{high:g}d" for low, high in zip((0.0, *AGES), AGES, strict=False)), f"{AGES[-1]:g}d+")
 AIMS = {f"recall.{k}": False for k in KS}
 """Figures by which an epoch may be chosen, and whether smaller is better."""
 WATCHED = {f"recall.{k}": f"recall@{k}" for k in KS}

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from data.errors import UserError
-from funnel.platform.figures import METRICS, amount, totals
+from funnel.platform.designs import metrics
 from funnel.platform.settings import PlatformSettings
 from funnel.platform.stages import Policies
 from funnel.platform.world import World, new_world
@@ -88,12 +88,8 @@ class Episodes:
 
 
 def measured(world: World, first: int, arm: int = 0, last: int | None = None) -> dict[str, float]:
-    """METRICS of funnel/platform/figures.py over the days from `first` on (up to `last`, if given)."""
-    value_F = totals(world.ledger.table()[first:last])[:, arm]
-    found = {}
-    for name, (above, below) in METRICS.items():
-        found[name] = float(amount(above, value_F) / (max(amount(below, value_F), 1e-12) if below else 1.0))
-    return found
+    """Metrics of the days from `first` on (up to `last`, if given): funnel/platform/figures.py."""
+    return metrics(world.ledger.table()[first:last, :, arm])
 
 
 def changes(figures: Figures, base: Figures) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Which columns a nominator sees, and what it must know of the corpus: how often items are taken, how rare categories are.
+"""Which columns a nominator sees, and what it must know of the corpus: how often items are taken, IDF of categories.
 
     IDF_c = log(N items / n items with c)   of every categorical feature of the item but its id
 

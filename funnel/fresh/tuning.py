@@ -210,7 +210,7 @@ class FreshTuning:
         return False
 
     def judge(self, theta_D: np.ndarray, resamples: int, seed: int, part: HeldOut = "test") -> dict[str, Any]:
-        """Changes against no slot and against the start, world by world; intervals over worlds, nothing is resampled."""
+        """Changes against no slot and against the start, world by world; intervals over worlds."""
         start = {"slot": {"kind": "fresh", **plain(self.settings.start)}}
         tuned, begun = self.changes(self.policy(theta_D), part), self.changes(start, part)
         found: dict[str, Any] = {"fresh.worlds": len(tuned)}
