@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from funnel.fresh.taken_log import Events, Items, TakenLog
+from funnel.fresh.taken_log import Histories, Items, Taken, TakenLog
 
-USERS, ITEMS, KINDS, WIDTH = 60, 80, 5, 4
+USERS, ITEMS, KINDS, WIDTH, PAST = 60, 80, 5, 4, 8
 
 
-def made(events: int = 3000, seed: int = 0) -> tuple[np.ndarray, Items, Events]:
-    """(core_U, items, events): each event's item is the best of 6 for its user by taste . content + noise."""
+def made(events: int = 3000, seed: int = 0) -> tuple[np.ndarray, Items, Taken]:
+    """(core_U, items, taken): each row's item is the best of 6 for its user by taste . content + noise."""
     rng = np.random.default_rng(seed)
     centre_KD = rng.normal(size=(KINDS, WIDTH))
     category_I = rng.integers(0, KINDS, ITEMS)
@@ -24,20 +24,22 @@ def made(events: int = 3000, seed: int = 0) -> tuple[np.ndarray, Items, Events]:
     offered_EC = rng.integers(0, ITEMS, (events, 6))
     fit_EC = (content_ID[offered_EC] * taste_UD[user_E][:, None]).sum(2) + rng.gumbel(size=(events, 6))
     item_E = offered_EC[np.arange(events), fit_EC.argmax(1)]
-    day_E = np.sort(rng.uniform(3, 6, events))
-    return (
-        rng.random(USERS) < 0.3,
-        items,
-        Events(user_E, item_E, day_E, rng.gamma(2, 20, events), np.ones(events, bool)),
-    )
+    day_E, dwell_E = np.sort(rng.uniform(3, 6, events)), rng.gamma(2, 20, events)
+    rings = np.full((3, USERS, PAST), -1.0)
+    before = []
+    for user, item, dwell, day in zip(user_E, item_E, dwell_E, day_E, strict=True):
+        before.append(rings[:, user].copy())
+        rings[:, user, 1:], rings[:, user, 0] = rings[:, user, :-1].copy(), (item, dwell, day)
+    history = Histories.of_rings(*np.stack(before, 1))
+    return rng.random(USERS) < 0.3, items, Taken(user_E, item_E, day_E, history)
 
 
 def written(out: Path, seed: int = 0, events: int = 3000, ids: np.ndarray | None = None) -> Path:
-    """The log; `ids`: another name for every item, the items staying as they are."""
-    core_U, items, given = made(events, seed)
+    """The log; `ids`: another number for every item, the items staying as they are."""
+    core_U, items, taken = made(events, seed)
     if ids is not None:
-        back = np.argsort(ids)
-        items = Items(**{name: value[back] for name, value in vars(items).items()})
-        given = Events(**{**vars(given), "item_E": ids[given.item_E]})
-    TakenLog(KINDS, WIDTH, item_ids=256, history=8).write(out, core_U, items, given, np.ones(len(given), bool), seed)
+        items = Items(**{name: value[np.argsort(ids)] for name, value in vars(items).items()})
+        history = Histories(**{**vars(taken.history), "item_S": ids[taken.history.item_S]})
+        taken = Taken(taken.user_R, ids[taken.item_R], taken.day_R, history)
+    TakenLog(KINDS, WIDTH, item_ids=256, history=PAST).write(out, taken, core_U, items, seed)
     return out

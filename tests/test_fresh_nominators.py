@@ -14,7 +14,7 @@ from distributed.finished_run import load_run
 from funnel.fresh.counts import RecallCounts, ranks
 from funnel.fresh.features import NominatorSettings, SequenceSettings, importance, inverse_frequency, views
 from funnel.fresh.problem import FreshTwoTower
-from funnel.fresh.taken_log import TakenLog, histories
+from funnel.fresh.taken_log import Histories, TakenLog
 from jobs import train
 from models.objectives.sampled_softmax import sampled_softmax
 from models.pooling import BagTensors
@@ -164,13 +164,24 @@ def test_recall_by_hand() -> None:
     assert RecallCounts().figures()["absent"]["recall.10"] == "nothing was taken"
 
 
-def test_histories_hold_what_came_before() -> None:
-    _, _, events = made(500)
-    row = np.array([10, 200, 499])
-    entry, offset = histories(events.user_E[row], events, 4, row)
-    for r, place in enumerate(row):
-        own = [e for e in range(place) if events.user_E[e] == events.user_E[place]][-4:]
-        assert entry[offset[r] : offset[r + 1]].tolist() == own
+def test_histories_are_in_order_and_stay_with_their_rows() -> None:
+    history = Histories.of_rings(
+        np.array([[3, 2, -1], [-1, -1, -1], [7, -1, -1]]),
+        np.array([[30.0, 20.0, 0.0], [0.0, 0.0, 0.0], [70.0, 0.0, 0.0]]),
+        np.array([[1.5, 1.0, 0.0], [0.0, 0.0, 0.0], [2.0, 0.0, 0.0]]),
+    )
+    assert (history.item_S.tolist(), history.offset_R1.tolist()) == ([2, 3, 7], [0, 2, 2, 3])
+    turned = Histories.join([history, history]).take(np.array([5, 0]))
+    assert turned.item_S.tolist() == [7, 2, 3]
+    assert turned.dwell_S.tolist() == [70.0, 20.0, 30.0]
+    core_U, items, taken = made(400)
+    table = TakenLog(KINDS, WIDTH).table(taken, core_U, items)
+    row = 399
+    own = [e for e in range(row) if taken.user_R[e] == taken.user_R[row]][-8:]
+    assert table["history_item"][row].as_py() == taken.item_R[own].tolist()
+    taste = [table[f"user_taste_{d}"][row].as_py() for d in range(WIDTH)]
+    np.testing.assert_allclose(taste, items.content_ID[taken.item_R[own]].mean(0), rtol=1e-5)
+    assert table["age_days"][row].as_py() == pytest.approx(taken.day_R[row] - items.uploaded_I[taken.item_R[row]])
 
 
 @pytest.mark.parametrize(

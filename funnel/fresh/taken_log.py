@@ -6,9 +6,10 @@
     item_length, item_rating, item_popularity      log seconds, mean rating, log(1 + positives)
     age_days, taken                                days since its upload; 1
 
-Shapes: E events in order of time, I items, U users, R rows, D dimensions of content, S history entries.
+Shapes: I items, U users, R rows, D dimensions of content, S history entries, N entries of a ring.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,19 +45,62 @@ class Items:
 
 
 @dataclass(frozen=True)
-class Events:
-    """Clicks in order of time. taken: a good click."""
+class Histories:
+    """The items that each row's user consumed last, oldest first; row r has entries offset_R1[r : r + 1]."""
 
-    user_E: np.ndarray
-    item_E: np.ndarray
-    day_E: np.ndarray
-    """Days since the beginning, with fractions."""
-    dwell_E: np.ndarray
+    item_S: np.ndarray
+    dwell_S: np.ndarray
     """Seconds."""
-    taken_E: np.ndarray
+    day_S: np.ndarray
+    """Days since the beginning, with fractions."""
+    offset_R1: np.ndarray
+
+    @classmethod
+    def of_rings(cls, item_RN: np.ndarray, dwell_RN: np.ndarray, day_RN: np.ndarray) -> "Histories":
+        """From lists of equal length, latest first, in which items below 0 stand for none."""
+        there_RN = item_RN[:, ::-1] >= 0
+        return cls(
+            item_RN[:, ::-1][there_RN].astype(np.int64),
+            dwell_RN[:, ::-1][there_RN],
+            day_RN[:, ::-1][there_RN],
+            offsets(there_RN.sum(1)),
+        )
+
+    @classmethod
+    def none(cls, rows: int) -> "Histories":
+        return cls(np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(rows + 1, np.int64))
+
+    def take(self, row_R: np.ndarray) -> "Histories":
+        length_R = np.diff(self.offset_R1)[row_R]
+        offset_R1 = offsets(length_R)
+        entry_S = np.repeat(self.offset_R1[:-1][row_R] - offset_R1[:-1], length_R) + np.arange(offset_R1[-1])
+        return Histories(self.item_S[entry_S], self.dwell_S[entry_S], self.day_S[entry_S], offset_R1)
+
+    @classmethod
+    def join(cls, parts: Sequence["Histories"]) -> "Histories":
+        columns = [np.concatenate([getattr(part, name) for part in parts]) for name in ("item_S", "dwell_S", "day_S")]
+        return cls(*columns, offsets(np.concatenate([np.diff(part.offset_R1) for part in parts])))
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Items that users took, a row each, with the histories before."""
+
+    user_R: np.ndarray
+    item_R: np.ndarray
+    day_R: np.ndarray
+    history: Histories
 
     def __len__(self) -> int:
-        return len(self.user_E)
+        return len(self.user_R)
+
+    def take(self, row_R: np.ndarray) -> "Taken":
+        return Taken(self.user_R[row_R], self.item_R[row_R], self.day_R[row_R], self.history.take(row_R))
+
+    @classmethod
+    def join(cls, parts: Sequence["Taken"]) -> "Taken":
+        columns = [np.concatenate([getattr(part, name) for part in parts]) for name in ("user_R", "item_R", "day_R")]
+        return cls(*columns, Histories.join([part.history for part in parts]))
 
 
 @dataclass(frozen=True)
@@ -87,80 +131,48 @@ class TakenLog:
         numeric += ["item_length", "item_rating", "item_popularity"]
         return Schema("items taken", categorical, tuple(numeric), {LABEL: LABEL}, user="user")
 
-    def table(
-        self,
-        user_R: np.ndarray,
-        item_R: np.ndarray,
-        day_R: np.ndarray,
-        core_U: np.ndarray,
-        items: Items,
-        events: Events,
-        before_R: np.ndarray | None = None,
-    ) -> pa.Table:
-        """Rows of users asking at these days, paired with items. The history of a row is what its user clicked among
-        the first `before_R` events (None: all of them)."""
-        entry_S, offset_R1 = histories(user_R, events, self.history, before_R)
-        content_SD = items.content_ID[events.item_E[entry_S]]
-        row_S = np.repeat(np.arange(len(user_R)), np.diff(offset_R1))
-        taste_RD = np.zeros((len(user_R), self.content))
-        np.add.at(taste_RD, row_S, content_SD)
-        taste_RD /= np.maximum(np.diff(offset_R1), 1)[:, None]
+    def table(self, taken: Taken, core_U: np.ndarray, items: Items) -> pa.Table:
+        """The rows of the log."""
+        past, item_R = taken.history, taken.item_R
+        rows = len(taken)
+        row_S = np.repeat(np.arange(rows), np.diff(past.offset_R1))
+        content_SD = items.content_ID[past.item_S]
+        # Sums by row as differences of running sums: one pass, and rows without history are 0.
+        running = np.concatenate([np.zeros((1, self.content)), np.cumsum(content_SD, 0, dtype=np.float64)])
+        taste_RD = running[past.offset_R1[1:]] - running[past.offset_R1[:-1]]
+        taste_RD /= np.maximum(np.diff(past.offset_R1), 1)[:, None]
 
         def listed(value_S: np.ndarray) -> pa.Array:
-            return pa.LargeListArray.from_arrays(pa.array(offset_R1), pa.array(value_S, pa.int64()))
+            return pa.LargeListArray.from_arrays(pa.array(past.offset_R1), pa.array(value_S, pa.int64()))
 
-        chosen = events.item_E[entry_S]
         columns = {
-            "user": pa.array(user_R, pa.int64()),
-            "user_core": pa.array(core_U[user_R].astype(np.int64)),
+            "user": pa.array(taken.user_R, pa.int64()),
+            "user_core": pa.array(core_U[taken.user_R].astype(np.int64)),
             "item_id": pa.array(item_R, pa.int64()),
             "item_category": pa.array(items.category_I[item_R], pa.int64()),
-            "history_item": listed(chosen),
-            "history_category": listed(items.category_I[chosen]),
-            "history_dwell": listed(np.searchsorted(DWELL_STEPS, events.dwell_E[entry_S], side="right")),
-            "history_gap": listed(np.searchsorted(GAP_STEPS, day_R[row_S] - events.day_E[entry_S], side="right")),
+            "history_item": listed(past.item_S),
+            "history_category": listed(items.category_I[past.item_S]),
+            "history_dwell": listed(np.searchsorted(DWELL_STEPS, past.dwell_S, side="right")),
+            "history_gap": listed(np.searchsorted(GAP_STEPS, taken.day_R[row_S] - past.day_S, side="right")),
         }
         numbers = {f"user_taste_{d}": taste_RD[:, d] for d in range(self.content)}
         numbers |= {f"item_content_{d}": items.content_ID[item_R, d] for d in range(self.content)}
         numbers |= {"item_length": items.length_I[item_R], "item_rating": items.rating_I[item_R]}
         numbers |= {"item_popularity": np.log1p(items.popularity_I[item_R])}
-        numbers |= {"age_days": day_R - items.uploaded_I[item_R]}
+        numbers |= {"age_days": taken.day_R - items.uploaded_I[item_R]}
         columns |= {name: pa.array(value_R, pa.float32()) for name, value_R in numbers.items()}
-        return pa.table({**columns, LABEL: pa.array(np.ones(len(user_R)), pa.int8())})
+        return pa.table({**columns, LABEL: pa.array(np.ones(rows), pa.int8())})
 
-    def write(
-        self, out: Path, core_U: np.ndarray, items: Items, events: Events, use_E: np.ndarray, seed: int, valid: int = 8
-    ) -> int:
-        """Write the taken events among `use_E` (bool) as a log; one in `valid`, drawn by the seed, is its valid part.
+    def write(self, out: Path, taken: Taken, core_U: np.ndarray, items: Items, seed: int, valid: int = 8) -> int:
+        """Write a log; one row in `valid`, drawn by the seed, is of its valid part. Returns the rows.
 
-        Returns the rows. Raises UserError if either part would be empty.
+        Raises UserError if either part would be empty.
         """
-        place_R = np.flatnonzero(use_E & events.taken_E)
-        held_R = np.random.default_rng(seed).permutation(len(place_R)) < max(len(place_R) // valid, 1)
-        if len(place_R) < 2:
-            raise UserError(f"{out}: {len(place_R)} items were taken in this round; a log needs at least 2")
+        if len(taken) < 2:
+            raise UserError(f"{out}: {len(taken)} items were taken in this round; a log needs at least 2")
+        held_R = np.random.default_rng(seed).permutation(len(taken)) < max(len(taken) // valid, 1)
         with new_log(out, self.schema()) as directory:
             for part, of_R in (("train", ~held_R), ("valid", held_R)):
-                row_R = place_R[of_R]
-                sides = events.user_E[row_R], events.item_E[row_R], events.day_E[row_R]
                 with PartWriter(directory, part, self.schema()) as writer:
-                    writer.write(self.table(*sides, core_U, items, events, row_R))
-        return len(place_R)
-
-
-def histories(
-    user_R: np.ndarray, events: Events, most: int, before_R: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(entry_S, offset_R1): the places among the events of each row's history, oldest first, at most `most` of them."""
-    order_E = np.argsort(events.user_E, kind="stable")  # by user, and in order of time within one
-    sorted_E = events.user_E[order_E]
-    first_R = np.searchsorted(sorted_E, user_R, side="left")
-    last_R = np.searchsorted(sorted_E, user_R, side="right")
-    if before_R is not None:
-        # (user, place) is sorted too: the first entry of the user that is not before the row ends its history.
-        span = len(events) + 1
-        last_R = np.searchsorted(sorted_E.astype(np.int64) * span + order_E, user_R.astype(np.int64) * span + before_R)
-    begin_R = np.maximum(first_R, last_R - most)
-    offset_R1 = offsets(last_R - begin_R)
-    entry_S = np.repeat(begin_R - offset_R1[:-1], np.diff(offset_R1)) + np.arange(offset_R1[-1])
-    return order_E[entry_S], offset_R1
+                    writer.write(self.table(taken.take(np.flatnonzero(of_R)), core_U, items))
+        return len(taken)
