@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "evaluate": ((),),
     "score": ((),),
     "evolve": ((), ("--objective", "off_policy")),
+    "experiment": ((),),
     "report": ((),),
     "export": ((),),
     "tune": ((),),

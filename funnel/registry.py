@@ -24,6 +24,8 @@ SERVED: Mapping[str, str] = {"fusion": "funnel.fusion.serving"}
 """Policies that jobs.export --policy can put into a graph: a module by tunable (funnel/tools.py: Serving)."""
 SIMULATORS: Mapping[str, str] = {"platform": "funnel.platform.experiment:PlatformSimulator"}
 """Worlds in which jobs.experiment compares policies (funnel/simulator.py)."""
+LOGGED: Mapping[str, str] = {"platform": "funnel.platform.logs.writer:PlatformLogs"}
+"""Worlds whose logs jobs.make_data --world NAME writes (funnel/simulator.py: Logging), beside those of data/worlds.py."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ POLICIES: Mapping[str, str] = {
     "popular": "funnel.platform.presets:popular",
 }
 """Policies of the platform by name: functions that give their plain settings."""
-DEFAULT_PROBLEM, DEFAULT_TUNABLE = "entire_space", "fusion"
+DEFAULT_PROBLEM, DEFAULT_TUNABLE, DEFAULT_SIMULATOR = "entire_space", "fusion", "platform"
 
 
 def find_problem(name: str) -> Any:
@@ -79,6 +81,11 @@ def find_serving(name: str) -> Any:
 def find_simulator(name: str) -> Any:
     """The simulator of that name, or the class that "package.module:Class" names. Raises UserError for what is none."""
     return find(name, SIMULATORS, "world")
+
+
+def find_logging(name: str) -> Any:
+    """The world of that name that writes logs. Raises UserError for what is none."""
+    return find(name, LOGGED, "world")
 
 
 def find_policy(stage: str, kind: str) -> Any:

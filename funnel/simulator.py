@@ -4,11 +4,13 @@ A simulator is opened with what is compared; it then runs one pair of worlds aft
 settings and the pair's number alone, so that it does not matter who runs it. P pairs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 from data.errors import UserError
+from data.write import PartFacts
 from funnel.panels import Panel, Record, Table
 
 
@@ -37,6 +39,29 @@ class Compared:
             raise UserError(f"warmup is {self.warmup}, must be at least 0")
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}, must not be negative")
+
+
+class Logging(Protocol):
+    """A world that writes logs: jobs.make_data --world NAME."""
+
+    settings_type: ClassVar[type]
+    """Dataclass of the world's settings."""
+    log_settings_type: ClassVar[type]
+    """Dataclass of what is written: `rows`, `seed`, ..."""
+    presets: ClassVar[Mapping[str, str]]
+    """Policies by name, as Simulator has them."""
+
+    @classmethod
+    def write(
+        cls,
+        settings: Any,
+        asked: Any,
+        policy: Mapping[str, Any],
+        where: str,
+        out: str | Path,
+        progress: Callable[[int], None],
+    ) -> dict[str, PartFacts]:
+        """Write the log of a world under a policy; `where` opens the message of a UserError about the policy."""
 
 
 class Simulator(Protocol):

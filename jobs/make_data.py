@@ -4,6 +4,7 @@
     python -m jobs.make_data --rows 1000000 --hidden 1 --seed 7 --out /tmp/log  (with an unobserved confounder)
     python -m jobs.make_data --rows 300000 --history 50 --out /tmp/log          (with items that users clicked)
     python -m jobs.make_data --rows 300000 --days 7 --out /tmp/days             (days for jobs.pipeline --watch)
+    python -m jobs.make_data --world platform --out /tmp/log      (a platform in a closed loop; --world platform --help)
     python -m jobs.make_data --source table --input RAW --time ts --out /tmp/log    (Parquet or CSV, a file or a folder)
     python -m jobs.make_data --source speed_dating --input DIR --fold 0 --out /tmp/log
     python -m jobs.make_data --source ali_ccp --input DIR --lists 210 109_14 --out /tmp/log
@@ -13,7 +14,7 @@ directory .NAME.HOST-PID.partial, which the next one beside it removes.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,7 +34,9 @@ from data.loaders.table import TableOptions, load_table
 from data.loaders.table_draft import KINDS, ROLES, Draft
 from data.world import check
 from data.write import PartFacts, check_new
-from jobs.command.cli import main
+from funnel.registry import LOGGED
+from jobs.command.cli import glance, main
+from jobs.command.simulated import Simulated, simulated_options, write_simulated
 
 
 @dataclass(frozen=True)
@@ -105,20 +108,32 @@ class MakeData(GeneratedLog):
     """ali_ccp: multi-valued fields to bring in as features: 210, and the users' 109_14, 110_14, 127_14, 150_14."""
 
 
-def run(args: MakeData) -> Path:
+def options(words: Sequence[str]) -> type:
+    """MakeData, or the options of the simulated world that the words name."""
+    world = glance(words, world="")["world"]
+    return simulated_options(world) if world in LOGGED or ":" in world else MakeData
+
+
+def run(args: MakeData | Simulated) -> Path:
     """Make the log, print what is in it, return its absolute path. Raises UserError for what cannot be made."""
     out = args.out
-    check_arguments(args)
+    if isinstance(args, MakeData):
+        check_arguments(args)
     check_new(out)
     console = Console()
     notes: list[RenderableType] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
-        task = bar.add_task(args.source, total=args.rows if args.source == "generated" else None)
-        facts = make(args, out, lambda rows: bar.advance(task, rows), notes)
+        if isinstance(args, Simulated):
+            title, task = args.world, bar.add_task(args.world, total=args.config.rows)
+            facts = write_simulated(args, out, lambda rows: bar.advance(task, rows))
+        else:
+            title = args.source
+            task = bar.add_task(title, total=args.rows if title == "generated" else None)
+            facts = make(args, out, lambda rows: bar.advance(task, rows), notes)
     for note in notes:
         console.print(note)
-    console.print(report(args, facts))
+    console.print(report(title, facts))
     console.print(f"log: {out}", soft_wrap=True)
     return out
 
@@ -179,9 +194,9 @@ def check_arguments(args: MakeData) -> None:
         check(config_of(args))
 
 
-def report(args: MakeData, facts: dict[str, PartFacts]) -> Table:
+def report(title: str, facts: dict[str, PartFacts]) -> Table:
     """One line a part; with truth also what clicks hide: E[r] over all exposures against E[r] over clicks."""
-    table = Table(title=f"{args.source} log", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
+    table = Table(title=f"{title} log", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
     truth = any(part.potential is not None for part in facts.values())
     dropped = any(part.dropped for part in facts.values())
     names = ["part", "rows", "clicks", "conversions", "CTR", "CVR"] + (["E\\[r|all]", "E\\[r|click]"] if truth else [])
@@ -200,10 +215,12 @@ def share(count: int | None, total: int) -> str:
     return "-" if count is None or total == 0 else f"{count / total:.4f}"
 
 
-def following(args: MakeData) -> tuple[object, ...]:
+def following(args: MakeData | Simulated) -> tuple[object, ...]:
     """A look at the log; of days, what takes them in."""
+    if isinstance(args, Simulated):
+        return ("check", "--data", args.out)
     return ("pipeline", "--watch", args.out, "--out", "runs/days") if args.days else ("check", "--data", args.out)
 
 
 if __name__ == "__main__":
-    main(run, MakeData, __doc__, then=following)
+    main(run, options, __doc__, then=following)

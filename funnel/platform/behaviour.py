@@ -98,6 +98,8 @@ class Walked:
     purchase_chance_RS: np.ndarray
     would_buy_RS: np.ndarray
     """bool: the purchase if the item is clicked, whether it was or not."""
+    same_RS: np.ndarray
+    """int8: of the RECENT items seen before it, how many were of its category."""
 
 
 def walk(
@@ -121,7 +123,7 @@ def walk(
     out = {name: np.zeros((rows, slots), bool) for name in ("seen", "click", "good", "like", "purchase", "next")}
     dwell_RS = np.zeros((rows, slots), np.float32)
     click_chance_RS, purchase_chance_RS = np.zeros((2, rows, slots), np.uint32)
-    would_buy_RS = np.zeros((rows, slots), bool)
+    would_buy_RS, same_RS = np.zeros((rows, slots), bool), np.zeros((rows, slots), np.int8)
     for place in range(slots):
         seen = {name: out[name][:, :place] for name in ("click", "good", "like", "purchase")}
         step = Step(
@@ -134,8 +136,9 @@ def walk(
         chosen_RS[:, place] = column_R
         draw_R8 = ahead.draw_RM8[row_R, column_R]
         category_R = ahead.category_RM[row_R, column_R]
-        same_R = (recent_RN == category_R[:, None]).sum(1, dtype=np.int32) * np.float32(1 / RECENT)
-        tired_R = np.float32(settings.fatigue) * same_R
+        same_R = (recent_RN == category_R[:, None]).sum(1, dtype=np.int8)
+        same_RS[:, place] = same_R
+        tired_R = np.float32(settings.fatigue / RECENT) * same_R
         logit_R = ahead.logit_RM[row_R, column_R] - tired_R
         chance_R = chance(logit_R)
         click_R = active_R & (draw_R8[:, 0] < chance_R)
@@ -162,4 +165,4 @@ def walk(
         requests, item_RS, out["seen"], page.slot_RM[row_R[:, None], chosen_RS] & out["seen"], out["click"],
         out["good"], dwell_RS, out["like"], out["purchase"], out["next"],
     )  # fmt: skip
-    return Walked(feedback, recent_RN, active_R, click_chance_RS, purchase_chance_RS, would_buy_RS)
+    return Walked(feedback, recent_RN, active_R, click_chance_RS, purchase_chance_RS, would_buy_RS, same_RS)

@@ -21,7 +21,7 @@ class FusionSettings:
     """Weight of the logit of a good click."""
     purchase: float = 0.0
     """Weight of the logit of a purchase."""
-    popularity: float = 0.4
+    popularity: float = 0.5
     """Weight of log(1 + positives) up to yesterday: the rich get richer."""
     freshness: float = 0.2
     """Weight of exp(-age / 3 days)."""

@@ -27,9 +27,9 @@ class ListSettings:
     """Lists of each category, at most; what stands further down cannot be found."""
     intent: float = 1.0
     """What is added to the lists of the category that the user has come for."""
-    popularity: float = 0.25
+    popularity: float = 0.3
     """Weight of log(1 + positives) in the order within a category."""
-    freshness: float = 1.0
+    freshness: float = 0.5
     """Weight of exp(-age / 3 days) in it."""
 
     def __post_init__(self) -> None:

@@ -1,5 +1,5 @@
-"""Pre-ranking: a cheap score for every candidate. The plain one is two towers whose item side knows content alone, and a
-number of the item (popularity, early view, freshness) that is made once a day.
+"""Pre-ranking: a cheap score for every candidate. The plain one is two towers whose item side knows content alone, and
+a number of the item (popularity, early view, freshness) that is made once a day.
 
     score = affinity (taste + w centre of the intent) . content + popularity log(1 + positives) + quality + freshness
 """
@@ -16,7 +16,7 @@ from funnel.platform.view import Requests, View
 
 @dataclass(frozen=True)
 class PreRankingSettings:
-    popularity: float = 0.1
+    popularity: float = 0.2
     """Weight of log(1 + positives) up to yesterday."""
     freshness: float = 0.2
     """Weight of exp(-age / 3 days)."""

@@ -1,4 +1,4 @@
-"""Re-ranking: which item comes next, item by item, while the user looks down the page. The plain one keeps the order."""
+"""Re-ranking: which item comes next, item by item, while a user looks down the page. The plain one keeps the order."""
 
 from dataclasses import dataclass
 

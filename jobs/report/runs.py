@@ -25,8 +25,14 @@ KINDS = {  # and who writes them
     "tune": "jobs.tune",
     "pipeline": "jobs.pipeline",
     "check": "jobs.check",
+    "experiment": "jobs.experiment",
 }
-PLACES = {"tune": "jobs.tune.panels", "pipeline": "jobs.pipeline.panels", "check": "jobs.check"}
+PLACES = {
+    "tune": "jobs.tune.panels",
+    "pipeline": "jobs.pipeline.panels",
+    "check": "jobs.check",
+    "experiment": "jobs.experiment.panels",
+}
 """Kinds that are commands of their own rather than a system, and who shows them."""
 NO_METRICS = ("evaluate", *PLACES)
 EVALUATIONS = "evaluations"
@@ -135,7 +141,7 @@ def load_run(path: Path) -> Run:
     if kind not in KINDS:
         raise UserError(
             f"{path / RUN_FILE}: a {kind!r} run; a report takes runs of jobs.train, jobs.evaluate and jobs.evolve, "
-            "searches of jobs.tune and pipelines"
+            "searches of jobs.tune, pipelines and experiments"
         )
     if not (path / SUMMARY_FILE).exists():
         raise UserError(

@@ -29,6 +29,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("part",),
     "evolve": ("es.generations", "es.evaluations", "es.evaluations_per_s", "es.final_return"),
     "tune": ("tune.message",),
+    "experiment": ("pairs", "control", "treatment"),
 }
 """Keys that the summary of a kind of run cannot be without."""
 

@@ -1,0 +1,42 @@
+"""Whole visits: every item that was looked at, in order, with what came of it; what belongs together is the visit.
+
+Pages of a visit are asked for in different rounds of a tick, so the rows of a tick are kept until it has ended.
+"""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from funnel.platform.behaviour import Walked
+from funnel.platform.cascade import Passed
+from funnel.platform.logs.columns import platform_schema
+from funnel.platform.logs.exposures import Exposures, Tables
+from funnel.platform.settings import PlatformSettings
+from funnel.platform.view import Requests, View
+
+
+class Sessions(Exposures):
+    """The re-ranker's log. Labels beside click and purchase: effective_view, like, has_next."""
+
+    def __init__(self, settings: PlatformSettings, name: str, history: int) -> None:
+        super().__init__(settings, name, history)
+        self.schema = platform_schema(name, settings, "visit_id", history, truth=True)
+        self._when: tuple[int, int] = (-1, -1)
+        self._waiting: list[Tables] = []
+
+    def tables(self, view: View, requests: Requests, passed: Passed, walked: Walked) -> list[Tables]:
+        now = (requests.day, requests.tick)
+        done = self.flush() if now != self._when else []
+        self._when = now
+        self._waiting += super().tables(view, requests, passed, walked)
+        return done
+
+    def flush(self) -> list[Tables]:
+        """All visits of the tick that has ended, by visit and place."""
+        if not self._waiting:
+            return []
+        rows = pa.concat_tables([table for table, _ in self._waiting])
+        truth = pa.concat_tables([table for _, table in self._waiting if table is not None])
+        self._waiting = []
+        # An exposure's id is made of visit, page and place in this order.
+        order = pc.sort_indices(rows.column("exposure_id"))
+        return [(rows.take(order), truth.take(order))]
