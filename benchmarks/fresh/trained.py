@@ -3,8 +3,8 @@
     python benchmarks/fresh/trained.py run --worlds 16 --workers 2 --seconds 150      # again, until all is there
     python benchmarks/fresh/trained.py table
 
-The two-tower (with and without ids and popularity) learns once a day, the sequence nominator every other tick, both from
-the world's own good clicks by the project's own training loop, each round from the last one's weights. Arms live in the
+The two-tower (with and without ids and popularity) learns once a day, the sequence nominator every other tick, both
+from the world's own good clicks by the project's own training loop, each round from the last one's weights. Arms live in the
 same worlds as those of benchmarks/fresh/paper.py.
 """
 
@@ -121,9 +121,8 @@ def table() -> None:
         rows.append([point, f"{one_arm} against {base}: {metric}", str(found), paper, verdict(found, sign)])
     lines = [json.loads(line) for line in LINES.read_text().splitlines()]
     cost = [[name, *cost_of([line for line in lines if line["arm"] == name])] for name in ARMS]
-    text = (
-        f"Networks trained in the loop, {len(lived.worlds(NONE, *ARMS))} worlds; changes in percent (95% interval).\n\n"
-    )
+    worlds = len(lived.worlds(NONE, *ARMS))
+    text = f"Networks trained in the loop, {worlds} worlds; changes in percent (95% interval).\n\n"
     text += markdown(["point", "what", "here", "paper", "seen"], rows)
     text += "\n" + markdown(
         ["arm", "rounds a world (two-tower, sequence)", "recall@50 at the end", "CPU s a world"], cost

@@ -9,8 +9,8 @@ from funnel.progress import WORDS, evolution, evolution_cost
 SECTION = "Fresh content"
 NAMES = {
     "return": "return",
-    "discoverable_at_10_7d": "discoverable corpus@10, 7 days",
-    "duic_at_20": "DUIC@20",
+    "discoverable_at_5_7d": "discoverable corpus@5, 7 days",
+    "duic_at_5": "DUIC@5",
     "dwell": "dwell",
     "fresh.dwell": "dwell on fresh items",
     "fresh.positives": "positives on fresh items",

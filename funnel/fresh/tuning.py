@@ -6,7 +6,7 @@
 A candidate is a policy of the slot (funnel/fresh/slot.py). Its return is what it changes in a world, in percent of the
 same world without a slot, the two lived with common random numbers:
 
-    discoverable * (corpus@10, 7 days) + duic * (DUIC@20) - penalty * max(0, loss of dwell - limit)
+    discoverable * (corpus@5, 7 days) + duic * (DUIC@5) - penalty * max(0, loss of dwell - limit)
 
 The two of an antithetic pair live in the same world. OUT/policy.json is a policy for jobs.experiment.
 """
@@ -27,7 +27,7 @@ from funnel.settings import plain
 from funnel.spaces import LogUniform, Presets, Space, Spaces, named
 from funnel.tunable import HeldOut
 
-CORPUS, DUIC, DWELL = "discoverable_at_10_7d", "duic_at_20", "dwell"
+CORPUS, DUIC, DWELL = "discoverable_at_5_7d", "duic_at_5", "dwell"
 VALID, TEST = 1_000_000, 2_000_000
 """Numbers from which worlds are taken that nothing is tuned on; those tuned on are numbered from 0."""
 SHOWN = (CORPUS, DUIC, DWELL, "fresh.dwell", "fresh.positives", "good_ctr.core", "small.dwell", "uploads")
@@ -38,10 +38,10 @@ AIMS = ("return", CORPUS, DUIC, DWELL)
 @dataclass(frozen=True)
 class FreshTuningSettings:
     world: PlatformSettings = field(default_factory=lambda: PlatformSettings(users=1000, items=500, uploads=40))
-    episode: EpisodeSettings = field(default_factory=EpisodeSettings)
+    episode: EpisodeSettings = field(default_factory=lambda: EpisodeSettings(first=4, days=8, settle=2))
     start: FreshSettings = field(default_factory=lambda: FreshSettings(q=0.4))
     """The policy that tuning begins with and is compared to: the paper's setting. Its twelve numbers are moved."""
-    worlds: int = 32
+    worlds: int = 16
     """Worlds that are tuned on."""
     per_evaluation: int = 1
     """Worlds that a candidate lives in at each evaluation."""
@@ -53,7 +53,7 @@ class FreshTuningSettings:
     """Weight of one percent more DUIC."""
     limit: float = 0.2
     """Percent of dwell that may be lost."""
-    penalty: float = 20.0
+    penalty: float = 5.0
     """Weight of one percent of dwell lost beyond that."""
 
     def __post_init__(self) -> None:
