@@ -4,7 +4,8 @@
     python benchmarks/fresh/trained.py table
 
 The two-tower (with and without ids and popularity) learns once a day, the sequence nominator every other tick, both
-from the world's own good clicks by the project's own training loop, each round from the last one's weights. Arms live in the
+from the world's own good clicks by the project's own training loop, each round from the last one's weights.
+Arms live in the
 same worlds as those of benchmarks/fresh/paper.py.
 """
 

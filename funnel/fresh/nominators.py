@@ -17,7 +17,7 @@ import numpy as np
 
 from funnel.fresh.features import inverse_frequency
 from funnel.platform.draws import words
-from funnel.platform.numbers import normal_table, on_grid
+from funnel.platform.numbers import normal_table, on_grid, top
 from funnel.platform.settings import PlatformSettings
 from funnel.platform.view import Requests, View
 
@@ -36,7 +36,7 @@ ID_NOISE = 0.35
 
 
 class Nominator(Protocol):
-    """Scores of a pool of items for requests; the slot takes the best."""
+    """What proposes items of a pool for requests."""
 
     def refresh(self, view: View) -> None:
         """Once a day."""
@@ -44,8 +44,8 @@ class Nominator(Protocol):
     def tick(self, view: View) -> None:
         """Before each part of a day."""
 
-    def scores(self, requests: Requests, pool_P: np.ndarray, view: View) -> np.ndarray:
-        """float32_RP, the larger the better; each row by itself."""
+    def best(self, requests: Requests, pool_P: np.ndarray, view: View, count: int) -> np.ndarray:
+        """int64 (R, count): places in the pool of what suits each request best, in any order; each row by itself."""
 
 
 @dataclass
@@ -83,7 +83,18 @@ def weighed(with_K: np.ndarray, items: int, power: float) -> np.ndarray:
     return (weight_K / max(float(weight_K[there_K].mean()), 1e-12)).astype(np.float32) if there_K.any() else weight_K
 
 
-class ContentTower:
+class Scored:
+    """A nominator that scores every item of the pool."""
+
+    def scores(self, requests: Requests, pool_P: np.ndarray, view: View) -> np.ndarray:
+        """float32_RP, the larger the better."""
+        raise NotImplementedError
+
+    def best(self, requests: Requests, pool_P: np.ndarray, view: View, count: int) -> np.ndarray:
+        return top(self.scores(requests, pool_P, view), count)
+
+
+class ContentTower(Scored):
     """Stands for the two-tower without ids and popularity; `ids`: with them."""
 
     def __init__(self, world: PlatformSettings, idf_power: float, ids: bool = False) -> None:
@@ -110,7 +121,7 @@ class ContentTower:
         return score_RP + self.bias_I[pool_P] + self.categories.scores(requests, view.items.category_I[pool_P])
 
 
-class RealTime:
+class RealTime(Scored):
     """Stands for the near-real-time sequence nominator: what a few impressions have shown of an item is known at the
     next tick; with an id for every item, it needs no rating."""
 

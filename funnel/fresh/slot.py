@@ -20,7 +20,7 @@ from data.errors import UserError
 from funnel.fresh.nominators import ContentTower, Nominator, RealTime
 from funnel.fresh.prescorer import MANY, UNIFORM, Prior, draws, dynamic_prior, likelihood_prior
 from funnel.platform.draws import bits, key, sixteen
-from funnel.platform.numbers import LEVELS, ranked, top
+from funnel.platform.numbers import LEVELS, ranked
 from funnel.platform.settings import PlatformSettings
 from funnel.platform.slot import Slot, SlotSettings
 from funnel.platform.view import NOBODY, Requests, View
@@ -136,7 +136,7 @@ class FreshFunnel(Slot):
             self.prior = dynamic_prior(self.fitted.strength, self.winner(view), self.settings.win_chance)
 
     def pool(self, view: View) -> np.ndarray:
-        """Fresh and long-tail items, graduated ones among them."""
+        """Fresh and long-tail items as of now, graduated ones among them: those are left out request by request."""
         settings = self.settings
         fresh_I = view.now - view.items.upload_I <= settings.max_age
         return np.flatnonzero(fresh_I | (view.live.positives_I < settings.few))
@@ -181,7 +181,7 @@ class FreshFunnel(Slot):
         """Items (R, k) that nominator and pre-scorer leave, NOBODY where the pool has fewer."""
         settings, place_RN = self.settings, np.arange(len(pool_P))[None]
         if len(pool_P) > settings.nominees:
-            place_RN = top(nominator.scores(requests, pool_P, view), settings.nominees)
+            place_RN = nominator.best(requests, pool_P, view, settings.nominees)
         item_RN = np.broadcast_to(pool_P[place_RN], (len(requests), place_RN.shape[1]))
         word_RN = bits(requests.key_R ^ SALT, view.items.key_I[item_RN])
         good_RN, shown_RN = view.live.positives_I[item_RN], view.live.impressions_I[item_RN]

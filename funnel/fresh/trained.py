@@ -1,8 +1,8 @@
 """Trained networks as nominators in the world: what users take is recorded, learnt from in rounds, and served at once.
 
     Recorder          watches a world: every good click, with its user's history before the page
-    TrainedNominator  one network: rounds of training on what was recorded, each from the last one's weights; scores are
-                      inner products of vectors that the network gives requests and items
+    TrainedNominator  one network: rounds of training on what was recorded, each from the last one's weights; its best
+                      items are those of the largest inner products with the request's vector
     TrainedFunnel     the fresh slot with both networks in place of the stand-ins
 
 How a round is trained is handed in (`Train`): benchmarks/fresh/rounds.py does it by the project's own loop. The
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from funnel.fresh.retrieval import exact_top
 from funnel.fresh.slot import FreshFunnel, FreshSettings
 from funnel.fresh.taken_log import Histories, Items, Taken, TakenLog
 from funnel.platform.numbers import on_grid
@@ -28,7 +29,6 @@ from funnel.platform.view import Requests, View
 WEEK = 7.0
 STRETCH = 4.0
 """Unit vectors are stretched to use the grid on which inner products are exact."""
-SCALE = 1 / STRETCH**2
 
 
 class Train(Protocol):
@@ -136,11 +136,12 @@ class TrainedNominator:
         found = self.network(self.problem.encode(table).batch())[side].numpy()
         return on_grid(STRETCH * found)
 
-    def scores(self, requests: Requests, pool_P: np.ndarray, view: View) -> np.ndarray:
+    def best(self, requests: Requests, pool_P: np.ndarray, view: View, count: int) -> np.ndarray:
+        """By exact search over the pool (retrieval.py)."""
         user_R, past = requests.user_R, view.history
         history = Histories.of_rings(past.item_UN[user_R], past.dwell_UN[user_R], past.time_UN[user_R])
         asked = Taken(user_R, np.zeros(len(user_R), np.int64), np.full(len(user_R), view.now), history)
-        return np.float32(SCALE) * (self.vectors(asked, view, "query") @ self.item_IO[pool_P].T)
+        return exact_top(self.vectors(asked, view, "query"), self.item_IO[pool_P], count)[0]
 
 
 class TrainedFunnel(FreshFunnel):
