@@ -35,6 +35,7 @@ def trained(log: Path, out: Path, problem: str, *words: str) -> dict:
     return train.run(train.arguments_of("--data", str(log), "--out", str(out), "--problem", problem, *SMALL, *words))
 
 
+@pytest.mark.slow
 def test_both_nominators_learn(log: Path, tmp_path: Path) -> None:
     """Recall@10 among some 80 items is far above the 1 in 8 of chance, in every age that occurs."""
     for problem in ("fresh_two_tower", "fresh_sequence"):
@@ -68,6 +69,8 @@ def test_no_id_reaches_the_two_tower(log: Path, tmp_path: Path) -> None:
         assert equal is same
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_rows_do_not_depend_on_the_number_of_workers(log: Path, tmp_path: Path, ray_cluster: object) -> None:
     trained(log, tmp_path / "one", "fresh_sequence", "--epochs", "1")
     trained(log, tmp_path / "two", "fresh_sequence", "--epochs", "1", "--workers", "2")
@@ -76,9 +79,7 @@ def test_rows_do_not_depend_on_the_number_of_workers(log: Path, tmp_path: Path, 
         torch.testing.assert_close(value, two[name], rtol=1e-4, atol=1e-6)
 
 
-test_rows_do_not_depend_on_the_number_of_workers = pytest.mark.ray(test_rows_do_not_depend_on_the_number_of_workers)
-
-
+@pytest.mark.slow
 def test_a_round_goes_on_from_the_last(log: Path, tmp_path: Path) -> None:
     """Warm start: the next round's first loss lies below that of a network that begins afresh."""
     trained(log, tmp_path / "first", "fresh_sequence")

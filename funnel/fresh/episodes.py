@@ -93,8 +93,8 @@ def measured(world: World, first: int, arm: int = 0, last: int | None = None) ->
 
 
 def changes(figures: Figures, base: Figures) -> dict[str, float]:
-    """100 (figure / base - 1); NaN where the base is 0."""
-    return {name: 100 * (figures[name] / value - 1) if value else float("nan") for name, value in base.items()}
+    """100 (figure - base) / base; a base of 0, which only a very small world has, counts as 1."""
+    return {name: 100 * (figures[name] - value) / (value or 1.0) for name, value in base.items()}
 
 
 @dataclass(frozen=True)
