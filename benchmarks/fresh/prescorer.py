@@ -2,10 +2,11 @@
 
     python benchmarks/fresh/prescorer.py
 
-A world of its own with known rates: 20 items are uploaded a day and leave after 7; an item's rate of good clicks is drawn
-from Beta(2, 18). A request nominates 30 of those that are there, the pre-scorer shows the one with the largest draw, and
-what it comes to is known at the end of a quarter of a day. Regret: the best nominee's rate less the shown one's, per
-request. Coverage: share of items that had 50 impressions within their first two days. Shapes: R requests, N nominees.
+A world of its own with known rates: 20 items are uploaded a day and leave after 7; an item's rate of good clicks is
+drawn from Beta(2, 18). A request nominates 30 of those that are there, the pre-scorer shows the one with the largest
+draw, and what it comes to is known at the end of a quarter of a day. Regret: the best nominee's rate less the shown
+one's, per request. Coverage: share of items that had 50 impressions within their first two days.
+Shapes: R requests, N nominees.
 """
 
 from collections.abc import Callable
@@ -49,15 +50,15 @@ def fitted(bandit: Bandit) -> Prior:
     return likelihood_prior(bandit.good_I, bandit.shown_I, MANY) or UNIFORM
 
 
-def dynamic(chance: float) -> Choose:
-    """The fitted prior's strength; the winner is the item there whose posterior mean is largest."""
+def dynamic(chance: float, strength: float = 0.0) -> Choose:
+    """strength 0: the fitted prior's; the winner is the item there whose posterior mean is largest."""
 
     def prior(bandit: Bandit, item_P: np.ndarray) -> Prior:
         base = fitted(bandit)
         good_P, shown_P = bandit.good_I[item_P], bandit.shown_I[item_P]
         best = int(np.argmax((base.a + good_P) / (base.strength + shown_P)))
         winner = Prior(base.a + float(good_P[best]), base.b + float(shown_P[best] - good_P[best]))
-        return dynamic_prior(base.strength, winner, chance)
+        return dynamic_prior(strength or base.strength, winner, chance)
 
     return prior
 
@@ -69,6 +70,8 @@ PRIORS: dict[str, Choose] = {
     "dynamic .01": dynamic(0.01),
     "dynamic .03": dynamic(0.03),
     "dynamic .1": dynamic(0.1),
+    "dynamic .1, strength 2": dynamic(0.1, 2.0),
+    "dynamic .3, strength 2": dynamic(0.3, 2.0),
 }
 
 

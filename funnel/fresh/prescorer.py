@@ -10,6 +10,7 @@ Shapes: I items, R requests, N nominated items of a request.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.optimize import brentq, minimize
@@ -95,11 +96,18 @@ def chance_of_beating(new: Prior, winner: Prior) -> float:
     winner's range."""
     mean, width = winner.mean, np.sqrt(winner.mean * (1 - winner.mean) / (winner.strength + 1))
     low, high = max(0.0, mean - 12 * width), min(1.0, mean + 12 * width)
-    node, weight = roots_legendre(NODES)
+    node, weight = gauss()
     y = low + (high - low) * (node + 1) / 2
     log_density = (winner.a - 1) * np.log(y) + (winner.b - 1) * np.log1p(-y) - betaln(winner.a, winner.b)
     density = weight * np.exp(log_density)
     return float((density * (1 - betainc(new.a, new.b, y))).sum() / density.sum())
+
+
+@cache
+def gauss() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes in -1 .. 1 and weights of Gauss's rule."""
+    node, weight = roots_legendre(NODES)
+    return node, weight
 
 
 def closed_mean(strength: float, winner: Prior, chance: float) -> float:
