@@ -15,7 +15,7 @@ from jobs.command.options import Option, options_of  # noqa: E402
 from jobs.run.directory import usable_cpus  # noqa: E402
 
 COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "make_data": ((),),
+    "make_data": ((), ("--world", "platform")),
     "train": ((), ("--problem", "listwise")),
     "calibrate": ((),),
     "evaluate": ((),),

@@ -25,7 +25,7 @@ SERVED: Mapping[str, str] = {"fusion": "funnel.fusion.serving"}
 SIMULATORS: Mapping[str, str] = {"platform": "funnel.platform.experiment:PlatformSimulator"}
 """Worlds in which jobs.experiment compares policies (funnel/simulator.py)."""
 LOGGED: Mapping[str, str] = {"platform": "funnel.platform.logs.writer:PlatformLogs"}
-"""Worlds whose logs jobs.make_data --world NAME writes (funnel/simulator.py: Logging), beside those of data/worlds.py."""
+"""Worlds of which jobs.make_data --world NAME writes logs (funnel/simulator.py: Logging); data/worlds.py has others."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ from data.loaders.ali_express import load_ali_express
 from data.loaders.speed_dating import load_speed_dating
 from data.loaders.table import TableOptions, load_table
 from data.loaders.table_draft import KINDS, ROLES, Draft
+from data.nearest import correction
 from data.world import check
+from data.worlds import WORLDS
 from data.write import PartFacts, check_new
 from funnel.registry import LOGGED
 from jobs.command.cli import glance, main
@@ -109,9 +111,13 @@ class MakeData(GeneratedLog):
 
 
 def options(words: Sequence[str]) -> type:
-    """MakeData, or the options of the simulated world that the words name."""
-    world = glance(words, world="")["world"]
-    return simulated_options(world) if world in LOGGED or ":" in world else MakeData
+    """MakeData, or the options of the simulated world that the words name. Raises UserError for no such world."""
+    world = glance(words, world=GeneratedLog.world)["world"]
+    if world in WORLDS:
+        return MakeData
+    if world not in LOGGED and ":" not in world:
+        raise UserError(f"no world {world!r}; {correction(world, [*WORLDS, *LOGGED], 'there are')}")
+    return simulated_options(world)
 
 
 def run(args: MakeData | Simulated) -> Path:

@@ -6,8 +6,8 @@ For user u and item i of request r, c the categories of the last 3 items seen in
     click     ~ sigmoid(x)
     dwell     = exp(log 10 + DWELL + DWELL_SLOPE x + DWELL_NOISE N(0, 1)) s, at most twice the length;
                 a click of 10 s or more is a good click, a "positive interaction"
-    like      ~ sigmoid(LIKE + .8 x), if clicked
-    purchase  ~ sigmoid(BUY + .7 (x - LOOK) - .35 (log price_i - budget_u)^2), if clicked
+    like      ~ sigmoid(LIKE + .8 x'), if clicked; x' = x without fatigue
+    purchase  ~ sigmoid(BUY + .7 (x' - LOOK) - .35 (log price_i - budget_u)^2), if clicked
     next      ~ sigmoid(NEXT + patience_u + .6 good click - .3 no click); after the last item: to the next page
 
 Draws are addressed by (request, item), so that two worlds that show one user the same item in the same request see the
@@ -15,10 +15,12 @@ same. The categories of items seen before (c) carry on over the pages of a visit
 page, M items that re-ranking chooses from.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from data.errors import UserError
 from funnel.platform.corpus import Corpus
 from funnel.platform.draws import bits, key, keys, sixteen
 from funnel.platform.numbers import chance, exponential, inner, normal_table
@@ -31,6 +33,7 @@ LOOK = -2.4
 DWELL, DWELL_SLOPE, DWELL_NOISE = 0.6, 0.55, 1.1
 LIKE, BUY, NEXT = -3.2, -4.0, 1.9
 GOOD_SECONDS = 10.0
+LOG_DWELL = round(math.log(GOOD_SECONDS) + DWELL, 6)
 RECENT = 3
 """Items back that fatigue looks."""
 BEHAVIOUR = 16
@@ -54,9 +57,10 @@ class Potential:
     """What would come of each item of a page if the user looked at it: logits without fatigue, and draws."""
 
     logit_RM: np.ndarray
-    buy_RM: np.ndarray
+    like_chance_RM: np.ndarray
+    buy_chance_RM: np.ndarray
     draw_RM8: np.ndarray
-    """uint16 draws: click, dwell, like, purchase, next, three spare ones."""
+    """int32 draws below 65536: click, dwell, like, purchase, next, three spare ones."""
     category_RM: np.ndarray
     most_RM: np.ndarray
     """Seconds that an item can be watched."""
@@ -76,10 +80,13 @@ class Potential:
         # A key of their own: what policies draw from the request's key must tell nothing of what users do.
         own_R = keys(key(0, BEHAVIOUR), requests.key_R)
         first, second = bits(own_R, key_RM), bits(own_R, key_RM + SECOND)
+        buy_RM = np.float32(0.7) * logit_RM - np.float32(0.35) * (off_RM * off_RM) + np.float32(BUY)
+        logit_RM += np.float32(LOOK)
         return cls(
-            logit_RM=logit_RM + np.float32(LOOK),
-            buy_RM=np.float32(0.7) * logit_RM - np.float32(0.35) * (off_RM * off_RM) + np.float32(BUY),
-            draw_RM8=np.concatenate([sixteen(first), sixteen(second)], axis=-1),
+            logit_RM=logit_RM,
+            like_chance_RM=chance(np.float32(0.8) * logit_RM + np.float32(LIKE)),
+            buy_chance_RM=chance(buy_RM),
+            draw_RM8=np.concatenate([sixteen(first), sixteen(second)], axis=-1).astype(np.int32),
             category_RM=items.category_I.take(known_RM),
             most_RM=2 * items.length_I.take(known_RM),
         )
@@ -111,58 +118,61 @@ def walk(
     corpus: Corpus,
     view: View,
 ) -> Walked:
-    """Each user's way down the page. `recent_RN`: as Walked has it, NOBODY at a visit's first page."""
+    """Each user's way down the page. `recent_RN`: as Walked has it, NOBODY at a visit's first page.
+
+    Raises UserError if re-ranking chooses an item again while others are left.
+    """
     rows, slots = len(requests), settings.slots
-    ahead = Potential.of(settings, requests, page.item_RM, corpus)
+    item_RM = page.item_RM
+    ahead = Potential.of(settings, requests, item_RM, corpus)
+    first_R = np.arange(rows) * item_RM.shape[1]
     patience_R = corpus.population.users.patience_U[requests.user_R] + np.float32(NEXT)
-    row_R = np.arange(rows)
     # A page that could not be filled has NOBODY in its last columns: the user leaves before them.
-    left_RM = page.item_RM != NOBODY
+    left_RM = item_RM != NOBODY
+    left_X, draw_X8 = left_RM.reshape(-1), ahead.draw_RM8.reshape(-1, 8)
     active_R = np.ones(rows, bool)
     chosen_RS = np.zeros((rows, slots), np.int64)
     out = {name: np.zeros((rows, slots), bool) for name in ("seen", "click", "good", "like", "purchase", "next")}
     dwell_RS = np.zeros((rows, slots), np.float32)
-    click_chance_RS, purchase_chance_RS = np.zeros((2, rows, slots), np.uint32)
-    would_buy_RS, same_RS = np.zeros((rows, slots), bool), np.zeros((rows, slots), np.int8)
+    click_chance_RS, same_RS = np.zeros((rows, slots), np.uint32), np.zeros((rows, slots), np.int8)
     for place in range(slots):
-        seen = {name: out[name][:, :place] for name in ("click", "good", "like", "purchase")}
-        step = Step(
-            place, page.item_RM, page.score_RM, left_RM, active_R, chosen_RS[:, :place],
-            {**seen, "dwell": dwell_RS[:, :place]},
-        )  # fmt: skip
+        watched = {name: out[name][:, :place] for name in ("click", "good", "like", "purchase")}
+        watched["dwell"] = dwell_RS[:, :place]
+        step = Step(place, item_RM, page.score_RM, left_RM, active_R, chosen_RS[:, :place], watched)
         column_R = reranking.choose(requests, step, view)  # type: ignore[attr-defined]
-        active_R = active_R & left_RM[row_R, column_R]
-        left_RM[row_R, column_R] = False
+        at_R = first_R + column_R
+        there_R = left_X.take(at_R)
+        if (gone_R := active_R & ~there_R).any():
+            if left_RM[gone_R].any():
+                raise UserError("re-ranking chose an item that was shown already")
+            active_R = active_R & there_R
+        left_X[at_R] = False
         chosen_RS[:, place] = column_R
-        draw_R8 = ahead.draw_RM8[row_R, column_R]
-        category_R = ahead.category_RM[row_R, column_R]
+        draw_8R = draw_X8.take(at_R, axis=0).T
+        category_R = ahead.category_RM.take(at_R)
         same_R = (recent_RN == category_R[:, None]).sum(1, dtype=np.int8)
-        same_RS[:, place] = same_R
-        tired_R = np.float32(settings.fatigue / RECENT) * same_R
-        logit_R = ahead.logit_RM[row_R, column_R] - tired_R
+        logit_R = ahead.logit_RM.take(at_R) - np.float32(settings.fatigue / RECENT) * same_R
         chance_R = chance(logit_R)
-        click_R = active_R & (draw_R8[:, 0] < chance_R)
-        log_dwell_R = np.float32(DWELL_NOISE) * normal_table().take(draw_R8[:, 1])
-        log_dwell_R += np.float32(np.log(10.0) + DWELL) + np.float32(DWELL_SLOPE) * logit_R
-        dwell_R = np.minimum(exponential(log_dwell_R), ahead.most_RM[row_R, column_R]) * click_R
+        click_R = active_R & (draw_8R[0] < chance_R)
+        log_dwell_R = np.float32(DWELL_NOISE) * normal_table().take(draw_8R[1])
+        log_dwell_R += np.float32(LOG_DWELL) + np.float32(DWELL_SLOPE) * logit_R
+        dwell_R = np.minimum(exponential(log_dwell_R), ahead.most_RM.take(at_R)) * click_R
         good_R = dwell_R >= GOOD_SECONDS
-        buy_R = chance(ahead.buy_RM[row_R, column_R] - np.float32(0.7) * tired_R)
-        would_R = draw_R8[:, 3] < buy_R
-        out["seen"][:, place] = active_R
-        out["click"][:, place], out["good"][:, place] = click_R, good_R
-        out["like"][:, place] = click_R & (draw_R8[:, 2] < chance(np.float32(0.8) * logit_R + np.float32(LIKE)))
-        out["purchase"][:, place] = click_R & would_R
-        dwell_RS[:, place] = dwell_R
-        click_chance_RS[:, place], purchase_chance_RS[:, place], would_buy_RS[:, place] = chance_R, buy_R, would_R
         stay_R = chance(patience_R + np.float32(0.6) * good_R - np.float32(0.3) * ~click_R)
-        recent_RN = np.where(
-            active_R[:, None], np.concatenate([category_R[:, None], recent_RN[:, :-1]], axis=1), recent_RN
-        )
-        active_R = active_R & (draw_R8[:, 4] < stay_R)
+        out["seen"][:, place] = active_R
+        out["click"][:, place], out["good"][:, place], dwell_RS[:, place] = click_R, good_R, dwell_R
+        out["like"][:, place] = click_R & (draw_8R[2] < ahead.like_chance_RM.take(at_R))
+        out["purchase"][:, place] = click_R & (draw_8R[3] < ahead.buy_chance_RM.take(at_R))
+        click_chance_RS[:, place], same_RS[:, place] = chance_R, same_R
+        later_RN = np.concatenate([category_R[:, None], recent_RN[:, :-1]], axis=1)
+        recent_RN = np.where(active_R[:, None], later_RN, recent_RN)
+        active_R = active_R & (draw_8R[4] < stay_R)
         out["next"][:, place] = active_R
-    item_RS = page.item_RM[row_R[:, None], chosen_RS]
+    at_RS = first_R[:, None] + chosen_RS
+    buy_RS = ahead.buy_chance_RM.take(at_RS)
     feedback = Feedback(
-        requests, item_RS, out["seen"], page.slot_RM[row_R[:, None], chosen_RS] & out["seen"], out["click"],
+        requests, item_RM.take(at_RS), out["seen"], page.slot_RM.take(at_RS) & out["seen"], out["click"],
         out["good"], dwell_RS, out["like"], out["purchase"], out["next"],
     )  # fmt: skip
-    return Walked(feedback, recent_RN, active_R, click_chance_RS, purchase_chance_RS, would_buy_RS, same_RS)
+    would_buy_RS = draw_X8[:, 3].take(at_RS) < buy_RS
+    return Walked(feedback, recent_RN, active_R, click_chance_RS, buy_RS, would_buy_RS, same_RS)

@@ -32,7 +32,7 @@ class Passed:
 
 def pass_stages(settings: PlatformSettings, policies: Policies, requests: Requests, view: View) -> Passed:
     """Raises UserError where a policy gives what no stage can go on with."""
-    item_RC = policies.matching.candidates(requests, view)
+    item_RC = matched(settings, policies, requests, view)
     prerank_RC = policies.preranking.score(requests, item_RC, view)
     checked("preranking", prerank_RC, item_RC.shape)
     prerank_RC = np.where(item_RC == NOBODY, OUT, prerank_RC)
@@ -47,6 +47,15 @@ def pass_stages(settings: PlatformSettings, policies: Policies, requests: Reques
     if policies.slot.slots:
         page = with_fresh(policies, requests, page, view)
     return Passed(item_RC, prerank_RC, kept_RK, score_RK, page)
+
+
+def matched(settings: PlatformSettings, policies: Policies, requests: Requests, view: View) -> np.ndarray:
+    """What matching found; at least as many columns as a page has slots."""
+    item_RC = policies.matching.candidates(requests, view)
+    if len(item_RC) != len(requests) or item_RC.max(initial=NOBODY) >= len(view):
+        raise UserError(f"matching found {item_RC.shape} items for {len(requests)} requests, or one that is not there")
+    short = settings.slots - item_RC.shape[1]
+    return np.pad(item_RC, ((0, 0), (0, short)), constant_values=NOBODY) if short > 0 else item_RC
 
 
 def scored(policies: Policies, requests: Requests, item_RC: np.ndarray, view: View) -> np.ndarray:
@@ -78,8 +87,12 @@ def with_fresh(policies: Policies, requests: Requests, page: Page, view: View) -
     old_RM, size = page.item_RM[rows], page.item_RM.shape[1]
     # Keys of the new order: places of the old list, the fresh item just before its place, its double at the very end.
     rank_RA = np.empty((len(rows), size + 1), np.float32)
-    rank_RA[:, 1:] = np.where(old_RM == fresh_R[:, None], size + 1, np.arange(size))
-    rank_RA[:, 0] = place_R - 0.5
+    double_RM = old_RM == fresh_R[:, None]
+    rank_RA[:, 1:] = np.where(double_RM, size + 1, np.arange(size))
+    # On a page that is not full it stands behind what is there; a double that goes makes room before it.
+    place_R = np.minimum(place_R, ((old_RM != NOBODY) & ~double_RM).sum(1))
+    before_R = (double_RM & (np.arange(size) <= place_R[:, None])).any(1)
+    rank_RA[:, 0] = place_R - 0.5 + before_R
     order_RM = np.argsort(rank_RA, axis=1, kind="stable")[:, :size]
     item_RM, score_RM, slot_RM = page.item_RM.copy(), page.score_RM.copy(), page.slot_RM.copy()
     item_RM[rows] = np.take_along_axis(np.concatenate([fresh_R[:, None], old_RM], 1), order_RM, 1)

@@ -8,6 +8,7 @@ user_corpus   users are split in two, and providers with their items likewise: e
               what it does to the corpus stays in it. Arms that never meet can be run one by one: each half is run
               under the treatment and under the control (AB less AA is zero for the half that keeps the control), and
                   effect = m(treatment, both halves) - m(control, both halves)
+Under both policies a test begins with policies that have no state yet, on the world as it stands.
 Metrics are of the whole test (figures.py); of two halves, sums are added first. m_a: of arm a's users.
 """
 
@@ -38,7 +39,7 @@ def run_pair(settings: PlatformSettings, compared: Compared, pair: int) -> dict[
     if compared.design == "user":
         world = World(population, [policies(compared.control)])
         world.run(compared.warmup)
-        found = {}
+        found: dict[str, np.ndarray] = {}
         for name, second in (("control", compared.control), ("treatment", compared.treatment)):
             twin = world.copy([policies(compared.control), policies(second)])
             twin.run(compared.days)

@@ -40,11 +40,13 @@ def top(score_RC: np.ndarray, k: int) -> np.ndarray:
     rows, columns = score_RC.shape
     if k >= columns:
         return np.broadcast_to(np.arange(columns), (rows, columns))
-    border_R = np.partition(score_RC, columns - k, axis=1)[:, columns - k]
+    upper_Rk = np.partition(score_RC, columns - k, axis=1)[:, columns - k :]
+    # NaN is sorted above all numbers.
+    if np.isnan(upper_Rk).any():
+        raise UserError("a stage scored an item NaN; scores are numbers, or -inf for what must not be taken")
+    border_R = upper_Rk[:, 0]
     taken_RC = score_RC >= border_R[:, None]
     count_R = np.count_nonzero(taken_RC, axis=1)
-    if np.isnan(border_R).any() or (count_R < k).any():
-        raise UserError("a stage scored an item NaN; scores are numbers, or -inf for what must not be taken")
     for row in np.flatnonzero(count_R > k):
         best = np.argsort(-score_RC[row], kind="stable")[:k]
         taken_RC[row] = False

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.errors import UserError
 from funnel.platform.draws import key, keys, uniforms, words
 from funnel.platform.numbers import normal_table, on_grid
 from funnel.platform.settings import PlatformSettings
@@ -126,6 +127,10 @@ class Population:
         users, providers = self.users, self.providers
         user = np.flatnonzero(arm_of(self.seed, users.number_U, arms) == arm)
         provider = np.flatnonzero(arm_of(self.seed + 1, providers.number_P, arms) == arm)
+        if not len(user) or not len(provider):
+            raise UserError(
+                f"{len(users)} users and {len(providers)} providers leave one of {arms} arms without any; more of them"
+            )
         return Population(
             self.settings,
             self.seed,

@@ -31,7 +31,7 @@ class PlatformSettings:
     core_activity: float = 4.0
     """How many times as often as a casual user a core user comes."""
     visits: float = 1.0
-    """Visits of a user on an average day."""
+    """Visits that a user wants to make on an average day; at most one comes true in each part of it."""
     visits_spread: float = 0.8
     """Standard deviation of the log of how often users of one group come."""
     core_taste: float = 0.8

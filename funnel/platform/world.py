@@ -71,15 +71,15 @@ class World:
         self.comes_U = np.rint((1 - np.exp(-visits_U)) * 2**32) / 2**32
 
     def copy(self, arms: Sequence[Policies] | None = None) -> "World":
-        """A world that stands where this one stands; with other policies in its arms, if given."""
+        """A world that stands where this one stands. With other arms, if given: a test begins, and counts from here."""
         twin = copy.copy(self)
         twin.corpus = copy.deepcopy(self.corpus, {id(self.population): self.population})
-        twin.ledger = copy.deepcopy(self.ledger)
         twin.uploaded_P = self.uploaded_P.copy()
-        twin.arms = copy.deepcopy(self.arms) if arms is None else list(arms)
-        if arms is not None and len(arms) != len(self.arms):
-            twin.arm_U = arm_of(self.seed, self.population.users.number_U, len(arms))
-            twin.ledger = Ledger(self.settings, len(arms))
+        if arms is None:
+            twin.arms, twin.ledger = copy.deepcopy(self.arms), copy.deepcopy(self.ledger)
+            return twin
+        twin.arms, twin.ledger = list(arms), Ledger(self.settings, len(arms))
+        twin.arm_U = arm_of(self.seed, self.population.users.number_U, len(arms))
         return twin
 
     def run(self, days: int) -> None:
@@ -164,11 +164,12 @@ class World:
 def joined(parts: Sequence[Visits]) -> Visits:
     """Visits of all blocks, by user: the order does not depend on arms or blocks."""
     if not parts:
-        return Visits(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros((0, RECENT), np.int32))
-    whole = Visits(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("user_R", "intent_R", "visit_R")),
-        np.concatenate([part.recent_RN for part in parts]),
+        none_R = np.zeros(0, np.int64)
+        return Visits(none_R, none_R, none_R, np.zeros((0, RECENT), np.int32))
+    user_R, intent_R, visit_R = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("user_R", "intent_R", "visit_R")
     )
+    whole = Visits(user_R, intent_R, visit_R, np.concatenate([part.recent_RN for part in parts]))
     return whole.take(np.argsort(whole.user_R, kind="stable"))
 
 

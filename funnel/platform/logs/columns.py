@@ -1,5 +1,7 @@
 """Columns that all logs share: what is known of user, item and request when it is made. Shapes: R rows of a log."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -13,10 +15,10 @@ HISTORY = ("history", "history_dwell", "history_gap")
 """Lists of a user's last clicks, oldest first: items, seconds, days ago."""
 
 
-def user_columns(requests: Requests, view: View, row_R: np.ndarray, history: int) -> dict[str, pa.Array | np.ndarray]:
+def user_columns(requests: Requests, view: View, row_R: np.ndarray, history: int) -> dict[str, Any]:
     """Of the requests of each row: who asks, what for, when."""
     user_R = requests.user_R[row_R]
-    columns: dict[str, pa.Array | np.ndarray] = {
+    columns: dict[str, Any] = {
         "user_id": user_R.astype(np.int64),
         "user_group": named(view.users.core_U[user_R].astype(np.int32), GROUPS),
         "user_activity": view.users.activity_U[user_R],

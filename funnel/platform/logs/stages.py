@@ -5,11 +5,11 @@
     prerank_neg     matched, cut by pre-ranking        coarse_neg               0: there is no stage between
     rank_index      place in the ranker's order        rerank_index             place on the page; -1: none
     playing_time (ms), effective_view (30% or more of it watched), long_view (all of it), like
-as in RecFlow [Liu et al., ICLR 2025], of whose columns this log has those that a world knows. Beside them click,
+as in RecFlow (ICLR 2025), of whose columns this log has those that a world knows. Beside them click,
 purchase, and what users did in other scenarios: after a request a user buys Poisson(`elsewhere`) items there, from 100
-of the candidates drawn with weight exp(.4 log(1 + positives)), those of the largest 2 x logit + Gumbel; the next best as many
-again are clicked there. `sampled` is 1 for rows drawn into the log; a row that is not is there because it was bought
-or clicked elsewhere. All exposed and ranked items are kept, and `negatives` of those cut by pre-ranking.
+of the candidates drawn with weight exp(.4 log(1 + positives)), those of the largest 2 x logit + Gumbel; the next best
+as many again are clicked there. `sampled` is 1 for rows drawn into the log; a row that is not is there because it was
+bought or clicked elsewhere. All exposed and ranked items are kept, and `negatives` of those cut by pre-ranking.
 Shapes: Q requests, C candidates, K ranked, R rows.
 """
 
@@ -66,7 +66,7 @@ class Stages:
         rank_QC = np.full((rows, columns), NOBODY)
         np.put_along_axis(rank_QC, passed.kept_RK, np.where(passed.score_RK == OUT, NOBODY, rank_QK), 1)
         page = self.on_page(walked, passed, row_R, item_R)
-        fresh = self.not_matched(passed, walked)
+        fresh = self.not_matched(passed)
         table = self.table(view, requests, walked, row_R, item_R, page, rank_QC[at], ranked_QC[at],
                            drawn_QC[at], bought_QC[at], clicked_QC[at])  # fmt: skip
         if len(fresh[0]):
@@ -117,10 +117,10 @@ class Stages:
         offered_R = (passed.page.item_RM[row_R] == item_R[:, None]).any(1)
         return {"place": place_R, "offered": offered_R}
 
-    def not_matched(self, passed: Passed, walked: Walked) -> tuple[np.ndarray, np.ndarray]:
-        """(row, item) of what the fresh slot showed and matching had not found."""
-        row_R, place_R = np.nonzero(walked.feedback.slot_RS)
-        item_R = walked.feedback.item_RS[row_R, place_R]
+    def not_matched(self, passed: Passed) -> tuple[np.ndarray, np.ndarray]:
+        """(row, item) of what the fresh slot brought in and matching had not found."""
+        row_R, column_R = np.nonzero(passed.page.slot_RM)
+        item_R = passed.page.item_RM[row_R, column_R]
         new_R = ~(passed.matched_RC[row_R] == item_R[:, None]).any(1)
         return row_R[new_R], item_R[new_R]
 

@@ -1,0 +1,212 @@
+"""Experiments: bookkeeping of both designs, effects and intervals by hand, the command and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.errors import UserError
+from funnel.platform.designs import metrics, run_pair, values
+from funnel.platform.experiment import PlatformSimulator, effects
+from funnel.platform.figures import DAILY, METRICS
+from funnel.platform.population import draw_population
+from funnel.platform.settings import PlatformSettings
+from funnel.platform.stages import Policies
+from funnel.platform.world import World
+from funnel.simulator import Compared
+from jobs import experiment
+from jobs.command import cli
+
+SMALL = PlatformSettings(users=120, items=100, providers=20, uploads=8.0)
+WORDS = ("--users", 120, "--items", 100, "--providers", 20, "--uploads", 8, "--days", 2, "--warmup", 1)
+SLOT = {"slot": {"kind": "random", "rate": 0.5}}
+
+
+def compared(design: str, treatment: dict[str, Any]) -> Compared:
+    return Compared({}, treatment, design=design, days=2, warmup=1)
+
+
+@pytest.mark.parametrize("design", ["user", "user_corpus"])
+def test_a_against_a_is_nothing(design: str) -> None:
+    for name, (base, effect) in values(run_pair(SMALL, compared(design, {}), 0), slice(None)).items():
+        assert effect == 0, name
+        assert base >= 0
+
+
+def test_the_co_diverted_arms_are_the_two_halves_alone() -> None:
+    """What a pair says of the control is the sum of two worlds, each of half the users and half the providers."""
+    tables = run_pair(SMALL, compared("user_corpus", SLOT), 5)
+    seed = 5
+    total = np.zeros((2, len(DAILY)))
+    for half in (0, 1):
+        world = World(draw_population(SMALL, seed).part(half, 2), [Policies.of({}, SMALL, seed)])
+        world.run(3)
+        sums = world.ledger.table()[1:, :, 0]
+        total += sums
+    same = [place for place, name in enumerate(DAILY) if not name.startswith("discoverable")]
+    assert np.array_equal(tables["control"][:, same], total[:, same])
+    assert tables["treatment"][:, DAILY.index("slot_exposures")].sum() > 0
+    assert tables["control"][:, DAILY.index("slot_exposures")].sum() == 0
+
+
+def test_the_user_diverted_test_keeps_the_control_in_one_half() -> None:
+    tables = run_pair(SMALL, compared("user", SLOT), 1)
+    slot = DAILY.index("slot_exposures")
+    assert tables["treatment"][:, slot].sum() > 0
+    assert all(tables[name][:, slot].sum() == 0 for name in ("control", "beside_control", "beside_treatment"))
+    # The half that keeps the control is touched through the corpus alone: it has the same visits.
+    visits = DAILY.index("visits")
+    assert np.array_equal(tables["beside_control"][:, visits], tables["beside_treatment"][:, visits])
+    # On the first day the two worlds have the same corpus and, before anything was shown, the same requests.
+    base, effect = values(tables, slice(None))["dwell"]
+    dwell = {name: table[:, DAILY.index("dwell")].sum() for name, table in tables.items()}
+    by_hand = (dwell["treatment"] - dwell["beside_treatment"]) - (dwell["control"] - dwell["beside_control"])
+    assert (base, effect) == (dwell["control"], by_hand)
+
+
+def test_metrics_by_hand() -> None:
+    day = {"dwell": 30.0, "positives": 6, "exposures": 20, "core_positives": 4, "core_exposures": 10, "duic_20": 7}
+    table = np.zeros((2, len(DAILY)))
+    for name, value in day.items():
+        table[:, DAILY.index(name)] = value
+    table[1, DAILY.index("duic_20")] = 9
+    found = metrics(table)
+    assert found.keys() == METRICS.keys()
+    assert found["dwell"] == 60
+    assert found["good_ctr"] == 0.3
+    assert found["good_ctr.core"] == 0.4
+    assert found["good_ctr.casual"] == pytest.approx(0.2)
+    assert found["duic_at_20"] == 8
+    assert found["fresh.dwell"] == 0
+
+
+def test_effects_by_hand() -> None:
+    """Two pairs: 10 -> 11 and 30 -> 31 is +5%; equal relative effects leave no width."""
+
+    def pair(control: float, treatment: float) -> dict[str, np.ndarray]:
+        tables = {name: np.zeros((1, len(DAILY))) for name in ("control", "treatment")}
+        tables["control"][0, DAILY.index("dwell")] = control
+        tables["treatment"][0, DAILY.index("dwell")] = treatment
+        return tables
+
+    found = effects([pair(10, 11), pair(30, 31)], slice(None))
+    assert found["dwell.control"] == 20
+    assert found["dwell.effect"] == pytest.approx(0.05)
+    assert found["dwell.effect.low"] < 0.05 < found["dwell.effect.high"]
+    assert "likes.effect" not in found
+    even = effects([pair(10, 11), pair(30, 33)], slice(None))
+    assert even["dwell.effect.low"] == pytest.approx(0.1)
+    assert even["dwell.effect.high"] == pytest.approx(0.1)
+    assert "dwell.effect.low" not in effects([pair(10, 11)], slice(None))
+
+
+def test_intervals_cover_what_many_pairs_say() -> None:
+    """Of normal pairs the 95% interval holds the truth as often as it says, within what 400 trials can tell."""
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(400):
+        base = rng.normal(100, 5, 16)
+        change = base * 0.02 + rng.normal(0, 1, 16)
+        tables = []
+        for control, effect in zip(base, change, strict=True):
+            one = {name: np.zeros((1, len(DAILY))) for name in ("control", "treatment")}
+            one["control"][0, 5], one["treatment"][0, 5] = control, control + effect
+            tables.append(one)
+        found = effects(tables, slice(None))
+        name = next(metric for metric, (above, _) in METRICS.items() if above == DAILY[5])
+        held += found[f"{name}.effect.low"] <= 0.02 <= found[f"{name}.effect.high"]
+    assert held / 400 > 0.92
+
+
+def arguments(out: Path, *words: object) -> experiment.Arguments:
+    made: experiment.Arguments = experiment.arguments_of("--out", out, *WORDS, *words)
+    return made
+
+
+def test_the_command_goes_on_and_takes_more_pairs(tmp_path: Path) -> None:
+    policy = tmp_path / "mine.json"
+    policy.write_text(json.dumps(SLOT))
+    first = experiment.run(arguments(tmp_path / "run", "--treatment", policy, "--pairs", 2))
+    out = tmp_path / "run"
+    kept = (out / "pairs" / "00000.json").read_bytes()
+    (out / "pairs" / "00001.json").unlink()
+    (out / "summary.json").unlink()
+    again = experiment.run(arguments(out, "--treatment", policy, "--pairs", 2))
+    cost = "experiment.seconds"
+    assert {**again, cost: 0} == {**first, cost: 0}
+    more = experiment.run(arguments(out, "--treatment", policy, "--pairs", 3))
+    assert more["pairs"] == 3
+    assert (out / "pairs" / "00000.json").read_bytes() == kept
+    page = (out / "report.html").read_text()
+    assert "discoverable_at_10_7d by day" in page
+    with pytest.raises(UserError, match="holds another run"):
+        experiment.run(arguments(out, "--treatment", policy, "--pairs", 3, "--seed", 1))
+
+
+@pytest.mark.ray
+def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path, ray_cluster: None) -> None:
+    words = ("--treatment", "random_slot", "--pairs", 3)
+    for workers in (0, 1, 2):
+        experiment.run(arguments(tmp_path / str(workers), *words, "--workers", workers))
+    for name in ("course.json", *(f"pairs/{pair:05d}.json" for pair in range(3))):
+        texts = [(tmp_path / str(workers) / name).read_bytes() for workers in (0, 1, 2)]
+        assert texts[0] == texts[1] == texts[2], name
+
+
+@pytest.mark.parametrize(
+    ("policy", "words", "line"),
+    [
+        ({"slot": {"kind": "random", "rate": -0.1}}, (), "slot: rate is -0.1, must lie in 0..1"),
+        ({"slot": {"kind": "random", "graduaton": 9}}, (), "unknown key 'graduaton'; did you mean graduation?"),
+        ({"ranker": {}}, (), "unknown key 'ranker'"),
+        ({"slot": {"kind": "mine.slot:Slot"}}, (), "names code"),
+        ({}, ("--users", 1), "cannot be split into 2 arms"),
+        ({}, ("--providers", 1), "needs at least 2"),
+        ({}, ("--slots", 61), "a page cannot be filled"),
+        ({}, ("--design", "user_korpus"), "did you mean user_corpus?"),
+        ({}, ("--control", "plan"), "did you mean plain?"),
+        ({}, ("--pairs", 0), "--pairs is 0"),
+        ({}, ("--world", "nowhere"), "no world 'nowhere': choose platform"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(
+    tmp_path: Path, policy: dict[str, Any], words: tuple[object, ...], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps(policy))
+    out = tmp_path / "run"
+    given = [str(word) for word in ("--out", out, "--treatment", path, *words)]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(experiment.run, experiment.options, "", words=given)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert line in said
+    assert not out.exists()
+
+
+def test_the_policy_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/platform.md shows a slot of one's own: a file names it, the command line trusts it."""
+    page = (Path(__file__).resolve().parent.parent / "docs" / "platform.md").read_text()
+    code = page.split("```python\n# mine.py\n")[1].split("```")[0]
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    policy, out = tmp_path / "mine.json", tmp_path / "run"
+    policy.write_text('{"slot": {"kind": "mine:Newest", "rate": 0.5}}')
+    words = ["--out", out, *WORDS, "--treatment", policy, "--pairs", 1, "--trust", "mine:Newest"]
+    cli.main(experiment.run, experiment.options, "", words=[str(word) for word in words])
+    tables = json.loads((out / "pairs" / "00000.json").read_text())
+    place = tables["names"].index("slot_exposures")
+    assert sum(day[place] for day in tables["treatment"]) > 0 == sum(day[place] for day in tables["control"])
+
+
+def test_a_simulator_says_what_it_runs() -> None:
+    simulator = PlatformSimulator.open(SMALL, compared("user", SLOT))
+    policies = simulator.facts()["policies"]
+    whole = {"kind": "random", "rate": 0.5, "place": -1, "nominees": 10, "graduation": 50}
+    assert policies["treatment"]["slot"] == whole
+    assert policies["control"]["slot"] == {"kind": "none"}
+    json.dumps(simulator.facts())
