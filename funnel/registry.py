@@ -56,6 +56,9 @@ POLICIES: Mapping[str, str] = {
     "plain": "funnel.platform.presets:plain",
     "random_slot": "funnel.platform.presets:random_slot",
     "popular": "funnel.platform.presets:popular",
+    "fresh": "funnel.fresh.presets:fresh",
+    "fresh_two_tower": "funnel.fresh.presets:fresh_two_tower",
+    "fresh_real_time": "funnel.fresh.presets:fresh_real_time",
 }
 """Policies of the platform by name: functions that give their plain settings."""
 DEFAULT_PROBLEM, DEFAULT_TUNABLE, DEFAULT_SIMULATOR = "entire_space", "fusion", "platform"

@@ -20,7 +20,7 @@ from models.objectives.sampled_softmax import sampled_softmax
 from models.pooling import BagTensors
 from models.sequence_nominator import History, SequenceNominator
 from models.two_tower import Side, TowerConfig, averaged
-from tests.fresh_logs import ITEMS, KINDS, WIDTH, made, written
+from tests.support_fresh import ITEMS, KINDS, WIDTH, made, written
 
 SMALL = ("--workers", "0", "--epochs", "3", "--batch-size", "128", "--stream.lanes", "2", "--model.width", "8",
          "--model.hidden", "16", "--model.output", "8", "--optimizer.learning-rate", "0.01")  # fmt: skip
