@@ -66,12 +66,15 @@ def test_a_pair_lives_in_one_world_and_bits_do_not_depend_on_who_asks() -> None:
     together = objective.evaluate_batch(theta_PD, seeds_P)
     assert set(objective.episodes.known) == {1}  # 7 of 2 worlds
     again = FreshObjective(SMALL)
+    assert together[0] != together[1]
     assert again.evaluate_batch(theta_PD[1:], seeds_P[1:])[0] == together[1]
     assert again.evaluate_batch(theta_PD[:1], seeds_P[:1])[0] == together[0]
 
 
-def test_no_change_is_no_effect() -> None:
+def test_no_change_is_no_effect_and_a_slot_is_one() -> None:
     episodes = Episodes(WORLD, EPISODE)
+    assert episodes.base(0)["dwell"] > 100
+    assert episodes.changes({"slot": {"kind": "fresh", "rate": 0.5}}, 0)["dwell"] != 0
     assert set(episodes.changes({}, 0).values()) == {0.0}
 
 
@@ -90,6 +93,7 @@ def test_the_command_writes_a_policy_that_an_experiment_takes(tmp_path: Path) ->
     days = ("--episode.first", "2", "--episode.days", "2", "--episode.settle", "1", "--worlds", "1", "--held-out", "2")
     summary = evolve.run(evolve.arguments_of(*words, *sizes, *days, "--workers", "0", "--centre-every", "0"))
     assert summary["fresh.worlds"] == 2
+    assert summary["fresh.tuned.dwell"] != 0
     assert summary["fresh.gain.return.low"] <= summary["fresh.gain.return"] <= summary["fresh.gain.return.high"]
     tree = json.loads((tmp_path / "run" / "policy.json").read_text())
     Policies.of({"slot": tree["slot"]}, WORLD, 0)

@@ -66,7 +66,7 @@ class Episodes:
         return self.begun[number]
 
     def lived(self, policies: Policies, number: int) -> World:
-        """The world after the policies' days."""
+        """The world after the policies' days, of which its ledger tells."""
         world = self.begin(number).copy([policies])
         world.run(self.settings.days)
         return world
@@ -74,7 +74,7 @@ class Episodes:
     def run(self, tree: Mapping[str, Any], number: int) -> Figures:
         """Figures of a world under these policies."""
         world = self.lived(self.policies(tree, number), number)
-        return measured(world, self.settings.first + self.settings.settle)
+        return measured(world, self.settings.settle)
 
     def base(self, number: int) -> Figures:
         """Figures of the world under control."""
@@ -88,7 +88,8 @@ class Episodes:
 
 
 def measured(world: World, first: int, arm: int = 0, last: int | None = None) -> dict[str, float]:
-    """Metrics of the days from `first` on (up to `last`, if given): funnel/platform/figures.py."""
+    """Metrics of the ledger's days from `first` on (up to `last`, if given): funnel/platform/figures.py."""
+    assert len(world.ledger.table()) > first
     return metrics(world.ledger.table()[first:last, :, arm])
 
 
