@@ -17,7 +17,7 @@ from funnel.fresh.prescorer import (
     dynamic_prior,
     likelihood_prior,
 )
-from funnel.fresh.retrieval import EXACT_ITEMS, Approximate, exact_top, overlap
+from funnel.fresh.retrieval import EXACT_ITEMS, Approximate, exact_top, overlap, within
 from funnel.fresh.slot import FreshFunnel, FreshSettings
 from funnel.platform.designs import metrics
 from funnel.platform.settings import PlatformSettings
@@ -207,6 +207,8 @@ def test_exact_retrieval_is_exact_and_in_order() -> None:
     np.testing.assert_allclose(score, np.take_along_axis(full, place, 1), rtol=1e-5)
     assert overlap(place, place) == 1
     assert overlap(place[:, :30], place) == 0.5
+    found = np.array([[9, 4, 7, 2], [1, 3, 5, -1], [2, 9, 8, 7]])
+    np.testing.assert_array_equal(within(found, np.array([2, 4, 8]), 2), [[1, 0], [0, 0], [0, 2]])
     with pytest.raises(UserError, match="the top 701 of 700 items"):
         exact_top(query, item, 701)
 

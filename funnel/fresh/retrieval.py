@@ -76,6 +76,17 @@ class Approximate:
         return overlap(self.top(query_QO, k)[0], exact_Qk)
 
 
+def within(found_Qk: np.ndarray, pool_P: np.ndarray, count: int) -> np.ndarray:
+    """(Q, count): places in a pool (item numbers, rising) of the first found items that are in it; where fewer are, the
+    first one again, or place 0."""
+    place_Qk = np.minimum(np.searchsorted(pool_P, found_Qk), len(pool_P) - 1)
+    there_Qk = pool_P[place_Qk] == found_Qk
+    order_Qk = np.argsort(~there_Qk, axis=1, kind="stable")[:, :count]
+    there_Qk = np.take_along_axis(there_Qk, order_Qk, 1)
+    place_Qk = np.where(there_Qk, np.take_along_axis(place_Qk, order_Qk, 1), 0)
+    return np.where(there_Qk, place_Qk, place_Qk[:, :1])
+
+
 def overlap(found_Qk: np.ndarray, exact_Qk: np.ndarray) -> float:
     """Share of the exact places that were found."""
     hits = [len(np.intersect1d(found, exact)) for found, exact in zip(found_Qk, exact_Qk, strict=True)]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from funnel.fresh.retrieval import exact_top
+from funnel.fresh.retrieval import EXACT_ITEMS, Approximate, exact_top, within
 from funnel.fresh.slot import FreshFunnel, FreshSettings
 from funnel.fresh.taken_log import Histories, Items, Taken, TakenLog
 from funnel.platform.numbers import on_grid
@@ -27,6 +27,8 @@ from funnel.platform.settings import PlatformSettings
 from funnel.platform.view import Requests, View
 
 WEEK = 7.0
+LOOKED_THROUGH = 8
+"""Times as many items as are wanted that an approximate index gives: not all are in the pool."""
 STRETCH = 4.0
 """Unit vectors are stretched to use the grid on which inner products are exact."""
 
@@ -97,6 +99,7 @@ class TrainedNominator:
     last: float = -np.inf
     problem: Any = None
     network: Any = None
+    index: Approximate | None = None
 
     def refresh(self, view: View) -> None:
         """Rounds go by ticks."""
@@ -108,6 +111,7 @@ class TrainedNominator:
         rows = len(view)
         blank = Taken(np.zeros(rows, np.int64), np.arange(rows), np.full(rows, view.now), Histories.none(rows))
         self.item_IO = self.vectors(blank, view, "item")
+        self.index = Approximate(self.item_IO) if rows > EXACT_ITEMS else None
 
     def learn(self, view: View) -> None:
         """A round of training on what was recorded, if there is enough of it."""
@@ -137,11 +141,16 @@ class TrainedNominator:
         return on_grid(STRETCH * found)
 
     def best(self, requests: Requests, pool_P: np.ndarray, view: View, count: int) -> np.ndarray:
-        """By exact search over the pool (retrieval.py)."""
+        """By exact search over the pool; beyond a million items by an index of all of them, a few times as many as are
+        wanted, of which those in the pool are kept (retrieval.py)."""
         user_R, past = requests.user_R, view.history
         history = Histories.of_rings(past.item_UN[user_R], past.dwell_UN[user_R], past.time_UN[user_R])
         asked = Taken(user_R, np.zeros(len(user_R), np.int64), np.full(len(user_R), view.now), history)
-        return exact_top(self.vectors(asked, view, "query"), self.item_IO[pool_P], count)[0]
+        query_RO = self.vectors(asked, view, "query")
+        if self.index is None:
+            return exact_top(query_RO, self.item_IO[pool_P], count)[0]
+        most = min(LOOKED_THROUGH * count, len(self.item_IO))
+        return within(self.index.top(query_RO, most)[0], pool_P, count)
 
 
 class TrainedFunnel(FreshFunnel):
