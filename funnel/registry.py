@@ -24,7 +24,10 @@ SERVED: Mapping[str, str] = {"fusion": "funnel.fusion.serving"}
 """Policies that jobs.export --policy can put into a graph: a module by tunable (funnel/tools.py: Serving)."""
 SIMULATORS: Mapping[str, str] = {"platform": "funnel.platform.experiment:PlatformSimulator"}
 """Worlds in which jobs.experiment compares policies (funnel/simulator.py)."""
-LOGGED: Mapping[str, str] = {"platform": "funnel.platform.logs.writer:PlatformLogs"}
+LOGGED: Mapping[str, str] = {
+    "platform": "funnel.platform.logs.writer:PlatformLogs",
+    "fresh": "funnel.fresh.logs:TakenLogs",
+}
 """Worlds of which jobs.make_data --world NAME writes logs (funnel/simulator.py: Logging); data/worlds.py has others."""
 
 

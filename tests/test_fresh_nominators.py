@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -13,9 +14,10 @@ from data.schema import Schema
 from distributed.finished_run import load_run
 from funnel.fresh.counts import RecallCounts, ranks
 from funnel.fresh.features import NominatorSettings, SequenceSettings, importance, inverse_frequency, views
-from funnel.fresh.problem import FreshTwoTower
+from funnel.fresh.problem import FreshSequence, FreshTwoTower
 from funnel.fresh.taken_log import Histories, TakenLog
-from jobs import train
+from jobs import make_data, train
+from jobs.command.cli import parse
 from models.objectives.sampled_softmax import sampled_softmax
 from models.pooling import BagTensors
 from models.sequence_nominator import History, SequenceNominator
@@ -200,3 +202,31 @@ def test_what_a_schema_cannot_give_is_one_line(settings: NominatorSettings, mess
         views(settings, schema)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_world_writes_the_log(tmp_path: Path) -> None:
+    """jobs.make_data --world fresh: as many rows as asked, in order of time, the same bytes again; both networks and,
+    on the platform's own exposures, the two-tower find their columns."""
+    small = ("--users", "150", "--items", "60", "--providers", "8", "--uploads", "5", "--warmup", "1")
+    for name in ("one", "two"):
+        words = ("--world", "fresh", "--rows", "400", "--out", str(tmp_path / name), *small)
+        make_data.run(parse(make_data.options, words))
+    one, two = (open_log(tmp_path / name) for name in ("one", "two"))
+    for part, rows in (("train", 320), ("valid", 40), ("test", 40)):
+        tables = [pa.concat_tables(log.read(log.part(part), [*log.schema.columns, "age_days"])) for log in (one, two)]
+        assert tables[0].num_rows == rows
+        assert tables[0].equals(tables[1])
+    parts = {name: one.part(name) for name in ("train", "valid")}
+    for kind in (FreshTwoTower, FreshSequence):
+        kind.prepare(kind.settings_type(), one, parts)
+    words = ("--world", "platform", "--rows", "600", "--out", str(tmp_path / "exposures"), *small)
+    make_data.run(parse(make_data.options, words))
+    exposures = open_log(tmp_path / "exposures")
+    facts = FreshTwoTower.prepare(
+        NominatorSettings(), exposures, {name: exposures.part(name) for name in ("train", "valid")}
+    )
+    seen = FreshTwoTower(NominatorSettings(), exposures.schema, facts).views.schema.features
+    assert {"content_0", "item_category", "item_rating"} <= set(seen)
+    assert not {"item_id", "item_popularity"} & set(seen)
+    with pytest.raises(UserError, match=r"history is 17, must lie in 1\.\.16"):
+        parse(make_data.options, ("--world", "fresh", "--out", str(tmp_path / "x"), "--history", "17"))

@@ -34,7 +34,7 @@ class NominatorSettings:
     """The outcome that says an item was taken, a name of the schema's labels; left out, the first one."""
     query: tuple[str, ...] = ("user_*", "history_category")
     """Patterns of the features that describe who asks."""
-    content: tuple[str, ...] = ("item_*",)
+    content: tuple[str, ...] = ("item_*", "content_*")
     """Patterns of the features that describe the item; its id and popularity are left out unless --ids is given."""
     item: str = "item_id"
     """Column of the item's id: tells which rows are about one item."""
