@@ -1,6 +1,6 @@
 """What Wang et al. (KDD 2023) saw when fresh content got a slot of its own, seen in simulated worlds.
 
-    python benchmarks/fresh/paper.py run --worlds 24 --workers 2 --seconds 150     # again and again, until all is there
+    python benchmarks/fresh/paper.py run --worlds 16 --workers 2 --seconds 150     # again and again, until all is there
     python benchmarks/fresh/paper.py designs --worlds 16 --workers 2 --seconds 150
     python benchmarks/fresh/paper.py table
 
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench import markdown, write_result
-from benchmarks.fresh.points import ARMS, points
+from benchmarks.fresh.points import ARMS, FIRST, points
 from benchmarks.fresh.worlds import EPISODE, MAIN, WORLD, Lived, arm, live, until_done
 from funnel.fresh.episodes import interval
 from funnel.platform.designs import run_pair, values
@@ -35,12 +35,14 @@ SEEN = ("duic_at_5", "discoverable_at_5_7d", "fresh.dwell", "fresh.positives", "
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "designs", "table"))
-    parser.add_argument("--worlds", type=int, default=24)
+    parser.add_argument("--worlds", type=int, default=16)
+    parser.add_argument("--arms", choices=("first", "all"), default="all", help="first: those of points 1 to 4, 6, 7")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=150.0)
     given = parser.parse_args()
     if given.what == "run":
-        until_done(lambda: live(LINES, ARMS, range(given.worlds), given.workers, given.seconds))
+        arms = {name: ARMS[name] for name in FIRST} if given.arms == "first" else ARMS
+        until_done(lambda: live(LINES, arms, range(given.worlds), given.workers, given.seconds))
     elif given.what == "designs":
         until_done(lambda: designs(range(given.worlds), given.workers, given.seconds))
     else:

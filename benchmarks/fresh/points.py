@@ -23,6 +23,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "uniform": arm(prior="uniform"),
 }
 """p = .8, n_low = 4, n_grad = 160 is "multi"."""
+FIRST = (NONE, "multi", "two_tower", "two_tower_with_ids", "real_time", "p 1", "p 1, q 0.4")
 
 Row = list[Any]
 
