@@ -24,7 +24,7 @@ from models.sequence_nominator import History, SequenceNominator
 from models.two_tower import Side, TowerConfig, averaged
 from tests.support_fresh import ITEMS, KINDS, WIDTH, made, written
 
-SMALL = ("--workers", "0", "--epochs", "3", "--batch-size", "128", "--stream.lanes", "2", "--model.width", "8",
+SMALL = ("--workers", "0", "--epochs", "2", "--batch-size", "128", "--stream.lanes", "2", "--model.width", "8",
          "--model.hidden", "16", "--model.output", "8", "--optimizer.learning-rate", "0.01")  # fmt: skip
 
 
