@@ -35,9 +35,10 @@ class Bandit:
     def __post_init__(self) -> None:
         self.items = UPLOADS * (DAYS + STAY)
         self.rate_I = self.rng.beta(*RATE, self.items)
-        self.upload_I = np.arange(self.items) // UPLOADS - STAY
-        self.good_I, self.shown_I = np.zeros((2, self.items), np.int64)
-        self.early_I = np.zeros(self.items, np.int64)
+        self.upload_I: np.ndarray = np.arange(self.items) // UPLOADS - STAY
+        self.good_I: np.ndarray = np.zeros(self.items, np.int64)
+        self.shown_I: np.ndarray = np.zeros(self.items, np.int64)
+        self.early_I: np.ndarray = np.zeros(self.items, np.int64)
 
     def there(self, day: int) -> np.ndarray:
         return np.flatnonzero((self.upload_I <= day) & (self.upload_I > day - STAY))

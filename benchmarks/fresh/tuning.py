@@ -114,7 +114,8 @@ def one_by_one(method: str, objective: FreshObjective, path: Path, until: float)
     return tried
 
 
-Ask, Tell = Callable[[], dict[str, Any]], Callable[[dict[str, Any], dict[str, Any]], None]
+Ask = Callable[[], dict[str, Any]]
+Tell = Callable[[dict[str, Any], dict[str, Any]], None]
 
 
 def random_search(dimension: int) -> tuple[Ask, Tell]:

@@ -111,9 +111,9 @@ def views(settings: NominatorSettings, schema: Schema, where: str = "schema.json
             raise UserError(f"{where}: no list {name!r} (--lists); the schema's multi-valued features: {lists}")
     query = [name for name in matching(features, settings.query) if name not in history]
     item = [name for name in matching(features, settings.content) if name not in (*hidden, *history)]
-    for side, names, patterns in (("query", [*query, *history], settings.query), ("content", item, settings.content)):
+    for what, names, patterns in (("query", [*query, *history], settings.query), ("content", item, settings.content)):
         if not names:
-            raise UserError(f"{where}: no feature matches --{side} {' '.join(patterns)}; it has {', '.join(features)}")
+            raise UserError(f"{where}: no feature matches --{what} {' '.join(patterns)}; it has {', '.join(features)}")
     if both := [name for name in query if name in item]:
         raise UserError(f"{where}: {both[0]!r} matches both --query and --content; it can be of one side only")
     if settings.with_id and settings.item not in features:
@@ -156,7 +156,9 @@ def corpus_facts(settings: NominatorSettings, seen: Views, log: Log, part: Part,
     encoder = Encoder(seen.schema)
     single = [one.name for one in seen.schema.single]
     many = [one.name for one in seen.schema.many]
-    hashes, taken, pairs = [], [], {name: [np.empty((0, 2), np.int64)] for name in seen.categories}
+    hashes: list[np.ndarray] = []
+    taken: list[np.ndarray] = []
+    pairs: dict[str, list[np.ndarray]] = {name: [np.empty((0, 2), np.int64)] for name in seen.categories}
     columns = list(dict.fromkeys([*seen.schema.features, settings.item, label]))
     for table in log.read(part, columns):
         hash_R = hash_array(one_chunk(table, settings.item)).view(np.int64)

@@ -115,7 +115,7 @@ class FreshTwoTower:
         return f"a two-tower nominator{ids} ({len(self.views.schema.features)} features)"
 
     def empty(self) -> Nominations:
-        none = np.empty(0, np.float32)
+        none: np.ndarray = np.empty(0, np.float32)
         return Nominations(self.encoder.empty(), np.empty(0, np.int64), none, np.empty(0, bool), none)
 
     def sizes(self, log: Log, part: Part) -> tuple[int, ...]:

@@ -164,7 +164,7 @@ class FreshFunnel(Slot):
 
     def nominate(self, requests: Requests, view: View) -> np.ndarray:
         settings = self.settings
-        found_Rk = np.full((len(requests), settings.kept), NOBODY, np.int64)
+        found_Rk: np.ndarray = np.full((len(requests), settings.kept), NOBODY, np.int64)
         good_P = view.live.positives_I[self.pool_P]
         asks_R, split = self.asks_real_time(requests, view), settings.nominators == "multi"
         for real_time, nominator in ((False, self.two_tower), (True, self.real_time)):

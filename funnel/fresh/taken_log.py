@@ -12,6 +12,7 @@ Shapes: I items, U users, R rows, D dimensions of content, S history entries, N 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -78,8 +79,8 @@ class Histories:
 
     @classmethod
     def join(cls, parts: Sequence["Histories"]) -> "Histories":
-        columns = [np.concatenate([getattr(part, name) for part in parts]) for name in ("item_S", "dwell_S", "day_S")]
-        return cls(*columns, offsets(np.concatenate([np.diff(part.offset_R1) for part in parts])))
+        item_S, dwell_S, day_S = (joined(parts, name) for name in ("item_S", "dwell_S", "day_S"))
+        return cls(item_S, dwell_S, day_S, offsets(np.concatenate([np.diff(part.offset_R1) for part in parts])))
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,12 @@ class Taken:
 
     @classmethod
     def join(cls, parts: Sequence["Taken"]) -> "Taken":
-        columns = [np.concatenate([getattr(part, name) for part in parts]) for name in ("user_R", "item_R", "day_R")]
-        return cls(*columns, Histories.join([part.history for part in parts]))
+        user_R, item_R, day_R = (joined(parts, name) for name in ("user_R", "item_R", "day_R"))
+        return cls(user_R, item_R, day_R, Histories.join([part.history for part in parts]))
+
+
+def joined(parts: Sequence[Any], name: str) -> np.ndarray:
+    return np.concatenate([getattr(part, name) for part in parts])
 
 
 @dataclass(frozen=True)
@@ -135,14 +140,14 @@ class TakenLog:
         """The rows of the log."""
         past, item_R = taken.history, taken.item_R
         rows = len(taken)
-        row_S = np.repeat(np.arange(rows), np.diff(past.offset_R1))
+        row_S: np.ndarray = np.repeat(np.arange(rows), np.diff(past.offset_R1))
         content_SD = items.content_ID[past.item_S]
         # Sums by row as differences of running sums: one pass, and rows without history are 0.
         running = np.concatenate([np.zeros((1, self.content)), np.cumsum(content_SD, 0, dtype=np.float64)])
         taste_RD = running[past.offset_R1[1:]] - running[past.offset_R1[:-1]]
         taste_RD /= np.maximum(np.diff(past.offset_R1), 1)[:, None]
 
-        def listed(value_S: np.ndarray) -> pa.Array:
+        def listed(value_S: Any) -> pa.Array:
             return pa.LargeListArray.from_arrays(pa.array(past.offset_R1), pa.array(value_S, pa.int64()))
 
         columns = {

@@ -65,9 +65,9 @@ class Nominations:
         def joined(name: str) -> np.ndarray:
             return np.concatenate([getattr(part, name) for part in parts])
 
-        columns = [joined(name) for name in ("item_R", "log_q_R", "taken_R", "age_R")]
-        return cls(Rows.join([part.rows for part in parts]), *columns, parts=tuple(len(part) for part in parts))
+        rows, sizes = Rows.join([part.rows for part in parts]), tuple(len(part) for part in parts)
+        return cls(rows, joined("item_R"), joined("log_q_R"), joined("taken_R"), joined("age_R"), sizes)
 
     def batch(self) -> NominationBatch:
-        columns = [tensor(column) for column in (self.item_R, self.log_q_R, self.taken_R)]
-        return NominationBatch(Batch.of(self.rows), *columns, groups=self.parts or (len(self),))
+        item_B, log_q_B, taken_B = (tensor(column) for column in (self.item_R, self.log_q_R, self.taken_R))
+        return NominationBatch(Batch.of(self.rows), item_B, log_q_B, taken_B, self.parts or (len(self),))
