@@ -37,7 +37,7 @@ GENERATIONS, PAIRS = 12, 5
 EPISODES = 2 * GENERATIONS * PAIRS
 SPREAD = 1.0
 """Standard deviation of random search's theta, about as far as evolution strategies go."""
-PENALTIES = (0.0, 20.0)
+PENALTIES = (0.0, 10.0)
 """Prices of dwell beside the default's, for the front."""
 SETTINGS = FreshTuningSettings()
 METHODS = ("es", "random", "optuna")

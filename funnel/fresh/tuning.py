@@ -53,8 +53,8 @@ class FreshTuningSettings:
     """Weight of one percent more DUIC."""
     limit: float = 0.2
     """Percent of dwell that may be lost."""
-    penalty: float = 5.0
-    """Weight of one percent of dwell lost beyond that."""
+    penalty: float = 2.0
+    """Weight of one percent of dwell lost beyond that. A world's dwell is noisy: a high price makes the search shy."""
 
     def __post_init__(self) -> None:
         for name, least in (("worlds", 1), ("per_evaluation", 1), ("held_out", 2)):
