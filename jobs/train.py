@@ -167,7 +167,7 @@ def trained(
         start_run(out, "train", settings, {"problem": arguments.problem, "data": data, MADE_FROM: made_from, **begins})
     announce(console, arguments, job, state)
     if arguments.workers:
-        connect(max(cpus, at_least))
+        connect(max(cpus, at_least), trains=True)
     with present(out) as process, tracked(out):
         with follow_training(console, out, config.epochs, kind.watched, process):
             figures = figures_of(job, arguments)

@@ -139,6 +139,8 @@ class FusedEmbedding(nn.Module):
                 for k, query_width in zip(many, query_width_of, strict=True)
             ]
         )
+        self.output_widths = tuple(width_of[k] for k in (*order, *many))
+        """Of the fields in the order in which the output holds them."""
         self.output_width = sum(width_of)
 
     def forward(self, ids_BK: Tensor, bags: Sequence[BagTensors] = ()) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from models.backbones.base import BackboneConfig
+from models.crossing import CROSSINGS, CrossNetwork, FactorisationMachine
 from models.embedding import FieldOptions, FusedEmbedding
 from models.layers import MLP, Standardise
 from models.objectives.base import TOWER
@@ -30,6 +31,13 @@ class ModelConfig:
     """Layer widths of each task's tower."""
     ctr_tower_hidden: tuple[int, ...] | None = None
     """Layer widths of the CTR tower, which has by far the most labels; none = as tower_hidden."""
+    crossing: str = "none"
+    """Products of features: none, fm (a factorisation machine beside the towers, over the fields' vectors) or dcn_v2
+    (cross layers below the backbone)."""
+    cross_layers: int = 2
+    """Cross layers of dcn_v2."""
+    cross_rank: int = 0
+    """Rank of the cross layers' matrices; 0 = full."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
 
     def __post_init__(self) -> None:
@@ -37,6 +45,11 @@ class ModelConfig:
             raise UserError(f"model.embedding_width must be at least 1, got {self.embedding_width}")
         if self.embedding_scale <= 0:
             raise UserError(f"model.embedding_scale must be positive, got {self.embedding_scale}")
+        if self.crossing not in CROSSINGS:
+            raise UserError(f"model.crossing must be one of {', '.join(CROSSINGS)}, got {self.crossing!r}")
+        for key, least in (("cross_layers", 1), ("cross_rank", 0)):
+            if getattr(self, key) < least:
+                raise UserError(f"model.{key} must be at least {least}, got {getattr(self, key)}")
         for key in ("tower_hidden", "ctr_tower_hidden"):
             if any(width < 1 for width in getattr(self, key) or ()):
                 raise UserError(f"model.{key} needs positive widths, got {getattr(self, key)}")
@@ -80,6 +93,11 @@ class EntireSpaceModel(nn.Module):
             width: int = self.backbone.output_width
             dropout = config.backbone.dropout
             self.towers = nn.ModuleDict({task: MLP(width, config.hidden_of(task), 1, dropout) for task in tasks})
+            # Last, so that the other parts begin with the same weights under every crossing.
+            crossing, layers, rank = config.crossing, config.cross_layers, config.cross_rank
+            self.cross = CrossNetwork(inputs, layers, rank) if crossing == "dcn_v2" else None
+            widths = self.embedding.output_widths
+            self.pairs = FactorisationMachine(inputs, widths, len(tasks)) if crossing == "fm" else None
 
     def forward(self, ids_BK: Tensor, numeric_BN: Tensor, bags: Sequence[BagTensors] = ()) -> dict[str, Tensor]:
         """The same as `logits`: networks of funnel/ take a batch in place of its tensors."""
@@ -88,10 +106,17 @@ class EntireSpaceModel(nn.Module):
     def logits(self, ids_BK: Tensor, numeric_BN: Tensor, bags: Sequence[BagTensors] = ()) -> dict[str, Tensor]:
         """ids with field offsets added, raw numerics (NaN = missing), multi-valued fields -> {task: logit_B}."""
         x_BI = torch.cat([self.embedding(ids_BK, bags), self.standardise(numeric_BN)], dim=1)
-        h_of = dict(zip(self.tasks, self.backbone(x_BI), strict=True))
+        crossed_BI = x_BI if self.cross is None else self.cross(x_BI)
+        h_of = dict(zip(self.tasks, self.backbone(crossed_BI), strict=True))
         found = {task: self.towers[task](h_BH).squeeze(1) for task, h_BH in h_of.items()}
         if self.training:
             found |= {task + TOWER: self.towers[task](h_of[task].detach()).squeeze(1) for task in self.ending}
+        if self.pairs is not None:
+            pairs_of = dict(zip(self.tasks, self.pairs(x_BI).unbind(0), strict=True))
+            if self.training and self.ending:  # what ends in the tower reads the shared embedding as it is
+                ends_of = dict(zip(self.tasks, self.pairs(x_BI.detach()).unbind(0), strict=True))
+                pairs_of |= {task + TOWER: ends_of[task] for task in self.ending}
+            found = {task: logit_B + pairs_of[task] for task, logit_B in found.items()}
         return found
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 So do processes that tests start (`forking`): they are forked from one that has imported everything.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -26,22 +27,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for a busy co
 SHARED_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 
+def pytest_collection_finish() -> None:
+    """What is imported by now lives to the end: the collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray cluster with 4 logical CPUs, more than the machine may have: tests wait more than they compute."""
     import ray
 
+    from jobs.cluster import own
     from jobs.cluster.connect import no_dashboard
 
     with no_dashboard():
-        ray.init(
-            address="local",
-            num_cpus=4,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=200 * 2**20,
-        )
+        own.start(4, "ERROR", object_store_mib=200)
     yield
     ray.shutdown()
 

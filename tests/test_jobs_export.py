@@ -25,10 +25,12 @@ from data.world import GeneratedLog
 from distributed.finished_run import load_run
 from funnel.ranking import exporting, serving_check
 from funnel.ranking.calibration import Calibration, Calibrator
-from funnel.ranking.export import Ranker
+from funnel.ranking.export import Ranker, export_program
 from funnel.ranking.export_pooling import ExportedPooling
+from funnel.ranking.problem import EntireSpace, EntireSpaceSettings
 from funnel.ranking.serving_file import example_rows
 from jobs import evolve, export, score, train
+from models.entire_space import ModelConfig
 from models.pooling import build_pooling
 
 MASK = 2**64 - 1
@@ -125,6 +127,23 @@ def test_the_exported_pooling_is_the_models() -> None:
             position_S = torch.randint(0, 20, (sum(length),), generator=generator)
             given = (vectors_VE, position_S, offset_B1, torch.randn(len(length), 3))
             torch.testing.assert_close(ExportedPooling(pooling)(*given), pooling(*given), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("crossing", ["fm", "dcn_v2"])
+def test_crossing_is_exported(crossing: str, finished: Path) -> None:
+    schema = load_run(finished).schema
+    settings = EntireSpaceSettings(ModelConfig(embedding_width=4, embedding_scale=0.5, crossing=crossing))
+    facts = {"tasks": ["ctr", "cvr"], "click_rate": 0.2, "conversion_rate": 0.3}
+    network = EntireSpace(settings, schema, facts).network(seed=1)
+    ranker = Ranker(network, schema)
+    program = export_program(ranker)
+    real = serving_check.real_rows(ranker, None, open_log(finished.parent / "log"), "test", 50)
+    inputs = [torch.from_numpy(array) for array in real.inputs(ranker, slice(0, 50))]
+    expected = ranker(*inputs)
+    for found, wanted in zip(program.module()(*inputs), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    assert float(expected[0].std()) > 0
 
 
 def test_the_fused_score_is_the_policys_formula(served: Path, scored: Path) -> None:

@@ -149,12 +149,14 @@ def test_ray_is_used_where_the_design_says() -> None:
     users = {path.relative_to(ROOT).as_posix() for room in ("distributed", "es") for path in files(room)
              if "ray" in imported(path)}  # fmt: skip
     ours = {f"es/{name}.py" for name in ("actor", "deaths", "members", "pool", "ray_pool", "wire")}
-    train = {f"distributed/{name}.py" for name in ("training/launch", "training/ray_group", "reporting/ray_metrics")}
+    train = {f"distributed/training/{name}.py" for name in ("launch", "ray_group", "ray_local")}
+    train.add("distributed/reporting/ray_metrics.py")
     assert users == train | ours
 
 
-PRIVATE = ("test_cluster_yaml.py", "ray_group.py")
-"""Ray has no public validator of cluster.yaml, and tells nobody whose a placement group is without its dashboard."""
+PRIVATE = ("test_cluster_yaml.py", "ray_group.py", "ray_local.py", "test_ray_local.py", "own.py")
+"""Ray has no public validator of cluster.yaml, tells nobody whose a placement group is without its dashboard, and has
+no switches for the processes that a run on one machine does not need."""
 
 
 def test_no_private_imports() -> None:

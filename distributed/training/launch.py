@@ -18,6 +18,7 @@ from distributed.context import Context
 from distributed.reporting.reporter import Diverged
 from distributed.training.job import TrainJob
 from distributed.training.loop import OnEpoch, train
+from distributed.training.own_cluster import is_own
 from distributed.training.recorder import CHECKPOINTS
 from distributed.training.stopping import GRACE_S, PREEMPTED, SIGNALS, Stop, Stopped, ended, write_code
 from funnel.problem import Problem
@@ -74,6 +75,19 @@ def prepare(
     )
 
 
+def trainer_kind() -> Any:
+    """Ray Train's TorchTrainer; on a cluster of our own without what Ray Train starts beside the workers."""
+    from ray.train.torch import TorchTrainer
+
+    if not is_own():
+        return TorchTrainer
+    try:
+        from distributed.training.ray_local import LocalTrainer
+    except (ImportError, AttributeError):  # a Ray whose insides have moved: slower to start, otherwise the same
+        return TorchTrainer
+    return LocalTrainer
+
+
 def run_training(
     job: TrainJob,
     workers: int,
@@ -96,13 +110,12 @@ def run_training(
         return train(job, Context(device=device, stop=Stop(signalled=signalled)), on_epoch)
 
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     from distributed.training.ray_group import Failures, NoticedTorchConfig, free_room
 
     free_room(Path(job.run))
     elastic = min_workers is not None and min_workers < workers
-    trainer = TorchTrainer(
+    trainer = trainer_kind()(
         train_worker,
         train_loop_config={"job": job, "on_epoch": on_epoch},
         scaling_config=ScalingConfig(

@@ -66,6 +66,17 @@ def standard() -> Space:
     }
 
 
+def network() -> Space:
+    """Backbone, crossing and widths: what the network can express."""
+    return {
+        "model.backbone.name": Choice(("shared_bottom", "mmoe", "ple")),
+        "model.crossing": Choice(("none", "fm", "dcn_v2")),
+        "model.cross_rank": Choice((0, 16)),
+        "model.embedding_width": Choice((8, 16, 32)),
+        "model.backbone.expert_hidden": Choice(("64,32", "128,64", "256,128")),
+    }
+
+
 def loss() -> Space:
     """What is minimised: objective, weights of its terms, the propensities' clip (docs/math.md)."""
     return {
@@ -85,4 +96,4 @@ def rates() -> Space:
 
 
 PRESETS = named(default, doubly_robust, paper, clicks, small, wide)
-SPACES = named(standard, loss, rates)
+SPACES = named(standard, network, loss, rates)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from data.errors import UserError
+from distributed.training.own_cluster import unmark
+from jobs.cluster import own
 from jobs.cluster.answers import check_answers
 from jobs.cluster.authentication import after_local_cluster, before_local_cluster, before_named_cluster
 from jobs.cluster.waiting import waiting
@@ -61,8 +63,8 @@ def names_cluster() -> bool:
     return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
 
 
-def connect(cpus: int, asked: str = "") -> None:
-    """Make Ray ready for `cpus` one-CPU workers; a second call does nothing.
+def connect(cpus: int, asked: str = "", trains: bool = False) -> None:
+    """Make Ray ready for `cpus` one-CPU workers, which are to train if `trains`; a second call does nothing.
 
     With RAY_ADDRESS set (inside a Ray job it always is) the process joins that cluster, and a cluster of too few CPUs
     is a UserError, which names the options that `asked` for so many. Without it a local cluster is started: no
@@ -80,6 +82,7 @@ def connect(cpus: int, asked: str = "") -> None:
     level = os.environ.get("COUNTERPOINT_LOG", "ERROR")
     if names_cluster():
         address = os.environ["RAY_ADDRESS"]
+        unmark()
         before_named_cluster()
         check_answers(address)
         with waiting(f"the Ray cluster at {address} to answer"):
@@ -102,14 +105,7 @@ def connect(cpus: int, asked: str = "") -> None:
     check_cpus(cpus)
     before_local_cluster()
     with no_dashboard(), waiting("Ray to start"):
-        ray.init(
-            address="local",
-            num_cpus=max(cpus, 1),
-            include_dashboard=False,
-            logging_level=level,
-            log_to_driver=level != "ERROR",
-            object_store_memory=512 * 2**20,
-        )
+        own.start(cpus, level, trains=trains)
     after_local_cluster()
 
 
