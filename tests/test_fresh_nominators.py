@@ -78,7 +78,7 @@ def test_rows_do_not_depend_on_the_number_of_workers(log: Path, tmp_path: Path, 
     trained(log, tmp_path / "two", "fresh_sequence", "--epochs", "1", "--workers", "2")
     one, two = (load_run(tmp_path / name).network.state_dict() for name in ("one", "two"))
     for name, value in one.items():
-        torch.testing.assert_close(value, two[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(value, two[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
