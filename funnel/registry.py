@@ -10,18 +10,24 @@ from data.errors import UserError
 PROBLEMS: Mapping[str, str] = {
     "entire_space": "funnel.ranking.problem:EntireSpace",
     "listwise": "funnel.lists.problem:ListWise",
+    "fresh_two_tower": "funnel.fresh.problem:FreshTwoTower",
+    "fresh_sequence": "funnel.fresh.problem:FreshSequence",
 }
 """What jobs.train --problem NAME trains."""
 TUNABLES: Mapping[str, str] = {
     "fusion": "funnel.fusion.tuning:FusionTuning",
     "off_policy": "funnel.off_policy.tuning:OffPolicyTuning",
+    "fresh": "funnel.fresh.tuning:FreshTuning",
 }
 """What jobs.evolve --objective NAME tunes, beside the plain objectives of es/objectives/registry.py."""
 SERVED: Mapping[str, str] = {"fusion": "funnel.fusion.serving"}
 """Policies that jobs.export --policy can put into a graph: a module by tunable (funnel/tools.py: Serving)."""
 SIMULATORS: Mapping[str, str] = {"platform": "funnel.platform.experiment:PlatformSimulator"}
 """Worlds in which jobs.experiment compares policies (funnel/simulator.py)."""
-LOGGED: Mapping[str, str] = {"platform": "funnel.platform.logs.writer:PlatformLogs"}
+LOGGED: Mapping[str, str] = {
+    "platform": "funnel.platform.logs.writer:PlatformLogs",
+    "fresh": "funnel.fresh.logs:TakenLogs",
+}
 """Worlds of which jobs.make_data --world NAME writes logs (funnel/simulator.py: Logging); data/worlds.py has others."""
 
 
@@ -38,7 +44,14 @@ STAGES: Mapping[str, Stage] = {
     "preranking": Stage("plain", {"plain": "funnel.platform.preranking:PlainPreRanking"}),
     "ranking": Stage("plain", {"plain": "funnel.platform.ranking:PlainRanking"}),
     "fusion": Stage("sum", {"sum": "funnel.platform.fusion:SumFusion"}),
-    "slot": Stage("none", {"none": "funnel.platform.slot:NoSlot", "random": "funnel.platform.slot:RandomSlot"}),
+    "slot": Stage(
+        "none",
+        {
+            "none": "funnel.platform.slot:NoSlot",
+            "random": "funnel.platform.slot:RandomSlot",
+            "fresh": "funnel.fresh.slot:FreshFunnel",
+        },
+    ),
     "reranking": Stage("none", {"none": "funnel.platform.reranking:AsRanked"}),
 }
 """The stages that a request passes, in order (funnel/platform/stages.py)."""
@@ -46,6 +59,9 @@ POLICIES: Mapping[str, str] = {
     "plain": "funnel.platform.presets:plain",
     "random_slot": "funnel.platform.presets:random_slot",
     "popular": "funnel.platform.presets:popular",
+    "fresh": "funnel.fresh.presets:fresh",
+    "fresh_two_tower": "funnel.fresh.presets:fresh_two_tower",
+    "fresh_real_time": "funnel.fresh.presets:fresh_real_time",
 }
 """Policies of the platform by name: functions that give their plain settings."""
 DEFAULT_PROBLEM, DEFAULT_TUNABLE, DEFAULT_SIMULATOR = "entire_space", "fusion", "platform"

@@ -61,12 +61,7 @@ class AttentionPooling(WeightedPooling):
         rows = len(query_BQ)
         query_BE = query_BQ @ self.project.T / vectors_SE.shape[1] ** 0.5
         score_S = (vectors_SE * query_BE.index_select(0, row_S)).sum(1)
-        # The largest score of a row is taken off, which leaves the weights as they are and keeps exp in range.
-        largest_B = score_S.new_full((rows,), -torch.inf)
-        largest_B = largest_B.scatter_reduce(0, row_S, score_S.detach(), "amax")
-        share_S = (score_S - largest_B.index_select(0, row_S)).exp()
-        total_B = share_S.new_zeros(rows).index_add(0, row_S, share_S)
-        return share_S / total_B.index_select(0, row_S)
+        return softmax_by_row(score_S, row_S, rows)
 
 
 class ActivationPooling(WeightedPooling):
@@ -87,6 +82,16 @@ class ActivationPooling(WeightedPooling):
         query_SE = self.project(query_BQ).index_select(0, row_S)
         both = torch.cat([vectors_SE, vectors_SE * query_SE, query_SE], 1)
         return self.last(torch.relu(self.first(both))).squeeze(1)
+
+
+def softmax_by_row(score_S: Tensor, row_S: Tensor, rows: int) -> Tensor:
+    """Weights of each row's values, which add up to 1."""
+    # The largest score of a row is taken off, which leaves the weights as they are and keeps exp in range.
+    largest_B = score_S.new_full((rows,), -torch.inf)
+    largest_B = largest_B.scatter_reduce(0, row_S, score_S.detach(), "amax")
+    share_S = (score_S - largest_B.index_select(0, row_S)).exp()
+    total_B = share_S.new_zeros(rows).index_add(0, row_S, share_S)
+    return share_S / total_B.index_select(0, row_S)
 
 
 def build_pooling(name: str | None, width: int, query_width: int) -> nn.Module:

@@ -1,0 +1,263 @@
+"""Evolution strategies against random search and Optuna on the numbers of the fresh slot, at equal episodes.
+
+    python benchmarks/fresh/tuning.py search --method es --seconds 150      # es, random, optuna: again, until done
+    python benchmarks/fresh/tuning.py judge --workers 2 --seconds 150       # again, until done
+    python benchmarks/fresh/tuning.py pareto --seconds 150                  # es again at other prices of dwell
+    python benchmarks/fresh/tuning.py table
+    python benchmarks/fresh/tuning.py efficiency                            # alone on the machine
+
+Every method has the same EPISODES evaluations in the same 16 worlds and begins at the paper's setting (p .8, n_low 4,
+q .4). What it ends with is judged in 16 worlds that no method has seen, against the paper's setting in the same worlds.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench import markdown, write_result
+from benchmarks.fresh.worlds import until_done
+from data.errors import Stopped
+from es import engine
+from es.config import ESConfig
+from funnel.fresh.episodes import interval
+from funnel.fresh.tuning import CORPUS, DUIC, DWELL, FreshObjective, FreshTuning, FreshTuningSettings
+from funnel.settings import plain
+
+PLACE = Path("runs/fresh-tuning")
+GENERATIONS, PAIRS = 12, 5
+EPISODES = 2 * GENERATIONS * PAIRS
+SPREAD = 1.0
+"""Standard deviation of random search's theta, about as far as evolution strategies go."""
+PENALTIES = (0.0, 10.0)
+"""Prices of dwell beside the default's, for the front."""
+SETTINGS = FreshTuningSettings()
+METHODS = ("es", "random", "optuna")
+
+
+def config(workers: int = 0) -> ESConfig:
+    return ESConfig(
+        generations=GENERATIONS, pairs=PAIRS, sigma=0.5, learning_rate=0.25, centre_every=0, checkpoint_every=1,
+        workers=workers,
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("search", "pareto", "judge", "table", "efficiency"))
+    parser.add_argument("--method", choices=METHODS, default="es")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=150.0)
+    given = parser.parse_args()
+    until = time.time() + given.seconds
+    if given.what == "search":
+        until_done(lambda: search(given.method, SETTINGS, until))
+    elif given.what == "pareto":
+        until_done(lambda: all(search("es", priced(price), until, f"es {price:g}") for price in PENALTIES))
+    elif given.what == "judge":
+        until_done(lambda: judge(given.workers, until))
+    elif given.what == "table":
+        table()
+    else:
+        efficiency()
+
+
+def priced(price: float) -> FreshTuningSettings:
+    return dataclasses.replace(SETTINGS, penalty=price)
+
+
+def search(method: str, settings: FreshTuningSettings, until: float, name: str = "") -> bool:
+    """Go on with a search until then; whether it has its theta."""
+    found = PLACE / f"{name or method}.json"
+    if found.exists():
+        return True
+    PLACE.mkdir(parents=True, exist_ok=True)
+    objective = FreshObjective(settings)
+    if method == "es":
+        try:
+            result = engine.run(objective, config(), PLACE / (name or method), stopping=lambda: time.time() > until)
+        except Stopped:
+            return False
+        theta_D = result.theta
+    else:
+        tried = one_by_one(method, objective, PLACE / f"{method}.jsonl", until)
+        if len(tried) < EPISODES:
+            return False
+        theta_D = np.array(max(tried, key=lambda one: one["return"])["theta"], np.float32)
+    found.write_text(json.dumps(theta_D.tolist()))
+    return True
+
+
+def one_by_one(method: str, objective: FreshObjective, path: Path, until: float) -> list[dict[str, Any]]:
+    """Evaluations so far, in order, each in the next world; a search that goes on tells Optuna of them again."""
+    tried = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    ask, tell = PROPOSE[method](objective.knobs.dimension)
+    for one in tried:
+        tell(ask(), one)
+    with path.open("a") as file:
+        while len(tried) < EPISODES and time.time() < until:
+            asked = ask()
+            theta_D = np.array(asked["theta"], np.float32)
+            value = float(objective.evaluate_batch(theta_D[None], np.array([len(tried)], np.uint64))[0])
+            tried.append({"theta": asked["theta"], "return": value})
+            tell(asked, tried[-1])
+            file.write(json.dumps(tried[-1]) + "\n")
+            file.flush()
+    return tried
+
+
+Ask = Callable[[], dict[str, Any]]
+Tell = Callable[[dict[str, Any], dict[str, Any]], None]
+
+
+def random_search(dimension: int) -> tuple[Ask, Tell]:
+    """The start first, then normal draws around it."""
+    rng, count = np.random.default_rng(0), 0
+
+    def ask() -> dict[str, Any]:
+        nonlocal count
+        drawn = rng.normal(0, SPREAD, dimension) if count else np.zeros(dimension)
+        count += 1
+        return {"theta": drawn.tolist()}
+
+    return ask, lambda asked, one: None
+
+
+def optuna_search(dimension: int) -> tuple[Ask, Tell]:
+    """Optuna's TPE over three spreads around the start, which is its first trial."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0, multivariate=True))
+    names = [f"theta_{d:02d}" for d in range(dimension)]
+    study.enqueue_trial(dict.fromkeys(names, 0.0))
+
+    def ask() -> dict[str, Any]:
+        trial = study.ask()
+        return {"theta": [trial.suggest_float(name, -3 * SPREAD, 3 * SPREAD) for name in names], "trial": trial}
+
+    def tell(asked: dict[str, Any], one: dict[str, Any]) -> None:
+        study.tell(asked["trial"], one["return"])
+
+    return ask, tell
+
+
+PROPOSE: dict[str, Callable[[int], tuple[Ask, Tell]]] = {"random": random_search, "optuna": optuna_search}
+
+
+def policies() -> dict[str, Any]:
+    """What is judged, by name: the paper's setting and what the searches ended with."""
+    objective = FreshObjective(SETTINGS)
+    found = {"paper": {"slot": {"kind": "fresh", **plain(SETTINGS.start)}}}
+    for name in (*METHODS, *(f"es {price:g}" for price in PENALTIES)):
+        if (PLACE / f"{name}.json").exists():
+            theta_D = np.array(json.loads((PLACE / f"{name}.json").read_text()), np.float32)
+            found[name] = objective.tree(theta_D)
+    return found
+
+
+def judge(workers: int, until: float) -> bool:
+    """Every policy in every world held out; whether all is there."""
+    path, known = PLACE / "judged.jsonl", policies()
+    there = {(one["policy"], one["world"]) for one in judged()}
+    numbers = FreshTuning(SETTINGS, 0).numbers("test")
+    todo = [(n, {name: tree for name, tree in known.items() if (name, n) not in there}, until) for n in numbers]
+    with ProcessPoolExecutor(workers, get_context("fork")) as pool, path.open("a") as file:
+        for done in as_completed([pool.submit(in_world, *task) for task in todo if task[1]]):
+            for line in done.result():
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+    there = {(one["policy"], one["world"]) for one in judged()}
+    return all((name, number) in there for name in known for number in numbers)
+
+
+def in_world(number: int, trees: dict[str, Any], until: float) -> list[dict[str, Any]]:
+    episodes, lines = FreshObjective(SETTINGS).episodes, []
+    for name, tree in trees.items():
+        if time.time() > until:
+            break
+        lines.append({"policy": name, "world": number, "change": dict(episodes.changes(tree, number))})
+    return lines
+
+
+def judged() -> list[dict[str, Any]]:
+    path = PLACE / "judged.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table() -> None:
+    objective, known = FreshObjective(SETTINGS), policies()
+    by = {(one["policy"], one["world"]): one["change"] for one in judged()}
+    worlds = [number for number in sorted({world for _, world in by}) if all((name, number) in by for name in known)]
+    rows, figures = [], {}
+    for name in known:
+        worth = [objective.worth(by[name, number]) for number in worlds]
+        gain = [one - objective.worth(by["paper", number]) for one, number in zip(worth, worlds, strict=True)]
+        shown = {key: interval(by[name, number][key] for number in worlds) for key in (CORPUS, DUIC, DWELL)}
+        figures[name] = {"return": vars(interval(worth)), "gain": vars(interval(gain))}
+        figures[name] |= {key: vars(value) for key, value in shown.items()}
+        label = f"{name} (price of dwell)" if name.startswith("es ") else name
+        rows.append([label, interval(worth), "" if name == "paper" else interval(gain), *shown.values()])
+    text = f"{EPISODES} episodes each; {len(worlds)} worlds held out; percent of the same world without a slot.\n\n"
+    text += markdown(["policy", "return", "above the paper's", f"{CORPUS}", f"{DUIC}", f"{DWELL}"], rows)
+    keys = ("rate", "p", "q", "n_low", "n_grad", "temperature", "prior_strength", "idf_power", "nominees", "kept",
+            "first", "max_age")  # fmt: skip
+    numbers = [[name, *(f"{tree['slot'][key]:.3g}" for key in keys)] for name, tree in known.items()]
+    text += "\n" + markdown(["policy", *keys], numbers)
+    write_result("fresh-tuning", {"judged": figures, "policies": known, "settings": plain(SETTINGS)}, text)
+
+
+@dataclasses.dataclass
+class Warm(FreshObjective):
+    """The objective in worlds that every process begins before it is timed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for number in range(self.settings.worlds):
+            self.episodes.base(number)
+
+
+def efficiency() -> None:
+    """Evaluations a second of the engine with 1 and 2 workers, against a plain loop in this process before and after.
+
+    The first generation, in which workers start, and the last, after which theta itself is evaluated, do not count.
+    """
+    objective, pairs, generations = Warm(dataclasses.replace(SETTINGS, worlds=2, per_evaluation=2)), 8, 2
+    noise = 0.3 * np.random.default_rng(0).normal(size=(6, 12)).astype(np.float32)
+
+    def alone() -> float:
+        begun = time.perf_counter()
+        objective.evaluate_batch(noise, np.zeros(6, np.uint64))
+        return 6 / (time.perf_counter() - begun)
+
+    loops, rates = [alone()], {}
+    for workers in (1, 2):
+        chosen = ESConfig(generations=2 + generations, pairs=pairs, sigma=0.3, centre_every=0, workers=workers)
+        ends: list[float] = []
+
+        def note(metrics: dict[str, Any], ends: list[float] = ends) -> None:
+            ends.append(time.perf_counter())
+
+        engine.run(objective, chosen, on_generation=note)
+        rates[workers] = 2 * pairs * generations / (ends[-2] - ends[0])
+        loops.append(alone())
+    plain_rate = float(np.mean(loops))
+    rows = [["plain loop", f"{plain_rate:.3f} ({min(loops):.3f} to {max(loops):.3f})", ""]]
+    rows += [
+        [f"{workers} workers", f"{rate:.3f}", f"{100 * rate / workers / plain_rate:.1f}%"]
+        for workers, rate in rates.items()
+    ]
+    text = f"Evaluations of {1 / plain_rate:.1f} s each; efficiency: against as many plain loops.\n\n"
+    text += markdown(["who", "evaluations/s", "efficiency"], rows)
+    write_result("fresh-efficiency", {"plain_loops": loops, "rates": rates}, text)
+
+
+if __name__ == "__main__":
+    main()
