@@ -119,7 +119,7 @@ class MakeData(GeneratedLog):
     """ali_ccp: multi-valued fields to bring in as features: 210, and the users' 109_14, 110_14, 127_14, 150_14."""
 
 
-def options(words: Sequence[str]) -> type:
+def options_for(words: Sequence[str]) -> type:
     """MakeData, or the options of the simulated world that the words name. Raises UserError for no such world."""
     world = glance(words, world=GeneratedLog.world)["world"]
     if world in WORLDS:
@@ -242,8 +242,8 @@ def make_data(out: Place, **options: Any) -> Result:
 
     out: a new directory. rows=300_000 for a generated one; source="table", input=RAW, time="ts" for one of a table.
     """
-    return call("make_data", run, options, {"out": out, **options}, lambda _, out: (out, {}))
+    return call("make_data", run, options_for, {"out": out, **options}, lambda _, out: (out, {}))
 
 
 if __name__ == "__main__":
-    main(run, options, __doc__, then=following)
+    main(run, options_for, __doc__, then=following)

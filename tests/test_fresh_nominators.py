@@ -210,7 +210,7 @@ def test_a_world_writes_the_log(tmp_path: Path) -> None:
     small = ("--users", "150", "--items", "60", "--providers", "8", "--uploads", "5", "--warmup", "1")
     for name in ("one", "two"):
         words = ("--world", "fresh", "--rows", "400", "--out", str(tmp_path / name), *small)
-        make_data.run(parse(make_data.options, words))
+        make_data.run(parse(make_data.options_for, words))
     one, two = (open_log(tmp_path / name) for name in ("one", "two"))
     for part, rows in (("train", 320), ("valid", 40), ("test", 40)):
         tables = [pa.concat_tables(log.read(log.part(part), [*log.schema.columns, "age_days"])) for log in (one, two)]
@@ -220,7 +220,7 @@ def test_a_world_writes_the_log(tmp_path: Path) -> None:
     for kind in (FreshTwoTower, FreshSequence):
         kind.prepare(kind.settings_type(), one, parts)
     words = ("--world", "platform", "--rows", "600", "--out", str(tmp_path / "exposures"), *small)
-    make_data.run(parse(make_data.options, words))
+    make_data.run(parse(make_data.options_for, words))
     exposures = open_log(tmp_path / "exposures")
     facts = FreshTwoTower.prepare(
         NominatorSettings(), exposures, {name: exposures.part(name) for name in ("train", "valid")}
@@ -229,4 +229,4 @@ def test_a_world_writes_the_log(tmp_path: Path) -> None:
     assert {"content_0", "item_category", "item_rating"} <= set(seen)
     assert not {"item_id", "item_popularity"} & set(seen)
     with pytest.raises(UserError, match=r"history is 17, must lie in 1\.\.16"):
-        parse(make_data.options, ("--world", "fresh", "--out", str(tmp_path / "x"), "--history", "17"))
+        parse(make_data.options_for, ("--world", "fresh", "--out", str(tmp_path / "x"), "--history", "17"))

@@ -28,7 +28,7 @@ RECFLOW = {
 
 def made(out: Path, *words: object) -> Path:
     given = [str(word) for word in ("--out", out, *WORDS, *words)]
-    arguments = parse(make_data.options, given)
+    arguments = parse(make_data.options_for, given)
     return make_data.run(arguments)
 
 

@@ -39,7 +39,7 @@ def main(arguments: Arguments) -> None:
     with tempfile.TemporaryDirectory() as folder:
         log, found = Path(folder) / "log", {}
         words = ["--world", "platform", "--rows", str(arguments.rows), "--out", str(log)]
-        make_data.run(parse(make_data.options, words))
+        make_data.run(parse(make_data.options_for, words))
         for name in OBJECTIVES:
             words = ["--data", str(log), "--out", f"{folder}/{name}", "--workers", "0", "--objective.name", name]
             found[name] = train.run(train.arguments_of(*words, "--epochs", str(arguments.epochs)))

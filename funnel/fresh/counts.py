@@ -55,11 +55,11 @@ class RecallCounts:
                 )
             ]
         )
-        age_P = np.full(len(taken_P), len(AGE_NAMES))
+        group_P = np.full(len(taken_P), len(AGE_NAMES))
         if self.age:
             days_P = table.column(self.age).to_numpy().astype(np.float64)[taken_P.numpy()]
-            age_P = np.where(np.isnan(days_P), len(AGE_NAMES), np.searchsorted(AGES, days_P, side="right"))
-        age_P = torch.from_numpy(age_P)
+            group_P = np.where(np.isnan(days_P), len(AGE_NAMES), np.searchsorted(AGES, days_P, side="right"))
+        age_P = torch.from_numpy(group_P)
         self.rows_A += torch.bincount(age_P, minlength=len(self.rows_A))
         for column, k in enumerate(KS):
             self.found_AK[:, column] += torch.bincount(age_P[rank_P < k], minlength=len(self.rows_A))

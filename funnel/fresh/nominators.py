@@ -110,7 +110,7 @@ class ContentTower(Scored):
             drawn_ID = words(np.uint64(17), items.key_I.view(np.int64), items.content_ID.shape[1])
             noise_ID = normal_table().take(drawn_ID) * (ID_NOISE / np.sqrt(items.content_ID.shape[1]))
             self.item_ID = on_grid(items.content_ID + (1 - trained_I) * noise_ID)
-            self.bias_I = self.bias_I + np.float32(POPULARITY) * view.popularity_I
+            self.bias_I = (self.bias_I + np.float32(POPULARITY) * view.popularity_I).astype(np.float32)
 
     def tick(self, view: View) -> None:
         self.categories.tick(view)

@@ -12,7 +12,7 @@ Shapes: R requests, P items of the pool, N nominated, k kept.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -100,7 +100,7 @@ class FreshSettings(SlotSettings):
 class FreshFunnel(Slot):
     """A kind of "slot" (funnel/platform/stages.py: FreshSlot)."""
 
-    settings_type: ClassVar[type] = FreshSettings
+    settings_type = FreshSettings
     settings: FreshSettings
 
     def __init__(self, settings: FreshSettings, world: PlatformSettings, seed: int) -> None:
@@ -156,7 +156,7 @@ class FreshFunnel(Slot):
 
     def asks_real_time(self, requests: Requests, view: View) -> np.ndarray:
         """bool_R: which requests ask the real-time nominator."""
-        settings, drawn = self.settings, sixteen(bits(requests.key_R, SALT[None, None]))[:, 0]
+        settings, drawn = self.settings, sixteen(bits(requests.key_R, np.full((1, 1), SALT)))[:, 0]
         if settings.nominators != "multi":
             return np.full(len(requests), settings.nominators == "real_time")
         contextual_R = view.users.core_U[requests.user_R] & (drawn[:, 1] < settings.q * LEVELS)
