@@ -24,8 +24,8 @@ demo: env  ## Log with known truth -> ESCM2 training on Ray -> fusion weights by
 	$(RUN) -m jobs.demo --out $(DEMO)
 
 test: env  ## All tests
-	$(RUN) -m pytest -m "not ray and not slow" -n 2
-	$(RUN) -m pytest -m "ray or slow"
+	$(RUN) -m pytest -m "not ray" -n 2
+	$(RUN) -m pytest -m ray
 
 test-fast: env  ## Tests that start no Ray and take no seconds
 	$(RUN) -m pytest -m "not ray and not slow" -n 2

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,6 +89,31 @@ def listed_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
             entry["many"]["query"] = "item_brand"
     (directory / "schema.json").write_text(json.dumps(schema))
     return directory
+
+
+@pytest.fixture(scope="session")
+def trained(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the small log with a finished run of one epoch beside it: `log`, `run`. Many files read them; who
+    changes something takes a copy (`place`)."""
+    from support import arguments
+
+    from jobs import train
+
+    place = tmp_path_factory.mktemp("trained")
+    shutil.copytree(small_log, place / "log")
+    train.run(arguments(place / "log", place / "run"))
+    return place
+
+
+@pytest.fixture(scope="session")
+def trained_run(trained: Path) -> Path:
+    return trained / "run"
+
+
+@pytest.fixture
+def place(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the trained log and run, which a test may change."""
+    return Path(shutil.copytree(trained, tmp_path / "place"))
 
 
 def forking() -> Any:

@@ -79,9 +79,12 @@ def changed_log(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_the_server_of_the_page_scores_as_the_export_says(
     log: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    place = request.getfixturevalue(log)
-    train.run(arguments(place, tmp_path / "run"))
-    served = export.run(export.Arguments(run=tmp_path / "run", out=tmp_path / "served", formats=("onnx",)))
+    if log == "small_log":
+        run = request.getfixturevalue("trained_run")
+    else:
+        run = tmp_path / "run"
+        train.run(arguments(request.getfixturevalue(log), run))
+    served = export.run(export.Arguments(run=run, out=tmp_path / "served", formats=("onnx",)))
     text = (ROOT / "docs" / "serve.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     (tmp_path / "server.py").write_text(code)

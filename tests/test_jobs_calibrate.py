@@ -17,16 +17,9 @@ from funnel.ranking.calibration import Calibration
 from jobs import calibrate, score, train
 
 
-@pytest.fixture(scope="module")
-def raw(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("calibrate") / "run"
-    train.run(arguments(small_log, out))
-    return out
-
-
 @pytest.fixture
-def finished(raw: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(raw, tmp_path / "run"))
+def finished(trained_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained_run, tmp_path / "run"))
 
 
 def scored(run: Path, log: Path, out: Path, **changes: object) -> dict[str, np.ndarray]:

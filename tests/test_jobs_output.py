@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import evaluate, train
+from jobs import evaluate
 from jobs.command.output import WIDE, unread
-from tests.support import arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = '''
@@ -105,10 +104,9 @@ def test_a_stream_of_a_test_is_left_alone() -> None:
 
 
 @pytest.mark.slow
-def test_a_missing_report_is_written_by_the_same_command(small_log: Path, tmp_path: Path) -> None:
-    run, out = tmp_path / "run", tmp_path / "judged"
-    train.run(arguments(small_log, run))
-    given = evaluate.Arguments(run=run, data=str(small_log), out=out, replicates=40)
+def test_a_missing_report_is_written_by_the_same_command(trained_run: Path, small_log: Path, tmp_path: Path) -> None:
+    out = tmp_path / "judged"
+    given = evaluate.Arguments(run=trained_run, data=str(small_log), out=out, replicates=40)
     evaluate.run(given)
     before = (out / "report.html").read_bytes()
     (out / "report.html").unlink()
@@ -118,10 +116,9 @@ def test_a_missing_report_is_written_by_the_same_command(small_log: Path, tmp_pa
 
 @pytest.mark.slow
 def test_the_report_is_there_before_anything_is_shown(
-    small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained_run: Path, small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, out = tmp_path / "run", tmp_path / "judged"
-    train.run(arguments(small_log, run))
+    out = tmp_path / "judged"
 
     def show(*_: object) -> None:
         assert (out / "report.html").exists()
@@ -129,5 +126,5 @@ def test_the_report_is_there_before_anything_is_shown(
 
     monkeypatch.setattr(evaluate, "print_table", show)
     with pytest.raises(UnicodeEncodeError):
-        evaluate.run(evaluate.Arguments(run=run, data=str(small_log), out=out, replicates=40))
+        evaluate.run(evaluate.Arguments(run=trained_run, data=str(small_log), out=out, replicates=40))
     assert (out / "summary.json").exists()

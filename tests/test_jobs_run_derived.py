@@ -19,21 +19,6 @@ from jobs import calibrate, evaluate, evolve, export, score, train
 EVOLVE = ("--workers", 0, "--generations", 3, "--pairs", 4)
 
 
-@pytest.fixture(scope="module")
-def trained(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log with a finished run beside it."""
-    place = tmp_path_factory.mktemp("inputs")
-    shutil.copytree(small_log, place / "log")
-    train.run(arguments(place / "log", place / "run"))
-    return place
-
-
-@pytest.fixture
-def place(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it, which a test may change."""
-    return Path(shutil.copytree(trained, tmp_path / "place"))
-
-
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
 

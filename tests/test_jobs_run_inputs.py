@@ -23,21 +23,6 @@ class Kill(BaseException):
     """Stands for SIGKILL."""
 
 
-@pytest.fixture(scope="module")
-def trained(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log with a finished run beside it."""
-    place = tmp_path_factory.mktemp("inputs")
-    shutil.copytree(small_log, place / "log")
-    train.run(arguments(place / "log", place / "run"))
-    return place
-
-
-@pytest.fixture
-def place(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it, which a test may change."""
-    return Path(shutil.copytree(trained, tmp_path / "place"))
-
-
 def stopped(out: Path, log: Path | str, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     """A training that was stopped before its first step."""
     with monkeypatch.context() as patch:

@@ -100,12 +100,9 @@ def test_every_command_says_who_works_there(
 
 
 def test_a_run_is_calibrated_and_evaluated_by_one_at_a_time(
-    small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from support import arguments
-
-    run, judged = tmp_path / "run", tmp_path / "judged"
-    train.run(arguments(small_log, run))
+    run, judged = place / "run", tmp_path / "judged"
     with holder(run) as process:
         assert f"process {process.pid} on" in error_line(calibrate, ("--run", run), monkeypatch, capsys)
     with holder(judged) as process:

@@ -14,13 +14,6 @@ from jobs import calibrate, evaluate, export, report, score, status, train
 from jobs.run.directory import read_json
 
 
-@pytest.fixture(scope="module")
-def finished(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("records") / "run"
-    train.run(arguments(small_log, run))
-    return run
-
-
 def commands(run: Path, log: Path, out: Path) -> dict[str, Callable[[], Any]]:
     data = str(log)
     return {
@@ -65,9 +58,9 @@ ODD: list[tuple[str, Any, tuple[str, ...]]] = [
 
 @pytest.mark.parametrize(("name", "odd", "readers"), ODD, ids=[f"{name} {odd!r:.40}" for name, odd, _ in ODD])
 def test_an_odd_record(
-    finished: Path, small_log: Path, tmp_path: Path, name: str, odd: Any, readers: tuple[str, ...]
+    trained_run: Path, small_log: Path, tmp_path: Path, name: str, odd: Any, readers: tuple[str, ...]
 ) -> None:
-    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
     path = run / name
     content = odd if isinstance(odd, str) else json.dumps({**json.loads(path.read_text()), **odd})
     path.write_text(content)
@@ -81,9 +74,9 @@ def test_an_odd_record(
 
 
 @pytest.mark.parametrize("end", ["garbage\n", '{"event": "st', "\0\0\0\n", "5\n", "[1]\n", "a\nb\n"])
-def test_garbage_at_the_end_of_the_metrics(finished: Path, small_log: Path, tmp_path: Path, end: str) -> None:
+def test_garbage_at_the_end_of_the_metrics(trained_run: Path, small_log: Path, tmp_path: Path, end: str) -> None:
     """Shown as half-written, or refused by file and line; a run that goes on cuts it off."""
-    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
     with (run / "metrics.jsonl").open("a") as file:
         file.write(end)
     status.run(status.Arguments((run,)))
@@ -99,10 +92,9 @@ def test_garbage_at_the_end_of_the_metrics(finished: Path, small_log: Path, tmp_
         assert json.loads(line)["event"]
 
 
-def test_what_a_record_may_hold_beside(finished: Path) -> None:
+def test_what_a_record_may_hold_beside(trained_run: Path, tmp_path: Path) -> None:
     """Keys of a system's own, or of a later version."""
-    path = finished / "summary.json"
+    path = Path(shutil.copy(trained_run / "summary.json", tmp_path))
     value = json.loads(path.read_text())
     path.write_text(json.dumps({**value, "mine": {"a": [1]}, "my.words": "x", "ctr.gauc": None}))
     assert read_json(path)["my.words"] == "x"
-    path.write_text(json.dumps(value))

@@ -130,6 +130,9 @@ def head(tmp_path_factory):
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         deadline = time.monotonic() + 120
+        while socket.socket().connect_ex(("127.0.0.1", dashboard)):  # asking it takes a process of seconds
+            assert time.monotonic() < deadline, (folder / "head.log").read_text()
+            time.sleep(0.1)
         while submit(address, environment, "--list").returncode:
             assert time.monotonic() < deadline, (folder / "head.log").read_text()
             time.sleep(0.5)

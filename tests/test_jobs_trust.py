@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import TINY_SEARCH, arguments, error_line
+from support import TINY_SEARCH, error_line
 
 import jobs.evolve
 import jobs.report
@@ -20,17 +20,10 @@ from jobs.command.cli import parse
 from jobs.run.inputs import TRAINED
 
 
-@pytest.fixture(scope="module")
-def trained(small_log, tmp_path_factory):
-    run = tmp_path_factory.mktemp("trust") / "run"
-    train.run(arguments(small_log, run))
-    return run
-
-
 @pytest.fixture
-def evil(trained, tmp_path, monkeypatch):
+def evil(trained_run, tmp_path, monkeypatch):
     """A copy of a run with evil.py in it, which Python finds from there; nothing is trusted yet."""
-    run = Path(shutil.copytree(trained, tmp_path / "handed"))
+    run = Path(shutil.copytree(trained_run, tmp_path / "handed"))
     (run / "evil.py").write_text(
         f"from pathlib import Path\nPath({str(tmp_path / 'marker')!r}).write_text('ran')\n"
         "from funnel.ranking.problem import EntireSpace\nfrom models.objectives.esmm import Esmm\n"

@@ -6,9 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import as_command, forking
 from rich.console import Console
 
 import jobs.train
@@ -265,10 +268,20 @@ def readable(directory: Path) -> list[str]:
     return sorted(f"{path.relative_to(directory)} {path.stat().st_mode & 0o777:o}" for path in found)
 
 
-def command(*words: object, **environment: str) -> None:
-    done = subprocess.run([sys.executable, "-m", *map(str, words)], cwd=ROOT, env={**os.environ, **environment},
-                          capture_output=True, text=True, check=False, umask=0o022)  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+def with_the_usual_mask(*given: Any) -> None:
+    """A command in this process, which was forked for it, with the mask of most machines and no cluster named."""
+    os.umask(0o022)
+    os.environ.pop("RAY_ADDRESS", None)
+    as_command(*given)
+
+
+def command(module: str, *words: object, **environment: str) -> None:
+    with tempfile.NamedTemporaryFile("r") as said:
+        given = (module, list(map(str, words)), Path(said.name), environment)
+        process = forking().Process(target=with_the_usual_mask, args=given)
+        process.start()
+        process.join()
+        assert process.exitcode == 0, said.read()
 
 
 TINY = ("--epochs", 1, "--batch-size", 400, "--model.embedding-width", 4, "--model.backbone.expert-hidden", 8,
