@@ -24,11 +24,11 @@ demo: env  ## Log with known truth -> ESCM2 training on Ray -> fusion weights by
 	$(RUN) -m jobs.demo --out $(DEMO)
 
 test: env  ## All tests
-	$(RUN) -m pytest -m "not ray" -n 2
+	$(RUN) -m pytest -m "not ray" -n 2 --dist worksteal
 	$(RUN) -m pytest -m ray
 
 test-fast: env  ## Tests that start no Ray and take no seconds
-	$(RUN) -m pytest -m "not ray and not slow" -n 2
+	$(RUN) -m pytest -m "not ray and not slow" -n 2 --dist worksteal
 
 fuzz: env  ## The fuzz tests with twenty times as many examples, other ones each time
 	COUNTERPOINT_FUZZ=20 $(RUN) -m pytest tests/test_fuzz_*.py

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import runpy
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,6 +164,23 @@ def error_line(
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1
     return printed
+
+
+def as_program(
+    module: str, words: Sequence[object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `python -m module words`, in this process: a new one takes seconds to import."""
+    monkeypatch.setattr(sys, "argv", [module, *map(str, words)])
+    capsys.readouterr()
+    code = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # that the module is imported already
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    said = capsys.readouterr()
+    return code, said.out, said.err
 
 
 def keep_calibration(calibration: Calibration, run: Path) -> None:

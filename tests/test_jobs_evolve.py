@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
+from support import as_program
 
 from funnel.fusion.scored_log import read_scored
 from funnel.fusion.tuning import FusionSettings
@@ -301,18 +302,11 @@ def test_weights_may_follow_the_user_and_outcomes_be_guarded(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "jobs.evolve",
-        "--scored",
-        str(tmp_path / "absent.parquet"),
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr == f"error: --scored {tmp_path}/absent.parquet: no such file (jobs.score writes one)\n"
-    help_text = subprocess.run([*command[:3], "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
+    words = ("--scored", tmp_path / "absent.parquet", "--out", tmp_path / "run")
+    code, _, said = as_program("jobs.evolve", words, monkeypatch, capsys)
+    assert code == 2
+    assert said == f"error: --scored {tmp_path}/absent.parquet: no such file (jobs.score writes one)\n"
+    code, help_text, _ = as_program("jobs.evolve", ("--help",), monkeypatch, capsys)
+    assert code == 0
     assert "python -m jobs.evolve --scored" in help_text

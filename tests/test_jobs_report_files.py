@@ -2,13 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
+from support import as_program
 from test_jobs_report import report, train_run, write
 
 from funnel.figures.sampling_error import half_width, wilson
@@ -17,8 +16,6 @@ from jobs.report import Args, run
 from jobs.report.bins import merged_bins
 from jobs.report.page import MARKER
 from jobs.report.runs import distinct_names, load_run
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_what_is_no_finished_run_is_refused_by_name(tmp_path):
@@ -59,16 +56,15 @@ def test_only_an_earlier_report_is_overwritten(tmp_path):
     assert [item.name for item in out.parent.iterdir()] == ["report.html"]
 
 
-def test_the_command_prints_the_path_and_mistakes_are_one_line(tmp_path):
+def test_the_command_prints_the_path_and_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
     path = train_run(tmp_path / "train")
-    command = [sys.executable, "-m", "jobs.report", "--out", str(tmp_path / "r.html")]
-    done = subprocess.run([*command, str(path)], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'r.html'}\n")
+    words = ("--out", tmp_path / "r.html", path)
+    assert as_program("jobs.report", words, monkeypatch, capsys)[:2] == (0, f"{tmp_path / 'r.html'}\n")
     (path / "summary.json").unlink()
-    failed = subprocess.run([*command, str(path)], cwd=ROOT, capture_output=True, text=True)
-    assert failed.returncode == 2
-    assert failed.stderr.startswith("error: ")
-    assert failed.stderr.count("\n") == 1
+    code, _, said = as_program("jobs.report", words, monkeypatch, capsys)
+    assert code == 2
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
 
 
 def test_a_half_written_last_line_is_left_out_and_said(tmp_path):
