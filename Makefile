@@ -6,6 +6,9 @@ STAMP := $(VENV)/.installed
 DEMO ?= runs/demo
 AUDIT := .audit
 
+# Tests and demo start hundreds of processes; each would compile the same files again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help env demo test test-fast fuzz lint audit format clean
 
 help:  ## Show this list

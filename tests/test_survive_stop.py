@@ -114,6 +114,7 @@ def test_a_moment_file_that_is_gone_after_a_step_is_missed(small_log: Path, tmp_
         read_checkpoint(latest)
 
 
+@pytest.mark.slow
 def test_what_a_crash_loses_is_counted(unbroken: Path, small_log: Path, tmp_path: Path) -> None:
     """Killed in step 12 without a checkpoint: twelve steps are made again; then one more look, one stop, none lost."""
     process = forking().Process(target=train_and_die, args=(tmp_path, small_log, 12))
