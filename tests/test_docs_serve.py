@@ -79,11 +79,12 @@ def changed_log(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_the_server_of_the_page_scores_as_the_export_says(
     log: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    place = request.getfixturevalue(log)
     if log == "small_log":
         run = request.getfixturevalue("trained_run")
     else:
         run = tmp_path / "run"
-        train.run(arguments(request.getfixturevalue(log), run))
+        train.run(arguments(place, run))
     served = export.run(export.Arguments(run=run, out=tmp_path / "served", formats=("onnx",)))
     text = (ROOT / "docs" / "serve.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
@@ -99,7 +100,7 @@ def test_the_server_of_the_page_scores_as_the_export_says(
             time.sleep(0.1)
         examples = described["example"]
         found = ask(port, [example["values"] for example in examples])
-        scored = pq.read_table(score.run(score.Arguments(tmp_path / "run", str(place), tmp_path / "scored.parquet")))
+        scored = pq.read_table(score.run(score.Arguments(run, str(place), tmp_path / "scored.parquet")))
         files = sorted((place / "test").glob("*.parquet"))
         raw = pa.concat_tables(pq.read_table(path) for path in files)
         rows = [{key: plain(value) for key, value in row.items()} for row in raw.slice(0, 300).to_pylist()]
