@@ -235,7 +235,9 @@ def numeric_moments(log: Log, part: Part, max_rows: int = 1_000_000) -> tuple[np
         values_RN = numeric_values(table, names, log.schema).astype(np.float64, copy=False)
         infinite = is_infinite(values_RN)
         if infinite.any():
-            raise UserError(f"{file.path}: column {names[int(infinite.argmax())]!r} has an infinite value")
+            raise UserError(
+                f"{file.path}: column {names[int(infinite.argmax())]!r} has an infinite value: write it as missing"
+            )
         seen_RN = ~np.isnan(values_RN)
         here_N = seen_RN.sum(axis=0)
         here_mean_N = np.where(seen_RN, values_RN, 0).sum(axis=0) / np.maximum(here_N, 1)

@@ -62,7 +62,7 @@ def values(log: Log, part: Part, name: str, max_rows: int) -> np.ndarray:
     for file, index in spread(part, max_rows):
         values_R = number(log.read_row_group(file, index, [name]), name, wide=True)
         if np.isinf(values_R).any():
-            raise UserError(f"{file.path}: column {name!r} has an infinite value")
+            raise UserError(f"{file.path}: column {name!r} has an infinite value: write it as missing")
         found.append(values_R)
     return np.concatenate(found)
 

@@ -11,6 +11,7 @@ One column may give several features. data/derive.py computes the parts.
 
 import itertools
 import math
+import sys
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def buckets(given: dict[str, Any], what: str) -> tuple[tuple[float, ...], int | 
         raise UserError(f"{what}: a bucket takes 'boundaries' or 'quantiles', one of the two")
     if quantiles is not None:
         if type(quantiles) is not int or not 2 <= quantiles <= 100_000:
-            raise UserError(f"{what}: quantiles is {quantiles!r}, must be a whole number of at least 2")
+            raise UserError(f"{what}: quantiles is {quantiles!r}, must be a whole number, 2 to 100,000")
         return (), quantiles
     return increasing(boundaries, f"{what}: boundaries"), None
 
@@ -132,7 +133,10 @@ def increasing(values: object, what: str) -> tuple[float, ...]:
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value of a JSON file is a number that a float64 can be."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= sys.float_info.max
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def raw_columns(sources: Mapping[str, Source], names: Sequence[str]) -> list[str]:

@@ -87,12 +87,14 @@ class TableArguments:
     """Columns that are no features."""
     text: tuple[str, ...] = ()
     """Columns to read as text: a CSV in which some files or lines hold numbers there and others do not."""
+    decimal: Literal[".", ","] = "."
+    """CSV: what stands before the digits of a fraction."""
 
     def options(self, seed: int) -> TableOptions:
         columns = {role: getattr(self, role) for role in ROLES if getattr(self, role) is not None}
         kinds = {column: kind for kind in KINDS for column in getattr(self, kind)}
         return TableOptions(self.split, self.valid_days, self.test_days, self.held_out, columns, kinds, self.text,
-                            zone_of(self.zone, "--zone"), seed)  # fmt: skip
+                            self.decimal, zone_of(self.zone, "--zone"), seed)  # fmt: skip
 
 
 KNOBS = tuple(field.name for field in dataclasses.fields(GeneratedLog))

@@ -217,7 +217,7 @@ def test_mistakes_are_named_by_file_and_column(
         (good, {"kinds": {"item": "numeric"}}, "--numeric item: the column is of type"),
         (good, {"kinds": {"itme": "drop"}}, "--drop itme: no such column"),
         (mixed, {}, r"b.parquet: column 'user_id' is string, in .*a.parquet it is int64.*--text user_id"),
-        (label, {}, r"label.parquet: column 'clicked' is 2, which is no click label"),
+        (label, {}, r"label.parquet: column 'clicked' is 2 in row 0, which is no click label"),
         (tmp_path / "absent", {}, "no such file or directory"),
         (tmp_path / "log", {}, "holds no .parquet"),
     ):

@@ -189,6 +189,7 @@ def test_statistics_are_of_train_alone_and_travel_in_the_schema(tmp_path: Path) 
 
 REFUSED = {
     "unknown step": ("log2p", "column 'price': transform: unknown step 'log2p'; did you mean log1p"),
+    "a number too large": ({"fill": 10**400}, "column 'price': transform fill: want a number, mean or median"),
     "no list of two": ({"clip": [1]}, r"column 'price': transform clip: want \[low, high\]"),
     "low above high": ({"clip": [2, 1]}, "column 'price': transform clip: low 2 is above high 1"),
     "shares": ({"clip_quantiles": [0.9, 1.1]}, "clip_quantiles: want two shares in order"),

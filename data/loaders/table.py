@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from data.encode import one_chunk
 from data.errors import UserError
-from data.kinds import number
 from data.loaders.common import PARTS, hash_split, silent
-from data.loaders.table_draft import Draft, draft, find_roles
+from data.loaders.table_draft import Draft, draft, find_roles, id_columns
 from data.loaders.table_files import RawTable, open_table
 from data.loaders.table_moments import Moments
 from data.loaders.table_profile import Column, profile
 from data.loaders.table_requests import whole_requests
+from data.loaders.table_values import float_ids, label, mended
 from data.sources import UTC
 from data.times import DAY_US, day, microseconds
 from data.write import PartFacts, PartWriter, new_log
@@ -52,6 +52,8 @@ class TableOptions:
     """{column: "categorical", "numeric" or "drop"} where the draft shall not judge."""
     text: tuple[str, ...] = ()
     """Columns that are text whatever they look like."""
+    decimal: str = "."
+    """Of a CSV: what stands before the digits of a fraction."""
     zone: str = UTC
     """Time zone in which hours and weekdays are told."""
     seed: int = 0
@@ -93,7 +95,7 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
     Raises UserError: what open_table raises, a column that is not there, a label that is neither 0 nor 1, a split that
     leaves a part empty.
     """
-    table = open_table(source, options.text)
+    table = open_table(source, options.text, options.decimal)
     roles = find_roles(table.types, options.columns)
     check_options(options, roles, table)
     days, moments = Days(), Moments(roles.get("time"))
@@ -101,6 +103,11 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
     rows = next(iter(columns.values())).rows
     if rows == 0:
         raise UserError(f"{source}: holds no rows")
+    ids = float_ids(columns, id_columns(roles, options.kinds, columns))
+    for one in ids:
+        columns[one].type = pa.int64()
+    for one in options.text:
+        columns[one].texts = columns[one].texts[:0]  # text as told, whatever it looks like
     notes: list[str] = []
     if options.split == "auto":
         options, why = chosen_split(options, roles, days, columns)
@@ -113,7 +120,9 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
     notes += [days_note(days, options)] if by_time else []
     with new_log(out, found.schema) as directory, ExitStack() as stack:
         writers = [stack.enter_context(PartWriter(directory, part, found.schema)) for part in PARTS]
-        blocks = second_pass(table, found, by_time)
+        infinite = [one.name for one in columns.values() if one.infinite and one.name not in ids]
+        notes += [f"column {one!r}: {columns[one].infinite:,} infinite values were made missing" for one in infinite]
+        blocks = (mended(block, ids, infinite) for block in second_pass(table, found, by_time))
         request = found.schema.request
         for piece, first_R in whole_requests(blocks, request, TIME, rows, directory):
             part_R = part_of(piece) if options.split == "row" else part_of(piece)[first_R]
@@ -135,6 +144,9 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
         few = f"{total} {label}s in {rows:,} rows are too few for three parts: bring more rows"
         clicks = "" if label == "click" else ", or train a model of clicks alone (--preset clicks)"
         notes.append(too_few(part, f"no {label}", options) if total >= len(PARTS) else few + clicks)
+    if "conversion" not in found.roles:
+        notes.append("no column is named like a conversion: name it with --conversion COLUMN, or train clicks alone "
+                     "(--preset clicks)")  # fmt: skip
     dropped = sum(fact.dropped for fact in facts.values())
     if dropped:
         notes.append(f"{dropped:,} rows with a conversion and no click were left out: CVR is learnt after clicks")
@@ -146,6 +158,8 @@ def check_options(options: TableOptions, roles: dict[str, str], table: RawTable)
     for name, kind in options.kinds.items():
         if name not in table.types:
             raise UserError(f"--{kind} {name}: no such column; the table has {', '.join(table.types)}")
+    if TIME in table.types:
+        raise UserError(f"a column is called {TIME!r}, a name that is needed here: rename it")
     need = options.split
     if need == "row" and "request" in roles:
         raise UserError(f"--split row would tear the requests of {roles['request']!r} apart: take --split request")
@@ -170,7 +184,7 @@ def chosen_split(
     if not days.refused and days.count and (asked or days.count > options.valid_days + options.test_days):
         return dataclasses.replace(options, split="time"), "split by time"
     why = days.refused or (f"{days.count} days are too few" if "time" in roles else "no column is a time")
-    rarest = min(columns[roles[label]].there for label in ("click", "conversion") if label in roles)
+    rarest = min(columns[roles[one]].there_and[one] for one in ("click", "conversion") if one in roles)
     for role in ("user", "request"):
         distinct = columns[roles[role]].distinct.count() if role in roles else 0
         if distinct >= FEWEST_KEYS and rarest * options.held_out >= FEWEST_OUTCOMES:
@@ -201,7 +215,9 @@ def first_pass(
 ) -> Iterator[tuple[pa.Table, dict[str, np.ndarray]]]:
     taken = {name for role, name in roles.items() if role != "time"}
     names = moments.candidates(table.types, taken)
+    start, last = 0, ""
     for block, path in table.blocks():
+        start, last = (start if path == last else 0), path
         moments.add(block, names)
         if split == "time" or (split == "auto" and "time" in roles and not days.refused):
             try:
@@ -210,7 +226,8 @@ def first_pass(
                 if split == "time":
                     raise
                 days.refused = str(error).removeprefix(f"{path}: ")
-        yield block, {role: label(block, roles, role, path) for role in ("click", "conversion") if role in roles}
+        yield block, {role: label(block, roles, role, path, start) for role in ("click", "conversion") if role in roles}
+        start += block.num_rows
         progress(0)
 
 
@@ -228,29 +245,6 @@ def second_pass(table: RawTable, found: Draft, by_time: bool) -> Iterator[pa.Tab
             block = block.append_column(TIME, pa.array(microseconds(block, found.roles["time"], path)))
         start += block.num_rows
         yield block
-
-
-def label(table: pa.Table, roles: dict[str, str], role: str, path: str) -> np.ndarray:
-    """bool_R of 0 and 1 in integers, floats, booleans or text; a missing conversion is 0 where there was no click.
-
-    Raises UserError naming file, column and value for anything else.
-    """
-    name = roles[role]
-    column = one_chunk(table, name)
-    try:
-        values_R = number(
-            pa.table({name: column.cast(pa.float64()) if pa.types.is_string(column.type) else column}), name
-        )
-    except pa.ArrowException:
-        raise UserError(f"{path}: column {name!r} is of type {column.type}; a label is 0 or 1") from None
-    missing_R = np.isnan(values_R)
-    if role == "conversion" and missing_R.any():
-        values_R = np.where(missing_R & ~label(table, roles, "click", path), 0, values_R)
-    wrong = np.flatnonzero((values_R != 0) & (values_R != 1))
-    if len(wrong):
-        value = column[int(wrong[0])].as_py()
-        raise UserError(f"{path}: column {name!r} is {value!r}, which is no {role} label: want 0 or 1")
-    return values_R == 1
 
 
 def contradicts(table: pa.Table, labels: Mapping[str, str]) -> np.ndarray:

@@ -17,6 +17,7 @@ from data.kinds import INTEGERS, id_kind, is_list, is_number, is_text, single
 from data.loaders.table_moments import Moments, made_of
 from data.loaders.table_profile import LISTED, Column
 from data.loaders.table_shape import shape_of
+from data.loaders.table_values import EXACT, looks_like
 from data.schema import Schema
 from data.sources import UTC, Source
 from data.transforms import Chain
@@ -87,7 +88,20 @@ def find_roles(types: dict[str, pa.DataType], given: Mapping[str, str]) -> dict[
 
 
 def named_like(role: str, name: str) -> bool:
-    return re.fullmatch(ROLES[role], name, re.IGNORECASE) is not None
+    return re.fullmatch(ROLES[role], plainly(name), re.IGNORECASE) is not None
+
+
+def plainly(name: str) -> str:
+    """user_id of "User ID", user.id and user-id."""
+    return re.sub(r"\W+", "_", name).strip("_")
+
+
+def id_columns(roles: Mapping[str, str], kinds: Mapping[str, str], columns: Mapping[str, Column]) -> list[str]:
+    """Columns that can be nothing but ids, by their part in the log, as told, or by their name."""
+    keys = [roles[role] for role in ("user", "request", "exposure") if role in roles]
+    told = [name for name, kind in kinds.items() if kind == CATEGORICAL]
+    others = [name for name in columns if AN_ID.fullmatch(plainly(name)) and name not in [*roles.values(), *kinds]]
+    return list(dict.fromkeys([*keys, *told, *others]))
 
 
 def draft(
@@ -144,9 +158,10 @@ def draft(
             continue
         if column.name in taken.values():
             continue
-        kind = kinds.get(column.name, "")
+        kind = kinds.get(column.name, "") if column.name else DROP
         if kind == DROP or (not kind and column.name in folders):
             why = "as told" if kind else "a folder's name: when a row was written, not what it is"
+            why = why if column.name else "has no name"
             decisions.append(Decision(column.name, "-", why))
             continue
         decision, field = told(column, kind) if kind else judge(column, labels)
@@ -218,12 +233,20 @@ def judge(column: Column, labels: Mapping[str, str]) -> tuple[Decision, Categori
         if id_kind(column.type) in (None, ""):
             return left_out(f"lists of {kind}: not of ids")
         return Decision(name, "list", ""), None
+    large = pa.types.is_floating(kind) and column.whole and EXACT <= column.least <= column.greatest
+    if large:
+        why = (
+            f"whole numbers as floats, such as {column.greatest:.17g}, which lose digits: --text {name} if they are ids"
+        )
+        return left_out(why, sure=False)
     if column.constant:
         return left_out("always the same")
     if column.unique and column.whole and (is_text(kind) or pa.types.is_integer(kind)):
         return left_out("another value in every row", sure=False)
     if is_text(kind):
-        return text_field(column, distinct)
+        decision, field = text_field(column, distinct)
+        meant = "" if AN_ID.fullmatch(plainly(name)) or named_like("user", name) else looks_like(column.texts)
+        return dataclasses.replace(decision, why=f"{decision.why}; {meant}", sure=False) if meant else decision, field
     if pa.types.is_boolean(kind):
         return Decision(name, "range", "yes or no"), CategoricalField(name, "range", 2)
     if not is_number(column.type):
@@ -251,9 +274,9 @@ def whole_field(column: Column, distinct: int) -> tuple[Decision, CategoricalFie
     """Whole numbers: ids, a few kinds, or an amount; names decide, and what they leave open is unsure."""
     name, low, high = column.name, column.least, column.greatest
     span = f"{low:,.0f} to {high:,.0f}, {distinct:,} values"
-    if AN_ID.fullmatch(name):
+    if AN_ID.fullmatch(plainly(name)):
         return Decision(name, "hash", span), CategoricalField(name, "hash", hash_size(distinct))
-    if PLACE.fullmatch(name):
+    if PLACE.fullmatch(plainly(name)):
         size = int(min(max(high + 1, 1), 1000))
         why = f"{span}; known only once the list is ranked: serve it as missing, or leave it out"
         return Decision(name, "range", why, sure=False), CategoricalField(name, "range", size)

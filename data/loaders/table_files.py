@@ -18,14 +18,12 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from data.errors import UserError
-from data.filesystems import first_line, reading, resolve, shown
+from data.filesystems import reading, resolve, shown
 from data.kinds import cast_table, common_type, read_type
 from data.listing import is_hidden, local_files
+from data.loaders.table_csv import is_csv, not_readable, open_csv
 
-CSV = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
-PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 PARQUET = (".parquet", ".parq", ".pq")
-BLOCK_BYTES = 16 * 2**20
 BLOCK_ROWS = 131_072
 
 
@@ -44,6 +42,8 @@ class RawTable:
     filesystem: Any
     files: tuple[TableFile, ...]
     types: dict[str, pa.DataType]
+    decimal: str = "."
+    """Of a CSV: what stands before the digits of a fraction."""
 
     def blocks(self, columns: list[str] | None = None) -> Iterator[tuple[pa.Table, str]]:
         """(rows, path of their file), in order. Raises UserError naming the file where they cannot be read."""
@@ -63,8 +63,9 @@ class RawTable:
         try:
             if is_csv(file.path):
                 options = pacsv.ConvertOptions(
-                    column_types=types, include_columns=names, include_missing_columns=True, strings_can_be_null=True
-                )
+                    column_types=types, include_columns=names, include_missing_columns=True, strings_can_be_null=True,
+                    decimal_point=self.decimal,
+                )  # fmt: skip
                 with open_csv(self.filesystem, file.path, options) as reader:
                     for batch in reader:
                         yield pa.Table.from_batches([batch])
@@ -78,10 +79,10 @@ class RawTable:
                             table = table.append_column(name, pa.nulls(table.num_rows, types[name]))
                     yield cast_table(table, types, file.path)
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise UserError(f"{file.path}: cannot be read ({first_line(error)})") from None
+            raise not_readable(file.path, error) from None
 
 
-def open_table(location: str, text: tuple[str, ...] = ()) -> RawTable:
+def open_table(location: str, text: tuple[str, ...] = (), decimal: str = ".") -> RawTable:
     """Find the files and the type of every column; of a CSV the types are those of its first 16 MB. `text`: columns
     that are to be read as text whatever they look like.
 
@@ -108,7 +109,7 @@ def open_table(location: str, text: tuple[str, ...] = ()) -> RawTable:
         other = next(path for path in known if path not in csv)
         raise UserError(f"{place}: holds CSV and Parquet ({csv[0]}, {other}); give a folder of one of them")
     files = tuple(TableFile(path, folders(path.removeprefix(root))) for path in sorted(known))
-    return RawTable(location, filesystem, files, column_types(filesystem, files, text))
+    return RawTable(location, filesystem, files, column_types(filesystem, files, text, decimal), decimal)
 
 
 def below(filesystem: Any, root: str) -> list[str]:
@@ -127,11 +128,13 @@ def folders(path: str) -> dict[str, str]:
     return {name: value for name, equals, value in pairs if equals and name}
 
 
-def column_types(filesystem: Any, files: tuple[TableFile, ...], text: tuple[str, ...]) -> dict[str, pa.DataType]:
+def column_types(
+    filesystem: Any, files: tuple[TableFile, ...], text: tuple[str, ...], decimal: str
+) -> dict[str, pa.DataType]:
     """One type a column, in the order in which the files name them."""
     found: dict[str, dict[str, pa.DataType]] = {}
     for file in files:
-        schema = file_schema(filesystem, file.path)
+        schema = file_schema(filesystem, file.path, decimal)
         if found and not found.keys() & set(schema.names):
             raise UserError(
                 f"{file.path}: has no column of {files[0].path}: two tables; give the files of one, such as --input "
@@ -139,7 +142,7 @@ def column_types(filesystem: Any, files: tuple[TableFile, ...], text: tuple[str,
             )
         repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
         if repeated:
-            raise UserError(f"{file.path}: two columns are called {repeated[0]!r}; rename one")
+            raise UserError(f"{file.path}: two columns are called {repeated[0]!r}; rename one{first_line_of(file)}")
         for name, kind in zip(schema.names, schema.types, strict=True):
             if name not in file.folders:
                 found.setdefault(name, {})[file.path] = kind
@@ -181,34 +184,17 @@ def one_type(kinds: list[pa.DataType]) -> pa.DataType:
     return common_type([read_type(kind) for kind in there])
 
 
-def file_schema(filesystem: Any, path: str) -> pa.Schema:
+def file_schema(filesystem: Any, path: str, decimal: str) -> pa.Schema:
     try:
         if is_csv(path):
-            with open_csv(filesystem, path, pacsv.ConvertOptions(strings_can_be_null=True)) as reader:
+            options = pacsv.ConvertOptions(strings_can_be_null=True, decimal_point=decimal)
+            with open_csv(filesystem, path, options) as reader:
                 return reader.schema
         with pq.ParquetFile(filesystem.open_input_file(path)) as file:
             return file.schema_arrow
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
+        raise not_readable(path, error) from None
 
 
-def is_csv(path: str) -> bool:
-    return stem(path).lower().endswith(tuple(CSV))
-
-
-def stem(path: str) -> str:
-    """Without the ending of a compression."""
-    ending = os.path.splitext(path)[1].lower()
-    return path[: -len(ending)] if ending in PACKED else path
-
-
-def open_csv(filesystem: Any, path: str, options: pacsv.ConvertOptions) -> Any:
-    packed = PACKED.get(os.path.splitext(path)[1].lower())
-    stream = filesystem.open_input_stream(path, compression=packed)
-    delimiter = CSV[os.path.splitext(stem(path))[1].lower()]
-    return pacsv.open_csv(
-        stream,
-        read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES),
-        parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=options,
-    )
+def first_line_of(file: TableFile) -> str:
+    return " (the first line of a CSV names its columns)" if is_csv(file.path) else ""

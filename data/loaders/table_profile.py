@@ -24,6 +24,7 @@ SAMPLED = 65_536
 """Numbers of a column that are kept at most, to tell what they are like."""
 ENDS = 3
 """Least and greatest values that are counted."""
+TEXTS = 1000
 LISTED = 300
 """Values that are counted one by one; of a column with more of them only how many there are."""
 
@@ -101,6 +102,10 @@ class Column:
     values: Counter[object] | None = field(default_factory=Counter)
     """How often each value occurs, while they are few."""
     numbers: Numbers = field(default_factory=Numbers)
+    infinite: int = 0
+    """Numbers that are infinite; `least` and `greatest` leave them out."""
+    texts: pa.Array = field(default_factory=lambda: pa.array([], pa.large_string()))
+    """The first few of a column of text."""
     there: int = 0
     """Rows where it is neither missing nor 0."""
     there_and: dict[str, int] = field(default_factory=dict)
@@ -140,11 +145,14 @@ class Column:
         elif is_number(self.type):
             number_R = number(pa.table({"": column}), "", wide=True)
             known_R = number_R[there_R & np.isfinite(number_R)]
+            self.infinite += int(np.isinf(number_R).sum())
             there_R = there_R & (np.nan_to_num(number_R, nan=0.0) != 0)
             if len(known_R):
                 self.least, self.greatest = min(self.least, known_R.min()), max(self.greatest, known_R.max())
                 self.whole = self.whole and bool((known_R == np.floor(known_R)).all())
                 self.numbers.add(known_R)
+        elif is_text(single(self.type)) and not len(self.texts):
+            self.texts = values.drop_null()[:TEXTS].cast(pa.large_string())
         self.there += int(there_R.sum())
         for label, label_R in labels.items():
             self.there_and[label] = self.there_and.get(label, 0) + int((there_R & label_R).sum())
