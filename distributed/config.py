@@ -93,6 +93,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         at_least("epochs", self.epochs, 1)
         at_least("batch_size", self.batch_size, 1)
+        at_least("seed", self.seed, 0)
+        if self.seed >= 2**63:
+            raise UserError(f"seed must be below 2**63, got {self.seed}")
         at_least("patience", self.patience, 0)
         at_least("checkpoint_steps", self.checkpoint_steps, 0)
         at_least("log_steps", self.log_steps, 1)

@@ -129,6 +129,14 @@ def test_a_log_is_made_and_a_plain_objective_tuned(tmp_path):
     [
         ({"epoch": 3}, r"^train\(\) has no option 'epoch'; did you mean epochs\?$"),
         ({"model": {"widht": 3}}, r"^train\(\) has no option 'model__widht'; "),
+        ({"model": "mmoe"}, r"^train\(\) takes model as options below it: model__embedding_width=\.\.\., .* \.\.\.$"),
+        ({"workers": False}, r"^workers=False: takes INT, not True or False$"),
+        ({"epochs": (one for one in [1])}, r"^epochs= takes a number, a text, .*, not a value of type generator$"),
+        ({"data": b"log"}, r"^data= takes .*, not a value of type bytes$"),
+        ({"data": "lo\0g"}, r"^data='lo\\x00g': has a character 0 in it$"),
+        ({"epochs": np.array([1, 2])}, r"2"),
+        ({"seed": 2**70}, r"seed must be below"),
+        ({"seed": -1}, r"seed must be at least 0, got -1"),
         ({"data": None}, r"^train\(\) needs data=\.\.\.$"),
         ({"epochs": "three"}, r"epochs.*three"),
         ({"data": "nowhere"}, r"nowhere: no such directory"),
@@ -242,3 +250,9 @@ for workers in (1, 2):
     done = subprocess.run(command, cwd=ROOT, env=unset, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith("CPUs")] == ["CPUs 1.0", "CPUs 2.0"]
+
+
+def test_values_become_the_words_of_the_command():
+    given = {"rows": 3e5, "rate": 0.1, "many": np.array([1, 2]), "one": np.float32(0.5), "few": range(2), "on": True}
+    expected = ["--rows=300000", "--rate=0.1", "--many", "1", "2", "--one=0.5", "--few", "0", "1", "--on"]
+    assert words_of(given) == expected

@@ -118,7 +118,13 @@ def as_exceptions(arguments: Any) -> Iterator[None]:
 def check_keywords(name: str, given: Mapping[str, Any], known: Sequence[Option]) -> None:
     """Raise UserError for a keyword that is no option, or an option that is missing."""
     names = [keyword(one.name) for one in known if one.name.startswith("--")]
-    for word in flat(given):
+    takes = {keyword(one.name): one.takes for one in known if one.name.startswith("--")}
+    for word, value in flat(given).items():
+        if isinstance(value, bool) and takes.get(word):
+            raise UserError(f"{word}={value}: takes {takes[word]}, not True or False")
+        if below := [one for one in names if one.startswith(f"{word}__")]:
+            raise UserError(f"{name}() takes {word} as options below it: {', '.join(f'{one}=...' for one in below[:3])}"
+                            + (" ..." if below[3:] else ""))  # fmt: skip
         if word not in (*names, keyword(TRUST)):
             raise UserError(f"{name}() has no option {word!r}; {correction(word, names, 'there are')}")
     missing = [keyword(one.name) for one in known if one.needed and one.name.startswith("--")]
@@ -150,16 +156,18 @@ def words_of(given: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     for name, value in flat(given).items():
         option = "--" + name.replace("__", ".").replace("_", "-")
+        if hasattr(value, "tolist"):  # an array, or one number, of numpy or torch
+            value = value.tolist()
         if value is None:
             continue
         if isinstance(value, bool):
             words.append(option if value else without(option))
         elif isinstance(value, Mapping):
-            words += [option, *(f"{role}={written(run)}" for role, run in value.items())]
-        elif isinstance(value, list | tuple | set | frozenset):
-            words += [option, *map(written, value)]
+            words += [option, *(f"{role}={written(run, name)}" for role, run in value.items())]
+        elif isinstance(value, list | tuple | set | frozenset | range):
+            words += [option, *(written(one, name) for one in value)]
         else:
-            words.append(f"{option}={written(value)}")
+            words.append(f"{option}={written(value, name)}")
     return words
 
 
@@ -169,11 +177,22 @@ def without(option: str) -> str:
     return f"--{head}{dot}no-{tail}"
 
 
-def written(value: Any) -> str:
-    """A value as a word: numbers with all their digits, paths as they are."""
+def written(value: Any, name: str) -> str:
+    """A value of the keyword `name` as a word: numbers with all their digits, 3e5 as 300000, paths as they are.
+
+    Raises UserError for what is no number, text or path.
+    """
     if hasattr(value, "item"):  # of numpy or torch
         value = value.item()
-    return repr(value) if isinstance(value, float) else str(os.fspath(value) if hasattr(value, "__fspath__") else value)
+    word = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(word, str | int | float):
+        kind = type(value).__name__
+        raise UserError(f"{name}= takes a number, a text, a path, or a list of them, not a value of type {kind}")
+    if isinstance(word, float):
+        return str(int(word)) if word.is_integer() and abs(word) < 2**53 else repr(word)
+    if "\0" in str(word):
+        raise UserError(f"{name}={word!r}: has a character 0 in it")
+    return str(word)
 
 
 def several(runs: Place | Sequence[Place]) -> list[Place]:
