@@ -72,6 +72,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     out = place(arguments)
     if arguments.replicates < FEWEST:
         raise UserError(f"--replicates must be at least {FEWEST}, got {arguments.replicates}")
+    if arguments.seed < 0:
+        raise UserError(f"--seed must be at least 0, got {arguments.seed}")
     record = read_finished(source)
     finished = open_run(source)
     evaluating: Evaluating = tool(finished.problem, "evaluate")

@@ -209,6 +209,8 @@ def check_arguments(args: MakeData) -> None:
             raise UserError(f"--{field.name.replace('_', '-')} goes with --source table")
     if args.source == "generated":
         check(config_of(args))
+    elif not 0 <= args.seed < 2**63:
+        raise UserError(f"--seed is {args.seed}, must be from 0 to below 2**63")
 
 
 def report(title: str, facts: dict[str, PartFacts]) -> Table:

@@ -229,6 +229,8 @@ def test_mistakes_are_named_by_file_and_column(
     command = SimpleNamespace(run=make_data.run, Arguments=make_data.MakeData, __doc__="")
     line = error_line(command, ["--time", "ts", "--out", tmp_path / "no"], monkeypatch, capsys)
     assert "--time goes with --source table" in line
+    words = ["--source", "table", "--input", label, "--seed", "-1", "--out", tmp_path / "no"]
+    assert "--seed is -1, must be from 0" in error_line(command, words, monkeypatch, capsys)
 
 
 def test_csv_values_that_do_not_fit_name_the_file(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def test_the_default_place_is_in_the_run(
         ("--by colour", "--by colour: no such column; the log has "),
         ("--by price price", "--by names 'price' twice"),
         ("--replicates 3", "--replicates must be at least 40, got 3"),
+        ("--seed -1", "--seed must be at least 0, got -1"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(
