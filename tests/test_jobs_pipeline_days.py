@@ -170,3 +170,11 @@ def test_a_log_of_days_may_gain_columns(days: Path, tmp_path: Path, capsys: pyte
     records = [json.loads((out / "days" / day.name / "train" / "run.json").read_text()) for day in (first, second)]
     assert [sorted(record.get("new_features", ())) for record in records] == [[], ["channel", "price"]]
     assert [line["day"] for line in lines(out)] == [first.name, second.name]
+    third = days / "2026-01-03"
+    shutil.copytree(second, third)
+    for path in third.glob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["price"]), path)
+    with pytest.raises(UserError, match=rf"^{third}: has no price, which the model of {second.name} reads: write the"):
+        pipeline.run(watched(days, out))
+    assert len(lines(out)) == 2
+    assert "trained on without it" not in capsys.readouterr().out

@@ -28,6 +28,7 @@ from jobs.pipeline.record import Record, Stage
 from jobs.pipeline.stages import evaluate_stage, evolve_stage, export_stage, score_part, score_stage, train_stage
 from jobs.run.directory import METRICS_FILE, RUN_FILE, SUMMARY_FILE, read_json, write_json
 from jobs.run.records import reading_from
+from jobs.run.start_from import features_of
 
 DAYS, DAYS_FILE = "days", "days.jsonl"
 CHECKED = ("train", "evolve", "export")
@@ -185,6 +186,12 @@ class Watch:
         before = self.current
         log = open_log(self.where)  # its schema may have grown
         lacking = log.lacking(self.parts.get(day, day))
+        lost = [name for name in lacking if before and name in features_of(before.trained)]
+        if before and lost:
+            raise UserError(
+                f"{self.where / self.parts.get(day, day)}: has no {', '.join(lost)}, which the model of {before.name} "
+                "reads: write the column again, with missing values if there are no others"
+            )
         self.log = dataclasses.replace(log, schema=log.schema.without(lacking))
         if set(lacking) - self.lacking:
             record.say(

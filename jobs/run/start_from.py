@@ -44,6 +44,12 @@ def measured_before(out: Path, start_from: Path | None) -> dict[str, tuple[tuple
     return dict(Schema.from_dict(read_record(directory / RECORD)["schema"], f"{directory}: schema").statistics)
 
 
+def features_of(run: Path) -> tuple[str, ...]:
+    """What the model of a finished run reads."""
+    directory = run / MODEL_DIRECTORY
+    return Schema.from_dict(read_record(directory / RECORD)["schema"], f"{directory}: schema").features
+
+
 def model_to_start_from(run: Path, job: TrainJob) -> tuple[str, dict[str, Any], list[str]]:
     """(model directory, facts for run.json, features that the model does not have yet) of the run whose weights a
     training begins with.
