@@ -17,6 +17,7 @@ import pytest
 from support import QUICK, events, same_bits
 
 import jobs.pipeline
+import jobs.report
 import jobs.tune
 from data.errors import UserError
 from es.objectives.toy import Sphere
@@ -130,6 +131,7 @@ def test_a_log_is_made_and_a_plain_objective_tuned(tmp_path):
         ({"epoch": 3}, r"^train\(\) has no option 'epoch'; did you mean epochs\?$"),
         ({"model": {"widht": 3}}, r"^train\(\) has no option 'model__widht'; "),
         ({"model": "mmoe"}, r"^train\(\) takes model as options below it: model__embedding_width=\.\.\., .* \.\.\.$"),
+        ({"plan_ahead": "yes"}, r"^plan_ahead='yes': is a switch, True or False$"),
         ({"workers": False}, r"^workers=False: takes INT, not True or False$"),
         ({"epochs": (one for one in [1])}, r"^epochs= takes a number, a text, .*, not a value of type generator$"),
         ({"data": b"log"}, r"^data= takes .*, not a value of type bytes$"),
@@ -256,3 +258,8 @@ def test_values_become_the_words_of_the_command():
     given = {"rows": 3e5, "rate": 0.1, "many": np.array([1, 2]), "one": np.float32(0.5), "few": range(2), "on": True}
     expected = ["--rows=300000", "--rate=0.1", "--many", "1", "2", "--one=0.5", "--few", "0", "1", "--on"]
     assert words_of(given) == expected
+
+
+def test_a_run_is_a_path():
+    with pytest.raises(UserError, match="not a value of type int"):
+        jobs.report.report(3, "page.html")

@@ -10,7 +10,7 @@ call does what the command does, with the same checks and the same run directory
 
 import html
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +122,8 @@ def check_keywords(name: str, given: Mapping[str, Any], known: Sequence[Option])
     for word, value in flat(given).items():
         if isinstance(value, bool) and takes.get(word):
             raise UserError(f"{word}={value}: takes {takes[word]}, not True or False")
+        if takes.get(word) == "" and not (value is None or isinstance(value, bool)):
+            raise UserError(f"{word}={value!r}: is a switch, True or False")
         if below := [one for one in names if one.startswith(f"{word}__")]:
             raise UserError(f"{name}() takes {word} as options below it: {', '.join(f'{one}=...' for one in below[:3])}"
                             + (" ..." if below[3:] else ""))  # fmt: skip
@@ -197,4 +199,6 @@ def written(value: Any, name: str) -> str:
 
 def several(runs: Place | Sequence[Place]) -> list[Place]:
     """One place or several."""
+    if not isinstance(runs, str | os.PathLike | Iterable):
+        raise UserError(f"a run is a path or the result of a call, not a value of type {type(runs).__name__}")
     return [runs] if isinstance(runs, str | os.PathLike) else list(runs)
