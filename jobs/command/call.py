@@ -122,7 +122,7 @@ def check_keywords(name: str, given: Mapping[str, Any], known: Sequence[Option])
     for word, value in flat(given).items():
         if isinstance(value, bool) and takes.get(word):
             raise UserError(f"{word}={value}: takes {takes[word]}, not True or False")
-        if takes.get(word) == "" and not (value is None or isinstance(value, bool)):
+        if takes.get(word) == "" and not (value is None or isinstance(value, bool) or hasattr(value, "item")):
             raise UserError(f"{word}={value!r}: is a switch, True or False")
         if below := [one for one in names if one.startswith(f"{word}__")]:
             raise UserError(f"{name}() takes {word} as options below it: {', '.join(f'{one}=...' for one in below[:3])}"
