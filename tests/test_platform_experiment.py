@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from data.errors import UserError
 from funnel.platform.designs import metrics, run_pair, values
-from funnel.platform.experiment import PlatformSimulator, effects
+from funnel.platform.experiment import PlatformSimulator, effects, paired
 from funnel.platform.figures import DAILY, METRICS
 from funnel.platform.population import draw_population
 from funnel.platform.settings import PlatformSettings
@@ -102,13 +103,26 @@ def test_effects_by_hand() -> None:
     assert "dwell.effect.low" not in effects([pair(10, 11)], slice(None))
 
 
-def test_intervals_cover_what_many_pairs_say() -> None:
+def test_a_control_with_next_to_nothing_has_no_interval() -> None:
+    """One item under the control of one pair, none under the treatment: -100%, but nothing is sure of that."""
+    none = np.zeros(4)
+    assert paired(np.array([-1.0, 0, 0, 0]), np.array([1.0, 0, 0, 0])) is None
+    # Where the base does not vary, Fieller's interval is Student's t: 1 of 100 +- 3.182 * .5 / 100 of 4 pairs.
+    ends = paired(np.array([0.0, 1, 1, 2]), none + 100)
+    assert ends is not None
+    half = student.ppf(0.975, 3) * np.std([0, 1, 1, 2], ddof=1) / 2 / 100
+    assert ends[0] <= 0.01 - half
+    assert ends[1] >= 0.01 + half
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 16])
+def test_intervals_cover_what_many_pairs_say(pairs: int) -> None:
     """Of normal pairs the 95% interval holds the truth as often as it says, within what 400 trials can tell."""
     rng = np.random.default_rng(1)
     held = 0
     for _ in range(400):
-        base = rng.normal(100, 5, 16)
-        change = base * 0.02 + rng.normal(0, 1, 16)
+        base = rng.normal(100, 5, pairs)
+        change = base * 0.02 + rng.normal(0, 1, pairs)
         tables = []
         for control, effect in zip(base, change, strict=True):
             one = {name: np.zeros((1, len(DAILY))) for name in ("control", "treatment")}
@@ -162,13 +176,28 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path, ray_cluster: 
         ({"slot": {"kind": "random", "graduaton": 9}}, (), "unknown key 'graduaton'; did you mean graduation?"),
         ({"ranker": {}}, (), "unknown key 'ranker'"),
         ({"slot": {"kind": "mine.slot:Slot"}}, (), "names code"),
+        ({"slot": {"kind": "random", "place": 10}}, (), "policy.json: slot: place is 10, must lie in -1..9"),
+        ({"fusion": {"popularity": float("nan")}}, (), "policy.json: fusion: popularity is nan, must be a finite"),
+        ({"matching": {"popularity": float("inf")}}, (), "matching: popularity is inf, must be a finite number"),
+        ({"slot": {"kind": "random", "nominees": 10**9}}, (), "nominees is 1000000000, must lie in 1..10000"),
+        ({"slot": {"kind": "fresh", "nominees": 10**8, "kept": 10}}, (), "must lie in 1..10000"),
+        ({"slot": {"kind": "fresh", "idf_power": 1e6}}, (), "idf_power is 1000000.0, must be at most 100"),
+        ({"matching": {"length": 10**9}}, (), "length is 1000000000, must be at most 10000"),
+        ({"slot": {"kind": "os:system"}}, (), "os:system is no policy: a class with settings_type is wanted"),
+        ({"slot": {"kind": "randon"}}, (), "policy.json: no kind of slot 'randon': did you mean random?"),
         ({}, ("--users", 1), "cannot be split into 2 arms"),
+        ({}, ("--users", 2, "--pairs", 8), "2 users are too few: the split of pair"),
+        ({}, ("--providers", 2, "--pairs", 8), "2 providers are too few: the split of pair"),
+        ({}, ("--users", 2, "--pairs", 8, "--design", "user"), "leaves an arm without any"),
         ({}, ("--providers", 1), "needs at least 2"),
         ({}, ("--slots", 61), "a page cannot be filled"),
+        ({}, ("--fresh-days", "nan"), "fresh_days is nan, must be a finite number above 0"),
+        ({}, ("--core-activity", "inf"), "core_activity is inf, must be a finite number above 0"),
         ({}, ("--design", "user_korpus"), "did you mean user_corpus?"),
         ({}, ("--control", "plan"), "did you mean plain?"),
-        ({}, ("--pairs", 0), "--pairs is 0"),
-        ({}, ("--world", "nowhere"), "no world 'nowhere': choose platform"),
+        ({}, ("--pairs", 0), "error: --pairs is 0"),
+        ({}, ("--users", 10**13), "users is 10000000000000, must be at most 100000000"),
+        ({}, ("--world", "platfrm"), "no world 'platfrm': did you mean platform?"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(

@@ -51,7 +51,7 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
     treatment, treatment_name = find_policy(arguments.treatment, kind.presets, "--treatment")
     compared = Compared(
         control, treatment, control_name, treatment_name, arguments.design or kind.designs[0], arguments.days,
-        arguments.warmup, arguments.seed,
+        arguments.warmup, arguments.seed, arguments.pairs,
     )  # fmt: skip
     simulator = kind.open(settings, compared)
     out, facts = arguments.out, simulator.facts()
