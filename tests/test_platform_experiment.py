@@ -174,6 +174,8 @@ def test_the_command_goes_on_and_takes_more_pairs(tmp_path: Path) -> None:
     assert "dwell by day" in page
     with pytest.raises(UserError, match="holds another run"):
         experiment.run(arguments(out, "--treatment", policy, "--pairs", 3, "--seed", 1))
+    with pytest.raises(UserError, match=r"slot\.kind was 'random', now 'fresh'"):
+        experiment.run(arguments(out, "--treatment", "fresh", "--pairs", 3))
 
 
 def test_a_signal_stops_it_though_ray_brings_handlers_of_its_own(
