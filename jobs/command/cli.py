@@ -115,7 +115,7 @@ def one_line(box: str) -> str:
     below = itertools.dropwhile(ruled, lines[1:])  # where boxes cannot be drawn, a rule stands under the title
     line = " ".join(itertools.takewhile(lambda line: not ruled(line), below)) or " ".join(lines)
     # What our own checks say comes with the name of a class, which tells the user nothing.
-    return re.sub(r"^Error parsing \w+: ", "", line)
+    return re.sub(r"^Error parsing [\w.]+: ", "", line)
 
 
 def ruled(line: str) -> bool:
