@@ -80,6 +80,9 @@ class FreshTwoTower:
         if schema.weight is not None:
             raise UserError(f"{where}/schema.json: names a 'weight', which a nominator cannot use; leave it out")
         seen = views(settings, schema, f"{where}/schema.json")
+        if settings.age:
+            for part in parts.values():
+                log.read_row_group(part.files[0], 0, [settings.age])  # else the first validation would miss it
         facts = {name: check_labels(log, part) for name, part in parts.items()}
         for name in ("train", "valid"):
             if not facts[name].positives[label]:
