@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.errors import UserError
+from data.nearest import meant
 
 PROBLEMS: Mapping[str, str] = {
     "entire_space": "funnel.ranking.problem:EntireSpace",
@@ -111,7 +112,9 @@ def find(name: str, known: Mapping[str, str], what: str) -> Any:
     place = known.get(name, name)
     module, colon, attribute = place.partition(":")
     if not colon:
-        raise UserError(f"no {what} {name!r}: choose {', '.join(known)}, or name yours package.module:Class")
+        near = meant(name, known)
+        hint = f"did you mean {near}? " if near else ""
+        raise UserError(f"no {what} {name!r}: {hint}choose {', '.join(known)}, or name yours package.module:Class")
     try:
         return getattr(importlib.import_module(module.removesuffix(".py").replace("/", ".")), attribute)
     except (ImportError, AttributeError) as error:

@@ -31,6 +31,8 @@ class Compared:
     warmup: int = 7
     """Days before it, under the control everywhere."""
     seed: int = 0
+    pairs: int = 0
+    """How many are asked for, for what can be checked before the first; no pair depends on it."""
 
     def __post_init__(self) -> None:
         if self.days < 1:

@@ -204,6 +204,14 @@ def test_what_a_schema_cannot_give_is_one_line(settings: NominatorSettings, mess
     assert "\n" not in str(error.value)
 
 
+def test_a_column_of_ages_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    log = open_log(written(tmp_path / "log", events=200))
+    parts = {name: log.part(name) for name in ("train", "valid")}
+    with pytest.raises(UserError, match=r"part-00000\.parquet: no column 'agedays'"):
+        FreshTwoTower.prepare(NominatorSettings(age="agedays"), log, parts)
+    FreshTwoTower.prepare(NominatorSettings(age="age_days"), log, parts)
+
+
 def test_a_world_writes_the_log(tmp_path: Path) -> None:
     """jobs.make_data --world fresh: as many rows as asked, in order of time, the same bytes again; both networks and,
     on the platform's own exposures, the two-tower find their columns."""

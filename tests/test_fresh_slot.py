@@ -142,6 +142,8 @@ def test_query_division_and_context() -> None:
     assert asks_R[core_R].mean() == pytest.approx(1 - 0.7 * 0.6, abs=0.015)
     place_R = FreshFunnel(FreshSettings(first=6), WORLD, 0).place(requests, view)
     assert set(place_R.tolist()) == {6, 7, 8, 9}
+    eight_R = FreshFunnel(FreshSettings(first=2), WORLD, 0).place(requests, view)
+    np.testing.assert_allclose(np.bincount(eight_R) / len(eight_R), [0] * 2 + [1 / 8] * 8, atol=0.01)
     assert set(FreshFunnel(FreshSettings(place=2), WORLD, 0).place(requests, view).tolist()) == {2}
 
 

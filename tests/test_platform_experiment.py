@@ -1,15 +1,20 @@
 """Experiments: bookkeeping of both designs, effects and intervals by hand, the command and what it refuses."""
 
+import importlib
 import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
-from data.errors import UserError
+from data.errors import Stopped, UserError
 from funnel.platform.designs import metrics, run_pair, values
-from funnel.platform.experiment import PlatformSimulator, effects
+from funnel.platform.experiment import PlatformSimulator, effects, paired
 from funnel.platform.figures import DAILY, METRICS
 from funnel.platform.population import draw_population
 from funnel.platform.settings import PlatformSettings
@@ -96,19 +101,45 @@ def test_effects_by_hand() -> None:
     assert found["dwell.effect"] == pytest.approx(0.05)
     assert found["dwell.effect.low"] < 0.05 < found["dwell.effect.high"]
     assert "likes.effect" not in found
-    even = effects([pair(10, 11), pair(30, 33)], slice(None))
+    even = effects([pair(10, 11), pair(30, 33), pair(20, 22), pair(20, 22)], slice(None))
     assert even["dwell.effect.low"] == pytest.approx(0.1)
     assert even["dwell.effect.high"] == pytest.approx(0.1)
     assert "dwell.effect.low" not in effects([pair(10, 11)], slice(None))
 
 
-def test_intervals_cover_what_many_pairs_say() -> None:
+def test_a_control_with_next_to_nothing_has_no_interval() -> None:
+    """One item under the control of one pair, none under the treatment: -100%, but nothing is sure of that."""
+    none = np.zeros(4)
+    assert paired(np.array([-1.0, 0, 0, 0]), np.array([1.0, 0, 0, 0])) is None
+    # Where the base does not vary it is Student's at least: 1 of 100 +- 3.182 * .41 / 100 of 4 pairs.
+    ends = paired(np.array([0.0, 1, 1, 2]), none + 100)
+    assert ends is not None
+    half = student.ppf(0.975, 3) * np.std([0, 1, 1, 2], ddof=1) / 2 / 100
+    assert ends[0] <= 0.01 - half
+    assert ends[1] >= 0.01 + half
+
+
+def test_what_a_paired_t_test_does_not_tell_from_0_is_not_told() -> None:
+    """A against A in small counts: 500 tests of 4 pairs whose control counts 1 in every other pair."""
+    rng = np.random.default_rng(2)
+    told = tests = 0
+    for _ in range(500):
+        control, treatment = rng.poisson(0.5, (2, 4)).astype(float)
+        if control.sum() and (ends := paired(treatment - control, control)):
+            tests += 1
+            told += not ends[0] <= 0 <= ends[1]
+    assert tests > 50
+    assert told / tests < 0.07
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 16])
+def test_intervals_cover_what_many_pairs_say(pairs: int) -> None:
     """Of normal pairs the 95% interval holds the truth as often as it says, within what 400 trials can tell."""
     rng = np.random.default_rng(1)
     held = 0
     for _ in range(400):
-        base = rng.normal(100, 5, 16)
-        change = base * 0.02 + rng.normal(0, 1, 16)
+        base = rng.normal(100, 5, pairs)
+        change = base * 0.02 + rng.normal(0, 1, pairs)
         tables = []
         for control, effect in zip(base, change, strict=True):
             one = {name: np.zeros((1, len(DAILY))) for name in ("control", "treatment")}
@@ -140,9 +171,36 @@ def test_the_command_goes_on_and_takes_more_pairs(tmp_path: Path) -> None:
     assert more["pairs"] == 3
     assert (out / "pairs" / "00000.json").read_bytes() == kept
     page = (out / "report.html").read_text()
-    assert "discoverable_at_10_7d by day" in page
+    assert "dwell by day" in page
     with pytest.raises(UserError, match="holds another run"):
         experiment.run(arguments(out, "--treatment", policy, "--pairs", 3, "--seed", 1))
+    with pytest.raises(UserError, match=r"slot\.kind was 'random', now 'fresh'"):
+        experiment.run(arguments(out, "--treatment", "fresh", "--pairs", 3))
+
+
+def test_a_signal_stops_it_though_ray_brings_handlers_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 143, and what is finished stays: our handler is set after Ray's, which aborts."""
+    before = signal.getsignal(signal.SIGTERM)
+    conducting = importlib.import_module("jobs.experiment.conduct")
+
+    def run_pairs(simulator: Any, pairs: Any, workers: int, stopped: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+        yield 0, simulator.run(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        if stopped():
+            raise Stopped("stopped with 2 pairs to run")
+
+    monkeypatch.setattr(conducting, "connect", lambda cpus: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+    monkeypatch.setattr(conducting, "run_pairs", run_pairs)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            experiment.run(arguments(tmp_path / "run", "--treatment", "random_slot", "--pairs", 3, "--workers", 1))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.code == 143
+    assert [path.name for path in (tmp_path / "run" / "pairs").iterdir()] == ["00000.json"]
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 @pytest.mark.ray
@@ -162,13 +220,28 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path, ray_cluster: 
         ({"slot": {"kind": "random", "graduaton": 9}}, (), "unknown key 'graduaton'; did you mean graduation?"),
         ({"ranker": {}}, (), "unknown key 'ranker'"),
         ({"slot": {"kind": "mine.slot:Slot"}}, (), "names code"),
+        ({"slot": {"kind": "random", "place": 10}}, (), "policy.json: slot: place is 10, must lie in -1..9"),
+        ({"fusion": {"popularity": float("nan")}}, (), "policy.json: fusion: popularity is nan, must be a finite"),
+        ({"matching": {"popularity": float("inf")}}, (), "matching: popularity is inf, must be a finite number"),
+        ({"slot": {"kind": "random", "nominees": 10**9}}, (), "nominees is 1000000000, must lie in 1..10000"),
+        ({"slot": {"kind": "fresh", "nominees": 10**8, "kept": 10}}, (), "must lie in 1..10000"),
+        ({"slot": {"kind": "fresh", "idf_power": 1e6}}, (), "idf_power is 1000000.0, must be at most 100"),
+        ({"matching": {"length": 10**9}}, (), "length is 1000000000, must be at most 10000"),
+        ({"slot": {"kind": "os:system"}}, (), "os:system is no policy: a class with settings_type is wanted"),
+        ({"slot": {"kind": "randon"}}, (), "policy.json: no kind of slot 'randon': did you mean random?"),
         ({}, ("--users", 1), "cannot be split into 2 arms"),
+        ({}, ("--users", 2, "--pairs", 8), "2 users are too few: the split of pair"),
+        ({}, ("--providers", 2, "--pairs", 8), "2 providers are too few: the split of pair"),
+        ({}, ("--users", 2, "--pairs", 8, "--design", "user"), "leaves an arm without any"),
         ({}, ("--providers", 1), "needs at least 2"),
         ({}, ("--slots", 61), "a page cannot be filled"),
+        ({}, ("--fresh-days", "nan"), "fresh_days is nan, must be a finite number above 0"),
+        ({}, ("--core-activity", "inf"), "core_activity is inf, must be a finite number above 0"),
         ({}, ("--design", "user_korpus"), "did you mean user_corpus?"),
         ({}, ("--control", "plan"), "did you mean plain?"),
-        ({}, ("--pairs", 0), "--pairs is 0"),
-        ({}, ("--world", "nowhere"), "no world 'nowhere': choose platform"),
+        ({}, ("--pairs", 0), "error: --pairs is 0"),
+        ({}, ("--users", 10**13), "users is 10000000000000, must be at most 100000000"),
+        ({}, ("--world", "platfrm"), "no world 'platfrm': did you mean platform?"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(

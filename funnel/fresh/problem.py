@@ -10,6 +10,7 @@ alone: neither the item's id nor its popularity, unless --ids asks for the netwo
 """
 
 import dataclasses
+import itertools
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
@@ -80,6 +81,10 @@ class FreshTwoTower:
         if schema.weight is not None:
             raise UserError(f"{where}/schema.json: names a 'weight', which a nominator cannot use; leave it out")
         seen = views(settings, schema, f"{where}/schema.json")
+        if settings.age:
+            for part in parts.values():
+                for file, group in itertools.islice(part.row_groups(), 1):
+                    log.read_row_group(file, group, [settings.age])  # else the first validation would miss it
         facts = {name: check_labels(log, part) for name, part in parts.items()}
         for name in ("train", "valid"):
             if not facts[name].positives[label]:

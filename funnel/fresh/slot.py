@@ -19,10 +19,10 @@ import numpy as np
 from data.errors import UserError
 from funnel.fresh.nominators import ContentTower, Nominator, RealTime
 from funnel.fresh.prescorer import MANY, UNIFORM, Prior, draws, dynamic_prior, likelihood_prior
-from funnel.platform.draws import bits, key, sixteen
+from funnel.platform.draws import bits, key, sixteen, uniforms
 from funnel.platform.numbers import LEVELS, ranked
 from funnel.platform.settings import PlatformSettings
-from funnel.platform.slot import Slot, SlotSettings
+from funnel.platform.slot import MOST_NOMINEES, PLACE, Slot, SlotSettings
 from funnel.platform.view import NOBODY, Requests, View
 
 MODES = ("multi", "two_tower", "two_tower_with_ids", "real_time")
@@ -73,6 +73,8 @@ class FreshSettings(SlotSettings):
         for name in ("p", "q"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}, must lie in 0..1")
+        if self.idf_power > 100:
+            raise UserError(f"idf_power is {self.idf_power}, must be at most 100")
         if not 0 < self.win_chance < 1:
             raise UserError(f"win_chance is {self.win_chance}, must lie between 0 and 1")
         for name in ("n_low", "few", "temperature", "idf_power"):
@@ -86,8 +88,8 @@ class FreshSettings(SlotSettings):
                 f"n_low {self.n_low:g} is above n_grad {self.n_grad:g}: items would graduate before they reach it"
             )
         for name in ("nominees", "kept"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, must be at least 1")
+            if not 1 <= getattr(self, name) <= MOST_NOMINEES:
+                raise UserError(f"{name} is {getattr(self, name)}, must lie in 1..{MOST_NOMINEES}")
         if self.kept > self.nominees:
             raise UserError(f"kept {self.kept} is more than nominees {self.nominees}: the pre-scorer only takes away")
         if self.first < 0:
@@ -152,7 +154,7 @@ class FreshFunnel(Slot):
         first, slots = self.settings.first, self.world.slots
         if self.settings.place >= 0:
             return super().place(requests, view)
-        return first + super().place(requests, view) * (slots - first) // slots
+        return first + (uniforms(key(0, PLACE), requests.key_R) * (slots - first)).astype(np.int64)
 
     def asks_real_time(self, requests: Requests, view: View) -> np.ndarray:
         """bool_R: which requests ask the real-time nominator."""

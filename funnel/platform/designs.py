@@ -17,20 +17,37 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import UserError
 from funnel.platform.figures import CORPUS, DAILY, METRICS, amount
-from funnel.platform.population import draw_population
+from funnel.platform.population import arm_of, draw_population
 from funnel.platform.settings import PlatformSettings
 from funnel.platform.stages import Policies
 from funnel.platform.world import World
 from funnel.simulator import Compared
 
 DESIGNS = ("user_corpus", "user")
+FEW = 64
+"""Users or providers up to which a split, a toss for each, may leave an arm without any."""
+
+
+def seed_of(compared: Compared, pair: int) -> int:
+    return compared.seed * 1_000_003 + pair
+
+
+def check_arms(settings: PlatformSettings, compared: Compared, pair: int) -> None:
+    """Raises UserError if the pair's split leaves an arm without users, or without providers."""
+    seed = seed_of(compared, pair)
+    groups = [("users", settings.users, seed)]
+    groups += [("providers", settings.providers, seed + 1)] if compared.design == "user_corpus" else []
+    for name, count, drawn in groups:
+        if count <= FEW and len(set(arm_of(drawn, np.arange(count), 2).tolist())) < 2:
+            raise UserError(f"{count} {name} are too few: the split of pair {pair} leaves an arm without any")
 
 
 def run_pair(settings: PlatformSettings, compared: Compared, pair: int) -> dict[str, np.ndarray]:
     """float64 (days, len(DAILY)) of "control" and "treatment"; of "user" also of the half that keeps the control in
     both worlds: "beside_control", "beside_treatment"."""
-    seed = compared.seed * 1_000_003 + pair
+    seed = seed_of(compared, pair)
     population = draw_population(settings, seed)
 
     def policies(tree: Mapping[str, Any]) -> Policies:

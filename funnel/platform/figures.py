@@ -3,7 +3,7 @@
     DUIC@K             distinct items with K or more impressions in the day
     discoverable@X,Y   items uploaded since the world began that had X or more positive interactions in the last Y days;
                        those of the fresh slot do not count (they are the bootstrapping)
-    fresh              of items uploaded at most `fresh_days` ago
+    fresh              of items uploaded less than `fresh_days` ago
     small              of items of small providers (population.py)
 All sums are of whole numbers and of multiples of 1/16: exact in any order. Shapes: A arms, I items, T days.
 """

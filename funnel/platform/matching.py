@@ -16,6 +16,9 @@ from funnel.platform.settings import PlatformSettings
 from funnel.platform.stages import Policy
 from funnel.platform.view import NOBODY, Requests, View
 
+LONGEST = 10_000
+"""Items of a list, at most: every list has room for so many."""
+
 
 @dataclass(frozen=True)
 class ListSettings:
@@ -36,6 +39,8 @@ class ListSettings:
         for name in ("lists", "length", "depth"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if self.length > LONGEST:
+            raise UserError(f"length is {self.length}, must be at most {LONGEST}")
 
 
 class Lists(Policy):

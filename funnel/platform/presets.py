@@ -14,5 +14,5 @@ def random_slot() -> dict[str, Any]:
 
 
 def popular() -> dict[str, Any]:
-    """Popularity weighs twice as much: the rich get richer."""
+    """Popularity weighs .8 in the fusion, not .5: the rich get richer."""
     return {"fusion": {"popularity": 0.8}}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from data.errors import UserError
 
 SLOTS = 10
+MOST = 100_000_000
+"""Of anything that is counted: so many users alone have 15 GB."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,17 @@ class PlatformSettings:
         for name in whole:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least 1")
+            if getattr(self, name) > MOST:
+                raise UserError(f"{name} is {getattr(self, name)}, must be at most {MOST}")
         for name in ("core", "core_taste", "casual_taste", "content"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}, must lie in 0..1")
         for name in ("uploads", "visits", "visits_spread", "quality", "affinity", "intent", "fatigue", "response"):
             if not 0 <= getattr(self, name) < 1e6:
                 raise UserError(f"{name} is {getattr(self, name)}, must be a finite number of at least 0")
-        if self.core_activity <= 0 or self.fresh_days <= 0:
-            raise UserError("core_activity and fresh_days must be above 0")
+        for name in ("core_activity", "fresh_days"):
+            if not 0 < getattr(self, name) < 1e6:
+                raise UserError(f"{name} is {getattr(self, name)}, must be a finite number above 0")
         if self.dimensions > 32:
             raise UserError(f"dimensions is {self.dimensions}, must be at most 32")
         if self.slots > self.kept:

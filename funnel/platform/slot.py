@@ -15,6 +15,8 @@ from funnel.platform.view import NOBODY, Requests, View
 
 WANTED, PLACE, NOMINATED = 21, 22, 23
 """First words of the addresses of a slot's draws."""
+MOST_NOMINEES = 10_000
+"""Of a request: each has a score, a few hundred requests at a time."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class RandomSlotSettings(SlotSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.nominees < 1:
-            raise UserError(f"nominees is {self.nominees}, must be at least 1")
+        if not 1 <= self.nominees <= MOST_NOMINEES:
+            raise UserError(f"nominees is {self.nominees}, must lie in 1..{MOST_NOMINEES}")
         if self.graduation < 1:
             raise UserError(f"graduation is {self.graduation}, must be at least 1")
 

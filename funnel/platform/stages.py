@@ -11,6 +11,8 @@ In JSON, {"slot": {"kind": "random", "rate": 0.2}, "fusion": {"popularity": 0.3}
 plain one, `kind` may be "package.module:Class". funnel/registry.py lists the kinds by stage. Shapes: view.py.
 """
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -22,7 +24,7 @@ from data.nearest import correction
 from funnel.platform.settings import PlatformSettings
 from funnel.platform.view import Feedback, Requests, View
 from funnel.registry import STAGES, find_policy
-from funnel.settings import plain, read
+from funnel.settings import flat, plain, read
 
 
 class Policy:
@@ -136,12 +138,34 @@ class Policies:
             if not isinstance(given, Mapping):
                 raise UserError(f"{where}: {stage!r} must be an object of key: value, not {given!r}")
             kind = str(given.get("kind", STAGES[stage].default))
-            policy = find_policy(stage, kind)
+            policy = found(stage, kind, where)
             rest = {key: value for key, value in given.items() if key != "kind"}
             settings: Any = read(policy.settings_type, rest, f"{where}: {stage}")
-            made[stage] = policy(settings, world, seed)
+            check_finite(settings, f"{where}: {stage}")
+            try:
+                made[stage] = policy(settings, world, seed)
+            except UserError as error:
+                raise UserError(f"{where}: {stage}: {error}") from None
             whole[stage] = {"kind": kind, **plain(settings)}
         return cls(**made, tree=whole)
 
     def each(self) -> list[Any]:
         return [getattr(self, stage) for stage in STAGES]
+
+
+def found(stage: str, kind: str, where: str) -> Any:
+    """The class of a stage's policy. Raises UserError, opened by `where`, for what is none."""
+    try:
+        policy = find_policy(stage, kind)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if not isinstance(getattr(policy, "settings_type", None), type):
+        raise UserError(f"{where}: {stage}: {kind} is no policy: a class with settings_type is wanted")
+    return policy
+
+
+def check_finite(settings: Any, front: str) -> None:
+    """Raises UserError for a number that is none: it would score items NaN days into a world, or silently none."""
+    for name, value in flat(dataclasses.asdict(settings)).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{front}: {name} is {value}, must be a finite number")

@@ -9,6 +9,7 @@ import io
 import itertools
 import logging
 import os
+import re
 import shlex
 import sys
 import typing
@@ -112,7 +113,9 @@ def one_line(box: str) -> str:
     """What tyro has drawn in a box, as a line: its first paragraph."""
     lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
     below = itertools.dropwhile(ruled, lines[1:])  # where boxes cannot be drawn, a rule stands under the title
-    return " ".join(itertools.takewhile(lambda line: not ruled(line), below)) or " ".join(lines)
+    line = " ".join(itertools.takewhile(lambda line: not ruled(line), below)) or " ".join(lines)
+    # What our own checks say comes with the name of a class, which tells the user nothing.
+    return re.sub(r"^Error parsing [\w.]+: ", "", line)
 
 
 def ruled(line: str) -> bool:

@@ -19,7 +19,7 @@ from data.files import make_directory, write_whole
 from funnel.registry import find_simulator
 from funnel.settings import plain
 from funnel.simulator import Compared
-from jobs.cluster.connect import check_cpus
+from jobs.cluster.connect import check_cpus, connect, names_cluster
 from jobs.command.console import Console
 from jobs.command.paths import absolute
 from jobs.command.signals import leave, stop_signals
@@ -51,7 +51,7 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
     treatment, treatment_name = find_policy(arguments.treatment, kind.presets, "--treatment")
     compared = Compared(
         control, treatment, control_name, treatment_name, arguments.design or kind.designs[0], arguments.days,
-        arguments.warmup, arguments.seed,
+        arguments.warmup, arguments.seed, arguments.pairs,
     )  # fmt: skip
     simulator = kind.open(settings, compared)
     out, facts = arguments.out, simulator.facts()
@@ -96,6 +96,8 @@ def all_pairs(simulator: Any, arguments: Arguments, out: Path, console: Console)
     make_directory(folder)
     path_of = {pair: folder / f"{pair:05d}.json" for pair in range(arguments.pairs)}
     missing = [pair for pair, path in path_of.items() if not path.exists()]
+    if missing and arguments.workers:
+        connect(1 if names_cluster() else arguments.workers)  # before ours: Ray brings signal handlers of its own
     with present(out) as process, stop_signals() as received, progress(console, arguments.pairs, process) as tell:
         tell(arguments.pairs - len(missing))
         try:

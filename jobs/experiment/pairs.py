@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from data.errors import Stopped, UserError
-from jobs.cluster.connect import connect, names_cluster
 
 LOOK_S = 0.5
 """How soon a signal is seen while tasks run."""
@@ -28,8 +27,7 @@ def run_pairs(
 def on_ray(
     simulator: Any, pairs: Sequence[int], workers: int, stopped: Callable[[], bool]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """At most `workers` at a time; the task of a worker that dies is run again by Ray."""
-    connect(1 if names_cluster() else workers)
+    """At most `workers` at a time, on the cluster that is there; the task of a worker that dies is run again by Ray."""
     import ray
 
     @ray.remote(num_cpus=1, max_retries=3)

@@ -64,7 +64,8 @@ def inspect_run(out: Path, kind: str, config: dict[str, Any], may_change: frozen
     differs = sorted(key for key in before.keys() | now.keys() if not same_value(before.get(key), now.get(key)))
     differs = [key for key in differs if key not in may_change and key.split(".")[0] not in may_change]
     if differs:
-        key = differs[0]
+        # What both have says more than what one alone has, such as the settings of another kind of policy.
+        key = next((one for one in differs if one in before and one in now), differs[0])
         more = f" (and {len(differs) - 1} more)" if len(differs) > 1 else ""
         raise UserError(
             f"--out {out} holds another run: {key} was {before.get(key)!r}, now {now.get(key)!r}{more}; "
