@@ -39,14 +39,20 @@ SPREAD = 1.0
 PENALTIES = (0.0, 10.0)
 """Prices of dwell beside the default's, for the front."""
 SETTINGS = FreshTuningSettings()
-METHODS = ("es", "random", "optuna")
+METHODS = ("es", "es, wider", "cma", "random", "optuna")
+EVOLVED = {
+    "es": {"sigma": 0.5, "learning_rate": 0.25},
+    "es, wider": {"sigma": 1.0, "learning_rate": 0.5},
+    "cma": {"algorithm": "cma", "sigma": 1.0},
+}
+"""Settings of the engine by method. The first were written down before any search; the others were added when Optuna,
+which looks three spreads around the start from the first episode on, had gone further than the first."""
 
 
-def config(workers: int = 0) -> ESConfig:
+def config(workers: int = 0, method: str = "es") -> ESConfig:
     return ESConfig(
-        generations=GENERATIONS, pairs=PAIRS, sigma=0.5, learning_rate=0.25, centre_every=0, checkpoint_every=1,
-        workers=workers,
-    )  # fmt: skip
+        generations=GENERATIONS, pairs=PAIRS, centre_every=0, checkpoint_every=1, workers=workers, **EVOLVED[method]
+    )
 
 
 def main() -> None:
@@ -80,9 +86,10 @@ def search(method: str, settings: FreshTuningSettings, until: float, name: str =
         return True
     PLACE.mkdir(parents=True, exist_ok=True)
     objective = FreshObjective(settings)
-    if method == "es":
+    if method in EVOLVED:
         try:
-            result = engine.run(objective, config(), PLACE / (name or method), stopping=lambda: time.time() > until)
+            place, settled = PLACE / (name or method), config(method=method)
+            result = engine.run(objective, settled, place, stopping=lambda: time.time() > until)
         except Stopped:
             return False
         theta_D = result.theta
