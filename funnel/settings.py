@@ -75,11 +75,14 @@ def fields(kind: Any) -> dict[str, Any]:
 
 
 def flat(tree: Tree, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    """{"a": {"b": 1}} -> {"a.b": 1}. Raises UserError for a key that is there in both forms."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         # An empty object stays a value: where a number is wanted it must not vanish unseen.
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
+        more = flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
+        if twice := found.keys() & more.keys():
+            raise UserError(f"{min(twice)!r} is given twice")
+        found |= more
     return found
 
 
@@ -93,6 +96,8 @@ def nested(settings: Tree) -> dict[str, Any]:
             here = here.setdefault(part, {})
             if not isinstance(here, dict):
                 raise UserError(f"{key!r} is given beside {part!r}")
+        if name in here:
+            raise UserError(f"{key!r} is given beside {f'{key}.{next(iter(here[name]))}'!r}")
         here[name] = value
     return tree
 

@@ -41,6 +41,8 @@ def test_settings_survive_json() -> None:
         ({"optimizer.embedding": "sgd"}, "optimizer.embedding must be"),
         ({"batch_size": 4}, "below stream.lanes"),
         ({"stream.lanes": 0}, "stream.lanes must be at least 1"),
+        ({"stream.lanes": 3, "stream": {"lanes": 4}}, "'stream.lanes' is given twice"),
+        ({"optimizer.learning_rate": "x", "optimizer": {}}, "'optimizer' is given beside 'optimizer.learning_rate'"),
         ({"tables": "elsewhere"}, "tables must be .replicated., .node. or .sharded."),
     ],
 )

@@ -98,7 +98,7 @@ def test_front_keeps_what_nothing_dominates() -> None:
             {"pareto": ("a", "b"), "metric": "ctr.auc", "scheduler": "none"},
             "--metric and --pareto: give one of the two",
         ),
-        ({"space": "x"}, "--space x: no such space of entire_space; there are standard, loss, rates"),
+        ({"space": "x"}, "--space x: no such space of entire_space; there are standard, network, loss, rates"),
         ({"samples": 0}, "--samples must be at least 1"),
         ({"samples": 3, "scheduler": "pbt"}, r"--samples 3: a population \(--scheduler pbt\) needs 4 or more"),
         ({"objective": "sphere", "scheduler": "pbt"}, "--scheduler pbt is for --problem"),

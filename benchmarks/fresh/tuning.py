@@ -40,7 +40,7 @@ PENALTIES = (0.0, 10.0)
 """Prices of dwell beside the default's, for the front."""
 SETTINGS = FreshTuningSettings()
 METHODS = ("es", "es, wider", "cma", "random", "optuna")
-EVOLVED = {
+EVOLVED: dict[str, dict[str, Any]] = {
     "es": {"sigma": 0.5, "learning_rate": 0.25},
     "es, wider": {"sigma": 1.0, "learning_rate": 0.5},
     "cma": {"algorithm": "cma", "sigma": 1.0},

@@ -40,7 +40,8 @@ def history_columns(requests: Requests, view: View, row_R: np.ndarray, history: 
     dwell_RN = past.dwell_UN[requests.user_R, :history][:, ::-1]
     gap_RN = np.float32(requests.now) - past.time_UN[requests.user_R, :history][:, ::-1]
     found = {}
-    for name, value_RN in zip(HISTORY, (item_RN.astype(np.int64), dwell_RN, gap_RN), strict=True):
+    values: tuple[np.ndarray, ...] = (item_RN.astype(np.int64), dwell_RN, gap_RN)
+    for name, value_RN in zip(HISTORY, values, strict=True):
         begin_R1 = np.concatenate([[0], np.cumsum(there_RN.sum(1))]).astype(np.int32)
         lists = pa.ListArray.from_arrays(pa.array(begin_R1), pa.array(value_RN[there_RN]))
         found[name] = lists.take(pa.array(row_R))
