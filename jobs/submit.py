@@ -18,10 +18,8 @@ import re
 import shlex
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from rich.box import SIMPLE
@@ -29,6 +27,7 @@ from rich.table import Column, Table
 
 from data.credentials import check_no_secret, check_words, means_secret, secret_in
 from data.errors import UserError
+from jobs.cluster.hand_in import WAIT_S, begin, begin_again, wait_for_traces
 from jobs.cluster.job_server import connect
 from jobs.command.cli import main
 from jobs.command.console import Console
@@ -42,9 +41,6 @@ PATHS = ("--data", "--out", "--run", "--scored", "--policy", "--input", "--watch
 MAY_DIFFER = ("--workers", "--min-workers", "--es.workers", "--tables", "--days", "--until-idle", "--poll", "--keep")
 """Options with which a stopped job may go on that it was not begun with."""
 STOPPED = 143  # as a shell has it for a process that SIGTERM ended
-WAIT_S = 60.0
-TRIES, PATIENCE_S = 5, 20
-"""For a head that has just begun to take a job, and for a job to end after SIGTERM."""
 
 
 @dataclass
@@ -119,6 +115,7 @@ def submit(
             check_same(run_id, (earlier.metadata or {}).get("command"), command)  # type: ignore[union-attr]
         if status is not None:
             console.print(f"{run_id} was {status.value.lower()}; it goes on from what it saved")
+            wait_for_traces(earlier)  # type: ignore[arg-type]
             client.delete_job(run_id)  # frees the id; what the job wrote stays
         request = {
             "entrypoint": shlex.join([arguments.python, "-m", f"jobs.{command[0]}", *command[1:]]),
@@ -132,52 +129,12 @@ def submit(
             "entrypoint_num_cpus": arguments.cpus or None,
         }
         begin(client, request, again=earlier is not None)
-        for _ in range(TRIES):
-            if earlier is None or taken_up(client, run_id):
-                break
-            client.delete_job(run_id)
-            begin(client, request, again=True)
+        if earlier is not None:
+            begin_again(client, request)
     console.print(f"job {run_id} at {client.get_address()}")
     if arguments.wait:
         raise SystemExit(follow(console, client, run_id))
     console.print(hint, soft_wrap=True)
-
-
-def begin(client: JobSubmissionClient, request: dict[str, Any], again: bool) -> None:
-    """Hand the job in; `again`: its earlier record, which has been deleted, may come back as the job's last word.
-    Raises UserError if no node takes it in WAIT_S."""
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        try:
-            client.submit_job(**request)
-            return
-        except RuntimeError as error:  # a cluster that has just begun has no agent yet that could start the job
-            back = again and "already exists" in str(error)
-            if not back and "No available agent" not in str(error):
-                raise
-            if back:
-                with suppress(RuntimeError):
-                    client.delete_job(request["submission_id"])
-            if time.monotonic() > deadline:
-                raise UserError("no node of the cluster has taken the job") from None
-        time.sleep(0.3)
-
-
-def taken_up(client: JobSubmissionClient, run_id: str) -> bool:
-    """Whether a job that is handed in again was begun, as far as a few seconds tell.
-
-    Ray names the actor that starts a job after the job, and takes one of that name that is there. The stopped job's own
-    may be on its way out still: then the new job has failed, before its first line, with the death of that actor.
-    """
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        job = client.get_job_info(run_id)
-        if job.status == JobStatus.FAILED:
-            return job.driver_exit_code is not None or "supervisor" not in str(job.message)
-        if job.status != JobStatus.PENDING:
-            return True
-        time.sleep(0.2)
-    return True
 
 
 def check_same(run_id: str, before: str | None, command: list[str]) -> None:

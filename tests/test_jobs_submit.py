@@ -214,7 +214,7 @@ class Cluster:
 
     def __init__(self, status, command, deaths=0, back=0):
         self.deaths, self.back = deaths, back
-        self.job = types.SimpleNamespace(status=status, submission_id=default_id(command),
+        self.job = types.SimpleNamespace(status=status, submission_id=default_id(command), end_time=None,
                                          metadata={"command": shlex.join(command)})  # fmt: skip
         self.deleted, self.submitted = [], []
 
@@ -265,14 +265,33 @@ def test_a_stopped_job_goes_on_however_its_command_is_spelt(status):
     assert cluster.deleted == [cluster.job.submission_id] == [cluster.submitted[0]["submission_id"]]
 
 
-def test_a_job_that_dies_with_the_supervisor_of_the_one_before_is_handed_in_again():
+def test_a_job_that_dies_with_the_supervisor_of_the_one_before_is_handed_in_again(monkeypatch):
+    pauses = []
+    monkeypatch.setattr("jobs.cluster.hand_in.time.sleep", pauses.append)
     cluster = Cluster(JobStatus.STOPPED, BEGUN, deaths=2)
     resubmit(cluster, BEGUN)
     assert len(cluster.submitted) == 3
     assert cluster.deleted == [cluster.job.submission_id] * 3
+    assert pauses == [0.5, 1.0]  # what is left of the earlier one is given time to go
+    never = Cluster(JobStatus.STOPPED, BEGUN, deaths=99)
+    with pytest.raises(UserError, match=r"does not begin it again \(Job supervisor actor died.*once more"):
+        resubmit(never, BEGUN)
+    assert sum(pauses[2:]) == 31.5
     back = Cluster(JobStatus.STOPPED, BEGUN, back=2)  # a record that was deleted is written once more
     resubmit(back, BEGUN)
     assert (len(back.submitted), len(back.deleted)) == (1, 3)
+
+
+def test_what_is_left_of_a_job_that_has_just_ended_is_waited_for(monkeypatch):
+    pauses = []
+    monkeypatch.setattr("jobs.cluster.hand_in.time.sleep", pauses.append)
+    monkeypatch.setattr("jobs.cluster.hand_in.time.time", lambda: 1000.0)
+    for ended, expected in ((998_000, [3.0]), (900_000, []), (None, [])):
+        pauses.clear()
+        cluster = Cluster(JobStatus.STOPPED, BEGUN)
+        cluster.job.end_time = ended
+        resubmit(cluster, BEGUN)
+        assert pauses == expected
 
 
 def test_a_finished_jobs_hint_names_its_cluster():
