@@ -115,7 +115,7 @@ def submit(
             check_same(run_id, (earlier.metadata or {}).get("command"), command)  # type: ignore[union-attr]
         if status is not None:
             console.print(f"{run_id} was {status.value.lower()}; it goes on from what it saved")
-            wait_for_traces(earlier)  # type: ignore[arg-type]
+            wait_for_traces(earlier)
             client.delete_job(run_id)  # frees the id; what the job wrote stays
         request = {
             "entrypoint": shlex.join([arguments.python, "-m", f"jobs.{command[0]}", *command[1:]]),
