@@ -156,6 +156,22 @@ def arguments(out: Path, *words: object) -> experiment.Arguments:
     return made
 
 
+def test_a_python_call_is_the_command(tmp_path: Path) -> None:
+    words = [str(word) for word in WORDS]
+    keywords = {name.removeprefix("--").replace("-", "_").replace(".", "__"): value
+                for name, value in zip(words[::2], words[1::2], strict=True)}  # fmt: skip
+    found = experiment.experiment(tmp_path / "call", treatment="random_slot", pairs=2, **keywords)
+    summary = experiment.run(arguments(tmp_path / "command", "--treatment", "random_slot", "--pairs", 2))
+    assert found.path == tmp_path / "call"
+    timed = {"experiment.seconds"}
+    assert {key: found.figures[key] for key in found.figures.keys() - timed} == {
+        key: summary[key] for key in summary.keys() - timed
+    }
+    assert summary["pairs"] == 2
+    with pytest.raises(UserError, match="treatment"):
+        experiment.experiment(tmp_path / "none")
+
+
 def test_the_command_goes_on_and_takes_more_pairs(tmp_path: Path) -> None:
     policy = tmp_path / "mine.json"
     policy.write_text(json.dumps(SLOT))

@@ -13,6 +13,7 @@ command again continues an experiment that was stopped; the result is the same t
 
 from typing import Any
 
+from jobs.command.call import Place, Result, call
 from jobs.command.console import Console
 from jobs.experiment.conduct import conduct
 from jobs.experiment.options import Arguments as Arguments
@@ -23,3 +24,11 @@ from jobs.experiment.options import options as options
 def run(arguments: Arguments) -> dict[str, Any]:
     """Run all pairs and return summary.json as a dict."""
     return conduct(arguments, Console())
+
+
+def experiment(out: Place, **options_: Any) -> Result:
+    """Compare as `python -m jobs.experiment` does; returns the run with its effects (docs/notebook.md).
+
+    out: the run directory. treatment="random_slot" or a policy's JSON file; pairs=16, days=14 and so on.
+    """
+    return call("experiment", run, options, {"out": out, **options_}, lambda _, summary: (out, summary))
