@@ -119,6 +119,7 @@ def test_infinite_amounts_are_made_missing_and_counted(tmp_path: Path) -> None:
 def test_names_with_spaces_and_dots_are_known_and_unnamed_columns_left_out(tmp_path: Path) -> None:
     found = find_roles(dict.fromkeys(("User ID", "request.id", "Is Click ", "is-purchase"), pa.int64()), {})
     assert found == {"user": "User ID", "request": "request.id", "click": "Is Click ", "conversion": "is-purchase"}
+    assert find_roles(dict.fromkeys(("click", "request"), pa.int64()), {}) == {"click": "click", "request": "request"}
     cells = [[str(n % 7), *line] for n, line in enumerate(rows())]
     schema = load(write(tmp_path / "raw.csv", cells, ("", *HEAD)), tmp_path / "log").draft.schema
     assert "" not in schema.features

@@ -28,7 +28,7 @@ ROLES = {
     "conversion": r"(is_?)?(conversion|converted|conversions|conv|purchase|purchased|bought|buy|ordered|cvr)(_?label)?"
     r"|label_?(conversion|purchase|cvr|conv)|cvr_?label",
     "user": r"(user|uid|member|customer|visitor|buyer)(_?id)?",
-    "request": r"(request|req|search|query|page_?view|pv|impression|list)_?id",
+    "request": r"request|(request|req|search|query|page_?view|pv|impression|list)_?id",
     "exposure": r"(exposure|row|event|sample|log|impression)_?id",
     "weight": r"(sample_?)?weight",
     "value": r"value_if_converted",

@@ -4,4 +4,10 @@ import jobs.pipeline
 from jobs.command.cli import main
 
 if __name__ == "__main__":
-    main(jobs.pipeline.run, jobs.pipeline.options, jobs.pipeline.__doc__ or "", resumes=True)
+    main(
+        jobs.pipeline.run,
+        jobs.pipeline.options,
+        jobs.pipeline.__doc__ or "",
+        resumes=True,
+        then=lambda given: ("status", given.out),
+    )
