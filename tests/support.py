@@ -56,6 +56,13 @@ class Killed(Exception):
     """Stands for a process that dies between two steps."""
 
 
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 class Settings(NamedTuple):
     """What decides a training's result."""
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import gang
-from support import CPU, Killed, config, events, final_tensors, job_of, learner_of, stream_of, train_here
+from support import CPU, Killed, config, events, final_tensors, job_of, learner_of, stream_of, train_here, wait_until
 
 from benchmarks.training.table_bytes import bytes_per_step, bytes_to_all
 from data.log import open_log
@@ -145,10 +145,13 @@ def check_same_as_replicated(rank: int, workers: int, job: TrainJob) -> None:
 
 
 def die_at(step: int, job: TrainJob, rank: int, workers: int) -> None:
-    proper = Learner.step
+    """End before this step, once the checkpoint of the step before is whole: it is written beside the training, and
+    who dies does not wait for the other worker's part."""
+    proper, checkpoints = Learner.step, CheckpointStore(Path(job.run) / CHECKPOINTS)
 
     def dying(self: Learner, batch: Batch, number: int) -> dict:
         if number == step:
+            wait_until(lambda: checkpoints.holds(step - 1))
             raise Killed
         return proper(self, batch, number)
 

@@ -6,11 +6,11 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support import wait_until
 
 from distributed.reporting.metrics_file import RunLog
 from jobs.evolve.conduct import progress
@@ -19,13 +19,6 @@ from jobs.run.progress import Lines, Tail, TrainingShown, follow_training, is_li
 VALID = {"best": True, "ctr.auc": 0.7}
 
 WATCHED = {"ctr.auc": "CTR AUC"}
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_only_new_lines_of_a_resumed_run_are_shown(tmp_path: Path) -> None:
@@ -42,10 +35,10 @@ def test_only_new_lines_of_a_resumed_run_are_shown(tmp_path: Path) -> None:
     second.write("start", 50, workers=2)
     thread.start()
     second.write("valid", 100, epoch=2, **VALID)
-    until(lambda: "epoch 2" in printed.getvalue())
+    wait_until(lambda: "epoch 2" in printed.getvalue())
     third = RunLog(path, 100)  # a worker died, and the group began again while we watch
     third.write("start", 100, workers=2)
-    until(lambda: "step 100" in printed.getvalue())
+    wait_until(lambda: "step 100" in printed.getvalue())
     third.write("valid", 150, epoch=3, **VALID)
     stopped.set()
     thread.join()
@@ -154,7 +147,7 @@ def test_a_silent_run_says_that_it_goes_on() -> None:
     printed, began = io.StringIO(), time.monotonic()
     with Lines(Console(file=printed, width=120), every_s=0.05, silence_s=0.15) as lines:
         lines.tell("generation 3/60")
-        until(lambda: printed.getvalue().count("\n") >= 3)
+        wait_until(lambda: printed.getvalue().count("\n") >= 3)
     first, *later = printed.getvalue().splitlines()
     assert first == "generation 3/60"
     assert 2 <= len(later) <= (time.monotonic() - began) / 0.15
