@@ -1,6 +1,7 @@
 """The house rules: who imports whom, how long a file may be, what the README says stands where."""
 
 import ast
+import functools
 import re
 import runpy
 import subprocess
@@ -42,10 +43,22 @@ def files(room: str) -> list[Path]:
     return sorted(path for path in (ROOT / room).rglob("*.py") if "__pycache__" not in path.parts)
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """What these rules look at: everything that is imported or called."""
+    kinds = (ast.Import, ast.ImportFrom, ast.Call)
+    return [node for node in ast.walk(parsed(path)) if isinstance(node, kinds)]
+
+
 def imported(path: Path) -> set[str]:
     """Top-level names of everything a file imports, wherever in it the import stands."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -64,7 +77,7 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
 def modules(path: Path) -> set[str]:
     """Full names of the modules that a file imports from, wherever in it the import stands."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -162,7 +175,7 @@ no switches for the processes that a run on one machine does not need."""
 def test_no_private_imports() -> None:
     for room in ROOMS:
         for path in files(room):
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in nodes(path):
                 if isinstance(node, ast.ImportFrom) and node.module and path.name not in PRIVATE:
                     assert not re.search(r"(^|\.)_(?!_)", node.module), f"{path}: {node.module}"
 
@@ -192,7 +205,7 @@ def test_nothing_that_is_read_is_run() -> None:
     """No loader that runs what it reads, no shell; Ray's pickle only between the processes of one cluster."""
     for room in ROOMS[:6]:
         for path in files(room):
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in nodes(path):
                 if not isinstance(node, ast.Call):
                     continue
                 name = ast.unparse(node.func)
@@ -225,7 +238,7 @@ def test_every_module_says_what_it_is() -> None:
     for room in ROOMS:
         for path in files(room):
             text = path.read_text()
-            assert not text.strip() or ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+            assert not text.strip() or ast.get_docstring(parsed(path)), f"{path} has no docstring"
 
 
 def test_the_tree_page_is_the_tree() -> None:

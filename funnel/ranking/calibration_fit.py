@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from data.encode import Encoder
 from data.errors import UserError
@@ -167,6 +165,8 @@ def platt(
 
     A fit that would turn the order around (the scores rank worse than chance there) becomes a shift alone.
     """
+    from sklearn.linear_model import LogisticRegression  # seconds to import, and a training has no need of it
+
     target_R = np.where(label_R > 0.5, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     scale = 1 / weight_R.mean()
     features = np.concatenate([logit_R, logit_R])[:, None]
@@ -198,6 +198,8 @@ def isotonic(logit_R: np.ndarray, label_R: np.ndarray, weight_R: np.ndarray, cou
     stretch, where all rare events lie, it would be too high. A shift of all knots makes the mean prediction of the fit
     its mean label.
     """
+    from sklearn.isotonic import IsotonicRegression
+
     level_R = IsotonicRegression(out_of_bounds="clip").fit_transform(logit_R, label_R, sample_weight=weight_R)
     order_R = np.lexsort((logit_R, level_R))
     new_R = np.diff(level_R[order_R], prepend=-1.0) > 1e-12
