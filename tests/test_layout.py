@@ -44,21 +44,15 @@ def files(room: str) -> list[Path]:
 
 
 @functools.cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
-
-
-@functools.cache
-def nodes(path: Path) -> list[ast.AST]:
-    """What these rules look at: everything that is imported or called."""
-    kinds = (ast.Import, ast.ImportFrom, ast.Call)
-    return [node for node in ast.walk(parsed(path)) if isinstance(node, kinds)]
+def imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """What is imported, wherever in the file the import stands."""
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def imported(path: Path) -> set[str]:
     """Top-level names of everything a file imports, wherever in it the import stands."""
     names = set()
-    for node in nodes(path):
+    for node in imports(path):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -77,7 +71,7 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
 def modules(path: Path) -> set[str]:
     """Full names of the modules that a file imports from, wherever in it the import stands."""
     names = set()
-    for node in nodes(path):
+    for node in imports(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -131,16 +125,16 @@ def test_commands_name_no_system() -> None:
 
 def test_data_imports_in_one_direction() -> None:
     """No file of data/ imports one that imports it, however far round."""
-    imports = {
+    found = {
         f"data.{path.stem}" if path.parent.name == "data" else f"data.loaders.{path.stem}": {
             name.rpartition(".")[0] for name in modules(path) if name.startswith("data.")
         }
         for path in files("data")
     }
-    for start in imports:
+    for start in found:
         seen, todo = set(), [start]
         while todo:
-            for name in imports.get(todo.pop(), ()):
+            for name in found.get(todo.pop(), ()):
                 assert name != start, f"{start} imports itself through others"
                 if name not in seen:
                     seen.add(name)
@@ -175,7 +169,7 @@ no switches for the processes that a run on one machine does not need."""
 def test_no_private_imports() -> None:
     for room in ROOMS:
         for path in files(room):
-            for node in nodes(path):
+            for node in imports(path):
                 if isinstance(node, ast.ImportFrom) and node.module and path.name not in PRIVATE:
                     assert not re.search(r"(^|\.)_(?!_)", node.module), f"{path}: {node.module}"
 
@@ -205,7 +199,7 @@ def test_nothing_that_is_read_is_run() -> None:
     """No loader that runs what it reads, no shell; Ray's pickle only between the processes of one cluster."""
     for room in ROOMS[:6]:
         for path in files(room):
-            for node in nodes(path):
+            for node in ast.walk(ast.parse(path.read_text())):
                 if not isinstance(node, ast.Call):
                     continue
                 name = ast.unparse(node.func)
@@ -238,7 +232,7 @@ def test_every_module_says_what_it_is() -> None:
     for room in ROOMS:
         for path in files(room):
             text = path.read_text()
-            assert not text.strip() or ast.get_docstring(parsed(path)), f"{path} has no docstring"
+            assert not text.strip() or ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
 
 
 def test_the_tree_page_is_the_tree() -> None:
