@@ -216,6 +216,7 @@ def join(rank: int, folder: str, what: str) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "error"), [("killed", "has ended"), ("still", "timed out")])
 def test_who_waits_for_a_worker_that_is_gone_gets_an_error(what: str, error: str, tmp_path: Path) -> None:
     """At once for a dead one, after a collective's time for one that stands still; and no memory stays."""

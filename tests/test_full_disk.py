@@ -128,6 +128,7 @@ def test_evolve(tmp_path, said):
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_export(trained_run, tmp_path):
     """In a process of its own, which torch's writer used to end by SIGABRT; in one for both formats, which each take
     seconds to import."""
