@@ -168,7 +168,7 @@ def as_command(
 ) -> None:
     """This process is the command from now on; what it prints and says goes to files."""
     os.environ |= environment
-    os.dup2(os.open(printed, os.O_WRONLY), 1)
+    os.dup2(os.open(printed, os.O_WRONLY | os.O_CREAT), 1)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     sys.argv = [module, *words]
     sys.modules.pop(module, None)  # it is to be run, though the server has imported it
