@@ -110,7 +110,7 @@ def test_a_worker_that_stands_still_holds_nobody_up(ray_cluster, expected, tmp_p
     result = run(Traced(6, folder=str(tmp_path), seconds=0.02), config, on_generation=on_generation)
     np.testing.assert_array_equal(result.theta, expected)
     assert result.reissued_pairs > 0
-    assert max(now - before for (before, _), (now, _) in pairwise(times)) < 20  # 0.3 s and what a busy machine adds
+    assert max(now - before for (before, _), (now, _) in pairwise(times)) < 60  # 0.3 s and what a busy machine adds
     deadline = time.monotonic() + 60
     while Path(f"/proc/{stopped[0]}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
