@@ -119,17 +119,17 @@ def measure(rows: int, workers: int, batch: int, steps: int) -> dict[str, float]
                 coming.append((shares, plan))
                 if len(coming) < 2:
                     continue
-                now, own = coming.popleft()
+                now, made = coming.popleft()
                 if isinstance(placement, Sharded):
-                    placement.use(own)
+                    placement.use(made)
                     if move:
                         timed("move", partial(move_rows, learner, placement, plan))
                 timed("step_after_move" if move else "step", partial(learner.step, now, step))
                 if isinstance(placement, Sharded):
-                    found["distinct"].append(len(own.ids_U))
-                    found["asked"].append(len(own.whole.rows_A))
-                    found["summed"].append(len(own.whole.ids_V))
-                    found["late"] += [sum(own.late.out) / len(own.ids_U)] if own.late is not None else []
+                    found["distinct"].append(len(made.own.ids_U))
+                    found["asked"].append(len(made.whole.rows_A))
+                    found["summed"].append(len(made.whole.asked.ids_U))
+                    found["late"] += [sum(made.late.out) / len(made.own.ids_U)] if made.late is not None else []
                 else:
                     assert learner.tables
                     found["distinct"].append(sum(len(t.touched.ids_U) for t in learner.tables.values() if t.touched))
