@@ -44,7 +44,7 @@ class NodeShards:
 
     def join(self, group: Group) -> None:
         """Lay out what a thread that talks over this group needs. All workers call it at the same time."""
-        self.beside[group] = Neighbours()
+        self.beside[group] = Neighbours(group)
         for placement in self.placements:
             placement.join(group)
 
