@@ -176,7 +176,7 @@ class Others:
             "get_world_size": lambda: self.workers,
             "get_rank": lambda: 0,
         }
-        apart = mock.patch.object(placement, "neighbours_of", lambda _: None)
+        apart = mock.patch.object(placement, "neighbours_of", return_value=None)
         with (
             apart,
             mock.patch.multiple(dist, all_to_all_single=self.all_to_all_single, all_reduce=mock.Mock(), **names),

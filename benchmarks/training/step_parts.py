@@ -4,9 +4,9 @@
 
 Two plain gloo processes of one thread step `distributed.training.learner.Learner` on synthetic ids that were drawn
 before (table_size.py has the model), without Ray and without reading; every placement has its learner in them, and all
-take turns, BLOCK steps each. Beside them one worker alone, on the global batch and on half of it. Parts are timed on the
-clock where the step calls them, waiting for the other worker included; figures are medians of a worker's steps, then
-means of the two workers.
+take turns, BLOCK steps each. Beside them one worker alone, on the global batch and on half of it. Parts are timed on
+the clock where the step calls them, waiting for the other worker included; figures are medians of a worker's steps,
+then means of the two workers.
 """
 
 import dataclasses

@@ -4,9 +4,10 @@
     python -m benchmarks.training.tables_ahead --rows-a-worker 4096     # weak scaling: the global batch grows
 
 Two plain gloo processes of one thread step `distributed.training.learner.Learner` on synthetic ids that were drawn
-before (table_size.py has the model and the log), all but the last way as on two machines. In each repeat come: one worker alone on the global batch, two at once
-that share nothing (the ceiling), and two that train together in each way; figures are ratios of rows/s to the worker
-alone in the same repeat, their median over repeats beside it. CPU is what the process used, all its threads together.
+before (table_size.py has the model and the log), all but the last way as on two machines. In each repeat come: one
+worker alone on the global batch, two at once that share nothing (the ceiling), and two that train together in each
+way; figures are ratios of rows/s to the worker alone in the same repeat, their median over repeats beside it. CPU is
+what the process used, all its threads together.
 """
 
 import dataclasses
