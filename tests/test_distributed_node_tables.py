@@ -22,7 +22,7 @@ from data.log import open_log
 from distributed.context import Context
 from distributed.tables.collectives import sent
 from distributed.tables.node import NODE, Neighbours
-from distributed.tables.node_table import ring_sum
+from distributed.tables.node_sums import ring_sum
 from distributed.training import launch
 from distributed.training.job import TrainJob
 from distributed.training.launch import run_training
