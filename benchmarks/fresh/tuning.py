@@ -4,7 +4,7 @@
     python benchmarks/fresh/tuning.py judge --workers 2 --seconds 150       # again, until done
     python benchmarks/fresh/tuning.py pareto --seconds 150                  # CMA-ES again at other prices of dwell
     python benchmarks/fresh/tuning.py table
-    python benchmarks/fresh/tuning.py efficiency                            # alone on the machine
+    OMP_NUM_THREADS=1 python benchmarks/fresh/tuning.py efficiency          # alone on the machine
 
 Every method has the same EPISODES evaluations in the same 16 worlds and begins at the paper's setting (p .8, n_low 4,
 q .4). What it ends with is judged in 16 worlds that no method has seen, against the paper's setting in the same worlds.
@@ -13,6 +13,7 @@ q .4). What it ends with is judged in 16 worlds that no method has seen, against
 import argparse
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -234,38 +235,33 @@ class Warm(FreshObjective):
 
 
 def efficiency() -> None:
-    """Evaluations a second of the engine with 1 and 2 workers, against a plain loop in this process before and after.
+    """Evaluations a second of the engine with 1 and 2 workers, against the same evaluations in this process.
 
-    The first generation, in which workers start, and the last, after which theta itself is evaluated, do not count.
+    The same: workers=0 walks through the same candidates in the same worlds, and what an evaluation costs depends on
+    the candidate. One thread each: without OMP_NUM_THREADS=1 this process would use two cores (Ray gives a worker one).
+    The first generation, in which workers start and begin their worlds, does not count. `idle`: share of the workers'
+    time in which they evaluate nothing, as the engine counts it.
     """
-    objective, pairs, generations = Warm(dataclasses.replace(SETTINGS, worlds=2, per_evaluation=2)), 8, 2
-    noise = 0.3 * np.random.default_rng(0).normal(size=(6, 12)).astype(np.float32)
-
-    def alone() -> float:
-        begun = time.perf_counter()
-        objective.evaluate_batch(noise, np.zeros(6, np.uint64))
-        return 6 / (time.perf_counter() - begun)
-
-    loops, rates = [alone()], {}
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        raise SystemExit("give OMP_NUM_THREADS=1: with more threads the plain loop would be given more than one core")
+    objective, generations = Warm(dataclasses.replace(SETTINGS, worlds=2, per_evaluation=2)), 2
+    rates: dict[int, list[float]] = {0: [], 1: [], 2: []}
+    idle: dict[int, list[float]] = {1: [], 2: []}
+    for workers in (0, 1, 2, 0):
+        chosen = ESConfig(generations=1 + generations, pairs=6, sigma=0.3, centre_every=0, workers=workers)
+        counted = engine.run(objective, chosen).history[1:]
+        rates[workers].append(2 * chosen.pairs * generations / sum(one["seconds"] for one in counted))
+        if workers:
+            idle[workers] += [one["idle_share"] for one in counted]
+    plain_rate = float(np.mean(rates[0]))
+    rows = [["in this process", f"{plain_rate:.3f} ({min(rates[0]):.3f} to {max(rates[0]):.3f})", "", ""]]
     for workers in (1, 2):
-        chosen = ESConfig(generations=2 + generations, pairs=pairs, sigma=0.3, centre_every=0, workers=workers)
-        ends: list[float] = []
-
-        def note(metrics: dict[str, Any], ends: list[float] = ends) -> None:
-            ends.append(time.perf_counter())
-
-        engine.run(objective, chosen, on_generation=note)
-        rates[workers] = 2 * pairs * generations / (ends[-2] - ends[0])
-        loops.append(alone())
-    plain_rate = float(np.mean(loops))
-    rows = [["plain loop", f"{plain_rate:.3f} ({min(loops):.3f} to {max(loops):.3f})", ""]]
-    rows += [
-        [f"{workers} workers", f"{rate:.3f}", f"{100 * rate / workers / plain_rate:.1f}%"]
-        for workers, rate in rates.items()
-    ]
+        rate, share = rates[workers][0], float(np.mean(idle[workers]))
+        found = [f"{rate:.3f}", f"{100 * rate / workers / plain_rate:.1f}%", f"{100 * share:.2f}%"]
+        rows.append([f"{workers} workers", *found])
     text = f"Evaluations of {1 / plain_rate:.1f} s each; efficiency: against as many plain loops.\n\n"
-    text += markdown(["who", "evaluations/s", "efficiency"], rows)
-    write_result("fresh-efficiency", {"plain_loops": loops, "rates": rates}, text)
+    text += markdown(["who", "evaluations/s", "efficiency", "idle"], rows)
+    write_result("fresh-efficiency", {"rates": rates, "idle": idle}, text)
 
 
 if __name__ == "__main__":
