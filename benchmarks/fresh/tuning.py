@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -40,6 +41,7 @@ SPREAD = 1.0
 PENALTIES = (0.0, 10.0, 50.0)
 """Prices of dwell beside the default's, for the front."""
 SETTINGS = FreshTuningSettings()
+EFFICIENCY = "CPU seconds of an evaluation in this process / in a worker * (1 - idle share)"
 METHODS = ("es", "es, wider", "cma", "random", "optuna")
 EVOLVED: dict[str, dict[str, Any]] = {
     "es": {"sigma": 0.5, "learning_rate": 0.25},
@@ -226,42 +228,68 @@ def table() -> None:
 
 @dataclasses.dataclass
 class Warm(FreshObjective):
-    """The objective in worlds that every process begins before it is timed."""
+    """The objective in worlds that every process begins before it is timed; `notes` gets the CPU seconds of each call,
+    a line of CANDIDATES SECONDS."""
+
+    notes: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for number in range(self.settings.worlds):
             self.episodes.base(number)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "notes": self.notes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.notes = state["notes"]
+        super().__setstate__(state)
+
+    def evaluate_batch(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> np.ndarray:
+        begun = time.process_time()
+        found = super().evaluate_batch(theta_PD, seeds_P)
+        with open(self.notes, "a") as file:
+            file.write(f"{len(theta_PD)} {time.process_time() - begun}\n")
+        return found
+
 
 def efficiency() -> None:
-    """Evaluations a second of the engine with 1 and 2 workers, against the same evaluations in this process.
+    """What the engine makes of 1 and 2 workers, against the same evaluations in this process (workers=0: the same
+    candidates in the same worlds; what an evaluation costs depends on the candidate).
 
-    The same: workers=0 walks through the same candidates in the same worlds, and what an evaluation costs depends on
-    the candidate. One thread each: without OMP_NUM_THREADS=1 this process would use two cores (Ray gives a worker one).
-    The first generation, in which workers start and begin their worlds, does not count. `idle`: share of the workers'
-    time in which they evaluate nothing, as the engine counts it.
+        efficiency = CPU seconds of an evaluation here / in a worker * (1 - idle)
+
+    idle: share of the workers' time in which they evaluate nothing, as the engine counts it. So said it is the engine's
+    own loss, whatever else the machine does: by the clock other processes would count, all the more as Ray runs its
+    workers at nice 15. One thread each: without OMP_NUM_THREADS=1 this process would use two cores (Ray gives a worker
+    one). The first generation, in which workers start and begin their worlds, does not count.
     """
     if os.environ.get("OMP_NUM_THREADS") != "1":
         raise SystemExit("give OMP_NUM_THREADS=1: with more threads the plain loop would be given more than one core")
-    objective, generations = Warm(dataclasses.replace(SETTINGS, worlds=2, per_evaluation=2)), 2
-    rates: dict[int, list[float]] = {0: [], 1: [], 2: []}
+    settings = dataclasses.replace(SETTINGS, worlds=2, per_evaluation=2)
+    cpu_s: dict[int, list[float]] = {0: [], 1: [], 2: []}
     idle: dict[int, list[float]] = {1: [], 2: []}
-    for workers in (0, 1, 2, 0):
-        chosen = ESConfig(generations=1 + generations, pairs=6, sigma=0.3, centre_every=0, workers=workers)
-        counted = engine.run(objective, chosen).history[1:]
-        rates[workers].append(2 * chosen.pairs * generations / sum(one["seconds"] for one in counted))
-        if workers:
-            idle[workers] += [one["idle_share"] for one in counted]
-    plain_rate = float(np.mean(rates[0]))
-    rows = [["in this process", f"{plain_rate:.3f} ({min(rates[0]):.3f} to {max(rates[0]):.3f})", "", ""]]
+    with tempfile.TemporaryDirectory() as place:
+        for turn, workers in enumerate((0, 1, 2, 0)):
+            notes = Path(place) / str(turn)
+            chosen = ESConfig(generations=3, pairs=4, sigma=0.3, centre_every=0, workers=workers)
+            history = engine.run(Warm(settings, str(notes)), chosen).history
+            lines = [line.split() for line in notes.read_text().splitlines()]
+            # Calls of the first generation and, last, of theta itself are left out.
+            counted = [(int(count), float(seconds)) for count, seconds in lines][chosen.pairs : 3 * chosen.pairs]
+            cpu_s[workers].append(sum(seconds for _, seconds in counted) / sum(count for count, _ in counted))
+            if workers:
+                idle[workers] += [one["idle_share"] for one in history[1:]]
+    here = float(np.mean(cpu_s[0]))
+    rows = [["in this process", f"{here:.3f} ({min(cpu_s[0]):.3f} to {max(cpu_s[0]):.3f})", "", ""]]
     for workers in (1, 2):
-        rate, share = rates[workers][0], float(np.mean(idle[workers]))
-        found = [f"{rate:.3f}", f"{100 * rate / workers / plain_rate:.1f}%", f"{100 * share:.2f}%"]
-        rows.append([f"{workers} workers", *found])
-    text = f"Evaluations of {1 / plain_rate:.1f} s each; efficiency: against as many plain loops.\n\n"
-    text += markdown(["who", "evaluations/s", "efficiency", "idle"], rows)
-    write_result("fresh-efficiency", {"rates": rates, "idle": idle}, text)
+        own, share = cpu_s[workers][0], float(np.mean(idle[workers]))
+        rows.append(
+            [f"{workers} workers", f"{own:.3f}", f"{100 * share:.2f}%", f"{100 * here / own * (1 - share):.1f}%"]
+        )
+    text = f"Evaluations of {here:.1f} CPU s each, 16 a run; efficiency: {EFFICIENCY}.\n\n"
+    text += markdown(["who", "CPU s an evaluation", "idle", "efficiency"], rows)
+    write_result("fresh-efficiency", {"cpu_s": cpu_s, "idle": idle}, text)
 
 
 if __name__ == "__main__":
