@@ -85,9 +85,7 @@ class PreRanker(nn.Module):
         tower = self.towers[0 if side is self.query else 1]
         return functional.normalize(tower(inputs), dim=1)
 
-    def wanted(
-        self, ids_BK: Tensor, bags: Sequence[BagTensors], first_L: Tensor
-    ) -> list[tuple[Tensor, Tensor | None]]:
+    def wanted(self, ids_BK: Tensor, bags: Sequence[BagTensors], first_L: Tensor) -> list[tuple[Tensor, Tensor | None]]:
         """(ids, offsets of a multi-valued field or None) in the order of the lookup: query side, then item side."""
         found: list[tuple[Tensor, Tensor | None]] = [
             (ids_BK.index_select(0, first_L)[:, list(self.query.single)].reshape(-1), None)

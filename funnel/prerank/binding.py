@@ -36,9 +36,7 @@ def one_each(events: Events) -> np.ndarray:
     return np.sort(order_E[last_E])
 
 
-def bind(
-    user_L: np.ndarray, time_L: np.ndarray, events: Events, relevant: Relevant
-) -> tuple[np.ndarray, np.ndarray]:
+def bind(user_L: np.ndarray, time_L: np.ndarray, events: Events, relevant: Relevant) -> tuple[np.ndarray, np.ndarray]:
     """(event_B, request_B): the events that were bound, each user and item once, and the request of each.
 
     A request at the very time of an event counts as before it. What no request before is relevant to is left out.

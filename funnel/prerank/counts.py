@@ -127,9 +127,7 @@ class PreRankCounts:
         self.aucs_2[AUCS.index(name)] += whole(auc_L)
         self.requests_6[4 + AUCS.index(name)] += len(auc_L)
 
-    def shown(
-        self, rank_LC: np.ndarray, later_LC: np.ndarray, list_T: np.ndarray, place_T: np.ndarray
-    ) -> np.ndarray:
+    def shown(self, rank_LC: np.ndarray, later_LC: np.ndarray, list_T: np.ndarray, place_T: np.ndarray) -> np.ndarray:
         """bool_TK: whether the later stage would put each target among its first ones, handed the first k."""
         better_TC = later_LC[list_T] > later_LC[list_T, place_T][:, None]
         ahead = [np.count_nonzero(better_TC & (rank_LC[list_T] < k), axis=1) for k in self.ks]

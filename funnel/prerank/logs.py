@@ -180,7 +180,15 @@ class Rows:
         place_LC = np.full(item_LC.shape, -1)
         np.put_along_axis(place_LC, lived.shown_LP[begin:end], np.arange(settings.page)[None], 1)
         at = (row_R, column_R)
-        found = [row_R, item_LC[at].astype(np.int64), column_R, sampled_LC[at], marks[0][at], marks[1][at], place_LC[at]]
+        found = [
+            row_R,
+            item_LC[at].astype(np.int64),
+            column_R,
+            sampled_LC[at],
+            marks[0][at],
+            marks[1][at],
+            place_LC[at],
+        ]
         # What was bought or clicked elsewhere and is no candidate: clicks hold the purchases.
         row_X, item_X = more[1] if asked.log == "stages" else (more[1][0][:0], more[1][1][:0])
         bought = set(zip(*(one.tolist() for one in more[0]), strict=True))

@@ -51,8 +51,8 @@ class PreRankSettings:
     """Column of the ranker's score of every candidate, for end-to-end recall; a log may lack it."""
     scale: float = 10.0
     """What the cosine is multiplied by at first; the scale is learnt."""
-    tau: float = 1.0
-    """survival: how soft the order of a request is."""
+    tau: float = 50.0
+    """survival: how soft the order of a request is; it goes with the rows of a request."""
     model: TowerConfig = field(default_factory=TowerConfig)
 
     def __post_init__(self) -> None:

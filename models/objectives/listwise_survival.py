@@ -8,11 +8,14 @@ al., ICLR 2019):
 
     row i of the matrix = softmax(((n + 1 - 2 i) s - A 1) / tau),  A_jm = |s_j - s_m|,   n: items of the list
     m_j                 = min(1, sum of the first k rows in column j)
-    L                   = sum_j -y_j log(m1_j m2_j) - (1 - y_j) log(1 - m1_j m2_j),  and the same of m1 alone
+    L                   = sum_j -y_j (1 + m2_j) log m1_j
 
-m1 is that of the scores being learnt, m2 that of the later stage, which stands still here (in the paper both stages are
-trained together; its second term keeps each stage's own bound tight). Shapes: B rows of all lists, L lists, N items of
-the longest list, I rows of the matrix.
+m1 is that of the scores being learnt, m2 that of the later stage. In the paper both stages are trained together, by
+-log(m1 m2) and by each stage's own -log m. Here the later stage stands still: its log would be a constant, so a
+positive counts by how far that stage would show it (-m2 log m1, a lower bound by Jensen's inequality), beside the own
+stage's -log m1. Negatives need no term: the first k places are given once. A sum of n distances makes the logits
+large: tau goes with the length of the lists. Shapes: B rows of all lists, L lists, N items of the longest list, I rows
+of the matrix.
 """
 
 import torch
@@ -49,8 +52,4 @@ def membership(score_B: Tensor, list_B: Tensor, lists: int, first_L: Tensor, tau
 
 def survival_terms(own_B: Tensor, later_B: Tensor, label_B: Tensor) -> Tensor:
     """The loss of every row, from the memberships of the own stage and of the later one."""
-    found = own_B.new_zeros(len(own_B))
-    for chance_B in (own_B * later_B, own_B):
-        chance_B = chance_B.clamp(LEAST, 1 - LEAST)
-        found = found - label_B * chance_B.log() - (1 - label_B) * (1 - chance_B).log()
-    return found
+    return -label_B * (1 + later_B) * own_B.clamp(min=LEAST).log()
