@@ -13,6 +13,7 @@ PROBLEMS: Mapping[str, str] = {
     "listwise": "funnel.lists.problem:ListWise",
     "fresh_two_tower": "funnel.fresh.problem:FreshTwoTower",
     "fresh_sequence": "funnel.fresh.problem:FreshSequence",
+    "prerank": "funnel.prerank.problem:PreRank",
 }
 """What jobs.train --problem NAME trains."""
 TUNABLES: Mapping[str, str] = {
@@ -28,6 +29,7 @@ SIMULATORS: Mapping[str, str] = {"platform": "funnel.platform.experiment:Platfor
 LOGGED: Mapping[str, str] = {
     "platform": "funnel.platform.logs.writer:PlatformLogs",
     "fresh": "funnel.fresh.logs:TakenLogs",
+    "cascade": "funnel.prerank.logs:CascadeLogs",
 }
 """Worlds of which jobs.make_data --world NAME writes logs (funnel/simulator.py: Logging); data/worlds.py has others."""
 

@@ -75,6 +75,7 @@ class EntireSpace:
         "calibrate": "funnel.ranking.calibrating",
         "evaluate": "funnel.ranking.evaluating",
         "export": "funnel.ranking.exporting",
+        "teach": "funnel.ranking.teaching",
     }
     presets: ClassVar[Presets] = PRESETS
     spaces: ClassVar[Spaces] = SPACES
