@@ -13,6 +13,7 @@ PROBLEMS: Mapping[str, str] = {
     "listwise": "funnel.lists.problem:ListWise",
     "fresh_two_tower": "funnel.fresh.problem:FreshTwoTower",
     "fresh_sequence": "funnel.fresh.problem:FreshSequence",
+    "rerank": "funnel.rerank.problem:Rerank",
 }
 """What jobs.train --problem NAME trains."""
 TUNABLES: Mapping[str, str] = {
