@@ -54,7 +54,14 @@ STAGES: Mapping[str, Stage] = {
             "fresh": "funnel.fresh.slot:FreshFunnel",
         },
     ),
-    "reranking": Stage("none", {"none": "funnel.platform.reranking:AsRanked"}),
+    "reranking": Stage(
+        "none",
+        {
+            "none": "funnel.platform.reranking:AsRanked",
+            "list": "funnel.rerank.stage:ListReRanking",
+            "shuffled": "funnel.rerank.stage:Shuffled",
+        },
+    ),
 }
 """The stages that a request passes, in order (funnel/platform/stages.py)."""
 POLICIES: Mapping[str, str] = {

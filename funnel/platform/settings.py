@@ -76,7 +76,17 @@ class PlatformSettings:
         for name in ("core", "core_taste", "casual_taste", "content"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}, must lie in 0..1")
-        for name in ("uploads", "visits", "visits_spread", "quality", "affinity", "intent", "mood", "fatigue", "response"):
+        for name in (
+            "uploads",
+            "visits",
+            "visits_spread",
+            "quality",
+            "affinity",
+            "intent",
+            "mood",
+            "fatigue",
+            "response",
+        ):
             if not 0 <= getattr(self, name) < 1e6:
                 raise UserError(f"{name} is {getattr(self, name)}, must be a finite number of at least 0")
         for name in ("core_activity", "fresh_days"):

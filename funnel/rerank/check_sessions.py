@@ -63,10 +63,6 @@ def refuse(wrong_R: np.ndarray, path: str, start: int, column: str, value_R: np.
         raise UserError(f"{path}: row {start + row}: column {column!r} is {shown}, {rule}")
 
 
-def columns_of(settings: RerankSettings, session: str, order: str) -> list[str]:
-    return list(dict.fromkeys([session, order, *settings.labels, *settings.feedback]))
-
-
 def lengths_of(facts: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """(length_V, left_V) of the sessions counted by `check_sessions`."""
     length, left = [], []

@@ -1,12 +1,13 @@
-"""Figures of the list scorer: log-loss, AUC and PCOC of its three heads, also by place in the session, and list reward.
+"""Figures of the list scorer: log-loss, AUC and PCOC of three heads, also by place in the session, and list reward.
 
-Scores fall into 4,096 bins of the logit over [-12, 12]: counts are whole numbers and add up over workers exactly; scores
+Scores fall into 4,096 bins of the logit over [-12, 12]: counts are whole numbers and add up over workers exactly; those
 of one bin (.006 wide) count as tied. PCOC: mean prediction / mean label. Reward: alpha view + beta like of every item
 that was watched; predicted / observed says whether list values mean what they say.
 
 Shapes: B rows, H = 3 heads, P groups of places, N bins.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,8 @@ from funnel.problem import Outputs
 from funnel.rerank.units import SessionBatch
 from models.list_scorer import HEADS
 
+Maps = Mapping[str, tuple[float, float]]
+"""By head: (slope, intercept) of its logit."""
 BINS, LIMIT = 4096, 12.0
 PLACES = (0, 1, 2, 5, 10, 20)
 """Places at which groups begin."""
@@ -37,18 +40,20 @@ class SessionCounts:
 
     alpha: float
     beta: float
-    bins_HP2N: Tensor = field(
-        default_factory=lambda: torch.zeros(len(HEADS), len(PLACES), 2, BINS, dtype=torch.int64)
-    )
+    bins_HP2N: Tensor = field(default_factory=lambda: torch.zeros(len(HEADS), len(PLACES), 2, BINS, dtype=torch.int64))
     sums_HP2: Tensor = field(default_factory=lambda: torch.zeros(len(HEADS), len(PLACES), 2, dtype=torch.float64))
     """Sums of log-losses and of predictions."""
     sessions_1: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
     columns: tuple[str, ...] = ()
+    maps: Maps | None = None
+    """Applied to the logits first: a calibration."""
 
     def add(self, outputs: Outputs, batch: SessionBatch, table: pa.Table) -> None:
         group_B = torch.bucketize(batch.place_B.cpu(), torch.tensor(PLACES), right=True) - 1
         for h, head in enumerate(HEADS):
             logit_B, label_B = outputs[head].detach().cpu().double(), batch.label_B3[:, h].cpu().double()
+            if self.maps is not None:
+                logit_B = self.maps[head][0] * logit_B + self.maps[head][1]
             bin_B = ((logit_B + LIMIT) * (BINS / (2 * LIMIT))).clamp_(0, BINS - 1).long()
             index_B = (group_B * 2 + (label_B > 0.5).long()) * BINS + bin_B
             counted = torch.bincount(index_B, minlength=2 * len(PLACES) * BINS)

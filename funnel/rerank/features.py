@@ -19,6 +19,8 @@ class RerankSettings:
     """Patterns of the features that describe who asks."""
     item: tuple[str, ...] = ("item_*", "price", "content_*", "rank_*")
     """Patterns of the features that describe an item, the ranker's scores among them."""
+    left_out: tuple[str, ...] = ("user_id", "item_id", "item_provider")
+    """Patterns of features that are left out: ids make a file too large for a phone, and say nothing of what is new."""
     view: str = "effective_view"
     """Column that is 1 where an item was watched as it should be."""
     like: str = "like"
@@ -62,9 +64,9 @@ def matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
 
 def views(settings: RerankSettings, schema: Schema, where: str = "schema.json") -> Views:
-    """What of the schema is seen. Raises UserError for patterns that match nothing, a column on both sides, and lists."""
-    many = {one.name for one in schema.many}
-    features = [name for name in schema.features if name not in many]
+    """What of the schema is seen. Raises UserError for patterns that match nothing, and for a column on both sides."""
+    out = {one.name for one in schema.many} | set(matching(schema.features, settings.left_out))
+    features = [name for name in schema.features if name not in out]
     sides = {"query": matching(features, settings.query), "item": matching(features, settings.item)}
     for what, names in sides.items():
         if not names:

@@ -27,7 +27,6 @@ from data.errors import UserError
 from data.hashing import hash_array
 from data.kinds import number
 from data.log import Log, Part
-from data.nearest import correction
 from data.schema import Schema
 from funnel.lists.units import Lists, request_begins, request_sizes
 from funnel.panels import Panel, Record, Table
@@ -100,7 +99,6 @@ class Rerank:
         seen = views(settings, schema, f"{where}/schema.json")
         checked: dict[str, dict[str, Any]] = {}
         for name, part in parts.items():
-            check_columns(settings, log, part, order)
             checked[name] = check_sessions(settings, log, part, schema.request, order)
         for name in ("train", "valid"):
             for label in settings.labels:
@@ -227,21 +225,6 @@ class Rerank:
         from funnel.rerank.panels import panels
 
         return panels(record)
-
-
-def check_columns(settings: RerankSettings, log: Log, part: Part, order: str) -> None:
-    """Raises UserError for a column of outcomes, feedback or order that the log has not."""
-    there = log.columns(part) if hasattr(log, "columns") else None
-    if there is None:
-        return
-    for option, names in (("view", [settings.view]), ("like", [settings.like]), ("next", [settings.next]),
-                          ("feedback", settings.feedback), ("order", [order])):  # fmt: skip
-        for name in names:
-            if name not in there:
-                raise UserError(
-                    f"{shown(log.location)}/{part.name}: no column {name!r} (--{option}); "
-                    f"{correction(name, sorted(there), 'there are')}"
-                )
 
 
 def default() -> dict[str, Any]:
