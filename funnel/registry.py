@@ -20,6 +20,7 @@ TUNABLES: Mapping[str, str] = {
     "fusion": "funnel.fusion.tuning:FusionTuning",
     "off_policy": "funnel.off_policy.tuning:OffPolicyTuning",
     "fresh": "funnel.fresh.tuning:FreshTuning",
+    "rerank": "funnel.rerank.tuning:RerankTuning",
 }
 """What jobs.evolve --objective NAME tunes, beside the plain objectives of es/objectives/registry.py."""
 SERVED: Mapping[str, str] = {"fusion": "funnel.fusion.serving"}

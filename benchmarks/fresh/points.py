@@ -3,7 +3,7 @@
 from typing import Any
 
 from benchmarks.fresh.worlds import MAIN, NONE, Lived, arm
-from funnel.fresh.episodes import Interval
+from funnel.platform.episodes import Interval
 
 PS = (0.0, 0.4, 0.8, 1.0)
 N_LOWS = (1.0, 4.0, 16.0, 64.0)

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from funnel.fresh.episodes import Episodes, EpisodeSettings, Interval, interval
 from funnel.platform.designs import metrics
+from funnel.platform.episodes import Episodes, EpisodeSettings, Interval, interval
 from funnel.platform.figures import DAILY
 from funnel.platform.settings import PlatformSettings
 

@@ -92,7 +92,7 @@ def trained(world: str, kind: str) -> Path:
     if weights.exists():
         return weights
     shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
+    (place / "run").mkdir(parents=True)
     config = TrainConfig(
         epochs=EPOCHS,
         batch_size=64,

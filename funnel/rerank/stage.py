@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from data.errors import UserError
-from funnel.platform.draws import bits
+from funnel.platform.draws import bits, key, uniforms
 from funnel.platform.figures import EFFECTIVE
 from funnel.platform.logs.columns import item_columns, platform_schema, user_columns
 from funnel.platform.numbers import gumbel_table
@@ -31,6 +31,8 @@ from funnel.rerank.scorer import NetworkScorer, NumpyScorer, Watched
 from funnel.rerank.search import search
 from funnel.rerank.weights import Weights, load
 
+MORE = key(0, 41)
+"""Address of what decides which requests are searched with one list more."""
 TOLD = ("click", "good", "dwell", "like", "purchase", "effective_view")
 """Feedback that the platform gives after each view."""
 
@@ -41,6 +43,8 @@ class ListReRankingSettings(SearchSettings):
     """list_scorer.npz of jobs.export."""
     candidates: int = 20
     """Ranked items that a page is chosen from; at least the page's slots."""
+    more: float = 0.0
+    """Share of requests that are searched with one list more than k: a k between whole numbers."""
     leave: Literal["next", "place"] = "next"
     """Who says whether users look on: the network's head, or a law of how many items they have seen (CAVE)."""
     context: bool = True
@@ -54,6 +58,8 @@ class ListReRankingSettings(SearchSettings):
         super().__post_init__()
         if self.candidates < 1:
             raise UserError(f"candidates is {self.candidates}, must be at least 1")
+        if not 0 <= self.more < 1:
+            raise UserError(f"more is {self.more}, must lie in 0..1, 1 left out")
         parsed(self.limits, 0, 1, self.scope, check=False)
 
 
@@ -93,20 +99,25 @@ class ListReRanking(Policy):
         self.had_UC = np.zeros((world.users, world.categories), np.int64)
 
     def choose(self, requests: Requests, step: Step, view: View) -> np.ndarray:
-        key = int(requests.key_R[0]) if len(requests) else 0
-        if step.place == 0 or key not in self.pages:
-            self.pages[key] = self.opened(requests, step, view)
-        page = self.pages[key]
-        row_A = np.flatnonzero(step.active_R & step.left_RM.any(1))
+        block = int(requests.key_R[0]) if len(requests) else 0
+        if step.place == 0 or block not in self.pages:
+            self.pages[block] = self.opened(requests, step, view)
+        page = self.pages[block]
+        active_R = step.active_R & step.left_RM.any(1)
+        wider_R = uniforms(MORE, requests.key_R) < self.settings.more
         chosen_R = np.zeros(len(requests), np.int64)
-        if not len(row_A):
-            return chosen_R
-        scorer = self.scorer(page, step, row_A, requests)
-        bounds = self.bounds(page, step, row_A, requests) if self.limits else None
-        found = search(scorer, step.left_RM[row_A], self.settings, self.world.slots - step.place, bounds)
-        self.evaluations += int(found.evaluations_R.sum())
-        self.decisions += len(row_A)
-        chosen_R[row_A] = found.first_R
+        for row_A, settings in (
+            (np.flatnonzero(active_R & ~wider_R), self.settings),
+            (np.flatnonzero(active_R & wider_R), replace(self.settings, k=self.settings.k + 1)),
+        ):
+            if not len(row_A):
+                continue
+            scorer = self.scorer(page, step, row_A)
+            bounds = self.bounds(page, step, row_A, requests) if self.limits else None
+            found = search(scorer, step.left_RM[row_A], settings, self.world.slots - step.place, bounds)
+            self.evaluations += int(found.evaluations_R.sum())
+            self.decisions += len(row_A)
+            chosen_R[row_A] = found.first_R
         return chosen_R
 
     def opened(self, requests: Requests, step: Step, view: View) -> Page:
@@ -137,7 +148,7 @@ class ListReRanking(Policy):
         item_RM = item_R.reshape(rows, candidates)
         return Page(scorer, step.item_RM.copy(), view.items.category_I[item_RM], view.items.length_I[item_RM])
 
-    def scorer(self, page: Page, step: Step, row_A: np.ndarray, requests: Requests) -> Scorer:
+    def scorer(self, page: Page, step: Step, row_A: np.ndarray) -> Scorer:
         """Of the active requests, after what they watched on this page too."""
         row, own = torch.from_numpy(row_A), page.scorer
         watched, item_AMO = own.watched.take(row), own.item_RMO[row]
