@@ -126,7 +126,7 @@ class ListScorer(nn.Module):
             seen_CMO = self.seen(query_CO, target_CMO, before)
             state_CS = self.state(before)
             parts += [seen_CMO, target_CMO * seen_CMO, state_CS.unsqueeze(1).expand(-1, targets, -1)]
-        x_BI = torch.cat(parts, 2).reshape(contexts * targets, -1)
+        x_BI = torch.cat(parts, 2).flatten(0, 1)
         mixed = self.mixture(x_BI)
         logit_BT = torch.cat([head(mixed_BH) for head, mixed_BH in zip(self.heads, mixed, strict=True)], 1)
         return logit_BT.view(contexts, targets, len(HEADS))

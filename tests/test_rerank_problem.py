@@ -177,7 +177,7 @@ def test_figures_are_those_of_scikit_learn(log: Path) -> None:
         label_R, score_R = units.label_R3[:, h], logits[head].sigmoid().numpy()
         assert figures[f"{head}.log_loss"] == pytest.approx(log_loss(label_R, score_R), rel=1e-9)
         assert figures[f"{head}.auc"] == pytest.approx(roc_auc_score(label_R, score_R), abs=1e-3)
-        assert figures[f"{head}.pcoc"] == pytest.approx(score_R.mean() / label_R.mean(), rel=1e-9)
+        assert figures[f"{head}.pcoc"] == pytest.approx(score_R.mean() / label_R.mean(), rel=1e-6)
         late_R = (place_R >= 2) & (place_R < 5)
         assert figures[f"{head}.log_loss.3-5"] == pytest.approx(log_loss(label_R[late_R], score_R[late_R]), rel=1e-9)
     reward_R = units.label_R3[:, 0] + 4 * units.label_R3[:, 1]

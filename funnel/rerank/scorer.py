@@ -63,7 +63,7 @@ class NetworkScorer:
         candidates, width = item_RMO.shape[1:]
         # Planned items, the latest first: there, but not watched.
         flipped_RKL = prefix_RKL.flip(2)
-        planned_RKLO = item_RMO.gather(1, flipped_RKL.reshape(rows, -1, 1).expand(-1, -1, width))
+        planned_RKLO = item_RMO.gather(1, flipped_RKL.reshape(rows, lists * length, 1).expand(-1, -1, width))
         planned = Watched(
             planned_RKLO.view(rows * lists, length, width),
             torch.ones(rows * lists, length, dtype=torch.bool),

@@ -153,7 +153,7 @@ class ListReRanking(Policy):
         row, own = torch.from_numpy(row_A), page.scorer
         watched, item_AMO = own.watched.take(row), own.item_RMO[row]
         if step.place and self.settings.context:
-            seen_AP = torch.from_numpy(np.ascontiguousarray(step.seen_RP[row_A][:, ::-1]))
+            seen_AP = torch.from_numpy(step.seen_RP[row_A][:, ::-1].copy())
             now = Watched(
                 item_AMO.gather(1, seen_AP.unsqueeze(2).expand(-1, -1, item_AMO.shape[2])),
                 torch.ones(seen_AP.shape, dtype=torch.bool),
