@@ -120,8 +120,8 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def loaded(kind: str, path: Path) -> Any:
-    """The file, read back, as a function from arrays to arrays."""
+def loaded(kind: str, path: Path, options: Any = None) -> Any:
+    """The file, read back, as a function from arrays to arrays; `options`: onnxruntime's, for its session."""
     if kind == "pt2":
         module = torch.export.load(path).module()
 
@@ -132,7 +132,7 @@ def loaded(kind: str, path: Path) -> Any:
         return run_program
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     wanted = {entry.name for entry in session.get_inputs()}
 
     def run_onnx(arrays: list[Any]) -> list[Any]:
