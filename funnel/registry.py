@@ -14,12 +14,14 @@ PROBLEMS: Mapping[str, str] = {
     "fresh_two_tower": "funnel.fresh.problem:FreshTwoTower",
     "fresh_sequence": "funnel.fresh.problem:FreshSequence",
     "prerank": "funnel.prerank.problem:PreRank",
+    "rerank": "funnel.rerank.problem:Rerank",
 }
 """What jobs.train --problem NAME trains."""
 TUNABLES: Mapping[str, str] = {
     "fusion": "funnel.fusion.tuning:FusionTuning",
     "off_policy": "funnel.off_policy.tuning:OffPolicyTuning",
     "fresh": "funnel.fresh.tuning:FreshTuning",
+    "rerank": "funnel.rerank.tuning:RerankTuning",
 }
 """What jobs.evolve --objective NAME tunes, beside the plain objectives of es/objectives/registry.py."""
 SERVED: Mapping[str, str] = {"fusion": "funnel.fusion.serving"}
@@ -55,7 +57,14 @@ STAGES: Mapping[str, Stage] = {
             "fresh": "funnel.fresh.slot:FreshFunnel",
         },
     ),
-    "reranking": Stage("none", {"none": "funnel.platform.reranking:AsRanked"}),
+    "reranking": Stage(
+        "none",
+        {
+            "none": "funnel.platform.reranking:AsRanked",
+            "list": "funnel.rerank.stage:ListReRanking",
+            "shuffled": "funnel.rerank.stage:Shuffled",
+        },
+    ),
 }
 """The stages that a request passes, in order (funnel/platform/stages.py)."""
 POLICIES: Mapping[str, str] = {

@@ -242,9 +242,9 @@ def test_limits_that_cannot_be_kept_are_refused(
 def test_numbers_that_cannot_be_searched_by_are_refused() -> None:
     for settings, message in (
         ({"k": 0}, "k is 0, must be at least 1"),
-        ({"alpha": -1.0}, "alpha is -1.0, must be a finite number of at least 0: a list value"),
+        ({"alpha": -1.0}, r"alpha is -1\.0, must be a finite number of at least 0: a list value"),
         ({"alpha": 0.0, "beta": 0.0}, "alpha and beta are both 0"),
-        ({"stability": 1.2}, "stability is 1.2, must lie above 0"),
+        ({"stability": 1.2}, r"stability is 1\.2, must lie above 0"),
         ({"beta": math.nan}, "beta is nan"),
     ):
         with pytest.raises(UserError, match=message):
@@ -255,7 +255,7 @@ def test_numbers_that_cannot_be_searched_by_are_refused() -> None:
     for method in METHODS:
         with pytest.raises(UserError, match="the chance of 'view' is nan: a list scorer must give numbers"):
             search(Told([0.1, math.nan, 0.2]), left_RM, SearchSettings(method=method), 2)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="a list has the value -0.2: adaptive search stops by the share"):
+    with pytest.raises(UserError, match=r"a list has the value -0\.2: adaptive search stops by the share"):
         search(Told([0.1, -0.2, -0.3]), left_RM, settings, 2)
 
 

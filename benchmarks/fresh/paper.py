@@ -23,8 +23,8 @@ import numpy as np
 from benchmarks.bench import markdown, write_result
 from benchmarks.fresh.points import ARMS, FIRST, points
 from benchmarks.fresh.worlds import EPISODE, MAIN, RATE, WORLD, Lived, arm, live, numbers, until_done
-from funnel.fresh.episodes import interval
 from funnel.platform.designs import run_pair, values
+from funnel.platform.episodes import interval
 from funnel.simulator import Compared
 
 LINES = Path("runs/fresh-paper/lived.jsonl")

@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 from benchmarks.fresh.worlds import AUDIENCE, MAIN, NONE, RATE, Lived, arm
-from funnel.fresh.episodes import Interval
+from funnel.platform.episodes import Interval
 
 PS = (0.0, 0.4, 0.8, 1.0)
 N_LOWS = (1.0, 4.0, 16.0, 64.0)

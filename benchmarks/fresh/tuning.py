@@ -29,8 +29,8 @@ from benchmarks.fresh.worlds import until_done
 from data.errors import Stopped
 from es import engine
 from es.config import ESConfig
-from funnel.fresh.episodes import interval
 from funnel.fresh.tuning import CORPUS, DUIC, DWELL, FreshObjective, FreshTuning, FreshTuningSettings
+from funnel.platform.episodes import interval
 from funnel.settings import plain
 
 PLACE = Path("runs/fresh-tuning")

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from funnel.fresh.episodes import Episodes, EpisodeSettings, Interval, interval
 from funnel.platform.behaviour import Walked
 from funnel.platform.cascade import Passed
 from funnel.platform.designs import metrics
+from funnel.platform.episodes import Episodes, EpisodeSettings, Interval, interval
 from funnel.platform.figures import DAILY
 from funnel.platform.settings import PlatformSettings
 from funnel.platform.view import Requests, View

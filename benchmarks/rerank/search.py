@@ -106,7 +106,9 @@ def main() -> None:
     for context in (1.0, *CONTEXTS):
         for candidates in (20, 50):
             lines = rows_of(candidates, context, more=context == 1.0)
-            figures[f"context {context}, {candidates} candidates"] = [dict(zip(header, map(str, l))) for l in lines]
+            figures[f"context {context}, {candidates} candidates"] = [
+                dict(zip(header, line, strict=True)) for line in lines
+            ]
             text += f"\n**{candidates} candidates, context {context:g}**\n\n" + markdown(header, lines)
     write_result("rerank-search", figures, text)
 

@@ -146,6 +146,20 @@ def floor_of_array(x: np.ndarray) -> np.ndarray:
     return np.floor(x + NEAR).astype(np.int64)
 
 
-def limits_of(limits: Sequence[CategoryLimit], count: int, slots: int, scope: str) -> CategoryLimits | None:
-    """None where there are none. Raises UserError for limits that cannot be kept together."""
-    return CategoryLimits(tuple(limits), count, slots, "session" if scope == "session" else "page") if limits else None
+def parsed(texts: Sequence[str], count: int, slots: int, scope: str, check: bool = True) -> CategoryLimits | None:
+    """Limits written as "CATEGORY:LEAST:MOST"; None where there are none. Raises UserError for a text that says no
+    limit, and (`check`) for limits that cannot be kept together."""
+    found = []
+    for text in texts:
+        parts = text.split(":")
+        try:
+            category = -1 if parts[0].strip() == "*" else int(parts[0])
+            least, most = (float(part) for part in parts[1:])
+        except ValueError:
+            raise UserError(
+                f'limits: {text!r} is not "CATEGORY:LEAST:MOST", such as "3:0.1:0.3" or "*:0:0.3"'
+            ) from None
+        found.append(CategoryLimit(category, least, most))
+    if not found or not check:
+        return None
+    return CategoryLimits(tuple(found), count, slots, "session" if scope == "session" else "page")

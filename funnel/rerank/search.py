@@ -123,9 +123,8 @@ def checked(chances: Chances) -> Chances:
     """Raises UserError where a chance is no finite number."""
     for name, value in zip(Chances._fields, chances, strict=True):
         if not np.isfinite(value).all():
-            raise UserError(
-                f"the chance of {name!r} is {value[~np.isfinite(value)][0]}: a list scorer must give numbers"
-            )
+            wrong = float(value[~np.isfinite(value)][0])
+            raise UserError(f"the chance of {name!r} is {wrong}: a list scorer must give numbers")
     return chances
 
 
