@@ -25,6 +25,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.files import write_whole
+from models.hidden_cause import LIFT
 
 CALIBRATION = "calibration.json"
 FORMAT, VERSION = "counterpoint.calibration", 2
@@ -94,9 +95,13 @@ class Calibration:
     """What it was fitted on: method, space, part, rows, negative_rate; of which model (Given.checksum)."""
 
     def apply(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Calibrated logits by task; float64 where there is a map."""
+        """Calibrated logits by task; float64 where there is a map. Where pCVR is made right for clicks, pCTCVR is q p:
+        what a hidden cause adds to that product is in p then."""
+        right_for_clicks = "cvr" in self.tasks and self.about.get("space") == "click"
         return {
-            task: self.tasks[task].apply_logit(logit) if task in self.tasks else logit for task, logit in logits.items()
+            name: self.tasks[name].apply_logit(logit) if name in self.tasks else logit
+            for name, logit in logits.items()
+            if not (right_for_clicks and name == LIFT)
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class EntireSpace:
         if not train.positives.get("conversion") or not facts["valid"].positives.get("conversion"):
             warnings.append("train or valid has no conversions: a model of clicks; its pcvr and pctcvr mean nothing")
         return {
-            "tasks": list(objective.tasks),
+            **towers(objective),
             "click_rate": train.weights["click"] / train.weight,
             "conversion_rate": train.weights.get("conversion", 0) / train.weights["click"],
             "numeric_mean": mean_N.tolist(),
@@ -125,7 +125,7 @@ class EntireSpace:
     @classmethod
     def facts_with(cls, facts: Mapping[str, Any], settings: EntireSpaceSettings) -> dict[str, Any]:
         """Facts of the same log for other settings: the towers follow the objective. Trials of a search differ so."""
-        return {**facts, "tasks": list(find_objective(settings.objective.name).tasks)}
+        return {**facts, "hidden_cause": False, **towers(find_objective(settings.objective.name))}
 
     def __init__(
         self,
@@ -170,7 +170,8 @@ class EntireSpace:
     def network(self, share: Share = EVERY_ROW, seed: int = 0) -> BatchNetwork:
         facts = self.facts
         tasks = tuple(facts["tasks"])
-        network = build_network(BatchNetwork, self.settings.model, self.schema, tasks, seed, share)
+        cause = bool(facts.get("hidden_cause"))
+        network = build_network(BatchNetwork, self.settings.model, self.schema, tasks, seed, share, cause)
         network.ending = self.settings.objective.ending(tasks)
         if "numeric_mean" in facts:  # not in an older checkpoint, whose tensors say the same
             network.start_at({"ctr": facts["click_rate"], "cvr": facts["conversion_rate"]})
@@ -221,6 +222,11 @@ class EntireSpace:
         from funnel.ranking.panels import panels
 
         return panels(record)
+
+
+def towers(objective: type[Objective]) -> dict[str, Any]:
+    """Of the facts, what a network's form follows from beside the settings: {"tasks": ., ["hidden_cause": True]}"""
+    return {"tasks": list(objective.tasks), **({"hidden_cause": True} if objective.hidden_cause else {})}
 
 
 def labels_of(batch: Batch) -> Labels:

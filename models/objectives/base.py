@@ -125,6 +125,8 @@ class Objective:
     """The towers it needs; ctr and cvr are what a funnel is scored with."""
     uses_propensities: ClassVar[bool] = False
     """Whether it weighs clicks by `inverse_propensity`: then a click model trained before may give the propensities."""
+    hidden_cause: ClassVar[bool] = False
+    """Whether its network has a hidden cause of click and conversion (models/hidden_cause.py)."""
     step: int = 0
     """Which update this is, set by the trainer: for what alternates."""
     epoch: int = 0
