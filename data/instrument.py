@@ -31,6 +31,8 @@ def check_instrument(names: Sequence[str], categorical: Sequence[CategoricalFiel
         if names.count(name) > 1:
             raise UserError(f"'instrument' names {name!r} twice")
         if read_by.get(name, name) not in names:
-            raise UserError(f"'instrument' names {name!r}, which weighs {read_by[name]!r}: conversions would depend on it")
+            raise UserError(
+                f"'instrument' names {name!r}, which weighs {read_by[name]!r}: conversions would depend on it"
+            )
     if features and len(names) == len(features):
         raise UserError("'instrument' names every feature: conversions need some of their own")

@@ -34,9 +34,9 @@ def build_network(
     tasks: tuple[str, ...],
     seed: int,
     share: Share = EVERY_ROW,
-    cause: bool = False,
+    cause: float | str | None = None,
 ) -> Network:
-    """A network of this kind for the schema's features; `cause`: with a hidden cause of click and conversion."""
+    """A network of this kind for the schema's features; `cause`: theta of a hidden one of click and conversion."""
     field_rows, options = Encoder(schema).field_rows, field_options(schema)
     instruments = instruments_of(schema) if "ctr" in tasks else Instruments()
     return kind(model, field_rows, len(schema.numeric), tasks, seed, share, options, instruments, cause)

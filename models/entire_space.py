@@ -67,10 +67,11 @@ class EntireSpaceModel(nn.Module):
     field_rows: rows of the fused table that each categorical field owns; numerics: how many numeric features;
     tasks: names such as ("ctr", "cvr"), decided by the objective; seed: the whole initialisation; share: which rows of
     the tables are held here, where others hold the rest; options: of each categorical field, if any is not plain;
-    instruments: features that the click tower alone reads; cause: whether click and conversion share a hidden one.
+    instruments: features that the click tower alone reads; cause: theta of one that click and conversion share, if they
+    do, or "learnt".
 
-    With a hidden cause training mode gives the towers' logits a and b, and theta under CAUSE; evaluation mode gives what
-    they come to, logits of pCTR and pCVR, and LIFT (models/hidden_cause.py).
+    With a hidden cause training mode gives the towers' logits a and b, and theta under CAUSE; evaluation mode gives
+    what they come to, logits of pCTR and pCVR, and LIFT (models/hidden_cause.py).
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class EntireSpaceModel(nn.Module):
         share: Share = EVERY_ROW,
         options: tuple[FieldOptions, ...] | None = None,
         instruments: Instruments = Instruments(),  # noqa: B008 - it is frozen
-        cause: bool = False,
+        cause: float | str | None = None,
     ) -> None:
         super().__init__()
         if not field_rows and not numerics:
@@ -109,8 +110,8 @@ class EntireSpaceModel(nn.Module):
             crossing, layers, rank = config.crossing, config.cross_layers, config.cross_rank
             self.cross = CrossNetwork(inputs, layers, rank) if crossing == "dcn_v2" else None
             self.pairs = FactorisationMachine(inputs, widths, len(tasks)) if crossing == "fm" else None
-        self.cause = HiddenCause() if cause else None
-        extra = ((LIFT,) if cause else ()) + ((SHIFT,) if instruments else ())
+        self.cause = None if cause is None else HiddenCause(None if isinstance(cause, str) else cause)
+        extra = (() if cause is None else (LIFT,)) + ((SHIFT,) if instruments else ())
         self.says: tuple[str, ...] = tasks + extra
         """Names of what it gives in evaluation mode."""
 

@@ -65,9 +65,7 @@ def log_clicked_and(a_B: Tensor, b_B: Tensor, theta: Tensor, label_B: Tensor) ->
     node_K1, log_K1 = grid(a_B)
     click, conversion = loadings(theta)
     sign_B = 2 * label_B - 1
-    return (
-        log_K1 + logsigmoid(a_B + click * node_K1) + logsigmoid(sign_B * (b_B + conversion * node_K1))
-    ).logsumexp(0)
+    return (log_K1 + logsigmoid(a_B + click * node_K1) + logsigmoid(sign_B * (b_B + conversion * node_K1))).logsumexp(0)
 
 
 def marginal_logit(logit_B: Tensor, theta: Tensor) -> Tensor:
@@ -95,11 +93,16 @@ def both_logit(logits: Mapping[str, Tensor]) -> Tensor:
 
 
 class HiddenCause(nn.Module):
-    """Holds theta, one number for all rows; 0 at first."""
+    """Holds theta, one number for all rows: 0 at first and learnt, or a number that is given and held."""
 
-    def __init__(self) -> None:
+    scaled: Tensor
+
+    def __init__(self, theta: float | None = None) -> None:
         super().__init__()
-        self.scaled = nn.Parameter(torch.zeros(()))
+        if theta is None:
+            self.scaled = nn.Parameter(torch.zeros(()))
+        else:
+            self.register_buffer("scaled", torch.tensor(theta / SCALE))
 
     @property
     def theta(self) -> Tensor:

@@ -94,14 +94,17 @@ class Calibration:
     about: dict[str, Any] = field(default_factory=dict)
     """What it was fitted on: method, space, part, rows, negative_rate; of which model (Given.checksum)."""
 
+    @property
+    def right_for_clicks(self) -> bool:
+        return "cvr" in self.tasks and self.about.get("space") == "click"
+
     def apply(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
         """Calibrated logits by task; float64 where there is a map. Where pCVR is made right for clicks, pCTCVR is q p:
         what a hidden cause adds to that product is in p then."""
-        right_for_clicks = "cvr" in self.tasks and self.about.get("space") == "click"
         return {
             name: self.tasks[name].apply_logit(logit) if name in self.tasks else logit
             for name, logit in logits.items()
-            if not (right_for_clicks and name == LIFT)
+            if not (self.right_for_clicks and name == LIFT)
         }
 
     def to_dict(self) -> dict[str, Any]:

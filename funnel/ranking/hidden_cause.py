@@ -11,8 +11,8 @@ conversion p has missed that goes with clicks (a control function), so that thet
 how the model errs. Maximum likelihood; the interval is theta -+ 1.96 standard errors from the observed information,
 with scores summed by user [the sandwich of Huber 1967; Liang and Zeger 1986].
 
-**Exclusion**: z is to move conversions through clicks alone. Under a hidden cause z predicts r among clicks as well, but
-only where clicks are likely, and theta says by how much; gamma, fitted beside theta, is what is left.
+**Exclusion**: z is to move conversions through clicks alone. Under a hidden cause z predicts r among clicks as well,
+but only where clicks are likely, and theta says by how much; gamma, fitted beside theta, is what is left.
 
 What the model has not learnt of the features is as hidden as what no column shows: theta counts both.
 Shapes: R clicked rows, P parameters, U users, K nodes.
@@ -22,18 +22,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logit
 
+from funnel.ranking.scored_part import CLICK, CONVERSION, ScoredPart
 from models.hidden_cause import nodes
+from models.instrument import SHIFT
 
 MOST = 9.0
 """|theta| is at most this: h = 3."""
+MOST_CLICKS = 200_000
+"""Of clicked rows; whole buckets of users until there are so many."""
 FEWEST = 100
 """Conversions, and clicks without one, below which nothing is fitted."""
 WEAKEST = 0.1
 """Standard deviation over clicks of what instruments add to the click logit, below which they tell nothing."""
 Z95 = 1.96
+POINTS = 4000
+MOST_STEPS = 50
 STEP = 1e-4
 
 
@@ -50,6 +55,19 @@ class Clicks:
     weight_R: np.ndarray
 
 
+def clicks_of(part: ScoredPart) -> Clicks:
+    """The clicks of a scored part, as the model gave their logits (not calibrated)."""
+    kept, left = list[np.ndarray](), MOST_CLICKS
+    for rows in part.read():
+        kept.append(rows[rows["labels"] & CLICK > 0][:left])
+        left -= len(kept[-1])
+    rows = np.concatenate(kept)
+    click_R, shift_R, conversion_R = (rows[name].astype(np.float64) for name in ("ctr", SHIFT, "cvr"))
+    label_R = (rows["labels"] & CONVERSION > 0).astype(np.float64)
+    weight_R = rows["weight"].astype(np.float64) if part.weighted else np.ones(len(rows))
+    return Clicks(click_R, shift_R, conversion_R, label_R, rows["user"] if part.has_users else None, weight_R)
+
+
 def click_logit_within(m_R: np.ndarray, theta: float) -> np.ndarray:
     """a with sum_k w_k sigmoid(a + h v_k) = sigmoid(m): Newton's method in logits, where it is nearly linear."""
     node_1K, weight_K = grid()
@@ -61,6 +79,12 @@ def click_logit_within(m_R: np.ndarray, theta: float) -> np.ndarray:
         slope_R = (inside_RK * (1 - inside_RK)) @ weight_K / (value_R * (1 - value_R))
         a_R = a_R - (logit(value_R) - m_R) / np.maximum(slope_R, 1e-6)
     return a_R
+
+
+def interpolated(m_R: np.ndarray, theta: float) -> np.ndarray:
+    """The same of many rows, by lines between POINTS of them: the map is smooth, and errors are below 1e-5."""
+    point_P = np.linspace(m_R.min() - 1e-6, m_R.max() + 1e-6, POINTS)
+    return np.interp(m_R, point_P, click_logit_within(point_P, theta))
 
 
 def grid() -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +106,7 @@ class Likelihood:
         clicks = self.clicks
         node_1K, weight_K = grid()
         strength = np.sqrt(abs(theta))
-        click_RK = expit(click_logit_within(clicks.click_R, theta)[:, None] + strength * node_1K) * weight_K
+        click_RK = expit(interpolated(clicks.click_R, theta)[:, None] + strength * node_1K) * weight_K
         one_RK = expit(b_R[:, None] + np.copysign(strength, theta) * node_1K)
         label_R1 = clicks.label_R[:, None]
         both_RK = click_RK * np.where(label_R1 > 0, one_RK, 1 - one_RK)
@@ -108,14 +132,37 @@ def standard(x_R: np.ndarray) -> np.ndarray:
     return (x_R - x_R.mean()) / max(float(x_R.std()), 1e-9)
 
 
-def fit(clicks: Clicks, with_shift: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """(parameters, their standard errors): theta, beta_0 to beta_3 and, if asked for, gamma."""
-    likelihood = Likelihood(clicks, with_shift)
+def climbed(likelihood: Likelihood, parameters: int, start_P: np.ndarray | None = None) -> np.ndarray:
+    """Maximum likelihood by Newton's steps with the scores' outer product for a Hessian [Berndt, Hall, Hall and
+    Hausman 1974], each halved until it is uphill."""
+    weight_R = likelihood.clicks.weight_R
+    if start_P is None:
+        start_P = np.zeros(parameters)
+        start_P[[0, 2]] = 0.1, 1.0
+    found_P = start_P
+    value_R, slopes_RP = likelihood.scores(found_P)
+    for _ in range(MOST_STEPS):
+        slope_P = weight_R @ slopes_RP
+        step_P = np.linalg.pinv((weight_R[:, None] * slopes_RP).T @ slopes_RP) @ slope_P
+        if slope_P @ step_P < 1e-4:
+            break
+        for halved in 0.5 ** np.arange(12):
+            next_P = found_P + halved * step_P
+            next_P[0] = np.clip(next_P[0], -MOST, MOST)
+            tried_R, tried_RP = likelihood.scores(next_P)
+            if weight_R @ tried_R >= weight_R @ value_R:
+                break
+        else:
+            break
+        found_P, value_R, slopes_RP = next_P, tried_R, tried_RP
+    return found_P
+
+
+def fit(clicks: Clicks) -> tuple[np.ndarray, np.ndarray]:
+    """(theta, beta_0 to beta_3; their standard errors)."""
+    likelihood = Likelihood(clicks, with_shift=False)
     parameters = 1 + likelihood.design_RP.shape[1]
-    start_P = np.zeros(parameters)
-    start_P[[0, 2]] = 0.1, 1.0
-    bounds = [(-MOST, MOST)] + [(None, None)] * (parameters - 1)
-    found_P = minimize(likelihood.total, start_P, jac=True, method="L-BFGS-B", bounds=bounds).x
+    found_P = climbed(likelihood, parameters)
     information_PP = np.empty((parameters, parameters))
     for index in range(parameters):
         step_P = np.zeros(parameters)
@@ -131,6 +178,17 @@ def fit(clicks: Clicks, with_shift: bool = False) -> tuple[np.ndarray, np.ndarra
     return found_P, np.sqrt(np.maximum(np.diag(variance_PP), 0))
 
 
+def exclusion(clicks: Clicks, without_P: np.ndarray) -> tuple[float, float]:
+    """(gamma, half of its 95% interval). Its length follows from the likelihood ratio, gamma 1.96 / sqrt(2 log ratio):
+    where theta is small the likelihood has a kink, at which standard errors say nothing."""
+    likelihood = Likelihood(clicks, with_shift=True)
+    start_P = np.append(without_P, 0.0)
+    found_P = climbed(likelihood, len(start_P), start_P)
+    gain = 2 * len(clicks.label_R) * (likelihood.total(start_P)[0] - likelihood.total(found_P)[0])
+    gamma = float(found_P[-1])
+    return gamma, Z95 * abs(gamma) / float(np.sqrt(max(gain, 1e-9)))
+
+
 def judge(clicks: Clicks) -> tuple[dict[str, Any], str]:
     """(figures "theta", "theta.low", "exclusion", "claimed", ..., why nothing is claimed or "").
 
@@ -143,14 +201,14 @@ def judge(clicks: Clicks) -> tuple[dict[str, Any], str]:
         return figures, f"fewer than {FEWEST} clicks of either outcome"
     if strength < WEAKEST:
         return figures, "the instruments hardly move clicks"
-    (theta, *_), (error, *_) = fit(clicks)
-    (*_, gamma), (*_, gamma_error) = fit(clicks, with_shift=True)
+    found_P, error_P = fit(clicks)
+    theta, error = float(found_P[0]), float(error_P[0])
     low, high = theta - Z95 * error, theta + Z95 * error
     figures |= {"theta": theta, "theta.low": low, "theta.high": high}
     figures |= {"strength": float(np.copysign(np.sqrt(abs(theta)), theta))}
-    figures |= {"exclusion": gamma, "exclusion.low": gamma - Z95 * gamma_error}
-    figures |= {"exclusion.high": gamma + Z95 * gamma_error}
-    if abs(gamma) > Z95 * gamma_error:
+    gamma, half = exclusion(clicks, found_P)
+    figures |= {"exclusion": gamma, "exclusion.low": gamma - half, "exclusion.high": gamma + half}
+    if abs(gamma) > half:
         return figures, "the instruments predict conversions beside what a hidden cause explains: they are not valid"
     if low <= 0 <= high:
         return figures, "the interval of the hidden cause covers 0"

@@ -170,7 +170,7 @@ class EntireSpace:
     def network(self, share: Share = EVERY_ROW, seed: int = 0) -> BatchNetwork:
         facts = self.facts
         tasks = tuple(facts["tasks"])
-        cause = bool(facts.get("hidden_cause"))
+        cause = self.settings.objective.theta if facts.get("hidden_cause") else None
         network = build_network(BatchNetwork, self.settings.model, self.schema, tasks, seed, share, cause)
         network.ending = self.settings.objective.ending(tasks)
         if "numeric_mean" in facts:  # not in an older checkpoint, whose tensors say the same
