@@ -72,8 +72,8 @@ class Arguments:
     seeds: int = 5
     """Seeds: of the log and of the training."""
     points: list[str] = field(default_factory=lambda: list(POINTS))
-    """base, or a knob of the base world set anew: confounding=0; or instrument, the world of that name, or a knob of it:
-    instrument:hidden=0.7."""
+    """base, or a knob of the base world set anew: confounding=0; or instrument, the world of that name, or a knob of
+    it: instrument:hidden=0.7."""
     methods: list[str] = field(default_factory=lambda: list(METHODS))
     preset: str = ""
     """Settings of all methods, the references included: a preset of jobs.train or a JSON file, as there."""
@@ -85,8 +85,9 @@ class Arguments:
 
 
 def world_of(point: str) -> dict[str, Any]:
-    world, colon, change = point.partition(":") if point.startswith("instrument") else ("base", ":", point)
-    known = {"world": "instrument"} if world == "instrument" else {"world": "aligned", **BASE}
+    instrument = point.startswith("instrument")
+    change = point.partition(":")[2] if instrument else point
+    known = {"world": "instrument"} if instrument else {"world": "aligned", **BASE}
     if change in ("", "base"):
         return known
     knob, equals, value = change.partition("=")

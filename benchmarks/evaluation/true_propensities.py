@@ -35,8 +35,11 @@ class TrulyWeighted(EntireSpace):
         super().__init__(settings, schema, facts, given)
         assert schema.exposure is not None
         self.key = schema.exposure
-        self.columns = [*schema.columns, self.key]
         self.known: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        return [*self.schema.columns, self.key]
 
     def truth(self) -> tuple[np.ndarray, np.ndarray]:
         """(keys in order, propensities) of all parts."""

@@ -10,19 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.types as pat
 import torch
 
-from data.encode import Encoder, one_chunk
-from data.errors import UserError
-from data.hashing import hash_array
+from data.encode import Encoder
 from data.log import Log, Part
 from data.reading import ordered_tables
 from funnel.figures.slices import Slicing
 from funnel.network import BatchNetwork
 from funnel.ranking.click_model import ClickModel
 from funnel.ranking.counts import predict
+from funnel.ranking.folds import user_keys, with_folds
 from models.hidden_cause import LIFT
 from models.instrument import SHIFT
 
@@ -123,21 +120,10 @@ def score_part(
         if encoded.weight_R is not None:
             rows["weight"] = encoded.weight_R
         if click_model is not None:
-            rows["click"] = click_model.logits_of(encoded, device).numpy()
+            folded = with_folds(encoded, table, schema, click_model.folds)
+            rows["click"] = click_model.logits_of(folded, device).numpy()
         for index, slicing in enumerate(slicings):
             rows[f"by{index}"] = slicing.codes(table)
         scored.add(rows)
         on_rows(scored.rows)
     return scored
-
-
-def user_keys(table: pa.Table, name: str) -> np.ndarray:
-    """uint64_R: a hash of the user's id; all rows without one are one user."""
-    column = one_chunk(table, name)
-    if not (pat.is_integer(column.type) or pat.is_dictionary(column.type) or pat.is_string(column.type)
-            or pat.is_large_string(column.type)):  # fmt: skip
-        raise UserError(f"column {name!r} is of type {column.type}; a user is a whole number or a string")
-    key_R = hash_array(column)
-    if column.null_count:
-        key_R = np.where(column.is_null().to_numpy(zero_copy_only=False), np.uint64(0), key_R)
-    return key_R
