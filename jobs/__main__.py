@@ -14,6 +14,7 @@ COMMANDS = {
     "make_data": "make a log: from a table of your own, generated, or public",
     "check": "say what a run would refuse or warn about in a log",
     "train": "train a problem on a log: the ranker, or --problem listwise",
+    "ensemble": "train one model for each fold of users, without it",
     "calibrate": "make a trained model's probabilities true to its validation part",
     "evaluate": "judge a trained model on any log, by slice and with intervals",
     "score": "write what a model says of every exposure, as Parquet",

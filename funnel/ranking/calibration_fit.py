@@ -26,6 +26,7 @@ from funnel.network import BatchNetwork
 from funnel.ranking.calibration import METHODS, SPACES, Calibration, Calibrator
 from funnel.ranking.click_model import ClickModel
 from funnel.ranking.counts import predict
+from funnel.ranking.folds import fold_columns, with_folds
 
 FEWEST = 10
 """Positives and negatives that a step of the isotonic fit rests on, at least."""
@@ -73,8 +74,9 @@ def gather(
 ) -> FitData:
     """Score a part once and keep what a fit needs: 16 bytes a click, and counts."""
     encoder, data = Encoder(log.schema), FitData(log.schema.weight is not None)
-    for table in ordered_tables(log, part, log.schema.columns):
-        rows = encoder.encode(table)
+    folds = click_model.folds if click_model else 0
+    for table in ordered_tables(log, part, [*log.schema.columns, *fold_columns(log.schema, folds)]):
+        rows = with_folds(encoder.encode(table), table, log.schema, folds)
         given_R = click_model.logits_of(rows, device) if click_model else None
         click_R, conversion_R = (torch.tensor(rows.labels[name]) for name in ("click", "conversion"))
         weight_R = None if rows.weight_R is None else torch.tensor(rows.weight_R)
