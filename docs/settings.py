@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "evolve": ((), ("--objective", "off_policy")),
     "experiment": ((),),
     "fit": ((),),
+    "operate": ((),),
     "report": ((),),
     "export": ((),),
     "tune": ((),),

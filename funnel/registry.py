@@ -23,6 +23,8 @@ TUNABLES: Mapping[str, str] = {
 """What jobs.evolve --objective NAME tunes, beside the plain objectives of es/objectives/registry.py."""
 FITTED: Mapping[str, str] = {"incentives": "funnel.incentives.fitted:IncentiveEffects"}
 """What jobs.fit --system NAME fits on arrays (funnel/fitted.py)."""
+OPERATIONS: Mapping[str, str] = {"incentives": "funnel.incentives.operation:IncentiveOperation"}
+"""What jobs.operate --system NAME operates from day to day (funnel/operation.py)."""
 SERVED: Mapping[str, str] = {"fusion": "funnel.fusion.serving"}
 """Policies that jobs.export --policy can put into a graph: a module by tunable (funnel/tools.py: Serving)."""
 SIMULATORS: Mapping[str, str] = {"platform": "funnel.platform.experiment:PlatformSimulator"}
@@ -69,7 +71,7 @@ POLICIES: Mapping[str, str] = {
 }
 """Policies of the platform by name: functions that give their plain settings."""
 DEFAULT_PROBLEM, DEFAULT_TUNABLE, DEFAULT_SIMULATOR = "entire_space", "fusion", "platform"
-DEFAULT_FITTED = "incentives"
+DEFAULT_FITTED, DEFAULT_OPERATION = "incentives", "incentives"
 
 
 def find_problem(name: str) -> Any:
@@ -86,6 +88,12 @@ def find_fitted(name: str) -> Any:
     """The class of that name that is fitted, or the one that "package.module:Class" names. Raises UserError for what is
     none."""
     return find(name, FITTED, "system")
+
+
+def find_operation(name: str) -> Any:
+    """The class of that name that is operated, or the one that "package.module:Class" names. Raises UserError for what
+    is none."""
+    return find(name, OPERATIONS, "system")
 
 
 def find_serving(name: str) -> Any:
