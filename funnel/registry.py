@@ -13,6 +13,8 @@ PROBLEMS: Mapping[str, str] = {
     "listwise": "funnel.lists.problem:ListWise",
     "fresh_two_tower": "funnel.fresh.problem:FreshTwoTower",
     "fresh_sequence": "funnel.fresh.problem:FreshSequence",
+    "dragonnet": "funnel.incentives.problem:DragonNetProblem",
+    "cfr": "funnel.incentives.problem:CFRProblem",
 }
 """What jobs.train --problem NAME trains."""
 TUNABLES: Mapping[str, str] = {
