@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "score": ((),),
     "evolve": ((), ("--objective", "off_policy")),
     "experiment": ((),),
+    "fit": ((),),
+    "operate": ((),),
     "report": ((),),
     "export": ((),),
     "tune": ((),),

@@ -15,6 +15,8 @@ PROBLEMS: Mapping[str, str] = {
     "fresh_sequence": "funnel.fresh.problem:FreshSequence",
     "prerank": "funnel.prerank.problem:PreRank",
     "rerank": "funnel.rerank.problem:Rerank",
+    "dragonnet": "funnel.incentives.problem:DragonNetProblem",
+    "cfr": "funnel.incentives.problem:CFRProblem",
 }
 """What jobs.train --problem NAME trains."""
 TUNABLES: Mapping[str, str] = {
@@ -24,6 +26,10 @@ TUNABLES: Mapping[str, str] = {
     "rerank": "funnel.rerank.tuning:RerankTuning",
 }
 """What jobs.evolve --objective NAME tunes, beside the plain objectives of es/objectives/registry.py."""
+FITTED: Mapping[str, str] = {"incentives": "funnel.incentives.fitted:IncentiveEffects"}
+"""What jobs.fit --system NAME fits on arrays (funnel/fitted.py)."""
+OPERATIONS: Mapping[str, str] = {"incentives": "funnel.incentives.operation:IncentiveOperation"}
+"""What jobs.operate --system NAME operates from day to day (funnel/operation.py)."""
 SERVED: Mapping[str, str] = {"fusion": "funnel.fusion.serving"}
 """Policies that jobs.export --policy can put into a graph: a module by tunable (funnel/tools.py: Serving)."""
 SIMULATORS: Mapping[str, str] = {"platform": "funnel.platform.experiment:PlatformSimulator"}
@@ -32,6 +38,7 @@ LOGGED: Mapping[str, str] = {
     "platform": "funnel.platform.logs.writer:PlatformLogs",
     "fresh": "funnel.fresh.logs:TakenLogs",
     "cascade": "funnel.prerank.logs:CascadeLogs",
+    "incentives": "funnel.incentives.logs:RewardLogs",
 }
 """Worlds of which jobs.make_data --world NAME writes logs (funnel/simulator.py: Logging); data/worlds.py has others."""
 
@@ -77,6 +84,7 @@ POLICIES: Mapping[str, str] = {
 }
 """Policies of the platform by name: functions that give their plain settings."""
 DEFAULT_PROBLEM, DEFAULT_TUNABLE, DEFAULT_SIMULATOR = "entire_space", "fusion", "platform"
+DEFAULT_FITTED, DEFAULT_OPERATION = "incentives", "incentives"
 
 
 def find_problem(name: str) -> Any:
@@ -87,6 +95,18 @@ def find_problem(name: str) -> Any:
 def find_tunable(name: str) -> Any:
     """The tunable of that name, or the class that "package.module:Class" names. Raises UserError for what is none."""
     return find(name, TUNABLES, "objective")
+
+
+def find_fitted(name: str) -> Any:
+    """The class of that name that is fitted, or the one that "package.module:Class" names. Raises UserError for what is
+    none."""
+    return find(name, FITTED, "system")
+
+
+def find_operation(name: str) -> Any:
+    """The class of that name that is operated, or the one that "package.module:Class" names. Raises UserError for what
+    is none."""
+    return find(name, OPERATIONS, "system")
 
 
 def find_serving(name: str) -> Any:
