@@ -3,7 +3,8 @@
     forest = MDP2Forest(ForestSettings()).fit(rows, seed=0)
     forest.shares(features_UF)                    # (U, K), each row sums to 1
 
-`map` may spread trees over machines: tree b draws from (seed, b) alone, so the forest is the same bits. Shapes: R rows, U users, F features, K categories, B trees.
+`map` may spread trees over machines: tree b draws from (seed, b) alone, so the forest is the same bits.
+Shapes: R rows, U users, F features, K categories, B trees.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from data.errors import UserError
-from funnel.exposure.additive import AdditiveSettings, allocate, leaf_curves, reach
+from funnel.exposure.additive import AdditiveSettings, allocate, leaf_curves, least_ridge, reach
 from funnel.exposure.preference import ShareGrid
 from funnel.exposure.shares import ShareRows
 from funnel.exposure.tree import Tree, TreeSettings, grow
@@ -97,8 +98,8 @@ class Binned:
     reach_K: np.ndarray
 
 
-def one_tree(binned: Binned, number: int) -> tuple[Tree, np.ndarray | None]:
-    """Tree number b and, where leaves are additive, the curves of its nodes: all follows from (seed, b)."""
+def one_tree(binned: Binned, number: int) -> tuple[Tree, tuple[np.ndarray, np.ndarray] | None]:
+    """Tree number b and, where leaves are additive, the curves of its nodes by ridge and their errors: all follows from (seed, b)."""
     random = np.random.default_rng([binned.seed, number, 2022])
     rows = len(binned.outcome_R)
     drawn = np.sort(random.permutation(rows)[: binned.sampled]) if binned.sampled < rows else np.arange(rows)
@@ -106,8 +107,11 @@ def one_tree(binned: Binned, number: int) -> tuple[Tree, np.ndarray | None]:
     tree = grow(bins_NF, binned.share_bins_RK[drawn], outcome_N, binned.grid, binned.bins_F, binned.tree, random)
     if binned.additive is None:
         return tree, None
-    leaf_N, nodes = tree.leaves(bins_NF), len(tree.feature_V)
-    return tree, leaf_curves(leaf_N, binned.shares_RK[drawn], outcome_N, binned.additive, nodes, binned.reach_K)
+    fit_R = np.zeros(rows, bool)
+    fit_R[drawn] = True
+    leaf_R = tree.leaves(binned.bins_RF)
+    nodes = len(tree.feature_V)
+    return tree, leaf_curves(leaf_R, binned.shares_RK, binned.outcome_R, fit_R, binned.additive, nodes, binned.reach_K)
 
 
 def feature_edges(values_R: np.ndarray, bins: int) -> np.ndarray:
@@ -125,6 +129,8 @@ class MDP2Forest:
     trees: list[Tree] = field(default_factory=list)
     curves: list[np.ndarray] = field(default_factory=list)
     """Of every tree (V, K, S), where leaves are additive."""
+    ridge: float = 0.0
+    """The chosen one."""
     reach_K: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     edges: list[np.ndarray] = field(default_factory=list)
     """Of every feature: bin b holds edges[b-1] < value <= edges[b]."""
@@ -136,7 +142,11 @@ class MDP2Forest:
         """Grow the trees. Raises UserError where there are fewer rows than leaves ask for."""
         grown = map(one_tree, self.begin(rows, seed), range(self.settings.trees))
         self.trees = [tree for tree, _ in grown]
-        self.curves = [curves for _, curves in grown if curves is not None]
+        found = [curves for _, curves in grown if curves is not None]
+        if found:
+            chosen = least_ridge(mean_of([error_L for _, error_L in found]))
+            self.ridge = self.settings.additive.ridges[chosen]
+            self.curves = [curves[chosen] for curves, _ in found]
         return self
 
     def begin(self, rows: ShareRows, seed: int) -> Binned:
@@ -194,3 +204,11 @@ class MDP2Forest:
         """The leaf of every user in every tree, (U, B)."""
         bins_UF = self.bins(features_UF)
         return np.stack([tree.leaves(bins_UF) for tree in self.trees], axis=1)
+
+
+def mean_of(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of equal arrays, summed in order."""
+    total = np.zeros_like(parts[0])
+    for part in parts:
+        total += part
+    return total / len(parts)

@@ -8,12 +8,12 @@ the rows whose share lies in interval i (the group's mean where none does):
     D(Q_m) = mean of F over [Q_m, Q_q] - mean of F over [Q_0, Q_m]    means over the share, trapezoids
     t* = argmax_m D(Q_m)                                              m = 1 .. q-1
 
-Outcomes are centred by their mean over the log: D of a constant outcome c is c (Q_q - Q_0)/2 at every point. The paper's
-eq. 7 divides F by what was passed, which makes it a running mean and not the integral of eq. 2; taken literally it does
+Outcomes are centred by their mean over the log: D of a constant outcome c is c (Q_q - Q_0)/2 at every point. The
+paper's eq. 7 divides F by what was passed, which makes it a running mean and not the integral of eq. 2; taken literally it does
 not find the optimum of the paper's own simulation (docs/exposure.md).
 
-argmax can only answer with an edge, and where D only falls (a peak near the low end) always with the first one. The soft
-maximum averages the edges by exp[(D - max D)/(temperature (max D - min D))].
+argmax can only answer with an edge, and where D only falls (a peak near the low end) always with the first one. The
+soft maximum averages the edges by exp[(D - max D)/(temperature (max D - min D))].
 Shapes: K categories, Q intervals (the longest category's; shorter ones end with intervals of width 0), M = Q - 1 inner
 edges; ... any leading axes.
 """
@@ -39,6 +39,8 @@ class ShareGrid:
             if len(edges) < 4:
                 shown = share_R[share_R > edges[0]]
                 edges = np.unique(np.concatenate([edges[:1], np.quantile(shown, np.linspace(0, 1, quantiles))]))
+            if len(edges) < 3:  # two values in all: the point between them
+                edges = np.array([edges[0], edges.mean(), edges[-1]])
             found.append(edges)
         longest = max(max(len(edges) for edges in found), 3)
         padded = [np.concatenate([edges, np.full(longest - len(edges), edges[-1])]) for edges in found]

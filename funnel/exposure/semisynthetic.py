@@ -7,8 +7,10 @@
     5. outcome y = ybar_c p_c(t),  p_c the normal density N(b_c, S_c), here divided by its peak: y = ybar_c at b_c
 
 The paper says N(0, .05): we take .05 for the standard deviation. Density and covariance are of K categories whose
-shares sum to 1, so S_c is singular; `ridge` is added to its diagonal, as a share of its mean variance. Not additive in
-the shares, and not a function of the features: users of different clusters may be near each other.
+shares sum to 1, so S_c is singular; `ridge` is added to its diagonal, as a share of its mean variance. With S_c itself
+a logged row lies sqrt(K) deviations from the peak and its outcome is exp(-K/2) of the highest one: hardly any row says
+where the peak is. `spread` widens the covariance; K times makes logged outcomes about .5 of the highest. The response
+is not additive in the shares.
 Shapes: R rows, F features, K categories, C clusters.
 """
 
@@ -33,15 +35,18 @@ class Recipe:
     """Standard deviation of a cluster's best shares around its mean ones, before they are made whole."""
     ridge: float = 0.1
     """Added to the diagonal of a cluster's covariance, as a share of its mean variance."""
-    spread: float = 1.0
-    """Factor of the covariance: the larger, the flatter the response."""
+    spread: float = 0.0
+    """Factor of the covariance: the larger, the flatter the response. 1: as in the paper; 0: the number of
+    categories."""
 
     def __post_init__(self) -> None:
         if self.neighbours < 1:
             raise UserError(f"neighbours is {self.neighbours}, must be at least 1")
-        for name in ("resolution", "shift", "ridge", "spread"):
+        for name in ("resolution", "shift", "ridge"):
             if not 0 < getattr(self, name) < np.inf:
                 raise UserError(f"{name} is {getattr(self, name)}, must be a finite number above 0")
+        if not 0 <= self.spread < np.inf:
+            raise UserError(f"spread is {self.spread}, must be a finite number of at least 0")
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def respond(
         mean_K = own.mean(axis=0)
         peak_K = np.abs(mean_K + recipe.shift * random.standard_normal(len(mean_K)))
         best.append(peak_K / peak_K.sum())
-        cov_KK = np.cov(own.T) * recipe.spread
+        cov_KK = np.cov(own.T) * (recipe.spread or len(mean_K))
         cov_KK += recipe.ridge * max(np.trace(cov_KK) / len(cov_KK), 1e-6) * np.eye(len(cov_KK))
         inverse.append(np.linalg.inv(cov_KK))
         height.append(float(rows.outcome_R[cluster_R == cluster].mean()))

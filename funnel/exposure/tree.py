@@ -1,7 +1,7 @@
 """One tree of an MDP2 Forest: groups of users that differ in which shares suit them [Yu et al., KDD 2022, Algorithm 1].
 
-A level at a time: one histogram of counts and outcomes over (node, bin of a feature, category, bin of its share), summed
-over the bins below a cut, gives both children of every split; a split is worth
+A level at a time: one histogram of counts and outcomes over (node, bin of a feature, category, bin of its share),
+summed over the bins below a cut, gives both children of every split; a split is worth
 
     sum over both children and the categories that the simplex walk visits of  |R| D*^2          (eq. 4 and 5)
     less  penalty D0 sum |R_val| |D*(R_val) - D*(R)|                                             (eq. 6)
@@ -275,7 +275,7 @@ class _Nodes:
     def step(self, node_N: np.ndarray, bins_NF: np.ndarray) -> np.ndarray:
         """Rows of nodes that were split go to a child."""
         feature_V, cut_V, left_V = np.array(self.feature), np.array(self.cut), np.array(self.left)
-        moved_N = np.flatnonzero((feature_V[node_N] >= 0))
+        moved_N = np.flatnonzero(feature_V[node_N] >= 0)
         node = node_N[moved_N]
         result_N = node_N.copy()
         result_N[moved_N] = left_V[node] + (bins_NF[moved_N, feature_V[node]] > cut_V[node])

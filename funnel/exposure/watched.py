@@ -41,7 +41,9 @@ def from_views(
     own_V = amount_V[first_V] - amount_V[first_V].mean()
     matrix = csr_matrix((own_V, (user_V[first_V], item_V[first_V])), (len(users), len(items)))
     left_UF, size_F, right_FI = svds(matrix, settings.factors, rng=np.random.default_rng(seed))
-    kinds = KMeans(settings.categories, n_init=3, random_state=seed).fit_predict((size_F[:, None] * right_FI).T)
+    item_IF = (size_F[:, None] * right_FI).T
+    item_IF = item_IF / np.maximum(np.linalg.norm(item_IF, axis=1, keepdims=True), 1e-12)  # what, not how much
+    kinds = KMeans(settings.categories, n_init=3, random_state=seed).fit_predict(item_IF)
     features, shares, outcomes = [], [], []
     for user in range(len(users)):
         left = np.flatnonzero((user_V == user) & ~first_V)
