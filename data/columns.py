@@ -66,6 +66,8 @@ def check_columns(schema: Schema, found: pa.Schema, path: str) -> FileColumns:
         expect_id(fits, path, field.name, kind, right, f"a categorical feature of kind {field.kind!r}")
     for name in filter(None, (*schema.numeric, schema.weight, schema.value, schema.reward)):
         expect(is_number(types[name]), path, name, types[name], "integers or floats", "a number")
+    for name in schema.measured:
+        expect(is_number(types[name]), path, name, types[name], "integers or floats", "a treatment or an outcome")
     for name in schema.labels.values():
         expect(is_number(types[name]), path, name, types[name], "0 or 1 in integers, booleans or floats", "a label")
     for role, column in (("user", schema.user), ("request", schema.request), ("exposure key", schema.exposure)):

@@ -43,6 +43,7 @@ from data.fields import categorical_fields, check_categorical, column_name, expe
 from data.files import write_whole
 from data.sources import AGES, BUCKET, Source, raw_columns
 from data.transforms import Chain
+from data.treatment import TreatmentColumns, outcome_columns, treatment_columns
 
 FORMAT, VERSION = "counterpoint.schema", 2
 SCHEMA_FILE = "schema.json"
@@ -51,7 +52,7 @@ VERSION_1_LABELS = ("click", "conversion")
 WITHIN = {"conversion": "click"}
 """A label that is 1 only where another one is."""
 COLUMN_KEYS = ("exposure", "user", "request", "weight", "value", "reward")
-OPTIONAL_KEYS = (*COLUMN_KEYS, "kinds", "statistics", "truth")
+OPTIONAL_KEYS = (*COLUMN_KEYS, "kinds", "statistics", "treatment", "outcome", "truth")
 KINDS_OF_IDS = ("integers", "text")
 TRUTH_KEYS = ("key", "potential_conversion", "propensity", "conversion_probability")
 
@@ -94,6 +95,11 @@ class Schema:
     statistics: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     """By feature with measured steps or a measured bucket: the numbers of each step, or the bucket's boundaries."""
 
+    treatment: TreatmentColumns | None = None
+    """Columns of what was done to the users (data/treatment.py)."""
+    outcome: Mapping[str, str] = field(default_factory=dict)
+    """Columns of what was measured afterwards, by name."""
+
     def __post_init__(self) -> None:
         check_fields(self)
 
@@ -120,13 +126,18 @@ class Schema:
     def all_columns(self) -> list[str]:
         """`columns` and the identifiers and values beside them, each once."""
         others = [self.exposure, self.user, self.request, self.value, self.reward]
-        return list(dict.fromkeys([*self.columns, *(name for name in others if name)]))
+        return list(dict.fromkeys([*self.columns, *(name for name in others if name), *self.measured]))
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Columns of treatments and outcomes."""
+        return (*(self.treatment.columns if self.treatment else ()), *self.outcome.values())
 
     @property
     def keys(self) -> list[str]:
         """Columns that are read for another reason than that they are features."""
         others = [self.exposure, self.user, self.request, self.value, self.reward, self.weight]
-        return list(dict.fromkeys([*self.labels.values(), *(name for name in others if name)]))
+        return list(dict.fromkeys([*self.labels.values(), *(name for name in others if name), *self.measured]))
 
     def raw(self, names: Sequence[str]) -> list[str]:
         """The columns of the files behind columns of these names, each once."""
@@ -193,6 +204,8 @@ class Schema:
                 if self.statistics
                 else {}
             ),
+            **({"treatment": self.treatment.to_dict()} if self.treatment else {}),
+            **({"outcome": dict(self.outcome)} if self.outcome else {}),
             "truth": self.truth.to_dict() if self.truth else None,
         }
 
@@ -227,6 +240,8 @@ class Schema:
                 sources=sources,
                 transforms=transforms,
                 statistics=known_statistics(keys.get("statistics")),
+                treatment=treatment_columns(keys.get("treatment")),
+                outcome=outcome_columns(keys.get("outcome")),
             )
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
@@ -315,6 +330,7 @@ def check_fields(schema: Schema) -> None:
         forbidden[schema.exposure] = "the exposure key"
     if schema.reward:
         forbidden[schema.reward] = "the reward, which is known only afterwards,"
+    forbidden |= dict.fromkeys(schema.measured, "a treatment or an outcome")
     for key, name in schema.truth.to_dict().items() if schema.truth else ():
         if name is not None:
             forbidden.setdefault(name, f"the truth column {key!r}")

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "score": ((),),
     "evolve": ((), ("--objective", "off_policy")),
     "experiment": ((),),
+    "fit": ((),),
     "report": ((),),
     "export": ((),),
     "tune": ((),),

@@ -21,6 +21,8 @@ TUNABLES: Mapping[str, str] = {
     "fresh": "funnel.fresh.tuning:FreshTuning",
 }
 """What jobs.evolve --objective NAME tunes, beside the plain objectives of es/objectives/registry.py."""
+FITTED: Mapping[str, str] = {"incentives": "funnel.incentives.fitted:IncentiveEffects"}
+"""What jobs.fit --system NAME fits on arrays (funnel/fitted.py)."""
 SERVED: Mapping[str, str] = {"fusion": "funnel.fusion.serving"}
 """Policies that jobs.export --policy can put into a graph: a module by tunable (funnel/tools.py: Serving)."""
 SIMULATORS: Mapping[str, str] = {"platform": "funnel.platform.experiment:PlatformSimulator"}
@@ -28,6 +30,7 @@ SIMULATORS: Mapping[str, str] = {"platform": "funnel.platform.experiment:Platfor
 LOGGED: Mapping[str, str] = {
     "platform": "funnel.platform.logs.writer:PlatformLogs",
     "fresh": "funnel.fresh.logs:TakenLogs",
+    "incentives": "funnel.incentives.logs:RewardLogs",
 }
 """Worlds of which jobs.make_data --world NAME writes logs (funnel/simulator.py: Logging); data/worlds.py has others."""
 
@@ -66,6 +69,7 @@ POLICIES: Mapping[str, str] = {
 }
 """Policies of the platform by name: functions that give their plain settings."""
 DEFAULT_PROBLEM, DEFAULT_TUNABLE, DEFAULT_SIMULATOR = "entire_space", "fusion", "platform"
+DEFAULT_FITTED = "incentives"
 
 
 def find_problem(name: str) -> Any:
@@ -76,6 +80,12 @@ def find_problem(name: str) -> Any:
 def find_tunable(name: str) -> Any:
     """The tunable of that name, or the class that "package.module:Class" names. Raises UserError for what is none."""
     return find(name, TUNABLES, "objective")
+
+
+def find_fitted(name: str) -> Any:
+    """The class of that name that is fitted, or the one that "package.module:Class" names. Raises UserError for what is
+    none."""
+    return find(name, FITTED, "system")
 
 
 def find_serving(name: str) -> Any:

@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "judge a trained model on any log, by slice and with intervals",
     "score": "write what a model says of every exposure, as Parquet",
     "evolve": "tune the fusion of the scores, or any --objective",
+    "fit": "fit what no gradient trains: effects of incentives",
     "experiment": "compare two policies in a simulated world, in pairs",
     "report": "put runs side by side on one HTML page",
     "export": "write a model for serving: torch.export, ONNX, serving.json",

@@ -18,7 +18,7 @@ ALLOWED = {
     "models": {"torch", "data"},
     "data": {"numpy", "pyarrow", "fsspec", "scipy"},
     "es": {"data", "numpy", "ray", "safetensors", "filelock", "gymnasium", "cma"},
-    "funnel": {"models", "data", "es", "torch", "numpy", "pyarrow", "scipy", "sklearn", "pydantic"}
+    "funnel": {"models", "data", "es", "torch", "numpy", "pyarrow", "scipy", "sklearn", "pydantic", "threadpoolctl"}
     | {"onnx", "onnxscript", "onnxruntime", "faiss"},
     "distributed": {"funnel", "models", "data", "torch", "numpy", "ray", "safetensors", "tensorboardX"},
 }
@@ -31,7 +31,8 @@ PARTS = {
     ("distributed", "models"): ("models.embedding", "models.row_kernels", "models.rows"),
 }
 SHARED = ("problem", "tunable", "panels", "registry", "settings", "spaces", "batch", "rows", "network",
-          "lists", "figures", "off_policy", "progress", "numbers", "tools", "platform", "simulator")  # fmt: skip
+          "lists", "figures", "off_policy", "progress", "numbers", "tools", "platform", "simulator",
+          "effects", "fitted")  # fmt: skip
 """What any system of funnel/ may import of it; of other systems nothing."""
 EXCEPTIONS = {("ranking", "fusion")}  # an exported ranker holds the fusion of its scores
 LONGEST = 350

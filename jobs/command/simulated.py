@@ -40,7 +40,7 @@ def simulated_options(world: str) -> type:
 
 def write_simulated(args: Simulated, out: Path, progress: Callable[[int], None]) -> dict[str, PartFacts]:
     kind = find_logging(args.world)
-    policy, where = find_policy(args.policy, kind.presets, "--policy")
+    policy, where = find_policy(args.policy, kind.presets, "--policy") if kind.presets else ({}, "")
     facts: dict[str, PartFacts] = kind.write(args.settings, args.config, policy, where, out, progress)
     return facts
 

@@ -26,12 +26,14 @@ KINDS = {  # and who writes them
     "pipeline": "jobs.pipeline",
     "check": "jobs.check",
     "experiment": "jobs.experiment",
+    "fit": "jobs.fit",
 }
 PLACES = {
     "tune": "jobs.tune.panels",
     "pipeline": "jobs.pipeline.panels",
     "check": "jobs.check",
     "experiment": "jobs.experiment.panels",
+    "fit": "jobs.fit",
 }
 """Kinds that are commands of their own rather than a system, and who shows them."""
 NO_METRICS = ("evaluate", *PLACES)
@@ -153,7 +155,7 @@ def load_run(path: Path) -> Run:
     if kind not in KINDS:
         raise UserError(
             f"{path / RUN_FILE}: a {kind!r} run; a report takes runs of jobs.train, jobs.evaluate and jobs.evolve, "
-            "searches of jobs.tune, pipelines and experiments"
+            "searches of jobs.tune, pipelines, experiments and fits"
         )
     if not (path / SUMMARY_FILE).exists():
         raise UserError(

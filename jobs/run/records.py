@@ -30,6 +30,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "evolve": ("es.generations", "es.evaluations", "es.evaluations_per_s", "es.final_return"),
     "tune": ("tune.message",),
     "experiment": ("pairs", "control", "treatment"),
+    "fit": ("part",),
 }
 """Keys that the summary of a kind of run cannot be without."""
 

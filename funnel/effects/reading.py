@@ -1,0 +1,148 @@
+"""Treated rows of a log: the columns that its schema names under 'treatment' and 'outcome', checked row by row.
+
+Arrays, so that a system's `read` can hand them on (funnel/fitted.py): x (R, F) float32, treatment (R, T) where vectors
+are, arm (R,), propensity (R,) of what the row got, randomised (R,), cost (R,), user (R,) hashed, and each outcome under
+"outcome.NAME".
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from data.credentials import shown
+from data.encode import one_chunk
+from data.errors import UserError
+from data.hashing import hash_array
+from data.kinds import number
+from data.log import Log, Part
+from data.schema import Schema
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def check_schema(log: Log) -> None:
+    """Raise UserError where the log says nothing of treatments and outcomes, or has features of other kinds."""
+    schema, where = log.schema, f"{shown(log.location)}/schema.json"
+    if schema.treatment is None:
+        raise UserError(f"{where}: names no 'treatment' columns: what was done to whom")
+    if not schema.outcome:
+        raise UserError(f"{where}: names no 'outcome' columns: what came of it")
+    if not schema.numeric:
+        raise UserError(f"{where}: has no numeric features, which effects are learnt by")
+
+
+def read_part(log: Log, part: str) -> dict[str, np.ndarray]:
+    """The arrays of a part. Raises UserError naming file, column and row for what is missing or cannot be."""
+    check_schema(log)
+    schema = log.schema
+    treatment = schema.treatment
+    assert treatment is not None
+    names = list(dict.fromkeys([*schema.numeric, *schema.measured, *([schema.user] if schema.user else [])]))
+    pieces: dict[str, list[np.ndarray]] = {}
+    opened: Part = log.part(part)
+    for file in opened.files:
+        start = 0
+        for index, rows in enumerate(file.row_groups):
+            table = log.read_row_group(file, index, names)
+            for key, value in arrays_of(table, schema, file.path, start).items():
+                pieces.setdefault(key, []).append(value)
+            start += rows
+    return {key: np.concatenate(each) for key, each in pieces.items()}
+
+
+def arrays_of(table: pa.Table, schema: Schema, path: str, start: int) -> dict[str, np.ndarray]:
+    treatment = schema.treatment
+    assert treatment is not None
+    found = {"x": np.column_stack([number(table, name).astype(np.float32) for name in schema.numeric])}
+    if np.isinf(found["x"]).any():
+        row, column = np.argwhere(np.isinf(found["x"]))[0]
+        raise UserError(f"{path}: row {start + int(row)}: column {schema.numeric[column]!r} is infinite")
+    if treatment.vector:
+        found["treatment"] = np.column_stack([known(table, name, path, start) for name in treatment.vector])
+    if treatment.arm:
+        arm_R = known(table, treatment.arm, path, start)
+        wrong = np.flatnonzero((arm_R < 0) | (arm_R != np.floor(arm_R)) | (arm_R > 1e6))
+        if len(wrong):
+            row = int(wrong[0])
+            raise UserError(f"{path}: row {start + row}: column {treatment.arm!r} is {arm_R[row]:g}; arms are numbered "
+                            "from 0")  # fmt: skip
+        found["arm"] = arm_R.astype(np.int64)
+    if treatment.propensity:
+        share_R = known(table, treatment.propensity, path, start)
+        wrong = np.flatnonzero((share_R <= 0) | (share_R >= 1))
+        if len(wrong):
+            row = int(wrong[0])
+            why = "what happened could not" if share_R[row] <= 0 else "nothing else could happen"
+            raise UserError(
+                f"{path}: row {start + row}: column {treatment.propensity!r} is {share_R[row]:g}; a propensity lies "
+                f"between 0 and 1 ({why})"
+            )
+        found["propensity"] = share_R
+    if treatment.randomised:
+        found["randomised"] = known(table, treatment.randomised, path, start) == 1
+    if treatment.cost:
+        cost_R = known(table, treatment.cost, path, start)
+        if (cost_R < 0).any():
+            row = int(np.argmax(cost_R < 0))
+            raise UserError(f"{path}: row {start + row}: column {treatment.cost!r} is {cost_R[row]:g}; a cost is at "
+                            "least 0")  # fmt: skip
+        found["cost"] = cost_R
+    if schema.user:
+        found["user"] = hash_array(one_chunk(table, schema.user)).view(np.int64)
+    return found | {f"outcome.{name}": known(table, column, path, start) for name, column in schema.outcome.items()}
+
+
+def known(table: pa.Table, name: str, path: str, start: int) -> np.ndarray:
+    """A column without gaps, float64_R."""
+    value_R = number(table, name).astype(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(value_R))
+    if len(wrong):
+        row = int(wrong[0])
+        what = "missing" if np.isnan(value_R[row]) else "infinite"
+        raise UserError(f"{path}: row {start + row}: column {name!r} is {what}")
+    return value_R
+
+
+def outcome_of(arrays: Arrays, weights: Mapping[str, float], where: str = "") -> np.ndarray:
+    """The weighted sum of outcomes, (R,). Raises UserError for an outcome that the log does not have."""
+    there = [key.removeprefix("outcome.") for key in arrays if key.startswith("outcome.")]
+    for name in weights:
+        if name not in there:
+            raise UserError(f"{where}no outcome {name!r}; the log has {', '.join(there)}")
+    return np.sum([weight * arrays[f"outcome.{name}"] for name, weight in weights.items()], 0)
+
+
+def strategies_of(arrays: Arrays) -> np.ndarray:
+    """The vector of each arm, (A, T), from rows that have both. Raises UserError where one arm has two vectors."""
+    arm_R = arrays["arm"]
+    arms = int(arm_R.max()) + 1
+    if "treatment" not in arrays:
+        return np.eye(arms)
+    vectors_RT = arrays["treatment"]
+    _, first_N = np.unique(arm_R, return_index=True)
+    found = np.full((arms, vectors_RT.shape[1]), np.nan)
+    found[arm_R[first_N]] = vectors_RT[first_N]
+    off_R = (np.abs(vectors_RT - found[arm_R]) > 1e-6).any(1)
+    if off_R.any():
+        row = int(np.argmax(off_R))
+        raise UserError(f"row {row}: arm {arm_R[row]} has two vectors, {found[arm_R[row]].tolist()} and "
+                        f"{vectors_RT[row].tolist()}")  # fmt: skip
+    if np.isnan(found).any():
+        arm = int(np.argmax(np.isnan(found).any(1)))
+        raise UserError(f"arm {arm}: nobody got it, so its effect cannot be learnt; number the arms that there are")
+    return found
+
+
+def parsed_weights(words: Sequence[str], option: str = "--outcomes") -> dict[str, float]:
+    """("retained=1", "minutes=0.01") as a mapping. Raises UserError for what is no NAME=WEIGHT."""
+    found: dict[str, float] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        try:
+            found[name] = float(text) if equals else 1.0
+        except ValueError:
+            raise UserError(f"{option} {word}: {text!r} is no number; want NAME=WEIGHT") from None
+        if not np.isfinite(found[name]):
+            raise UserError(f"{option} {word}: a weight is a finite number")
+    return found

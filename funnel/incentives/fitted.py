@@ -1,0 +1,233 @@
+"""Effects of incentives, fitted on a log and judged on its randomised rows (funnel/fitted.py: Fitted).
+
+    python -m jobs.make_data --world incentives --rows 200000 --out runs/rewards
+    python -m jobs.fit --system incentives --data runs/rewards --out runs/effects
+    python -m jobs.fit --system incentives --data runs/rewards --out runs/x --learner x
+
+`dml` is one model over the treatment vector; t, s, x and dr have a model an arm. What is learnt is spent under a budget
+(allocation.py), per user and per cluster of users, and judged by IPS, SNIPS and DR on rows whose arm was drawn evenly.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from data.errors import UserError
+from data.log import Log
+from funnel.effects.dml import DMLSettings, VectorEffects, fit_dml
+from funnel.effects.gram import sums
+from funnel.effects.learners import ArmEffects, LearnerSettings, fit_learner
+from funnel.effects.nuisances import NuisanceSettings, propensities, propensity_model
+from funnel.effects.overlap import check_arms, overlap
+from funnel.effects.reading import outcome_of, parsed_weights, read_part, strategies_of
+from funnel.effects.rows import TreatedRows
+from funnel.fitted import Arrays, Map, here
+from funnel.panels import Panel, Record, Table
+
+Learner = Literal["dml", "t", "s", "x", "dr"]
+
+
+@dataclass(frozen=True)
+class EffectSettings:
+    learner: Learner = "dml"
+    """dml: one model over treatment vectors; t, s, x, dr: arms."""
+    outcomes: tuple[str, ...] = ("retained=1", "minutes=0.01")
+    """What is to be raised: outcomes of the log with their weights, NAME=WEIGHT."""
+    fit_on: Literal["all", "randomised"] = "all"
+    """Rows that effects are learnt from; randomised: only those whose arm was drawn evenly."""
+    propensities: Literal["fitted", "logged"] = "fitted"
+    """fitted: how likely each arm was is learnt by a model; logged: the log's column, which says it for arms that were
+    drawn evenly (goes with --fit-on randomised)."""
+    budget: float = 1.0
+    """Cost a user, on average, under which the judged policy stays."""
+    clusters: int = 50
+    """Into how many k-means divides the users, for the policy by cluster."""
+    dml: DMLSettings = field(default_factory=DMLSettings)
+    arms: LearnerSettings = field(default_factory=lambda: LearnerSettings(learner="x"))
+    nuisances: NuisanceSettings = field(default_factory=NuisanceSettings)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.budget < np.inf:
+            raise UserError(f"budget is {self.budget}, must be a finite number above 0")
+        if self.clusters < 1:
+            raise UserError(f"clusters is {self.clusters}, must be at least 1")
+        if self.propensities == "logged" and self.fit_on != "randomised":
+            raise UserError("propensities logged goes with fit_on randomised: others have one arm's alone")
+        if not self.outcomes:
+            raise UserError("outcomes is empty: name at least one, NAME=WEIGHT")
+        parsed_weights(self.outcomes, "outcomes")
+
+
+def treated(settings: EffectSettings, arrays: Arrays) -> TreatedRows:
+    """Arrays of a part as rows of the weighted outcome. Raises UserError for arms and outcomes that are not there."""
+    if "arm" not in arrays:
+        raise UserError("the log's schema names no 'arm' under 'treatment': incentives choose among arms")
+    outcome_R = outcome_of(arrays, parsed_weights(settings.outcomes), "outcomes: ")
+    return TreatedRows(
+        x_RF=arrays["x"],
+        outcome_R=outcome_R,
+        arm_R=arrays["arm"],
+        arms_AT=strategies_of(arrays),
+        cluster_R=arrays.get("user", np.empty(0, np.int64)),
+    )
+
+
+class IncentiveEffects:
+    """Fitted effects of strategies, and what they cost whom."""
+
+    name: ClassVar[str] = "incentives"
+    settings_type: ClassVar[type] = EffectSettings
+
+    def __init__(
+        self,
+        settings: EffectSettings,
+        model: VectorEffects | ArmEffects,
+        arms_AT: np.ndarray,
+        facts: Mapping[str, Any],
+    ) -> None:
+        self.settings, self.model, self.arms_AT, self.facts = settings, model, arms_AT, facts
+
+    @classmethod
+    def read(cls, settings: EffectSettings, log: Log, part: str) -> dict[str, np.ndarray]:
+        arrays = read_part(log, part)
+        treated(settings, arrays).check(part)
+        return arrays
+
+    @classmethod
+    def fit(cls, settings: EffectSettings, arrays: Arrays, seed: int, map: Map = here) -> Self:
+        arms_AT = strategies_of(arrays)
+        kept_N = rows_to_fit(settings, arrays)
+        rows = treated(settings, {key: value[kept_N] for key, value in arrays.items()}).check()
+        if len(rows.arms_AT) < len(arms_AT):
+            raise UserError(f"the randomised rows have {len(rows.arms_AT)} arms of {len(arms_AT)}: the others were "
+                            "given to nobody there")  # fmt: skip
+        share_A = np.bincount(rows.arm_R, minlength=rows.arms) / len(rows)
+        if settings.propensities == "logged":
+            rows = replace(rows, propensity_RA=np.full((len(rows), rows.arms), 1 / rows.arms))
+        model = fit_effects(settings, rows, seed, map)
+        report = balance(settings, rows, seed)
+        facts = {"rows": len(rows), "arms": arms_AT.tolist(), "share_of_arm": share_A.tolist(), **report}
+        return cls(settings, model, arms_AT, facts | {"cost": cost_facts(arrays)})
+
+    def effects(self, x_RF: np.ndarray) -> np.ndarray:
+        """What each arm brings against the cheapest one, (R, A)."""
+        if isinstance(self.model, VectorEffects):
+            return self.model.effects(x_RF, self.arms_AT)
+        return self.model.effects(x_RF)
+
+    def standard_errors(self, x_RF: np.ndarray) -> np.ndarray | None:
+        if isinstance(self.model, VectorEffects):
+            return self.model.standard_errors(x_RF, self.arms_AT)
+        return self.model.standard_errors(x_RF)
+
+    def cost(self, x_RF: np.ndarray) -> np.ndarray:
+        """What each arm costs each user, (R, A): at least 0, by a linear model of the share of the bill that is taken,
+        or the arm's mean."""
+        known = self.facts["cost"]
+        if known["kind"] == "mean":
+            return np.tile(np.array(known["by_arm"]), (len(x_RF), 1))
+        centred_RF = np.nan_to_num(x_RF - np.array(known["mean"]))
+        claim_R = np.clip(known["level"] + centred_RF @ np.array(known["slope"]), 0.0, 1.0)
+        return np.asarray(claim_R[:, None] * np.array(known["bill"])[None])
+
+    def describe(self) -> str:
+        what = "DML over treatment vectors" if self.settings.learner == "dml" else f"{self.settings.learner}-learner"
+        return f"effects of {len(self.arms_AT)} strategies by {what} on {self.facts['rows']:,} rows"
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        return self.model.arrays() | {"strategies": self.arms_AT}, {**self.facts, "model": dict(self.model.facts)}
+
+    @classmethod
+    def restore(cls, settings: EffectSettings, arrays: Arrays, facts: Mapping[str, Any]) -> Self:
+        own = {key: value for key, value in arrays.items() if key != "strategies"}
+        kind: Any = VectorEffects if settings.learner == "dml" else ArmEffects
+        return cls(settings, kind.restore(own, facts["model"]), arrays["strategies"], facts)
+
+    def judge(self, arrays: Arrays, resamples: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        from funnel.incentives.judging import judge
+
+        return judge(self, arrays, resamples, seed)
+
+    @classmethod
+    def results(cls, summary: Mapping[str, Any]) -> Table | None:
+        from funnel.incentives.panels import results
+
+        return results(summary)
+
+    @classmethod
+    def panels(cls, record: Record) -> list[Panel]:
+        from funnel.incentives.panels import panels
+
+        return panels(record)
+
+
+def rows_to_fit(settings: EffectSettings, arrays: Arrays) -> np.ndarray:
+    if settings.fit_on == "all":
+        return np.arange(len(arrays["arm"]))
+    if "randomised" not in arrays:
+        raise UserError("fit_on randomised: the log's schema names no 'randomised' column under 'treatment'")
+    found = np.flatnonzero(arrays["randomised"])
+    if not len(found):
+        raise UserError("fit_on randomised: no row of the log is randomised")
+    return found
+
+
+def fit_effects(settings: EffectSettings, rows: TreatedRows, seed: int, map: Map) -> VectorEffects | ArmEffects:
+    if settings.learner == "dml":
+        check_arms(rows, 1)
+        return fit_dml(rows, settings.dml, settings.nuisances, seed, map)
+    return fit_learner(rows, replace(settings.arms, learner=settings.learner), settings.nuisances, seed, map)
+
+
+def balance(settings: EffectSettings, rows: TreatedRows, seed: int) -> dict[str, Any]:
+    """How much the arms' users overlap, on at most `nuisances.rows` rows."""
+    kept_N = np.sort(np.random.default_rng(seed).permutation(len(rows))[: settings.nuisances.rows])
+    some = rows.take(kept_N)
+    if some.propensity_RA is not None:
+        share_RA = some.propensity_RA
+    else:
+        model = propensity_model(settings.nuisances, some.x_RF, some.arm_R, some.arms, seed)
+        share_RA = propensities(model, some.x_RF)
+    found = overlap(some, share_RA)
+    return {
+        "overlap": {
+            "rows": found.rows_A.tolist(),
+            "smallest": found.smallest_A.tolist(),
+            "rare": found.rare_A.tolist(),
+            "effective": found.effective_A.tolist(),
+            "worst_before": found.worst_before,
+            "worst_after": found.worst_after,
+        }
+    }
+
+
+def cost_facts(arrays: Arrays) -> dict[str, Any]:
+    """How costs follow from user and arm. Strategies with amounts and numbers: a share of the bill amount * number is
+    taken, linear in the features; others: the mean cost of each arm. Raises UserError for a log without costs."""
+    if "cost" not in arrays:
+        raise UserError("the log's schema names no 'cost' under 'treatment': a budget needs what each arm costs")
+    arm_R, cost_R = arrays["arm"], arrays["cost"]
+    arms_AT = strategies_of(arrays)
+    if arms_AT.shape[1] != 3 or "treatment" not in arrays:
+        count_A = np.maximum(np.bincount(arm_R), 1)
+        return {"kind": "mean", "by_arm": (np.bincount(arm_R, cost_R) / count_A).tolist()}
+    bill_A = arms_AT[:, 0] * arms_AT[:, 2]
+    kept_N = np.flatnonzero(bill_A[arm_R] > 0)
+    x_NF = arrays["x"][kept_N].astype(np.float64)
+    mean_F = np.nanmean(x_NF, 0) if len(kept_N) else np.zeros(x_NF.shape[1])
+
+    def block(piece: slice) -> tuple[np.ndarray, np.ndarray]:
+        bill_B = bill_A[arm_R[kept_N[piece]]]
+        design_BF = np.column_stack([np.ones(len(bill_B)), np.nan_to_num(x_NF[piece] - mean_F)])
+        return design_BF * bill_B[:, None], cost_R[kept_N[piece]]
+
+    slope_F = sums(len(kept_N), 1 + x_NF.shape[1], block).solve(1e-6)
+    return {
+        "kind": "claims",
+        "bill": bill_A.tolist(),
+        "level": float(slope_F[0]),
+        "slope": slope_F[1:].tolist(),
+        "mean": mean_F.tolist(),
+    }
