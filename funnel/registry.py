@@ -13,15 +13,21 @@ PROBLEMS: Mapping[str, str] = {
     "listwise": "funnel.lists.problem:ListWise",
     "fresh_two_tower": "funnel.fresh.problem:FreshTwoTower",
     "fresh_sequence": "funnel.fresh.problem:FreshSequence",
+    "vcnet": "funnel.exposure.problem:VCNet",
+    "drnet": "funnel.exposure.problem:DRNet",
 }
 """What jobs.train --problem NAME trains."""
 TUNABLES: Mapping[str, str] = {
     "fusion": "funnel.fusion.tuning:FusionTuning",
     "off_policy": "funnel.off_policy.tuning:OffPolicyTuning",
     "fresh": "funnel.fresh.tuning:FreshTuning",
+    "exposure": "funnel.exposure.tuning:ExposureTuning",
 }
 """What jobs.evolve --objective NAME tunes, beside the plain objectives of es/objectives/registry.py."""
-FITTED: Mapping[str, str] = {"incentives": "funnel.incentives.fitted:IncentiveEffects"}
+FITTED: Mapping[str, str] = {
+    "incentives": "funnel.incentives.fitted:IncentiveEffects",
+    "exposure": "funnel.exposure.fitted:ExposureForest",
+}
 """What jobs.fit --system NAME fits on arrays (funnel/fitted.py)."""
 SERVED: Mapping[str, str] = {"fusion": "funnel.fusion.serving"}
 """Policies that jobs.export --policy can put into a graph: a module by tunable (funnel/tools.py: Serving)."""
@@ -31,6 +37,8 @@ LOGGED: Mapping[str, str] = {
     "platform": "funnel.platform.logs.writer:PlatformLogs",
     "fresh": "funnel.fresh.logs:TakenLogs",
     "incentives": "funnel.incentives.logs:RewardLogs",
+    "shares": "funnel.exposure.logs:ShareLogs",
+    "dose": "funnel.exposure.logs:DoseLogs",
 }
 """Worlds of which jobs.make_data --world NAME writes logs (funnel/simulator.py: Logging); data/worlds.py has others."""
 

@@ -22,7 +22,7 @@ from data.errors import UserError
 RIDGES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
 CLOSE = 1.01
 """How far above the smallest squared error a ridge may be: what predicts best smooths the peaks, which are what counts
-(on the paper's simulation with noise .3 the best ridge has nearly eight times the regret of the least one within 1%)."""
+(on the paper's simulation with noise .3 the best ridge has eight times the regret of the least one within 1%)."""
 SEEN = 0.995
 """Quantile of a category's share up to which it may be raised; beyond it the spline has hardly a row to stand on."""
 

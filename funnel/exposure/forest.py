@@ -7,9 +7,9 @@
 Shapes: R rows, U users, F features, K categories, B trees.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 
@@ -18,16 +18,10 @@ from funnel.exposure.additive import AdditiveSettings, allocate, leaf_curves, le
 from funnel.exposure.preference import ShareGrid
 from funnel.exposure.shares import ShareRows
 from funnel.exposure.tree import Tree, TreeSettings, grow
+from funnel.fitted import Map, here
 
 BLOCK = 8192
 """Users whose curves are held at a time."""
-Map = Callable[[Callable[[Any, Any], Any], Any, Sequence[Any]], list[Any]]
-"""map(function, shared, items) = [function(shared, item) for item in items], wherever that is done."""
-
-
-def here(function: Callable[[Any, Any], Any], shared: Any, items: Sequence[Any]) -> list[Any]:
-    """A Map in this process."""
-    return [function(shared, item) for item in items]
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,8 @@ class Binned:
 
 
 def one_tree(binned: Binned, number: int) -> tuple[Tree, tuple[np.ndarray, np.ndarray] | None]:
-    """Tree number b and, where leaves are additive, the curves of its nodes by ridge and their errors: all follows from (seed, b)."""
+    """Tree number b and, where leaves are additive, the curves of its nodes by ridge and their errors. It all follows
+    from (seed, b)."""
     random = np.random.default_rng([binned.seed, number, 2022])
     rows = len(binned.outcome_R)
     drawn = np.sort(random.permutation(rows)[: binned.sampled]) if binned.sampled < rows else np.arange(rows)
@@ -192,6 +187,10 @@ class MDP2Forest:
             return allocate(self._mean(self.curves, bins_UF), self.reach_K)
         total_UK = self._mean([tree.shares_VK for tree in self.trees], bins_UF)
         return np.asarray(total_UK / total_UK.sum(axis=1, keepdims=True))
+
+    def curves_mean(self, bins_UF: np.ndarray) -> np.ndarray:
+        """(K, S): the mean curves of these users, where leaves are additive."""
+        return np.asarray(self._mean(self.curves, bins_UF[:BLOCK]).mean(axis=0))
 
     def _mean(self, values: Sequence[np.ndarray], bins_UF: np.ndarray) -> np.ndarray:
         """The mean over trees of what each user's leaf holds."""

@@ -9,8 +9,8 @@ the rows whose share lies in interval i (the group's mean where none does):
     t* = argmax_m D(Q_m)                                              m = 1 .. q-1
 
 Outcomes are centred by their mean over the log: D of a constant outcome c is c (Q_q - Q_0)/2 at every point. The
-paper's eq. 7 divides F by what was passed, which makes it a running mean and not the integral of eq. 2; taken literally it does
-not find the optimum of the paper's own simulation (docs/exposure.md).
+paper's eq. 7 divides F by what was passed, which makes it a running mean and not the integral of eq. 2; taken
+literally it does not find the optimum of the paper's own simulation (docs/exposure.md).
 
 argmax can only answer with an edge, and where D only falls (a peak near the low end) always with the first one. The
 soft maximum averages the edges by exp[(D - max D)/(temperature (max D - min D))].

@@ -91,10 +91,15 @@ def refuse(bad_R: np.ndarray, what: str, wanted: str, value_R: np.ndarray) -> No
         raise UserError(f"{what} is {value_R[row]:g} in row {row}{more}, must be {wanted}")
 
 
-def check_policy(shares_UK: np.ndarray, seen: ShareRows, names: Sequence[str] = ()) -> None:
-    """Raise UserError for shares that a policy would give outside the range that the log has seen."""
-    low_K, high_K = seen.shares_RK.min(axis=0), seen.shares_RK.max(axis=0)
-    for k, name in enumerate(names or seen.categories):
-        beyond_U = (shares_UK[:, k] < low_K[k] - TOLERANCE) | (shares_UK[:, k] > high_K[k] + TOLERANCE)
-        refuse(beyond_U, f"share {name!r}", f"within {low_K[k]:g} to {high_K[k]:g}, which the log has seen",
-               shares_UK[:, k])  # fmt: skip
+def check_policy(
+    shares_UK: np.ndarray, low_K: np.ndarray, high_K: np.ndarray, names: Sequence[str], step: float = 0.0
+) -> None:
+    """Raise UserError for shares that a policy would give outside the range that the log has seen, or that are no
+    shares. step: the grid on which a policy's shares lie; they may end at its next point."""
+    slack = step + TOLERANCE
+    for k, name in enumerate(names):
+        beyond_U = (shares_UK[:, k] < low_K[k] - slack) | (shares_UK[:, k] > high_K[k] + slack)
+        wanted = f"within {low_K[k]:g} to {high_K[k]:g}, which the log has seen"
+        refuse(beyond_U, f"share {name!r}", wanted, shares_UK[:, k])
+    sum_U = shares_UK.sum(axis=1)
+    refuse(np.abs(sum_U - 1) > TOLERANCE, "the sum of the shares", f"1 to within {TOLERANCE:g}", sum_U)
