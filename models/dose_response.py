@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.varying_coefficient import DoseConfig, DoseNetwork
 
 DRNET_SCALE = 0.01
-"""Of the heads' initial weights, as a share of config.head_scale."""
+"""Of the heads' initial weights of hidden units, as a share of those of the dose."""
 
 
 class BlockHead(nn.Module):
@@ -25,7 +25,9 @@ class BlockHead(nn.Module):
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         for a, b in pairwise(widths):
-            self.weights.append(DRNET_SCALE * config.head_scale * torch.randn(config.blocks, a + 1, b))
+            weight = config.head_scale * torch.randn(config.blocks, a + 1, b)
+            weight[:, 1:] *= DRNET_SCALE  # row 0 is the dose's, which begins large, as published
+            self.weights.append(weight)
             self.biases.append(torch.zeros(config.blocks, 1, b))
         self.blocks = config.blocks
 

@@ -3,8 +3,9 @@
     L = mean (y - mu)^2 - alpha mean log(pi + 1e-6) + beta mean (y - mu - eps/(pi + 1e-6))^2
 
 with mu and pi of each row's dose t and features x, and eps a spline of t. At the minimum over eps the mean of
-(y - mu - eps/pi)/pi is 0 at every dose that the spline can tell apart: mu + eps/pi is doubly robust for the average response. The published code steps eps by the last term alone; the first two
-do not depend on it, so that is the gradient of L. Shapes: B rows.
+(y - mu - eps/pi)/pi is 0 at every dose that the spline can tell apart: mu + eps/pi is doubly robust for the average
+response. The published code steps eps by the last term alone; the first two do not depend on it, so that is the
+gradient of L. Shapes: B rows.
 """
 
 from collections.abc import Mapping
