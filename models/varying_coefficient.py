@@ -36,7 +36,7 @@ class DoseConfig:
     targeted_knots: int = 9
     """Inner knots of eps, equally far apart."""
     head_scale: float = 1.0
-    """Standard deviation of the initial weights of VCNet's head, and of those of the dose in DRNet's heads, whose others
+    """Standard deviation of the initial weights of VCNet's head, and of the dose's in DRNet's heads, whose other weights
     begin at a hundredth of it."""
     hidden_scale: float = 0.01
     """Standard deviation of the initial weights of the layers that see the features."""

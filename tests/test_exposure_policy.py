@@ -184,7 +184,7 @@ def make_data_arguments(*words: object) -> Any:
 def test_shares_outside_of_what_was_seen_are_refused() -> None:
     low, high = np.array([0.0, 0.1]), np.array([0.5, 0.9])
     check_policy(np.array([[0.4, 0.6]]), low, high, ("a", "b"))
-    with pytest.raises(UserError, match="share 'a' is 0.7 in row 0, must be within 0 to 0.5, which the log has seen"):
+    with pytest.raises(UserError, match=r"share 'a' is 0.7 in row 0, must be within 0 to 0.5, which the log has seen"):
         check_policy(np.array([[0.7, 0.3]]), low, high, ("a", "b"))
     with pytest.raises(UserError, match="users is 3, must be at least 10"):
         ExposureTuningSettings(users=3)
