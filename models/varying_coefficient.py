@@ -35,9 +35,13 @@ class DoseConfig:
     """DRNet: heads, one an equal part of the doses."""
     targeted_knots: int = 9
     """Inner knots of eps, equally far apart."""
+    targeted_rate: float = 1.0
+    """Step size of eps as a share of the others'; a density near 0 makes its gradients large."""
+    standardise: bool = True
+    """Centre and scale the features; without, they enter as they are."""
     head_scale: float = 1.0
-    """Standard deviation of the initial weights of VCNet's head, and of the dose's in DRNet's heads, whose other weights
-    begin at a hundredth of it."""
+    """Standard deviation of the initial weights of VCNet's head, and of the dose's in the heads of DRNet, whose other
+    weights begin at a hundredth of it."""
     hidden_scale: float = 0.01
     """Standard deviation of the initial weights of the layers that see the features."""
 
@@ -49,7 +53,7 @@ class DoseConfig:
             raise UserError(f"model.hidden and model.head need positive widths, got {self.hidden} and {self.head}")
         if not all(0 < knot < 1 for knot in self.knots):
             raise UserError(f"model.knots must lie between 0 and 1, got {self.knots}")
-        for key in ("head_scale", "hidden_scale"):
+        for key in ("head_scale", "hidden_scale", "targeted_rate"):
             if not getattr(self, key) > 0:
                 raise UserError(f"model.{key} must be positive, got {getattr(self, key)}")
 
@@ -136,7 +140,8 @@ class DoseNetwork(nn.Module):
 
     def eps(self, dose_B: Tensor) -> Tensor:
         """The spline of targeted regularisation, of degree 2."""
-        return truncated_powers(dose_B, 2, self.targeted_knots) @ self.targeted
+        # a coefficient that is multiplied by s has s^2 times the step
+        return self.config.targeted_rate**0.5 * (truncated_powers(dose_B, 2, self.targeted_knots) @ self.targeted)
 
     def forward(self, numeric_BF: Tensor, dose_B: Tensor) -> dict[str, Tensor]:
         hidden_BH = self.body(self.standardise(numeric_BF))

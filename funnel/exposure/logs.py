@@ -131,12 +131,17 @@ class DoseWorld:
 class DoseLog:
     rows: int = 500
     """Rows to learn from. (Of ihdp always 471.)"""
+    repeat: int = 1
+    """How often the rows to learn from stand in the log. An epoch of a few hundred rows is one step; of twenty times
+    as many, twenty, with as many fewer validations and checkpoints."""
     test_rows: int = 200
     """Rows of each of valid and test, drawn beside them. (Of ihdp, 276 judge and select.)"""
     seed: int = 0
     """The same settings and seed give the same log."""
 
     def __post_init__(self) -> None:
+        if self.repeat < 1:
+            raise UserError(f"repeat is {self.repeat}, must be at least 1")
         for name in ("rows", "test_rows"):
             if getattr(self, name) < 10:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least 10")
@@ -185,10 +190,12 @@ class DoseLogs:
         facts = {}
         with new_log(out, schema) as directory:
             for name, rows in parts.items():
+                times = asked.repeat if name == "train" else 1
                 with PartWriter(directory, name, schema) as writer:
-                    writer.write(pa.table(dose_columns(rows, names)))
-                progress(len(rows))
-                facts[name] = PartFacts(rows=len(rows))
+                    for _ in range(times):
+                        writer.write(pa.table(dose_columns(rows, names)))
+                progress(times * len(rows))
+                facts[name] = PartFacts(rows=times * len(rows))
         return facts
 
 
