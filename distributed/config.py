@@ -29,13 +29,15 @@ class StreamConfig:
 @dataclass(frozen=True)
 class OptimizerConfig:
     learning_rate: float = 1e-3
-    """Adam's rate for everything but the embedding table."""
+    """Rate for everything but the embedding table."""
     embedding_learning_rate: float = 0.05
     """The table's rate; about 0.05 suits adagrad, 0.001 adam."""
     embedding: str = "adagrad"
     """The table's row-wise optimizer: adagrad (one number a row) or adam (two moments a weight, touched rows only)."""
+    dense: str = "adamw"
+    """What moves the dense weights: adamw, or sgd with Nesterov's momentum of 0.9."""
     weight_decay: float = 0.0
-    """L2 decay (decoupled, as in AdamW) of the dense weights."""
+    """L2 decay of the dense weights: decoupled in adamw, part of the gradient in sgd."""
     schedule: str = "linear"
     """How both rates fall: linear (to 0 at the last step of the last epoch) or constant. With few positives a batch a
     constant rate leaves the calibration wandering."""
@@ -48,6 +50,8 @@ class OptimizerConfig:
             raise UserError(f"optimizer.weight_decay must be at least 0, got {self.weight_decay}")
         if self.embedding not in ("adam", "adagrad"):
             raise UserError(f"optimizer.embedding must be 'adam' or 'adagrad', got {self.embedding!r}")
+        if self.dense not in ("adamw", "sgd"):
+            raise UserError(f"optimizer.dense must be 'adamw' or 'sgd', got {self.dense!r}")
         if self.schedule not in ("linear", "constant"):
             raise UserError(f"optimizer.schedule must be 'linear' or 'constant', got {self.schedule!r}")
 

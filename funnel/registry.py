@@ -17,6 +17,8 @@ PROBLEMS: Mapping[str, str] = {
     "rerank": "funnel.rerank.problem:Rerank",
     "dragonnet": "funnel.incentives.problem:DragonNetProblem",
     "cfr": "funnel.incentives.problem:CFRProblem",
+    "vcnet": "funnel.exposure.problem:VCNet",
+    "drnet": "funnel.exposure.problem:DRNet",
 }
 """What jobs.train --problem NAME trains."""
 TUNABLES: Mapping[str, str] = {
@@ -24,9 +26,13 @@ TUNABLES: Mapping[str, str] = {
     "off_policy": "funnel.off_policy.tuning:OffPolicyTuning",
     "fresh": "funnel.fresh.tuning:FreshTuning",
     "rerank": "funnel.rerank.tuning:RerankTuning",
+    "exposure": "funnel.exposure.tuning:ExposureTuning",
 }
 """What jobs.evolve --objective NAME tunes, beside the plain objectives of es/objectives/registry.py."""
-FITTED: Mapping[str, str] = {"incentives": "funnel.incentives.fitted:IncentiveEffects"}
+FITTED: Mapping[str, str] = {
+    "incentives": "funnel.incentives.fitted:IncentiveEffects",
+    "exposure": "funnel.exposure.fitted:ExposureForest",
+}
 """What jobs.fit --system NAME fits on arrays (funnel/fitted.py)."""
 OPERATIONS: Mapping[str, str] = {"incentives": "funnel.incentives.operation:IncentiveOperation"}
 """What jobs.operate --system NAME operates from day to day (funnel/operation.py)."""
@@ -39,6 +45,8 @@ LOGGED: Mapping[str, str] = {
     "fresh": "funnel.fresh.logs:TakenLogs",
     "cascade": "funnel.prerank.logs:CascadeLogs",
     "incentives": "funnel.incentives.logs:RewardLogs",
+    "shares": "funnel.exposure.logs:ShareLogs",
+    "dose": "funnel.exposure.logs:DoseLogs",
 }
 """Worlds of which jobs.make_data --world NAME writes logs (funnel/simulator.py: Logging); data/worlds.py has others."""
 

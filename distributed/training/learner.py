@@ -23,7 +23,7 @@ from distributed.tables.node_shards import NodeShard, NodeShards
 from distributed.tables.node_table import NodeTable
 from distributed.tables.placement import built_share, embedding_tables, place, share_of
 from distributed.tables.protocol import Sums
-from distributed.training.optimizers import build_row_optimizer, rate_factor
+from distributed.training.optimizers import build_row_optimizer, dense_optimizer, rate_factor
 from distributed.training.stopping import Interrupted
 from funnel.problem import Problem
 
@@ -40,9 +40,7 @@ class Learner:
         """Whether a step draws random numbers."""
         settings = config.optimizer
         self.parameters = list(self.network.parameters())
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
+        self.optimizer = dense_optimizer(self.parameters, settings.dense, settings.learning_rate, settings.weight_decay)
         self.tables = embedding_tables(self.network)
         connect()
         self.placements = place(self.network, config.tables, config.wire)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.row_kernels import take_rows
 
@@ -113,6 +113,15 @@ def pieces(
         return
     for ids, gradient in zip(ids_V.split(PIECE_ROWS), gradient_VE.split(PIECE_ROWS), strict=True):
         yield ids, gradient, take_rows(table, ids)
+
+
+def dense_optimizer(
+    parameters: Sequence[nn.Parameter], name: str, rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """What moves everything but the embedding tables."""
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=True)
 
 
 def rate_factor(schedule: str, step: int, steps: int) -> float:

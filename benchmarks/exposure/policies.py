@@ -1,0 +1,157 @@
+"""Policies on the simplex: forest, evolution on a model, on doubly robust estimates and on the simulator, and rivals.
+
+    python -m benchmarks.exposure.policies                                            # the paper's simulation, 5 seeds
+    python -m benchmarks.exposure.policies --views kuairec_dense/log.parquet          # the semi-synthetic recipe
+
+Value is the true one; regret is against the best shares (MR) and MTSE their squared distance. All learn from the train
+part, a tenth of the rows judges. On views a seed draws the clusters' optima and the noise anew.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from benchmarks.bench import markdown, write_result
+from benchmarks.exposure.rivals import dml, drnet, outcome_argmax, vcnet
+from data.log import open_log
+from funnel.exposure.figures import main_regret, treatment_error
+from funnel.exposure.forest import ForestSettings, MDP2Forest
+from funnel.exposure.logs import ShareLog, ShareLogs, ShareWorld, of_views
+from funnel.exposure.outcome import OutcomeModel, OutcomeSettings
+from funnel.exposure.reading import read_shares, rows_of
+from funnel.exposure.semisynthetic import Recipe, Response, clusters, respond
+from funnel.exposure.simulation import best_shares, value
+from jobs import evolve
+
+EVOLUTIONS = {
+    "evolution on an outcome model, network": ("--estimate", "model"),
+    "evolution on an outcome model, linear": ("--estimate", "model", "--hidden", 0),
+    "evolution on doubly robust estimates, network": ("--estimate", "doubly_robust"),
+}
+
+
+@dataclass
+class Options:
+    seeds: int = 5
+    first: int = 100
+    views: Path | None = None
+    noise: float = 0.0
+    rows: int = 50_000
+    generations: int = 250
+    pairs: int = 16
+    networks: bool = True
+    """DRNet and VCNet one category at a time, which cost most."""
+
+
+class World:
+    """A seed's rows: what is learnt from, what judges, and the true value of shares for the users that judge."""
+
+    def __init__(self, options: Options, seed: int, folder: Path) -> None:
+        self.log, self.folder = folder / f"log-{seed}", folder
+        settings = ShareWorld(noise=options.noise)
+        if options.views:
+            settings = dataclasses.replace(settings, kind="views", views=options.views)
+        ShareLogs.write(settings, ShareLog(options.rows, seed), {}, "", self.log)
+        log = open_log(self.log)
+        assert log.schema.treatment is not None
+        self.train, self.test = (
+            rows_of(read_shares(log, part), log.schema.numeric, log.schema.treatment.vector)
+            for part in ("train", "test")
+        )
+        self.response: Response | None = None
+        if options.views:  # the same draws once more, for the response itself
+            rows = of_views(options.views, settings, seed)
+            order = np.random.default_rng([seed, 5]).permutation(len(rows))
+            users, user_R = np.unique(rows.features_RF, axis=0, return_inverse=True)
+            cluster_R = clusters(users, Recipe(), seed)[user_R.ravel()]
+            _, response = respond(rows, cluster_R, Recipe(), seed, options.noise)
+            self.response, self.cluster_U = response, cluster_R[order][round(0.9 * len(rows)) :]
+
+    def figures(self, shares_UK: np.ndarray) -> tuple[float, float]:
+        best_UK = self.test.best_RK
+        assert best_UK is not None
+        if self.response is not None:
+            height_U = self.response.height_C[self.cluster_U]
+            given_U = self.response.value(shares_UK, self.cluster_U)
+            return main_regret(height_U, given_U), treatment_error(best_UK, shares_UK)
+        exact_UK = best_shares(self.test.features_RF)
+        return main_regret(value(exact_UK, exact_UK), value(shares_UK, exact_UK)), treatment_error(exact_UK, shares_UK)
+
+
+def evolved(world: World, options: Options, seed: int, words: tuple[object, ...]) -> np.ndarray:
+    """What `jobs.evolve --objective exposure` gives the users that judge, from its policy.json."""
+    out = world.folder / f"run-{seed}-{'-'.join(map(str, words)).strip('-')}"
+    size = ("--generations", options.generations, "--pairs", options.pairs, "--users", 500)
+    given = evolve.arguments_of("--objective", "exposure", *words, "--seed", seed, "--workers", 0, "--out", out, *size)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evolve.run(given)
+    policy = json.loads((out / "policy.json").read_text())
+    x_UF = np.nan_to_num((world.test.features_RF - policy["mean"]) / policy["scale"]).clip(-10, 10)
+    for number, layer in enumerate(policy["layers"]):
+        x_UF = x_UF @ np.array(layer[:-1]) + layer[-1]
+        if number < len(policy["layers"]) - 1:
+            x_UF = np.tanh(x_UF)
+    odds = np.array(policy["start"]) * np.exp(x_UF - x_UF.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+
+def policies(world: World, options: Options, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    train, test, x_UF = world.train, world.test, world.test.features_RF
+    users, mean_K = len(test), world.train.shares_RK.mean(axis=0)
+    assert train.best_RK is not None
+    yield "logging policy", test.shares_RK
+    yield "uniform", np.full((users, len(mean_K)), 1 / len(mean_K))
+    yield "the log's mean shares", np.tile(mean_K, (users, 1))
+    yield "best constant (knows the truth)", np.tile(train.best_RK.mean(axis=0), (users, 1))
+    tried = round(0.5 * len(train.feature_names))
+    for name, more in {"points": {"leaves": "points"}, "points, soft .1": {"leaves": "points", "soft": 0.1},
+                       "additive": {"leaves": "additive"}}.items():  # fmt: skip
+        yield f"forest, {name}", MDP2Forest(ForestSettings(**more)).fit(train, seed).shares(x_UF)  # type: ignore[arg-type]
+        varied = ForestSettings(features_tried=tried, **more)  # type: ignore[arg-type]
+        yield f"forest, {name}, half of the features a split", MDP2Forest(varied).fit(train, seed).shares(x_UF)
+    yield "DML, one category at a time", dml(train, x_UF, seed)
+    model = OutcomeModel.fit(train, OutcomeSettings(), seed)
+    yield "outcome model, best shares of each user", outcome_argmax(model, x_UF, mean_K)
+    for name, words in EVOLUTIONS.items():
+        yield name, evolved(world, options, seed, ("--data", world.log, *words))
+    if world.response is None:
+        yield "evolution on the simulator, network", evolved(world, options, seed, ("--estimate", "simulator"))
+    if options.networks:
+        yield "DRNet, one category at a time", drnet(train, x_UF, seed)
+        yield "VCNet, one category at a time", vcnet(train, x_UF, seed)
+
+
+def main(options: Options) -> None:
+    results: dict[str, list[tuple[float, float, float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(options.first, options.first + options.seeds):
+            world, begun = World(options, seed, Path(folder)), time.process_time()
+            for name, shares_UK in policies(world, options, seed):
+                found = (*world.figures(shares_UK), time.process_time() - begun)
+                results.setdefault(name, []).append(found)
+                print(seed, name, *(f"{figure:.4f}" for figure in found), flush=True)
+                begun = time.process_time()
+    lines = []
+    for name, values in sorted(results.items(), key=lambda each: float(np.mean([one[0] for one in each[1]]))):
+        mr, mtse, cpu = np.array(values).T
+        lines.append([name, f"{mr.mean():.3f} ({mr.min():.3f} to {mr.max():.3f})",
+                      f"{mtse.mean():.4f} ({mtse.min():.4f} to {mtse.max():.4f})", f"{cpu.mean():.0f}"])  # fmt: skip
+    kind = "semi-synthetic" if options.views else "simulation"
+    noise = f"-noise-{options.noise:g}" if options.noise else ""
+    table = markdown(["policy", "MR", "MTSE", "CPU s"], lines)
+    head = f"{kind}, noise {options.noise:g}; {options.seeds} data seeds, mean (least to most)\n\n"
+    kept = {**dataclasses.asdict(options), "views": options.views.name if options.views else None}
+    write_result(f"exposure-policies-{kind}{noise}", {"results": results, "options": kept}, head + table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,173 @@
+"""The forest for jobs.fit --system exposure (funnel/fitted.py: Fitted).
+
+    python -m jobs.make_data --world shares --out runs/shares
+    python -m jobs.fit --system exposure --data runs/shares --out runs/forest
+    python -m jobs.fit --system exposure --data runs/shares --out runs/points --leaves points --workers 2
+
+Fitted on the train part, judged on the test part by a model of outcomes that is fitted on the half of the test part
+that it does not judge, and doubly robust.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from data.log import Log
+from funnel.exposure.explain import curves_of, groups_of, importance
+from funnel.exposure.figures import treatment_error
+from funnel.exposure.forest import ForestSettings, MDP2Forest
+from funnel.exposure.outcome import OutcomeModel, OutcomeSettings
+from funnel.exposure.overlap import Overlap, OverlapSettings
+from funnel.exposure.panels import forest_panels, policy_results, sentence
+from funnel.exposure.preference import ShareGrid
+from funnel.exposure.reading import read_shares, rows_of
+from funnel.exposure.shares import ShareRows, check_policy
+from funnel.exposure.tree import Tree
+from funnel.exposure.value import Judge, compare
+from funnel.fitted import Arrays, Map, here
+from funnel.panels import Panel, Record, Table
+
+
+@dataclass(frozen=True)
+class ForestFitSettings:
+    outcomes: tuple[str, ...] = ()
+    """What is to be raised, NAME=WEIGHT; left out, the log's only outcome."""
+    forest: ForestSettings = field(default_factory=ForestSettings)
+    outcome_model: OutcomeSettings = field(default_factory=OutcomeSettings)
+    overlap: OverlapSettings = field(default_factory=OverlapSettings)
+
+
+class ExposureForest:
+    """Groups of users and the shares that suit each."""
+
+    name: ClassVar[str] = "exposure"
+    settings_type: ClassVar[type] = ForestFitSettings
+
+    def __init__(self, settings: ForestFitSettings, forest: MDP2Forest, facts: Mapping[str, Any]) -> None:
+        self.settings, self.forest, self.facts = settings, forest, facts
+
+    @classmethod
+    def read(cls, settings: ForestFitSettings, log: Log, part: str) -> dict[str, np.ndarray]:
+        arrays = read_shares(log, part)
+        assert log.schema.treatment is not None
+        rows_of(arrays, log.schema.numeric, log.schema.treatment.vector, settings.outcomes, f"{log.location}/{part}")
+        names = {"features": np.array(log.schema.numeric), "categories": np.array(log.schema.treatment.vector)}
+        return arrays | names
+
+    @classmethod
+    def fit(cls, settings: ForestFitSettings, arrays: Arrays, seed: int, map: Map = here) -> Self:
+        rows = checked(settings, arrays)
+        forest = MDP2Forest(settings.forest).fit(rows, seed, map)
+        facts = {"rows": len(rows), "mean": rows.shares_RK.mean(axis=0).tolist(),
+                 "low": rows.shares_RK.min(axis=0).tolist(), "high": rows.shares_RK.max(axis=0).tolist()}  # fmt: skip
+        return cls(settings, forest, facts)
+
+    def shares(self, features_UF: np.ndarray) -> np.ndarray:
+        """What each user should get, (U, K)."""
+        return self.forest.shares(features_UF)
+
+    def describe(self) -> str:
+        forest = self.forest
+        leaves = np.mean([(tree.feature_V < 0).sum() for tree in forest.trees])
+        kind = {"additive": "additive outcome models", "points": "points of largest difference"}
+        return (
+            f"shares of {len(forest.categories)} categories by {len(forest.trees)} trees of {leaves:.0f} groups with "
+            f"{kind[forest.settings.leaves]} on {self.facts['rows']:,} rows"
+        )
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Trees end to end, each with its number of nodes."""
+        forest = self.forest
+        assert forest.grid is not None
+        arrays = {
+            "nodes": np.array([len(tree.feature_V) for tree in forest.trees]),
+            "edges": np.concatenate(forest.edges),
+            "edges_of_feature": np.array([len(edges) for edges in forest.edges]),
+            "share_edges": forest.grid.edges_KQ1,
+            "reach": forest.reach_K,
+            **{f"tree.{key}": np.concatenate([tree.arrays()[key] for tree in forest.trees])
+               for key in forest.trees[0].arrays()},
+        }  # fmt: skip
+        if forest.curves:
+            arrays["curves"] = np.concatenate(forest.curves)
+        names = {"features": list(forest.feature_names), "categories": list(forest.categories)}
+        return arrays, {**self.facts, **names, "ridge": forest.ridge}
+
+    @classmethod
+    def restore(cls, settings: ForestFitSettings, arrays: Arrays, facts: Mapping[str, Any]) -> Self:
+        cuts = np.cumsum(arrays["nodes"])[:-1]
+        trees = {key.removeprefix("tree."): np.split(value, cuts) for key, value in arrays.items()
+                 if key.startswith("tree.")}  # fmt: skip
+        forest = MDP2Forest(
+            settings.forest,
+            [Tree.of({key: parts[b] for key, parts in trees.items()}) for b in range(len(arrays["nodes"]))],
+            np.split(arrays["curves"], cuts) if "curves" in arrays else [],
+            float(facts["ridge"]),
+            arrays["reach"],
+            np.split(arrays["edges"], np.cumsum(arrays["edges_of_feature"])[:-1]),
+            ShareGrid(arrays["share_edges"]),
+            tuple(facts["features"]),
+            tuple(facts["categories"]),
+        )
+        return cls(settings, forest, facts)
+
+    def judge(self, arrays: Arrays, resamples: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Against the log's mean shares, the best constant and the log's own. Nothing is resampled."""
+        rows = checked(self.settings, arrays)
+        order = np.random.default_rng([seed, 4]).permutation(len(rows))
+        fitted, judging = rows.take(order[: len(rows) // 2]), rows.take(order[len(rows) // 2 :])
+        model = OutcomeModel.fit(fitted, self.settings.outcome_model, seed + 1)
+        overlap = Overlap.fit(fitted, self.settings.overlap, seed + 1)
+        mean_K, users = np.array(self.facts["mean"]), len(judging)
+        own = self.shares(judging.features_RF)
+        check_policy(own, np.array(self.facts["low"]), np.array(self.facts["high"]), rows.categories,
+                     1 / self.settings.forest.additive.steps)  # fmt: skip
+        constant_K = best_constant(model, fitted, mean_K, seed)
+        policies = {
+            "policy": own,
+            "constant": np.tile(constant_K, (users, 1)),
+            "mean": np.tile(mean_K, (users, 1)),
+            "uniform": np.full((users, len(mean_K)), 1 / len(mean_K)),
+            "logging": judging.shares_RK,
+        }
+        judge = Judge(judging, model.predict, overlap, mean_K)
+        figures: dict[str, Any] = {"users": users, "outcome_model.r2": model.r2}
+        figures |= compare(judge, policies, "policy", ("mean", "constant", "logging"))
+        if judging.best_RK is not None:
+            for name, shares_RK in policies.items():
+                figures[f"{name}.mtse"] = treatment_error(judging.best_RK, shares_RK)
+                figures[f"{name}.l1"] = float(np.abs(shares_RK - judging.best_RK).sum(axis=1).mean())
+        figures |= {f"share.{name}": float(mean) for name, mean in zip(rows.categories, own.mean(axis=0), strict=True)}
+        summary = {f"exposure.{key}": found for key, found in figures.items()} | {"message": sentence(figures)}
+        plots = {
+            "categories": list(rows.categories),
+            "importance": importance(self.forest),
+            "groups": groups_of(self.forest, judging.features_RF, own),
+            "curves": curves_of(self.forest, judging.features_RF),
+        }
+        return summary, plots
+
+    @classmethod
+    def results(cls, summary: Mapping[str, Any]) -> Table | None:
+        return policy_results(summary)
+
+    @classmethod
+    def panels(cls, record: Record) -> list[Panel]:
+        return forest_panels(record)
+
+
+def checked(settings: ForestFitSettings, arrays: Arrays) -> ShareRows:
+    features, categories = (tuple(arrays[key].tolist()) for key in ("features", "categories"))
+    return rows_of(arrays, features, categories, settings.outcomes)
+
+
+def best_constant(model: OutcomeModel, rows: ShareRows, mean_K: np.ndarray, seed: int) -> np.ndarray:
+    """The best shares for everybody by the model, of the mean and some hundred logged ones."""
+    random = np.random.default_rng([seed, 3])
+    drawn = rows.shares_RK[random.permutation(len(rows))[:300]]
+    tried_CK = np.concatenate([mean_K[None], drawn])
+    some = rows.features_RF[random.permutation(len(rows))[:500]]
+    worths = [model.predict(some, np.tile(shares_K, (len(some), 1))).mean() for shares_K in tried_CK]
+    return np.asarray(tried_CK[int(np.argmax(worths))])

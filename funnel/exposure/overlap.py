@@ -1,0 +1,101 @@
+"""Which shares the log has seen for whom: the density of logged shares near a user's, and its floor.
+
+Users are divided by k-means on their features; in each group the density of shares is a mean of Gaussian kernels around
+logged rows of that group [Parzen]. Shares are refused where the density lies below that of all but a small part of the
+logged rows themselves (each left out of its own density): nobody like this user was shown anything like it. A kernel
+needs no shape of the simplex and stands zeros, of which real shares are full.
+
+Shapes: R rows, F features, K categories, G groups, M kernels of a group.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.cluster import KMeans
+
+from funnel.exposure.shares import ShareRows
+
+PIECE = 2048
+
+
+@dataclass(frozen=True)
+class OverlapSettings:
+    groups: int = 8
+    """Groups of users that are alike."""
+    kernels: int = 256
+    """Logged rows of a group that its density is made of."""
+    floor: float = 0.01
+    """Shares are refused where the density is below that of all but this part of the logged rows; 0 refuses none."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    centre_GF: np.ndarray
+    mean_F: np.ndarray
+    scale_F: np.ndarray
+    kernels: tuple[np.ndarray, ...]
+    """Of each group (M, K)."""
+    width: float
+    floor_G: np.ndarray
+    """The log density under which shares are refused."""
+
+    @classmethod
+    def fit(cls, rows: ShareRows, settings: OverlapSettings, seed: int) -> "Overlap":
+        random = np.random.default_rng([seed, 11])
+        with np.errstate(invalid="ignore"):
+            mean_F = np.nan_to_num(np.nanmean(rows.features_RF, axis=0))
+            scale_F = np.nanstd(rows.features_RF, axis=0)
+        scale_F = np.where(scale_F > 0, scale_F, 1.0)
+        x_RF = np.nan_to_num((rows.features_RF - mean_F) / scale_F)
+        groups = min(settings.groups, max(1, len(rows) // 50))
+        some = random.permutation(len(rows))[:20_000]
+        centre_GF = KMeans(groups, n_init=1, random_state=seed).fit(x_RF[some]).cluster_centers_
+        # Silverman's width for K - 1 free shares, from the mean variance of a share
+        free = rows.shares_RK.shape[1] - 1
+        spread = float(np.sqrt(rows.shares_RK.var(axis=0).mean()))
+        count = min(settings.kernels, len(rows) // groups)
+        width = spread * (4 / ((free + 2) * max(count, 1))) ** (1 / (free + 4))
+        plain = cls(centre_GF, mean_F, scale_F, (), width, np.full(groups, -np.inf))
+        group_R = plain.group(rows.features_RF)
+        kernels, floors = [], []
+        for group in range(groups):
+            own = np.flatnonzero(group_R == group)
+            drawn = random.permutation(own)[: settings.kernels]
+            kernels.append(rows.shares_RK[drawn])
+            log_M = log_density(kernels[-1], kernels[-1], width, own=True)
+            floors.append(np.quantile(log_M, settings.floor) if settings.floor and len(log_M) > 1 else -np.inf)
+        return cls(centre_GF, mean_F, scale_F, tuple(kernels), width, np.array(floors))
+
+    def group(self, features_RF: np.ndarray) -> np.ndarray:
+        """(R,) the group of each user: the nearest centre."""
+        x_RF = np.nan_to_num((features_RF - self.mean_F) / self.scale_F)
+        square_RG = (x_RF**2).sum(axis=1)[:, None] - 2 * x_RF @ self.centre_GF.T + (self.centre_GF**2).sum(axis=1)
+        return square_RG.argmin(axis=1)
+
+    def log_density(self, group_R: np.ndarray, shares_RK: np.ndarray) -> np.ndarray:
+        """(R,) log of the density of shares like these in the user's group, up to a constant."""
+        found = np.empty(len(group_R))
+        for group, kernels_MK in enumerate(self.kernels):
+            own = np.flatnonzero(group_R == group)
+            found[own] = log_density(shares_RK[own], kernels_MK, self.width)
+        return found
+
+    def refused(self, group_R: np.ndarray, shares_RK: np.ndarray) -> np.ndarray:
+        """(R,) bool: whether nobody like the user was seen with anything like these shares."""
+        return np.asarray(self.log_density(group_R, shares_RK) < self.floor_G[group_R])
+
+
+def log_density(shares_RK: np.ndarray, kernels_MK: np.ndarray, width: float, own: bool = False) -> np.ndarray:
+    """(R,). own: the rows are the kernels, and each is left out of its own density."""
+    found = []
+    for begin in range(0, len(shares_RK), PIECE):
+        piece = shares_RK[begin : begin + PIECE]
+        square = (piece**2).sum(axis=1)[:, None] - 2 * piece @ kernels_MK.T + (kernels_MK**2).sum(axis=1)
+        exponent = -np.maximum(square, 0.0) / (2 * width**2)
+        if own:
+            exponent[np.arange(len(piece)), begin + np.arange(len(piece))] = -np.inf
+        top = exponent.max(axis=1, keepdims=True)
+        top = np.where(np.isfinite(top), top, 0.0)
+        total = np.exp(exponent - top).sum(axis=1)
+        found.append(np.log(np.maximum(total, 1e-300)) + top[:, 0] - np.log(len(kernels_MK) - own or 1))
+    return np.concatenate(found) if found else np.empty(0)

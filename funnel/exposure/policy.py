@@ -1,0 +1,79 @@
+"""A policy on the simplex: shares softmax(log start + g_theta(x)), g linear or a small network of tanh units.
+
+theta = 0 of the last layer is the start, the log's mean shares, for everybody. Shapes: P parameters (of one theta), U
+users, F features, H hidden units, K categories.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.errors import UserError
+from es.policies import Simplex
+
+SMALLEST = 1e-3
+"""What a start is raised to: a category nobody saw could never be raised from 0."""
+
+
+@dataclass(frozen=True)
+class SharePolicy:
+    features: int
+    categories: tuple[str, ...]
+    start_K: tuple[float, ...]
+    hidden: int
+    """Units; 0: linear."""
+
+    def __post_init__(self) -> None:
+        if self.hidden < 0:
+            raise UserError(f"hidden is {self.hidden}, must be at least 0")
+
+    @classmethod
+    def of(cls, features: int, categories: tuple[str, ...], mean_K: np.ndarray, hidden: int) -> "SharePolicy":
+        start_K = np.maximum(mean_K, SMALLEST)
+        return cls(features, categories, tuple((start_K / start_K.sum()).tolist()), hidden)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(inputs + 1, outputs) of each layer; the last row of a layer is its bias."""
+        categories = len(self.categories)
+        if not self.hidden:
+            return ((self.features + 1, categories),)
+        return ((self.features + 1, self.hidden), (self.hidden + 1, categories))
+
+    @property
+    def dimension(self) -> int:
+        return sum(rows * columns for rows, columns in self.sizes)
+
+    def layers(self, theta_P: np.ndarray) -> list[np.ndarray]:
+        found, begin = [], 0
+        for rows, columns in self.sizes:
+            found.append(theta_P[begin : begin + rows * columns].reshape(rows, columns))
+            begin += rows * columns
+        return found
+
+    def initial(self, seed: int = 0) -> np.ndarray:
+        """theta of the start: hidden units see random directions, the last layer is 0."""
+        theta_P = np.zeros(self.dimension, np.float32)
+        if self.hidden:
+            first = self.layers(theta_P)[0]
+            first[:-1] = np.random.default_rng([seed, 318]).standard_normal((self.features, self.hidden))
+            first[:-1] /= np.sqrt(self.features)
+        return theta_P
+
+    def shares(self, theta_P: np.ndarray, standard_UF: np.ndarray) -> np.ndarray:
+        """(U, K) of standardised features."""
+        value = standard_UF
+        layers = self.layers(theta_P.astype(np.float64))
+        for number, layer in enumerate(layers):
+            value = affine(value, layer)
+            if number < len(layers) - 1:
+                value = np.tanh(value)
+        return Simplex(self.categories, self.start_K).decode(value)
+
+
+def affine(input_UI: np.ndarray, layer_IO: np.ndarray) -> np.ndarray:
+    """Summed input by input, so that bits do not depend on BLAS and its threads."""
+    found_UO = np.tile(layer_IO[-1], (len(input_UI), 1))
+    for column, weights_O in enumerate(layer_IO[:-1]):
+        found_UO += input_UI[:, column, None] * weights_O
+    return found_UO

@@ -1,0 +1,62 @@
+"""Shares of exposure, features of users and outcomes, made of a table of what users watched: user, item, amount.
+
+For logs without categories (KuaiRec's small matrix has user, video and watch ratio): items that the same users watch
+for long are brought together by k-means on their factors, which makes categories; a user's features are its factors
+from one half of its views. The other half, dealt into sessions, makes the rows: the share of a session's views in each
+category, and the mean watched amount as outcome. Shapes: U users, I items, F factors, K categories, R sessions.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.linalg import svds
+from sklearn.cluster import KMeans
+
+from data.errors import UserError
+from funnel.exposure.shares import ShareRows
+
+
+@dataclass(frozen=True)
+class WatchedSettings:
+    categories: int = 10
+    factors: int = 20
+    sessions: int = 8
+    """Rows of a user; each draws its views from the user's half that makes no features."""
+    views: int = 12
+    """Views of a session."""
+
+
+def from_views(
+    user_V: np.ndarray, item_V: np.ndarray, amount_V: np.ndarray, settings: WatchedSettings, seed: int
+) -> ShareRows:
+    """The rows. amount_V: watch ratio, cut at 5 (a video that loops all night). Raises UserError for too few views."""
+    random = np.random.default_rng([seed, 7])
+    users, user_V = np.unique(user_V, return_inverse=True)
+    items, item_V = np.unique(item_V, return_inverse=True)
+    amount_V = np.minimum(np.nan_to_num(amount_V), 5.0)
+    if len(users) <= settings.factors or len(items) <= settings.factors:
+        raise UserError(f"{len(users)} users and {len(items)} items; more than {settings.factors} factors are needed")
+    first_V = random.random(len(user_V)) < 0.5
+    own_V = amount_V[first_V] - amount_V[first_V].mean()
+    matrix = csr_matrix((own_V, (user_V[first_V], item_V[first_V])), (len(users), len(items)))
+    left_UF, size_F, right_FI = svds(matrix, settings.factors, rng=np.random.default_rng(seed))
+    item_IF = (size_F[:, None] * right_FI).T
+    item_IF = item_IF / np.maximum(np.linalg.norm(item_IF, axis=1, keepdims=True), 1e-12)  # what, not how much
+    kinds = KMeans(settings.categories, n_init=3, random_state=seed).fit_predict(item_IF)
+    features, shares, outcomes = [], [], []
+    for user in range(len(users)):
+        left = np.flatnonzero((user_V == user) & ~first_V)
+        if len(left) < settings.views:
+            continue
+        for _ in range(settings.sessions):
+            drawn = random.choice(left, settings.views, replace=False)
+            counts = np.bincount(kinds[item_V[drawn]], minlength=settings.categories)
+            features.append(left_UF[user] * np.sqrt(len(users)))
+            shares.append(counts / settings.views)
+            outcomes.append(amount_V[drawn].mean())
+    if not shares:
+        raise UserError(f"no user has {settings.views} views left for a session")
+    names = tuple(f"factor_{f}" for f in range(settings.factors))
+    categories = tuple(f"kind_{k}" for k in range(settings.categories))
+    return ShareRows(np.array(features), np.array(shares), np.array(outcomes), names, categories, where="views")
