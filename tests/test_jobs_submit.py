@@ -42,8 +42,8 @@ def test_the_id_follows_the_run_directory():
     ("command", "said"),
     [
         (
-            ["fit", "--out", "/x"],
-            "'fit' is no job that can be submitted; valid: calibrate, check, demo, evaluate",
+            ["fitted", "--out", "/x"],
+            "'fitted' is no job that can be submitted; valid: calibrate, check, d",
         ),
         (["train", "--data", "runs/log", "--out", "/x"], "--data runs/log is relative"),
         (["train", "--data", "s3://b/log", "--out=runs/x"], "--out runs/x is relative"),
