@@ -36,9 +36,8 @@ def balance_of(part: ScoredPart, clip: float, codes: Codes, slices: int) -> list
         _, user_R = np.unique(rows["user"], return_inverse=True) if part.has_users else (None, np.arange(len(rows)))
         cell_C, place_R = np.unique(user_R * slices + code_R, return_inverse=True)
         weight_R = rows["weight"].astype(np.float64) if part.weighted else np.ones(len(rows))
-        clicked_R = (rows["labels"] & CLICK > 0) / np.maximum(
-            expit(rows[weighing].astype(np.float64)), max(clip, 1e-12)
-        )
+        propensity_R = np.maximum(expit(rows[weighing].astype(np.float64)), max(clip, 1e-12))
+        clicked_R = (rows["labels"] & CLICK > 0) / propensity_R
         for number, phi_R in enumerate((np.ones(len(rows)), expit(rows["cvr"].astype(np.float64)))):
             above_C = np.bincount(place_R, weight_R * clicked_R * phi_R)
             below_C = np.bincount(place_R, weight_R * phi_R)

@@ -22,10 +22,8 @@ EVALUATED = {
 }
 
 
-BALANCE = (
-    "The mean pCVR of clicks weighed by 1/q, as a share of that of exposures: 1 where q is right. Where it is not, "
-)
-BALANCE += "so much of the bias is left by weighing."
+BALANCE = "The mean pCVR of clicks weighed by 1/q, as a share of that of exposures: 1 where q is right. Where it is "
+BALANCE += "not, so much of the bias is left by weighing."
 RANKED = ("auc", "gauc", "log_loss")
 """Figures of which the larger, or the smaller, is the better."""
 

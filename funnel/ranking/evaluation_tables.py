@@ -36,8 +36,8 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         )
     if "balance.pcvr" in summary:
         lines.append(
-            f"balance (1 is right): weighed clicks stand for {line(summary, 'balance.rows', '.3f')} of the exposures, and "
-            f"for {line(summary, 'balance.pcvr', '.3f')} of their predicted conversions"
+            f"balance (1 is right): weighed clicks stand for {line(summary, 'balance.rows', '.3f')} of the exposures "
+            f"and {line(summary, 'balance.pcvr', '.3f')} of their predicted conversions"
         )
     truth = f", true mean {line(summary, 'ieb.mean_truth', '.4f')}" if "ieb.mean_truth" in summary else ""
     lines.append(f"IEB: mean pCVR over all exposures {line(summary, 'ieb.mean_prediction', '.4f')}{truth}")
