@@ -30,7 +30,7 @@ from funnel.panels import Panel, Record, Table
 from funnel.problem import Given, Outputs
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.click_model import ROLES, ClickModel
-from funnel.ranking.counts import PROPENSITIES, RankingCounts
+from funnel.ranking.counts import PROPENSITIES, WEIGHTED, RankingCounts
 from funnel.ranking.folds import FOLD, LeftOut, fold_columns, no_folds, with_folds
 from funnel.ranking.presets import PRESETS, SPACES
 from funnel.ranking.results import WATCHED, results
@@ -43,7 +43,7 @@ from models.registry import BACKBONES, build_objective, find_objective, lookup
 from models.rows import EVERY_ROW, Share
 
 LABELS = ("click", "conversion")
-AIMS = [f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr") for figure in ("auc", "log_loss")]
+AIMS = [f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr", WEIGHTED) for figure in ("auc", "log_loss")]
 """Figures by which an epoch may be chosen."""
 
 
@@ -134,8 +134,8 @@ class EntireSpace:
     @classmethod
     def facts_with(cls, facts: Mapping[str, Any], settings: EntireSpaceSettings) -> dict[str, Any]:
         """Facts of the same log for other settings: the towers follow the objective. Trials of a search differ so."""
-        shared = {name: fact for name, fact in facts.items() if name != "hidden_cause"}
-        return {**shared, **towers(find_objective(settings.objective.name))}
+        rest = {key: fact for key, fact in facts.items() if key not in ("hidden_cause", "weighs_clicks")}
+        return {**rest, **towers(find_objective(settings.objective.name))}
 
     def __init__(
         self,
@@ -221,11 +221,14 @@ class EntireSpace:
         known = log.truth(part) if truth and log.has_truth(part) else None
         weighted, given = self.schema.weight is not None, self.click_model is not None
         threshold = checked(self.settings.threshold)
-        return RankingCounts(self.clip, calibration, weighted, known, log.schema.exposure, given, threshold)
+        weighs = bool(self.facts.get("weighs_clicks"))
+        return RankingCounts(self.clip, calibration, weighted, known, log.schema.exposure, given, threshold, weighs)
 
     def smaller_is_better(self, figure: str) -> bool:
         if figure not in AIMS:
             raise UserError(f"stop_metric {figure!r}: want one of {', '.join(AIMS)}")
+        if figure.startswith(WEIGHTED) and not self.facts.get("weighs_clicks"):
+            raise UserError(f"stop_metric {figure}: objective {self.settings.objective.name} weighs no clicks")
         valid = self.facts.get("parts", {}).get("valid", {})
         if not figure.startswith("ctr.") and valid.get("conversions", 1) == 0:
             raise UserError(
@@ -247,8 +250,9 @@ class EntireSpace:
 
 
 def towers(objective: type[Objective]) -> dict[str, Any]:
-    """Of the facts, what a network's form follows from beside the settings: {"tasks": ., ["hidden_cause": True]}"""
-    return {"tasks": list(objective.tasks), **({"hidden_cause": True} if objective.hidden_cause else {})}
+    """Of the facts, what follows from the objective: {"tasks": ., ["hidden_cause": True], ["weighs_clicks": True]}"""
+    said = {"hidden_cause": objective.hidden_cause, "weighs_clicks": objective.uses_propensities}
+    return {"tasks": list(objective.tasks), **{name: True for name, true in said.items() if true}}
 
 
 def labels_of(batch: Batch, left_out: LeftOut = LeftOut()) -> Labels:  # noqa: B008 - it is frozen
@@ -287,9 +291,9 @@ def refuse_empty(where: str, facts: LabelFacts, needed: tuple[str, ...]) -> None
 def refuse_one_class(figure: str, valid: Mapping[str, int]) -> None:
     """Raise UserError for an AUC that the validation part, of so many rows, clicks and conversions, does not have."""
     space = figure.rpartition(".")[0]
-    among, label = {"ctr": ("rows", "clicks"), "cvr.click": ("clicks", "conversions")}.get(
-        space, ("rows", "conversions")
-    )
+    of_clicks = ("clicks", "conversions")
+    known = {"ctr": ("rows", "clicks"), "cvr.click": of_clicks, WEIGHTED: of_clicks}
+    among, label = known.get(space, ("rows", "conversions"))
     total, positives = valid.get(among), valid.get(label)
     if figure.endswith(".auc") and total is not None and positives in (0, total):
         raise UserError(
