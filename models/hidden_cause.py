@@ -14,11 +14,9 @@ What is learnt is theta = s h^2, the covariance that the cause gives the two log
 has a stationary point at 0, where theta has a slope. All sums are of logarithms. Shapes: B rows, K nodes.
 """
 
-import math
 from collections.abc import Mapping
 from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
@@ -36,9 +34,13 @@ CAUSE, LIFT = "cause", "lift"
 
 @cache
 def nodes(count: int = NODES) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(v_k, log w_k) of the standard normal law: sums of w_k f(v_k) are exact for polynomials of degree 2 count - 1."""
-    node_K, weight_K = np.polynomial.hermite_e.hermegauss(count)
-    return tuple(node_K.tolist()), tuple(np.log(weight_K / math.sqrt(2 * math.pi)).tolist())
+    """(v_k, log w_k) of the standard normal law: sums of w_k f(v_k) are exact for polynomials of degree 2 count - 1.
+
+    Eigenvalues and first components of the law's Jacobi matrix [Golub and Welsch, Math. Comp. 1969].
+    """
+    beside_K = torch.arange(1, count, dtype=torch.float64).sqrt()
+    node_K, vector_KK = torch.linalg.eigh(torch.diag(beside_K, 1) + torch.diag(beside_K, -1))
+    return tuple(node_K.tolist()), tuple(vector_KK[0].square().log().tolist())
 
 
 def grid(like: Tensor) -> tuple[Tensor, Tensor]:
