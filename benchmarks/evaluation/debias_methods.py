@@ -1,4 +1,4 @@
-"""The methods that debiasing is judged by, as settings: naive, ESCM2 and its rivals, two stages, a hidden cause, oracle.
+"""The methods that debiasing is judged by, as settings: naive, ESCM2, its rivals, two stages, a hidden cause, oracle.
 
 Beside settings of the ranker by dotted key a method may have the keys below, which debias.py reads.
 """
