@@ -15,7 +15,6 @@ has a stationary point at 0, where theta has a slope. All sums are of logarithms
 """
 
 from collections.abc import Mapping
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +31,6 @@ CAUSE, LIFT = "cause", "lift"
 """Names of a network's outputs: theta for each row, in training; log P(o, r = 1) - log(q p) elsewhere."""
 
 
-@cache
 def nodes(count: int = NODES) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(v_k, log w_k) of the standard normal law: sums of w_k f(v_k) are exact for polynomials of degree 2 count - 1.
 
@@ -43,9 +41,12 @@ def nodes(count: int = NODES) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(node_K.tolist()), tuple(vector_KK[0].square().log().tolist())
 
 
+NODE_K, LOG_WEIGHT_K = nodes()
+
+
 def grid(like: Tensor) -> tuple[Tensor, Tensor]:
     """(v_K1, log w_K1) of the tensor's type and device."""
-    node_K, log_K = (like.new_tensor(values).unsqueeze(1) for values in nodes())
+    node_K, log_K = (like.new_tensor(values).unsqueeze(1) for values in (NODE_K, LOG_WEIGHT_K))
     return node_K, log_K
 
 

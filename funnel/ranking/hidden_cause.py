@@ -25,7 +25,7 @@ import numpy as np
 from scipy.special import expit, log_expit, logit
 
 from funnel.ranking.scored_part import CLICK, CONVERSION, ScoredPart
-from models.hidden_cause import nodes
+from models.hidden_cause import LOG_WEIGHT_K, NODE_K
 from models.instrument import SHIFT
 
 MOST = 9.0
@@ -88,8 +88,7 @@ def interpolated(m_R: np.ndarray, theta: float) -> np.ndarray:
 
 
 def grid() -> tuple[np.ndarray, np.ndarray]:
-    node_K, log_K = nodes()
-    return np.array(node_K)[None, :], np.exp(np.array(log_K))
+    return np.array(NODE_K)[None, :], np.exp(np.array(LOG_WEIGHT_K))
 
 
 class Likelihood:
