@@ -17,7 +17,7 @@ from distributed.finished_run import load_run
 from funnel.ranking.delays import DELAY, ELAPSED, cut, moment_of
 from funnel.ranking.problem import EntireSpace
 from models.objectives.base import Labels, ObjectiveConfig
-from models.objectives.delays import RATE, exponential, fake_negative, log_known
+from models.objectives.delays import DELAYS, RATE, elapsed_time, exponential, fake_negative, log_known
 from models.registry import build_objective
 
 DAY = 86_400_000_000
@@ -129,6 +129,27 @@ def test_fake_negatives_have_their_minimum_at_the_true_rate() -> None:
         assert b.grad.item() == pytest.approx(0, abs=1e-12)
 
 
+def test_elapsed_time_has_its_minimum_at_the_true_rates() -> None:
+    """Over all that can become of a click (early, late, never), at the true p, p_dp and p_rn, gradients are 0; one that
+    has not waited adds nothing, and one that is not mature teaches the two towers nothing."""
+    early, late = 0.2, 0.15
+    true = torch.tensor([early + late, late, (1 - early - late) / (1 - early)], dtype=torch.float64)
+    point = torch.logit(true).requires_grad_()
+    label, delay = torch.tensor([1.0, 1.0, 0.0]).double(), torch.tensor([0.5, 3.0, 0.0]).double()
+    chance = torch.tensor([early, late, 1 - early - late], dtype=torch.float64)
+
+    def loss(age: float) -> torch.Tensor:
+        logits = {"late": point[1].expand(3), "never": point[2].expand(3)}
+        ages = torch.full((3,), age, dtype=torch.float64)
+        return (chance * elapsed_time(logits, point[0].expand(3), label, ages, delay, 1.0, 4.0)).sum()
+
+    (gradient,) = torch.autograd.grad(loss(10.0), point)
+    torch.testing.assert_close(gradient, torch.zeros(3).double(), atol=1e-12, rtol=0)
+    (gradient,) = torch.autograd.grad(loss(2.0), point, allow_unused=True)
+    assert gradient[1:].tolist() == [0, 0]
+    assert loss(0.5).item() == 0
+
+
 @pytest.mark.parametrize("name", ["naive", "escm2_ips", "escm2_snips"])
 def test_delays_are_weighed_as_any_loss(name: str) -> None:
     """The CVR term is the sum of 1/q times the delayed loss of each click, over its own denominator."""
@@ -172,6 +193,10 @@ def test_a_training_learns_what_conversions_come_to(late_log: Path, tmp_path: Pa
     waits = train_here(tmp_path / "waits", late_log, config(**shared, objective__delay="exponential"))
     assert known["cvr.click.pcoc"] < 0.8
     assert 0.9 < waits["cvr.click.pcoc"] < 1.15
+    window = {"objective__delay_window": 2.0, "objective__delay_mature": 6.0}
+    elapsed = train_here(tmp_path / "elapsed", late_log, config(**shared, objective__delay="elapsed", **window))
+    assert known["cvr.click.pcoc"] + 0.05 < elapsed["cvr.click.pcoc"] < 1.15
+    assert load_run(tmp_path / "elapsed").problem.facts["tasks"] == ["ctr", "cvr", *DELAYS["elapsed"]]
     run = load_run(tmp_path / "waits")
     assert run.problem.facts["tasks"] == ["ctr", "cvr", RATE]
     log = open_log(late_log)

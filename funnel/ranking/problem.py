@@ -39,7 +39,7 @@ from funnel.rows import RowUnits
 from funnel.spaces import Presets, Spaces
 from models.entire_space import ModelConfig
 from models.objectives.base import TINY, Labels, Objective, ObjectiveConfig
-from models.objectives.delays import RATE
+from models.objectives.delays import DELAYS
 from models.objectives.propensity import resolve_clip
 from models.registry import BACKBONES, build_objective, find_objective, lookup
 from models.rows import EVERY_ROW, Share
@@ -264,7 +264,7 @@ class EntireSpace:
 def towers(objective: type[Objective], config: ObjectiveConfig) -> dict[str, Any]:
     """Of the facts, what follows from the objective: {"tasks": ., ["hidden_cause": True], ["weighs_clicks": True]}"""
     said = {"hidden_cause": objective.hidden_cause, "weighs_clicks": objective.uses_propensities}
-    tasks = [*objective.tasks, *([RATE] if config.delay == "exponential" else [])]
+    tasks = [*objective.tasks, *DELAYS[config.delay]]
     return {"tasks": tasks, **{name: True for name, true in said.items() if true}}
 
 

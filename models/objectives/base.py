@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
-from models.objectives.delays import DELAYS, RATE, exponential, fake_negative, log_known
+from models.objectives.delays import DELAYS, RATE, elapsed_time, exponential, fake_negative, log_known
 from models.objectives.propensity import inverse_propensity, resolve_clip
 from models.objectives.terms import binary_cross_entropy, log_product, product_cross_entropy
 
@@ -32,7 +32,7 @@ TERMS = ("ctr", "c", "g", "imp")
 
 
 CHOICES = {
-    "delay": DELAYS,
+    "delay": tuple(DELAYS),
     "imputation": ("error", "label"),
     "cvr_gradient": ("shared", "tower"),
     "imputation_gradient": ("shared", "tower"),
@@ -79,9 +79,13 @@ class ObjectiveConfig:
     """What the imputation tower of escm2_dr predicts: error (the loss itself, as in the paper) or label (the potential
     conversion, so that unclicked rows teach the CVR tower too)."""
     delay: str = "none"
-    """What an unconverted click says where conversions come late (with as_of; docs/math.md): none (it has not
-    converted), exponential (it may still: delays are exponential, at a rate that is learnt) or fake_negative (every
-    converted click was a negative before)."""
+    """What an unconverted click says where conversions come late (with as_of; docs/propensities.md): none (it has not
+    converted), exponential (it may still: delays are exponential, at a rate that is learnt), fake_negative (every
+    converted click was a negative before) or elapsed (those that convert after delay_window were)."""
+    delay_window: float = 1.0
+    """Days that a click waits for its conversion (delay: elapsed)."""
+    delay_mature: float = 4.0
+    """Age in days from which on clicks teach how many conversions come after the window (delay: elapsed)."""
     theta: float | str = "learnt"
     """Covariance that a hidden cause gives the logits of click and conversion (escm2_joint): a number that is held,
     such as jobs.evaluate estimates of a run whose schema declares instruments, or learnt with the weights, which takes
@@ -100,6 +104,11 @@ class ObjectiveConfig:
             if getattr(self, key) not in choices:
                 words = " or ".join([", ".join(map(repr, choices[:-1])), repr(choices[-1])])
                 raise UserError(f"objective.{key} must be {words}, got {getattr(self, key)!r}")
+        if not 0 < self.delay_window <= self.delay_mature < math.inf:
+            raise UserError(
+                f"objective.delay_window must be above 0 and at most delay_mature, got {self.delay_window} and "
+                f"{self.delay_mature}"
+            )
         if self.theta != "learnt" and (isinstance(self.theta, str) or not abs(self.theta) <= MOST_THETA):
             raise UserError(f"objective.theta must be 'learnt' or a number in -9..9, got {self.theta!r}")
         resolve_clip(self.clip, click_rate=0.5)
@@ -203,6 +212,10 @@ class Objective:
             return binary_cross_entropy(logit_B, labels.conversion_B)
         if self.config.delay == "fake_negative":
             return fake_negative(logit_B, labels.conversion_B)
+        if self.config.delay == "elapsed":
+            window, mature = self.config.delay_window, self.config.delay_mature
+            known = (labels.conversion_B, labels.elapsed_B, labels.delay_B)
+            return elapsed_time(logits, logit_B, *known, window, mature)
         return exponential(logit_B, logits[RATE], labels.conversion_B, labels.elapsed_B, labels.delay_B)
 
     def own(self, logits: dict[str, Tensor], task: str) -> Tensor:
