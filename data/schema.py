@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.entries import known_statistics, numeric_name, without_source
+from data.entries import id_kinds, known_statistics, label_columns, numeric_name, without_source
 from data.errors import UserError
 from data.fields import CategoricalField as CategoricalField
 from data.fields import Many as Many
@@ -57,7 +57,6 @@ COLUMN_KEYS = ("exposure", "user", "request", "weight", "value", "reward", "time
 NEWER = ("reward", "time", "conversion_time")
 """Of these, keys that are left out of schema.json where they name nothing."""
 OPTIONAL_KEYS = (*COLUMN_KEYS, "instrument", "kinds", "statistics", "treatment", "outcome", "truth")
-KINDS_OF_IDS = ("integers", "text")
 TRUTH_KEYS = ("key", "potential_conversion", "propensity", "conversion_probability")
 
 
@@ -293,22 +292,6 @@ def renewed(value: object) -> object:
         return value
     rest = {key: entry for key, entry in value.items() if key not in VERSION_1_LABELS}
     return {**rest, "version": VERSION, "labels": {label: value.get(label) for label in VERSION_1_LABELS}}
-
-
-def label_columns(value: object) -> dict[str, str]:
-    """The checked 'labels'. Raises UserError unless it is an object of name: column."""
-    if not isinstance(value, dict):
-        raise UserError('\'labels\' must be an object of name: column, such as {"click": "clicked"}')
-    return {str(name): column_name(column, f"label {name!r}") or "" for name, column in value.items()}
-
-
-def id_kinds(value: object) -> dict[str, str]:
-    """The checked 'kinds'."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(kind in KINDS_OF_IDS for kind in value.values()):
-        raise UserError(f"'kinds' must be an object of column: {' or '.join(map(repr, KINDS_OF_IDS))}")
-    return {str(name): kind for name, kind in value.items()}
 
 
 def check_sources(schema: Schema) -> None:
