@@ -8,6 +8,7 @@ between training on what was known and training on final labels, which nobody ha
 naive clicks and with clicks weighed by the model's own 1/q (the CTCVR term left out: its labels are late as well).
 """
 
+import dataclasses
 import json
 import statistics
 import tempfile
@@ -26,7 +27,7 @@ from distributed.training.launch import run_training
 from models.objectives.delays import DELAYS
 
 KNOWN, FINAL = "known labels", "final labels"
-WEIGHTS = {
+WEIGHTS: dict[str, dict[str, Any]] = {
     "naive": {"objective.name": "naive"},
     "IPS": {"objective.name": "escm2_ips", "objective.lambda_g": 0.0},
 }
@@ -63,9 +64,8 @@ def one_log(seed: int, arguments: Arguments) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        known = {"click_rate": 0.1, "conversion_rate": 0.2}
-        people = {"users": 2000, "items": 1000}
-        config = GeneratedLog(world="aligned", rows=arguments.rows, seed=seed, delay=arguments.delay, **known, **people)
+        plain = GeneratedLog(world="aligned", users=2000, items=1000, click_rate=0.1, conversion_rate=0.2)
+        config = dataclasses.replace(plain, rows=arguments.rows, seed=seed, delay=arguments.delay)
         generate_log(config, place / "log")
         log = open_log(place / "log")
         for number, (name, settings) in enumerate(methods(arguments.delay).items()):
