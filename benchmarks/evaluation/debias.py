@@ -15,6 +15,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,7 @@ from scipy import stats
 
 from benchmarks.bench import markdown, write_result
 from benchmarks.evaluation import true_propensities
-from benchmarks.evaluation.debias_methods import ESTIMATED, INSTRUMENTS, METHODS, TRUE_Q, TWO_STAGES
+from benchmarks.evaluation.debias_methods import ESTIMATED, FOLDS, INSTRUMENTS, METHODS, TRUE_Q, TWO_STAGES
 from benchmarks.settings import Settings, training
 from data.generate import generate_log
 from data.loaders.speed_dating import load_speed_dating
@@ -42,9 +43,9 @@ from distributed.training.validation import count
 from funnel.network import BatchNetwork
 from funnel.problem import Given
 from funnel.ranking import calibrating
-from funnel.ranking.hidden_cause import Z95, Clicks, clicks_of, exclusion, fit
+from funnel.ranking.click_model import ROLES
+from funnel.ranking.hidden_cause import Clicks, clicks_of, judge
 from funnel.ranking.presets import PRESETS, clicks
-from funnel.ranking.problem import PROPENSITIES
 from funnel.ranking.scored_part import score_part
 from jobs.command.preset import find_preset
 from models.objectives.base import Labels, Objective
@@ -168,11 +169,16 @@ def train_one(run: Path, log: Log, folder: Path, settings: Settings) -> dict[str
     theta = own.get("objective.theta")
     if theta == ESTIMATED:
         theta = own["objective.theta"] = estimated_theta(folder / FIRST, log, shared_settings)
-    given = {}
+    given: dict[str, str] = {}
     if TWO_STAGES in settings:
-        more = settings[TWO_STAGES] if isinstance(settings[TWO_STAGES], dict) else {}
+        more = dict(settings[TWO_STAGES]) if isinstance(settings[TWO_STAGES], dict) else {}
         place = folder / "-".join([CLICKS, *map(str, more.values())])
-        given[PROPENSITIES] = str(click_model(place, log, {**shared_settings, **more}))
+        folds = range(1, more.pop(FOLDS, 0) + 1)
+        if folds:
+            place.mkdir(exist_ok=True)
+        left_out = [(place / str(fold), {"leave_out": f"{fold}/{len(folds)}"}) for fold in folds]
+        members = [click_model(run, log, {**shared_settings, **more, **own}) for run, own in left_out or [(place, {})]]
+        given = dict(zip(ROLES, map(str, members), strict=False))
     job = training(run, log, own, given)
     if TRUE_Q in settings:
         facts = {**job.facts, true_propensities.LOCATION: job.location}
@@ -184,7 +190,7 @@ def train_one(run: Path, log: Log, folder: Path, settings: Settings) -> dict[str
         job = moved(job, log, open_log(directory))
     figures = run_training(job, workers=0) | ({"theta": theta} if isinstance(theta, float) else {})
     if name != "oracle":
-        after = recalibrated(run, open_log(job.location), given.get(PROPENSITIES))
+        after = recalibrated(run, open_log(job.location), given)
         figures |= {f"platt.{key}": value for key, value in after.items()}
     return {key: value for key, value in figures.items() if isinstance(value, int | float)}
 
@@ -201,10 +207,10 @@ def estimated_theta(run: Path, log: Log, settings: Settings) -> float:
         with tempfile.TemporaryDirectory() as folder:
             return clicks_of(score_part(network, log, log.part(part), CPU, Path(folder), []))
 
-    held_out, seen = clicks_in("valid"), clicks_in("train")
-    gamma, half = exclusion(held_out, fit(held_out)[0])
-    (theta, *_), (error, *_) = fit(seen)
-    return 0.0 if abs(gamma) > half or abs(theta) < Z95 * error else float(theta)
+    held_out, seen = (judge(clicks_in(part))[0] for part in ("valid", "train"))
+    valid = held_out.get("exclusion.low", -1) <= 0 <= held_out.get("exclusion.high", 1)
+    found = "exclusion" in seen and not seen["theta.low"] <= 0 <= seen["theta.high"]
+    return float(seen["theta"]) if valid and found else 0.0
 
 
 def moved(job: TrainJob, log: Log, oracle: Log) -> TrainJob:
@@ -229,11 +235,12 @@ def click_model(run: Path, log: Log, settings: Settings) -> Path:
     return run
 
 
-def recalibrated(run: Path, log: Log, propensities: str | None) -> dict[str, Any]:
-    """Figures of entire-space CVR on the test part after the map of jobs.calibrate --space entire."""
+def recalibrated(run: Path, log: Log, runs: Mapping[str, str]) -> dict[str, Any]:
+    """Figures of entire-space CVR on the test part after the map of jobs.calibrate --space entire; `runs`: what the
+    training was given, by role."""
 
     def given(role: str) -> Given | None:
-        return opened(Path(propensities)) if propensities else None
+        return opened(Path(runs[role])) if role in runs else None
 
     found = calibrating.calibrate(opened(run), given, log, calibrating.Settings("platt", "entire"), count)
     figures = {key.removeprefix("calibrated."): value for key, value in found.figures.items()}

@@ -7,6 +7,8 @@ from typing import Any
 
 TWO_STAGES = "two stages"
 """Beside a method's settings: a click model that is trained before gives the propensities; its settings, or True."""
+FOLDS = "folds"
+"""Among the settings of a click model: cross-fitted over so many folds of users."""
 INSTRUMENTS = "instruments"
 """Beside a method's settings: the schema declares channel, hour and position as instruments, in whatever world."""
 TRUE_Q = "true q"
@@ -26,6 +28,7 @@ def objective(name: str, **values: Any) -> dict[str, Any]:
 
 ALONE = {"lambda_c": 1, "lambda_g": 0}  # without the CTCVR term
 FM_CLICKS = {"model.crossing": "fm", "optimizer.embedding_learning_rate": 0.02}
+FOLDED_CLICKS = {**FM_CLICKS, FOLDS: 3}
 METHODS: dict[str, dict[str, Any]] = {
     "naive": objective("naive"),
     "MTL-IMP": objective("mtl_imp"),
@@ -49,6 +52,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "IPS alone, true q": {TRUE_Q: True, **objective("escm2_ips", **ALONE)},
     "two stages, IPS, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_ips", lambda_c=1)},
     "two stages, IPS alone, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_ips", **ALONE)},
+    "two stages, IPS, fm, 3 folds": {TWO_STAGES: FOLDED_CLICKS, **objective("escm2_ips", lambda_c=1)},
     "joint": {INSTRUMENTS: True, **objective("escm2_joint", lambda_c=1, theta=ESTIMATED)},
     "joint, theta learnt": {INSTRUMENTS: True, **objective("escm2_joint", lambda_c=1)},
     "oracle": {**objective("oracle"), "stop_metric": "cvr.click.log_loss"},

@@ -205,6 +205,8 @@ def judge(clicks: Clicks) -> tuple[dict[str, Any], str]:
     low, high = theta - Z95 * error, theta + Z95 * error
     figures |= {"theta": theta, "theta.low": low, "theta.high": high}
     figures |= {"strength": float(np.copysign(np.sqrt(abs(theta)), theta))}
+    if abs(theta) > 0.95 * MOST:
+        return figures, f"the clicks are best explained by a theta beyond {MOST:g}: too few of them, or no such cause"
     gamma, half = exclusion(clicks, found_P)
     figures |= {"exclusion": gamma, "exclusion.low": gamma - half, "exclusion.high": gamma + half}
     if abs(gamma) > half:
