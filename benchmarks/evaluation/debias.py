@@ -44,7 +44,7 @@ from funnel.network import BatchNetwork
 from funnel.problem import Given
 from funnel.ranking import calibrating
 from funnel.ranking.click_model import ROLES
-from funnel.ranking.hidden_cause import Clicks, clicks_of, judge
+from funnel.ranking.hidden_cause import clicks_of, judge
 from funnel.ranking.presets import PRESETS, clicks
 from funnel.ranking.scored_part import score_part
 from jobs.command.preset import find_preset
@@ -200,14 +200,12 @@ def estimated_theta(run: Path, log: Log, settings: Settings) -> float:
     if not run.exists():
         run.mkdir()
         run_training(training(run, log, {**METHODS["naive"], **settings}), workers=0)
-    network = load_run(run).network
+    network, told = load_run(run).network, dict[str, dict[str, Any]]()
     assert isinstance(network, BatchNetwork)
-
-    def clicks_in(part: str) -> Clicks:
-        with tempfile.TemporaryDirectory() as folder:
-            return clicks_of(score_part(network, log, log.part(part), CPU, Path(folder), []))
-
-    held_out, seen = (judge(clicks_in(part))[0] for part in ("valid", "train"))
+    for part in ("valid", "train"):
+        with tempfile.TemporaryDirectory() as place:
+            told[part] = judge(clicks_of(score_part(network, log, log.part(part), CPU, Path(place), [])))[0]
+    held_out, seen = told["valid"], told["train"]
     valid = held_out.get("exclusion.low", -1) <= 0 <= held_out.get("exclusion.high", 1)
     found = "exclusion" in seen and not seen["theta.low"] <= 0 <= seen["theta.high"]
     return float(seen["theta"]) if valid and found else 0.0
