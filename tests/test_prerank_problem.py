@@ -23,7 +23,7 @@ from funnel.figures.grouped_auc import auc_by_user
 from funnel.panels import Curve, Record
 from funnel.prerank.counts import ONE, PreRankCounts, grid, ranks
 from funnel.prerank.problem import PreRank
-from funnel.prerank.samples import first_of_each, packed, unpacked
+from funnel.prerank.samples import draw_order, packed, unpacked
 from funnel.prerank.settings import PreRankSettings
 from jobs import train
 from tests.support_prerank import QUICK, by_hand, cascade, row
@@ -119,8 +119,9 @@ def test_drawing_the_first_of_each_list() -> None:
     list_R = np.array([0, 0, 0, 1, 1, 2])
     share_R = np.array([5, 1, 3, 9, 2, 7], np.uint64)
     among_R = np.array([1, 1, 1, 1, 0, 0], bool)
-    assert first_of_each(list_R, share_R, among_R, 2).tolist() == [False, True, True, True, False, False]
-    assert not first_of_each(list_R, share_R, among_R, 0).any()
+    place_R = draw_order(list_R, share_R, among_R)
+    assert place_R[:4].tolist() == [2, 0, 1, 0]
+    assert (place_R[4:] > 1 << 30).all()
 
 
 def test_one_triple_for_each_user_and_item(tmp_path: Path) -> None:
@@ -408,11 +409,10 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path, stages: Path) -> No
         PreRankSettings(exposure_weight=0, click_weight=0, purchase_weight=0)
     with pytest.raises(UserError, match="exposure_weight must be a number of at least 0, got nan"):
         PreRankSettings(exposure_weight=float("nan"))
+    bare = cascade(tmp_path / "bare")
+    for path in (bare / "train").glob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["elsewhere_click"]), path, row_group_size=10_000)
     with pytest.raises(UserError, match=r"no column 'elsewhere_click'.*--labels in"):
-        bare = cascade(tmp_path / "bare")
-        for part in ("train", "valid", "test"):
-            for path in (bare / part).glob("*.parquet"):
-                pq.write_table(pq.read_table(path).drop_columns(["elsewhere_click"]), path, row_group_size=400)
         problem_of(bare, k=16, shown=5)
 
 

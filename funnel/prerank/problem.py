@@ -6,8 +6,8 @@
     L = a_ex L_ex + a_cl L_cl + a_pur L_pur + L_distill, a mean over requests                [ASMOL, arXiv 2305.13647]
 
 A sample is a request's exposed rows, and a draw of its ranked and its cut ones (samples.py). Positives of L_pur: what
-was bought, also elsewhere; of L_cl: clicked or bought; of L_ex: shown, clicked or bought. L_distill = a_cl L_ctr + a_pur
-L_ctcvr, from a finished ranker's calibrated probabilities. Shapes: D drawn rows, L requests.
+was bought, also elsewhere; of L_cl: clicked or bought; of L_ex: shown, clicked or bought. L_distill is a_cl L_ctr +
+a_pur L_ctcvr, from a finished ranker's calibrated probabilities. Shapes: D drawn rows, L requests.
 """
 
 from collections.abc import Collection, Mapping

@@ -1,4 +1,4 @@
-"""The ranker as a teacher of earlier stages (funnel/tools.py: Teaching): its calibrated probabilities, batch by batch."""
+"""The ranker as a teacher of earlier stages (funnel/tools.py: Teaching): calibrated probabilities of batches."""
 
 from typing import Any
 

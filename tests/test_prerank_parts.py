@@ -1,0 +1,366 @@
+"""Pre-ranking's other parts: events elsewhere, the cascade, RecFlow, serving, the platform's stage, and tuning."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather as paf
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from data.errors import UserError
+from data.loaders.recflow import FEATURES, FLAGS, OTHERS, load_recflow
+from data.log import open_log
+from funnel.platform.settings import PlatformSettings
+from funnel.platform.stages import Policies
+from funnel.platform.world import new_world
+from funnel.prerank.binding import Events, bind, one_each
+from funnel.prerank.exporting import NAMES
+from funnel.prerank.index import TopK
+from funnel.prerank.problem import PreRank
+from funnel.prerank.settings import PreRankSettings
+from funnel.prerank.trained import TrainedPreRanking
+from funnel.prerank.tuning import PreRankTuning, PreRankTuningSettings
+from funnel.prerank.weights_file import WEIGHTS, load_weights, save_weights
+from funnel.prerank.world import Cascade
+from jobs import export, train
+from jobs.command.cli import parse
+from jobs.make_data import options_for
+from jobs.make_data import run as make
+from models.two_tower import TowerConfig
+from tests.support_prerank import ASKED, QUICK, TINY, cascade
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cascade(tmp_path_factory.mktemp("cascade") / "stages")
+
+
+# ---- what was done elsewhere
+
+
+def test_events_are_bound_to_the_latest_relevant_request() -> None:
+    """User 1 asks at 0, 10 and 20, user 2 at 5. Items above 50 belong to the requests at 0 and 5 alone."""
+    user_L, time_L = np.array([1, 2, 1, 1]), np.array([0, 5, 10, 20])
+
+    def relevant(request_B: np.ndarray, item_B: np.ndarray) -> np.ndarray:
+        return (item_B <= 50) | (request_B < 2)
+
+    cases = [
+        # user, item, time, request
+        (1, 7, 15, 2),
+        (1, 7, 12, None),  # the same user and item, earlier: one triple, the latest
+        (1, 60, 25, 0),  # not relevant to the requests at 20 and 10
+        (2, 7, 4, None),  # before the user's first request
+        (2, 8, 5, 1),  # at the very moment
+        (3, 8, 99, None),  # asks for nothing
+        (1, 8, 21, 3),
+    ]
+    events = Events(*(np.array([case[k] for case in cases]) for k in range(3)))
+    event_B, request_B = bind(user_L, time_L, events, relevant)
+    found = dict(zip(event_B.tolist(), request_B.tolist(), strict=True))
+    assert found == {number: case[3] for number, case in enumerate(cases) if case[3] is not None}
+    assert one_each(events).tolist() == [0, 2, 3, 4, 5, 6]
+
+
+def test_binding_is_that_of_a_slow_search() -> None:
+    rng = np.random.default_rng(5)
+    user_L, time_L = rng.integers(0, 6, 60), rng.permutation(60)
+    events = Events(rng.integers(0, 7, 200), rng.integers(0, 9, 200), rng.integers(0, 70, 200))
+    fits = rng.random((60, 9)) < 0.4
+
+    def relevant(request_B: np.ndarray, item_B: np.ndarray) -> np.ndarray:
+        found: np.ndarray = fits[request_B, item_B]
+        return found
+
+    latest: dict[tuple[int, int], int] = {}
+    for e in range(200):
+        pair = (int(events.user_E[e]), int(events.item_E[e]))
+        if pair not in latest or events.time_E[e] >= events.time_E[latest[pair]]:
+            latest[pair] = e
+    slow = {}
+    for (user, item), e in latest.items():
+        before = [r for r in range(60) if user_L[r] == user and time_L[r] <= events.time_E[e] and fits[r, item]]
+        if before:
+            slow[e] = max(before, key=lambda r: time_L[r])
+    event_B, request_B = bind(user_L, time_L, events, relevant)
+    assert dict(zip(event_B.tolist(), request_B.tolist(), strict=True)) == slow
+
+
+# ---- the small cascade
+
+
+def test_the_cascade_is_what_its_settings_say(stages: Path) -> None:
+    """Stages of the right sizes, rates near what is asked for, and the same bits again."""
+    log = open_log(stages)
+    table = pa.concat_tables(list(log.read(log.part("valid"), ["request_id", "realshow", "rank_pos", "rank_neg",
+                                                               "prerank_neg", "click"])))  # fmt: skip
+    sums = {name: int(np.sum(table.column(name).to_numpy())) for name in table.column_names[1:]}
+    requests = ASKED["valid"]
+    assert sums["realshow"] == sums["rank_pos"] == requests * TINY.page
+    assert sums["rank_pos"] + sums["rank_neg"] == requests * TINY.kept
+    assert sums["prerank_neg"] == requests * (TINY.candidates - TINY.kept)
+    assert sums["click"] / sums["realshow"] == pytest.approx(TINY.click_rate, abs=0.1)
+    worlds = [Cascade(TINY, 4), Cascade(TINY, 4)]
+    one, two = (world.live(1, 30, 1.0) for world in worlds)
+    for name in ("item_LC", "rank_LC", "shown_LP", "click_LP"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    assert one.bought[0].tolist() == two.bought[0].tolist()
+
+
+def test_both_logs_of_a_seed_are_of_the_same_exposures(stages: Path, tmp_path: Path) -> None:
+    cascade(tmp_path / "shown", log="exposures")
+    logs = [open_log(place) for place in (stages, tmp_path / "shown")]
+    columns = ["exposure_id", "click", "purchase", "match_taste", "match_private", "realshow"]
+    tables = [pa.concat_tables(list(log.read(log.part("train"), columns))) for log in logs]
+    tables[0] = tables[0].filter(pa.array(tables[0].column("realshow").to_numpy() == 1))
+    ordered = [table.take(np.argsort(table.column("exposure_id").to_numpy())) for table in tables]
+    assert ordered[0].num_rows == ASKED["requests"] * TINY.page
+    assert ordered[0].equals(ordered[1].cast(ordered[0].schema))
+    assert logs[0].schema.features == logs[1].schema.features
+
+
+def test_make_data_writes_it(tmp_path: Path) -> None:
+    words = ["--world", "cascade", "--requests", "20", "--valid", "5", "--test", "5", "--users", "50", "--items", "60",
+             "--candidates", "40", "--kept", "16", "--page", "5", "--looked-at", "20"]  # fmt: skip
+    out = make(parse(options_for, [*words, "--out", str(tmp_path / "log")]))
+    assert open_log(out).part_names() == ["test", "train", "valid"]
+    with pytest.raises(UserError, match="each stage takes from what the one before it found"):
+        make(parse(options_for, [*words, "--kept", "60", "--out", str(tmp_path / "none")]))
+
+
+# ---- RecFlow
+
+
+def recflow_day(path: Path, day: int, requests: int = 12) -> None:
+    """A file in RecFlow's form: rows of a request are apart, one request without anything shown, one item twice."""
+    rng, rows = np.random.default_rng(day), []
+    for request in range(requests):
+        for item in range(12):
+            stage = ("realshow", "rerank_pos", "rerank_neg", "rank_neg", "coarse_neg", "prerank_neg")[item // 2]
+            if request == 0 and item < 2:
+                continue  # nothing was shown
+            flags = {name: int(name == stage) for name in FLAGS}
+            view = int(stage == "realshow" and rng.random() < 0.6)
+            values = dict.fromkeys((*FEATURES.values(), *OTHERS), 0) | flags
+            values |= {"request_id": 1000 * day + request, "user_id": request % 4, "duration": 9000,
+                       "video_id": item + 20 * (request % 3), "request_timestamp": day * 86_400_000,
+                       "upload_timestamp": (day - 2) * 86_400_000, "effective_view": view,
+                       "long_view": view * int(rng.random() < 0.5)}  # fmt: skip
+            rows.append(values)
+            if request == 1 and item == 0:
+                rows.append(values | {"realshow": 0, "rank_pos": 1, "effective_view": 0, "long_view": 0})
+    rng.shuffle(rows)  # type: ignore[arg-type]
+    paf.write_feather(pa.Table.from_pylist(rows), path)
+
+
+def test_recflow_becomes_a_stage_log(tmp_path: Path) -> None:
+    source = tmp_path / "all_stage"
+    source.mkdir()
+    for day in range(1, 5):
+        recflow_day(source / f"2024-01-1{day}.feather", day)
+    facts = load_recflow(source, tmp_path / "log")
+    # Eleven of twelve requests of a day, 12 items each; the ten rows of the other one and the double are left out.
+    assert [facts[name].rows for name in ("train", "valid", "test")] == [2 * 11 * 12, 11 * 12, 11 * 12]
+    assert facts["test"].dropped == 11
+    log = open_log(tmp_path / "log")
+    settings = PreRankSettings(k=6, shown=2, ranked=2, cut=2, labels="in")
+    parts = {name: log.part(name) for name in ("train", "valid", "test")}
+    found = PreRank.prepare(settings, log, parts)
+    assert found["parts"]["test"] == {
+        "requests": 11, "rows": 132, "exposed": 22, "ranked": 66, "cut": 44, "candidates": 12,
+        "effective_view": found["parts"]["test"]["effective_view"], "long_view": found["parts"]["test"]["long_view"],
+    }  # fmt: skip
+    table = next(log.read(parts["test"], ["request_timestamp", "item_age"]))
+    assert set(table.column("request_timestamp").to_pylist()) == {4 * 86_400_000}
+    assert set(table.column("item_age").to_pylist()) == {2.0}
+    words = ["--data", str(tmp_path / "log"), "--out", str(tmp_path / "run"), "--problem", "prerank", *QUICK]
+    more = ["--k", "6", "--shown", "2", "--labels", "in", "--model.width", "2", "--epochs", "1", "--stop-metric"]
+    assert 0 < train.run(train.arguments_of(*words, *more, "isph"))["isph"] < 1
+    with pytest.raises(UserError, match="stop_metric asph: the log has no purchases in other scenarios"):
+        train.run(train.arguments_of(*words, *more, "asph", "--out", str(tmp_path / "two")))
+
+
+def test_recflow_files_that_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no \.feather, \.parquet, \.csv files"):
+        load_recflow(tmp_path, tmp_path / "log")
+    pq.write_table(pa.table({"request_id": [1]}), tmp_path / "day.parquet")
+    with pytest.raises(UserError, match=r"day\.parquet: no column 'user_id'"):
+        load_recflow(tmp_path, tmp_path / "log")
+
+
+# ---- serving
+
+
+@pytest.fixture(scope="module")
+def served(stages: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(run, what jobs.export made of it)."""
+    place = tmp_path_factory.mktemp("served")
+    words = ["--data", str(stages), "--out", str(place / "run"), "--problem", "prerank", *QUICK]
+    train.run(train.arguments_of(*words))
+    export.run(export.Arguments(place / "run", place / "out"))
+    return place / "run", place / "out"
+
+
+def test_files_say_what_the_network_says(served: tuple[Path, Path], stages: Path) -> None:
+    """Scores of queries and items from the files alone, against the run's own."""
+    from distributed.finished_run import load_run
+
+    run, out = served
+    assert sorted(path.name for path in out.iterdir()) == sorted([*NAMES.values(), "items.parquet", "serving.json"])
+    found, index = load_run(run), TopK.load(out)
+    assert len(index) == index.vector_IO.shape[0] > 100
+    log = open_log(stages)
+    table = next(log.read(log.part("test"), list(found.problem.columns)))
+    batch = found.problem.encode(table).batch()
+    with torch.inference_mode():
+        score_B = found.network(batch)["score"].numpy()
+    module = torch.export.load(out / NAMES["pt2"]).module()
+    first = batch.begin_L1[:-1]
+    numeric = batch.rows.numeric_BN[first][:, list(found.problem.sides.query.numeric)].float()
+    query_LO = module(numeric).detach().numpy()
+    place = {item: k for k, item in enumerate(index.ids_I.to_pylist())}
+    place_B = np.array([place[item] for item in table.column("item_id").to_pylist()])
+    product_B = (query_LO[batch.list_B.numpy()] * index.vector_IO[place_B]).sum(1)
+    np.testing.assert_allclose(product_B, score_B, atol=2e-4)
+    top, scores = index.top(query_LO[:3], 5)
+    whole = query_LO[:3] @ index.vector_IO.T
+    np.testing.assert_array_equal(top, np.argsort(-whole, 1, kind="stable")[:, :5])
+    np.testing.assert_allclose(scores, -np.sort(-whole, 1)[:, :5], rtol=1e-6)
+
+
+def test_weights_go_through_a_file(served: tuple[Path, Path], tmp_path: Path) -> None:
+    problem, network = load_weights(served[1] / WEIGHTS)
+    assert problem.settings.k == 16
+    save_weights(problem, network, tmp_path / "again.npz")
+    other = load_weights(tmp_path / "again.npz")[1]
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name])
+    with pytest.raises(UserError, match="no such file"):
+        load_weights(tmp_path / "none.npz")
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(UserError, match=r"bad\.npz: no pre-ranker's weights"):
+        load_weights(tmp_path / "bad.npz")
+    with torch.no_grad():
+        network.rankers[0].log_scale.fill_(float("nan"))
+    save_weights(problem, network, tmp_path / "nan.npz")
+    with pytest.raises(UserError, match="no finite number"):
+        load_weights(tmp_path / "nan.npz")
+
+
+def test_the_index_is_exact_and_refuses_what_it_cannot_answer() -> None:
+    rng = np.random.default_rng(0)
+    vector_IO = rng.integers(-2, 3, (50, 3)).astype(np.float32)  # many equal scores
+    index = TopK(pa.array([f"item {k}" for k in range(50)]), vector_IO)
+    query_QO = rng.integers(-2, 3, (20, 3)).astype(np.float32)
+    places, _ = index.top(query_QO, 7)
+    np.testing.assert_array_equal(places, np.argsort(-(query_QO @ vector_IO.T), 1, kind="stable")[:, :7])
+    with pytest.raises(UserError, match="the top 51 of 50 items: ask for 1 to 50"):
+        index.top(query_QO, 51)
+    with pytest.raises(UserError, match="no vectors of width 3"):
+        index.top(query_QO[:, :2], 1)
+    with pytest.raises(UserError, match="a query's vector is no finite number"):
+        index.top(np.full((1, 3), np.nan, np.float32), 1)
+    vector_IO[4, 1] = np.inf
+    with pytest.raises(UserError, match="the vector of item 'item 4' is no finite number"):
+        TopK(index.ids_I, vector_IO)
+
+
+def test_a_point_wise_model_has_no_index(stages: Path, tmp_path: Path) -> None:
+    words = ["--data", str(stages), "--out", str(tmp_path / "run"), "--problem", "prerank", *QUICK, "--epochs", "1"]
+    train.run(train.arguments_of(*words, "--preset", "point_wise", "--stop-metric", "pauc"))
+    with pytest.raises(UserError, match="no inner product"):
+        export.run(export.Arguments(tmp_path / "run", tmp_path / "out"))
+
+
+# ---- the platform's stage
+
+SMALL = PlatformSettings(users=120, items=150, providers=20, uploads=5.0, categories=8, kept=20)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pre-ranker trained on a small platform's stage log, with users' histories."""
+    place = tmp_path_factory.mktemp("platform")
+    words = ["--world", "platform", "--log", "stages", "--rows", "9000", "--history", "4", "--users", "120", "--items",
+             "150", "--providers", "20", "--uploads", "5", "--categories", "8", "--kept", "20", "--warmup", "1",
+             "--rows-per-group", "1000", "--rows-per-file", "4000"]  # fmt: skip
+    make(parse(options_for, [*words, "--out", str(place / "log")]))
+    run = ["--data", str(place / "log"), "--out", str(place / "run"), "--problem", "prerank", *QUICK, "--k", "20"]
+    train.run(train.arguments_of(*run, "--shown", "10", "--model.width", "4", "--epochs", "1"))
+    export.run(export.Arguments(place / "run", place / "out"))
+    return place / "out" / WEIGHTS
+
+
+def test_the_platform_runs_a_trained_pre_ranker(weights: Path) -> None:
+    """The same bits however blocks are cut, and another set than the plain stage's."""
+    tree = {"preranking": {"kind": "trained", "weights": str(weights)}}
+    ledgers = []
+    for policy, block in ((tree, 512), (tree, 37), ({}, 512)):
+        world = new_world(SMALL, 3, [Policies.of(policy, SMALL, 3)])
+        world.block = block
+        world.run(2)
+        ledgers.append(world.ledger.table())
+    np.testing.assert_array_equal(ledgers[0], ledgers[1])
+    assert not np.array_equal(ledgers[0], ledgers[2])
+    twin = world.copy([Policies.of(tree, SMALL, 3)])
+    twin.copy().run(1)
+
+
+def test_its_score_is_the_network_s(weights: Path) -> None:
+    """Up to the grid, in the order of the cosines."""
+    world = new_world(SMALL, 3, [Policies.of({}, SMALL, 3)])
+    seen: list[Any] = []
+    world.watch = lambda arm, view, requests, passed, walked: seen.append((view, requests, passed.matched_RC))
+    world.run(1)
+    view, requests, item_RC = seen[-1]
+    policy = Policies.of({"preranking": {"kind": "trained", "weights": str(weights)}}, SMALL, 3).preranking
+    assert isinstance(policy, TrainedPreRanking)
+    policy.tick(view)
+    score_RC = policy.score(requests, item_RC, view)
+    batch = policy.batch(np.arange(len(view)), None, view)
+    ((_, item_IO),) = policy.vectors(batch, torch.tensor([0, len(view)]))
+    rows = policy.batch(np.zeros(len(requests), np.int64), requests, view)
+    ((query_RO, _),) = policy.vectors(rows, torch.arange(len(requests) + 1))
+    expected = np.einsum("ro,rco->rc", query_RO, item_IO[np.maximum(item_RC, 0)])
+    np.testing.assert_allclose(score_RC / 16, expected, atol=0.01)
+
+
+def test_weights_of_another_world_are_refused(served: tuple[Path, Path]) -> None:
+    tree = {"preranking": {"kind": "trained", "weights": str(served[1] / WEIGHTS)}}
+    with pytest.raises(UserError, match="was trained on the feature 'user_taste_0', which the platform has not"):
+        Policies.of(tree, SMALL, 0)
+    with pytest.raises(UserError, match="preranking: weights is needed"):
+        Policies.of({"preranking": {"kind": "trained"}}, SMALL, 0)
+
+
+# ---- tuning
+
+
+def test_tuning_trains_counts_rows_and_keeps_to_the_limit(stages: Path) -> None:
+    start = PreRankSettings(k=16, shown=5, ranked=5, cut=8, model=TowerConfig(hidden=(8,), output=4))
+    settings = PreRankTuningSettings(stages, start, requests=100, judged=30, steps=6, batch=20, limit=12, trainings=2)
+    tuning = PreRankTuning.open(settings, seed=1)
+    objective = tuning.objective
+    theta = objective.initial()
+    assert objective.chosen(theta) == {"exposure_weight": pytest.approx(0.1), "click_weight": pytest.approx(0.5),
+                                       "ranked": 5, "cut": 8}  # fmt: skip
+    one, again = (objective.evaluate_batch(theta[None], np.array([7])) for _ in range(2))
+    assert one.tolist() == again.tolist()
+    figures = objective.figures(objective.chosen(theta), 7, "tune")
+    assert figures["rows"] == 5 + 5 + 8
+    assert figures["return"] == pytest.approx(figures["asph"] - 6.0)
+    fewer = objective.figures({"ranked": 2, "cut": 3, "exposure_weight": 0.1, "click_weight": 0.5}, 7, "tune")
+    assert fewer["rows"] == 10
+    assert fewer["return"] == fewer["asph"]
+    found = tuning.judge(theta, 10, 0)
+    assert found["prerank.gain.return"] == 0
+    assert not found["prerank.significant"]
+    assert tuning.policy(theta)["settings"]["cut"] == 8
+    assert tuning.facts()["requests"] == {"train": 100, "tune": 30, "valid": 30, "test": 30}
+    with pytest.raises(UserError, match="neither task weights nor stages"):
+        PreRankTuningSettings(stages, PreRankSettings(loss="pointwise"))
+    with pytest.raises(UserError, match="--data is needed"):
+        PreRankTuning.open(PreRankTuningSettings(), 0)
