@@ -178,7 +178,7 @@ def test_recflow_becomes_a_stage_log(tmp_path: Path) -> None:
     assert set(table.column("item_age").to_pylist()) == {2.0}
     words = ["--data", str(tmp_path / "log"), "--out", str(tmp_path / "run"), "--problem", "prerank", *QUICK]
     more = ["--k", "6", "--shown", "2", "--labels", "in", "--model.width", "2", "--epochs", "1", "--stop-metric"]
-    assert 0 < train.run(train.arguments_of(*words, *more, "isph"))["isph"] < 1
+    assert train.run(train.arguments_of(*words, *more, "isph"))["isph"] > 0.5  # what is learnt: ids tell the stage
     with pytest.raises(UserError, match="stop_metric asph: the log has no purchases in other scenarios"):
         train.run(train.arguments_of(*words, *more, "asph", "--out", str(tmp_path / "two")))
 
