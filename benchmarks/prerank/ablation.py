@@ -86,11 +86,12 @@ def run(arguments: Arguments) -> None:
     until = time.time() + arguments.seconds
     torch.set_num_threads(1)
     arguments.lines.parent.mkdir(parents=True, exist_ok=True)
-    done = {(line["seed"], line["variant"]) for line in known(arguments.lines)}
     wanted = arguments.variants or (*LOGGED, *VARIANTS)
     for seed in arguments.seeds:
         for name in wanted:
-            if (seed, name) in done or time.time() > until:
+            if time.time() > until:
+                return
+            if (seed, name) in {(line["seed"], line["variant"]) for line in known(arguments.lines)}:
                 continue
             begun = time.process_time()
             figures = logged(seed, name) if name in LOGGED else trained(seed, name, arguments)
