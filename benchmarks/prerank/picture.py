@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.prerank.ablation import LINES, LOGGED, known
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "prerank.png"
 CURVES = ("whole", "without RC", "without PRC", "exposures only", "point-wise", "online pre-ranker", "online ranker")

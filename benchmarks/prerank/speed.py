@@ -2,9 +2,9 @@
 
     python -m benchmarks.prerank.speed
 
-Training: requests (of 60 learnt rows) and rows a second of one worker in this process, start-up left out, on a stage log
-of the small cascade; the entire-space ranker on what was shown there, in rows a second. Top k: exact, one query and 64
-at a time, over 100,000 and 1,000,000 items of 32 numbers, on one thread.
+Training: requests (of 60 learnt rows) and rows a second of one worker in this process, start-up left out, on a stage
+log of the small cascade; the entire-space ranker on what was shown there, in rows a second. Top k: exact, one query and
+64 at a time, over 100,000 and 1,000,000 items of 32 numbers, on one thread.
 """
 
 import tempfile
