@@ -47,7 +47,7 @@ def save_onnx(tower: UserTower, program: torch.export.ExportedProgram, path: Pat
     for node in converted.model.graph:
         node.metadata_props.clear()
     with naming(path):
-        converted.save(path, external_data=tower.weight.numel() * 4 > ONE_FILE_BYTES)  # type: ignore[operator]
+        converted.save(path, external_data=tower.weight.numel() * 4 > ONE_FILE_BYTES)
 
 
 def load(kind: str, path: Path) -> Graph:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.credentials import shown
 from data.encode import Encoder, numeric_moments, one_chunk
@@ -146,7 +146,6 @@ class PreRank:
         rows, numerics = sum(self.encoder.field_rows), len(self.schema.numeric)
         network = PreRankNetwork(self.settings, rows, numerics, self.sides, seed, share)
         for tower in network.rankers:
-            assert isinstance(tower.standardise, nn.Module)
             tower.standardise.mean.copy_(torch.tensor(self.facts["numeric_mean"], dtype=torch.float64))
             tower.standardise.std.copy_(torch.tensor(self.facts["numeric_std"], dtype=torch.float64))
         return network

@@ -24,6 +24,10 @@ OUTPUT = "query"
 class UserTower(nn.Module):
     """`inputs` names the graph's arguments in order."""
 
+    weight: Tensor
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, ranker: PreRanker, schema: Schema) -> None:
         super().__init__()
         side = ranker.query
