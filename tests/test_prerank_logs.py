@@ -15,11 +15,10 @@ from funnel.prerank.binding import Events, bind, one_each
 from funnel.prerank.problem import PreRank
 from funnel.prerank.settings import PreRankSettings
 from funnel.prerank.world import Cascade
-from jobs import train
 from jobs.command.cli import parse
 from jobs.make_data import options_for
 from jobs.make_data import run as make
-from tests.support_prerank import ASKED, QUICK, TINY, cascade
+from tests.support_prerank import ASKED, TINY, cascade
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +164,13 @@ def test_recflow_becomes_a_stage_log(tmp_path: Path) -> None:
     table = next(log.read(parts["test"], ["request_timestamp", "item_age"]))
     assert set(table.column("request_timestamp").to_pylist()) == {4 * 86_400_000}
     assert set(table.column("item_age").to_pylist()) == {2.0}
-    words = ["--data", str(tmp_path / "log"), "--out", str(tmp_path / "run"), "--problem", "prerank", *QUICK]
-    more = ["--k", "6", "--shown", "2", "--labels", "in", "--model.width", "2", "--epochs", "1", "--stop-metric"]
-    assert train.run(train.arguments_of(*words, *more, "isph"))["isph"] > 0.5  # what is learnt: ids tell the stage
+    problem = PreRank(settings, log.schema, found)
+    labels = problem.encode(next(log.read(parts["test"], list(problem.columns)))).lists.rows.labels
+    assert labels["drawn"].sum() == 11 * (2 + 2 + 2)
+    assert labels["click"].sum() == found["parts"]["test"]["effective_view"] > 0
     with pytest.raises(UserError, match="stop_metric asph: the log has no purchases in other scenarios"):
-        train.run(train.arguments_of(*words, *more, "asph", "--out", str(tmp_path / "two")))
+        problem.smaller_is_better("asph")
+    assert problem.smaller_is_better("isph") is False
 
 
 def test_recflow_files_that_are_none_are_refused(tmp_path: Path) -> None:

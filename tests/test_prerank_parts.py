@@ -45,6 +45,7 @@ def served(stages: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return place / "run", place / "out"
 
 
+@pytest.mark.slow
 def test_files_say_what_the_network_says(served: tuple[Path, Path], stages: Path) -> None:
     """Scores of queries and items from the files alone, against the run's own."""
     from distributed.finished_run import load_run
@@ -72,6 +73,7 @@ def test_files_say_what_the_network_says(served: tuple[Path, Path], stages: Path
     np.testing.assert_allclose(scores, -np.sort(-whole, 1)[:, :5], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_go_through_a_file(served: tuple[Path, Path], tmp_path: Path) -> None:
     problem, network = load_weights(served[1] / WEIGHTS)
     assert problem.settings.k == 16
@@ -131,10 +133,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make(parse(options_for, [*words, "--out", str(place / "log")]))
     run = ["--data", str(place / "log"), "--out", str(place / "run"), "--problem", "prerank", *QUICK, "--k", "20"]
     train.run(train.arguments_of(*run, "--shown", "10", "--model.width", "4", "--epochs", "1"))
-    export.run(export.Arguments(place / "run", place / "out"))
+    export.run(export.Arguments(place / "run", place / "out", formats=("pt2",)))
     return place / "out" / WEIGHTS
 
 
+@pytest.mark.slow
 def test_the_platform_runs_a_trained_pre_ranker(weights: Path) -> None:
     """The same bits however blocks are cut, and another set than the plain stage's."""
     tree = {"preranking": {"kind": "trained", "weights": str(weights)}}
@@ -150,6 +153,7 @@ def test_the_platform_runs_a_trained_pre_ranker(weights: Path) -> None:
     twin.copy().run(1)
 
 
+@pytest.mark.slow
 def test_its_score_is_the_network_s(weights: Path) -> None:
     """Up to the grid, in the order of the cosines."""
     world = new_world(SMALL, 3, [Policies.of({}, SMALL, 3)])
@@ -169,6 +173,7 @@ def test_its_score_is_the_network_s(weights: Path) -> None:
     np.testing.assert_allclose(score_RC / 16, expected, atol=0.01)
 
 
+@pytest.mark.slow
 def test_weights_of_another_world_are_refused(served: tuple[Path, Path]) -> None:
     tree = {"preranking": {"kind": "trained", "weights": str(served[1] / WEIGHTS)}}
     with pytest.raises(UserError, match="was trained on the feature 'user_taste_0', which the platform has not"):

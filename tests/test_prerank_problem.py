@@ -286,6 +286,7 @@ def test_training_learns_and_resumes_to_the_same_bits(
     assert PreRank.panels(record)
 
 
+@pytest.mark.slow
 def test_every_variant_trains(stages: Path, teacher: Path, tmp_path: Path) -> None:
     taught = {"teacher": str(teacher)}
     for name, settings, given in (
