@@ -33,7 +33,7 @@ from funnel.prerank.features import sides
 from funnel.prerank.losses import pointwise_loss, request_loss
 from funnel.prerank.network import PreRankNetwork
 from funnel.prerank.panels import WATCHED, panels, results
-from funnel.prerank.samples import ELSEWHERE, MARKS, OPTIONAL, marks, repeats_of
+from funnel.prerank.samples import ELSEWHERE, MARKS, NEEDED, OPTIONAL, marks, packed, repeats_of
 from funnel.prerank.settings import PreRankSettings
 from funnel.prerank.units import PreRankBatch, PreRankUnits
 from funnel.problem import Given, Outputs
@@ -114,7 +114,7 @@ class PreRank:
         self.encoder = Encoder(schema)
         self.sides = sides(settings, schema)
         self.repeats = repeats_of(facts)
-        flags = ["realshow", "rerank_pos", "rank_pos", "rank_neg", "prerank_neg", *facts.get("columns", ())]
+        flags = [*NEEDED, *facts.get("columns", ())]
         self.columns = list(dict.fromkeys([*schema.columns, schema.request, settings.item_id, *flags]))
         self.teacher = None
         if given and TEACHER in given:
@@ -220,8 +220,6 @@ def refuse_nothing(settings: PreRankSettings, where: str, counts: Mapping[str, i
 
 def packed_repeats(found: Mapping[str, Any]) -> dict[str, str]:
     """Of all parts together: a pair of request and item is of one part."""
-    from funnel.prerank.samples import packed
-
     whole = {}
     for name in ELSEWHERE:
         pairs = [fact.repeats[name] for fact in found.values() if name in fact.repeats]
