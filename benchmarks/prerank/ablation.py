@@ -87,12 +87,14 @@ def run(arguments: Arguments) -> None:
     torch.set_num_threads(1)
     arguments.lines.parent.mkdir(parents=True, exist_ok=True)
     wanted = arguments.variants or (*LOGGED, *VARIANTS)
-    for seed in arguments.seeds:
-        for name in wanted:
-            if time.time() > until:
-                return
-            if (seed, name) in {(line["seed"], line["variant"]) for line in known(arguments.lines)}:
-                continue
+    gated = {name for one in GATES for name in one[2:4]}
+    # What the gates need comes first, of every seed.
+    order = sorted(((name not in gated, seed, wanted.index(name)) for seed in arguments.seeds for name in wanted))
+    for _, seed, place in order:
+        name = wanted[place]
+        if time.time() > until:
+            return
+        if (seed, name) not in {(line["seed"], line["variant"]) for line in known(arguments.lines)}:
             begun = time.process_time()
             figures = logged(seed, name) if name in LOGGED else trained(seed, name, arguments)
             line = {"seed": seed, "variant": name, "figures": figures, "cpu_s": time.process_time() - begun}
