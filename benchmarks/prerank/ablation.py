@@ -257,6 +257,8 @@ def report(of: dict[Any, Any], seeds: list[int], what: str, figure: str, one: st
 def spread(values: list[float], form: str = ".1f") -> str:
     if not values:
         return "-"
+    if len(values) == 1:
+        return f"{values[0]:{form}}"
     return f"{np.mean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
