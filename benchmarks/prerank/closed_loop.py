@@ -94,19 +94,20 @@ def run(arguments: Arguments) -> None:
             if time.time() > until:
                 break
             begin = time.process_time()
-            tree, figures = {}, {}
+            tree: dict[str, Any] = {}
+            figures: dict[str, Any] = {}
             if name != PLAIN:
                 figures, weights = trained(number, name, place, arguments)
                 tree = {"preranking": {"kind": "trained", "weights": str(weights)}}
             twin = world.copy([Policies.of(tree, WORLD, number)])
             twin.run(DAYS["live"])
             lived = metrics(twin.ledger.table()[:, :, 0])
-            line = {"world": number, "variant": name, "figures": figures, "lived": {m: lived[m] for m in METRICS},
+            line = {"world": number, "variant": name, "figures": figures, "lived": {m: float(lived[m]) for m in METRICS},
                     "cpu_s": time.process_time() - begin}  # fmt: skip
             with arguments.lines.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(number, name, {k: round(v, 3) for k, v in figures.items() if k in ("asph", "isph", "pauc", "recall")},
-                  line["lived"], round(line["cpu_s"], 1), flush=True)  # fmt: skip
+                  line["lived"], round(time.process_time() - begin, 1), flush=True)  # fmt: skip
 
 
 def begun(number: int) -> tuple[World, Path]:

@@ -39,7 +39,7 @@ def save_weights(problem: PreRank, network: PreRankNetwork, path: Path) -> None:
     }
     tensors: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
     with naming(path), path.open("wb") as file:
-        np.savez(file, **tensors, **{ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)})
+        np.savez(file, **tensors | {ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)})
 
 
 def load_weights(path: Path) -> tuple[PreRank, PreRankNetwork]:

@@ -272,8 +272,11 @@ class Cascade:
         # A purchase is a click too, also where a later click of the same item is bound to a later request.
         both = np.unique(np.concatenate([np.stack(one, 1) for one in bound]), axis=0)
         bound[1] = (both[:, 0], both[:, 1])
-        whole = [np.concatenate(one) for one in zip(*found, strict=True)]
-        return Requests(user_L, query_L, time_L, *whole, bound[0], bound[1])
+        item_LC, prerank_LC, rank_LC, kept_LC, shown_LP, click_LP, buy_LP = (
+            np.concatenate(one) for one in zip(*found, strict=True)
+        )
+        ours = (item_LC, prerank_LC, rank_LC, kept_LC, shown_LP, click_LP, buy_LP)
+        return Requests(user_L, query_L, time_L, *ours, bought=bound[0], clicked=bound[1])
 
     def elsewhere(
         self, user_L: np.ndarray, query_L: np.ndarray, item_LC: np.ndarray, first: int, mean: float,
