@@ -101,13 +101,14 @@ def run(arguments: Arguments) -> None:
                 tree = {"preranking": {"kind": "trained", "weights": str(weights)}}
             twin = world.copy([Policies.of(tree, WORLD, number)])
             twin.run(DAYS["live"])
-            lived = metrics(twin.ledger.table()[:, :, 0])
-            line = {"world": number, "variant": name, "figures": figures, "lived": {m: float(lived[m]) for m in METRICS},
+            seen = metrics(twin.ledger.table()[:, :, 0])
+            lived = {metric: float(seen[metric]) for metric in METRICS}
+            line = {"world": number, "variant": name, "figures": figures, "lived": lived,
                     "cpu_s": time.process_time() - begin}  # fmt: skip
             with arguments.lines.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(number, name, {k: round(v, 3) for k, v in figures.items() if k in ("asph", "isph", "pauc", "recall")},
-                  line["lived"], round(time.process_time() - begin, 1), flush=True)  # fmt: skip
+                  lived, round(time.process_time() - begin, 1), flush=True)  # fmt: skip
 
 
 def begun(number: int) -> tuple[World, Path]:
