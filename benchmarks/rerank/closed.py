@@ -20,10 +20,10 @@ from funnel.platform.episodes import EpisodeSettings, changes, interval
 from funnel.rerank.tuning import COST, RerankEpisodes
 
 LINES = PLACE / "closed.jsonl"
-NUMBERS = range(5_000_000, 5_000_012)
+NUMBERS = range(5_000_000, 5_000_008)
 """Worlds: none that a scorer has learnt from, none that is tuned on."""
-SIZE = {"users": 600, "items": 400, "uploads": 30.0}
-EPISODE = EpisodeSettings(first=3, days=5, settle=1)
+SIZE = {"users": 300, "items": 250, "uploads": 15.0}
+EPISODE = EpisodeSettings(first=2, days=4, settle=0)
 CONTROL = "point-wise scorer"
 SHOWN = ("effective_views", "likes", "visit_length", "good_ctr", "dwell")
 

@@ -4,7 +4,7 @@
     python benchmarks/rerank/tuning.py judge --seconds 150      # again, until it says True
     python benchmarks/rerank/tuning.py table
 
-In worlds with moods, with the scorer of benchmarks/rerank/worlds.py that was trained in others; judged in worlds that no
+In worlds with moods, with the scorer of benchmarks/rerank/worlds.py that was trained in others; judged in worlds no
 search has seen, against the start (alpha 1, beta 4, k 4, t .95) and a random search of as many evaluations.
 """
 
