@@ -86,10 +86,14 @@ def moved(table: pa.Table, number: int) -> pa.Table:
     return table
 
 
+def weights_of(world: str, kind: str) -> Path:
+    return PLACE / world / kind.replace(" ", "_") / "list_scorer.npz"
+
+
 def trained(world: str, kind: str) -> Path:
     """The weights of a scorer of that kind, trained by the project's own loop and calibrated; made once."""
-    place = PLACE / world / kind.replace(" ", "_")
-    weights = place / "list_scorer.npz"
+    weights = weights_of(world, kind)
+    place = weights.parent
     if weights.exists():
         return weights
     shutil.rmtree(place, ignore_errors=True)
