@@ -194,6 +194,10 @@ def test_platt_is_a_logistic_regression() -> None:
     reference = LogisticRegression(C=1e9).fit(x[:, None], y)
     assert slope == pytest.approx(float(reference.coef_[0, 0]), abs=2e-3)
     assert intercept == pytest.approx(float(reference.intercept_[0]), abs=2e-3)
+    upside_down = platt(counted[:, ::-1], "it")
+    assert upside_down[0] == 1.0
+    chance = 1 / (1 + np.exp(-(-x + upside_down[1])))
+    assert chance.mean() == pytest.approx(y.mean(), abs=1e-3)
     with pytest.raises(UserError, match="is the same in all rows of the part valid"):
         platt(np.zeros((2, BINS)), "a like")
 
