@@ -23,7 +23,7 @@ from funnel.rerank.tuning import COST, RerankEpisodes
 LINES = PLACE / "closed.jsonl"
 NUMBERS = range(5_000_000, 5_000_008)
 """Worlds: none that a scorer has learnt from, none that is tuned on."""
-SIZE = {"users": 300, "items": 250, "uploads": 15.0}
+SIZE: dict[str, Any] = {"users": 300, "items": 250, "uploads": 15.0}
 EPISODE = EpisodeSettings(first=2, days=4, settle=0)
 CONTROL = "point-wise order"
 SHOWN = ("effective_views", "likes", "visit_length", "good_ctr", "dwell")

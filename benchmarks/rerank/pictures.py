@@ -4,6 +4,7 @@ python benchmarks/rerank/pictures.py
 """
 
 import json
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -14,8 +15,8 @@ mpl.rcParams["svg.hashsalt"] = "counterpoint"
 COLOURS = {"20": "#1f77b4", "50": "#d62728"}
 
 
-def latest(name: str) -> dict:  # type: ignore[type-arg]
-    found: dict = json.loads(max(RESULTS.glob(f"*-{name}.json")).read_text())  # type: ignore[type-arg]
+def latest(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(max(RESULTS.glob(f"*-{name}.json")).read_text())
     return found
 
 

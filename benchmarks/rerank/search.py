@@ -53,7 +53,7 @@ def runs(world: ListWorld, seed: int, more: bool) -> dict[str, Played]:
     """What is compared, by name; the full beam first."""
     found = {"full beam": play(world, SearchSettings(method="beam"), PLACES)}
     for name in ("pointwise", "greedy"):
-        found[name] = play(world, SearchSettings(method=name), PLACES)  # type: ignore[arg-type]
+        found[name] = play(world, SearchSettings(method=name), PLACES)
     for t in TS:
         found[f"adaptive, t = {t}"] = play(world, SearchSettings(stability=t), PLACES)
     if not more:

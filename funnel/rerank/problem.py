@@ -182,7 +182,7 @@ class Rerank:
         with torch.no_grad():
             for head, rate in zip(scorer.heads, self.facts["rates"], strict=True):
                 # Begin at the mean: a like is rare.
-                head.bias.fill_(float(np.log(rate / (1 - rate))))  # type: ignore[union-attr,operator]
+                head.bias.fill_(float(np.log(rate / (1 - rate))))  # type: ignore[operator]
         return scorer
 
     def network(self, share: Share = EVERY_ROW, seed: int = 0) -> SessionNetwork:
