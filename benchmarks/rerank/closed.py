@@ -26,6 +26,8 @@ NUMBERS = range(5_000_000, 5_000_008)
 SIZE: dict[str, Any] = {"users": 300, "items": 250, "uploads": 15.0}
 EPISODE = EpisodeSettings(first=2, days=4, settle=0)
 CONTROL = "point-wise order"
+LEAST = 3
+"""Worlds that a policy needs to be in the table."""
 SHOWN = ("effective_views", "likes", "visit_length", "good_ctr", "dwell")
 
 
@@ -83,15 +85,20 @@ def table() -> None:
         rows = []
         for arm in names:
             own = [n for n in numbers if (world, n, arm) in by]
+            if len(own) < LEAST:
+                continue
             change = [changes(by[world, n, arm], by[world, n, CONTROL]) for n in own]
             cost = sum(by[world, n, arm][COST] for n in own) / max(len(own), 1)
             found = {name: interval(one[name] for one in change) for name in SHOWN}
             figures[f"{world}, {arm}"] = {name: vars(value) for name, value in found.items()} | {COST: cost}
             rows.append([arm, *found.values(), f"{cost:.0f}", len(own)])
+        if not rows:
+            continue
         header = ["policy", *(name.replace("_", " ") for name in SHOWN), "evaluations a decision", "worlds"]
-        text += f"\n**{world}** (% of the {CONTROL}'s order, 95% over worlds)\n\n" + markdown(header, rows)
-        with_feedback = [n for n in numbers if all((world, n, arm) in by for arm in names)]
-        if len(with_feedback) > 1:
+        text += f"\n**{world}** (% of the {CONTROL}, 95% over worlds)\n\n" + markdown(header, rows)
+        pair = ("adaptive, t = .95", "adaptive, no feedback")
+        with_feedback = [n for n in numbers if all((world, n, arm) in by for arm in pair)]
+        if len(with_feedback) >= LEAST:
             text += "\n" + share_of_feedback(world, with_feedback, by)
     write_result("rerank-closed", figures, text)
 
