@@ -313,7 +313,7 @@ def test_a_log_that_is_no_log_of_sessions_is_refused(
     [
         (RerankSettings(query=("asker_*",)), r"no feature matches --query asker_\*; it has user_group"),
         (RerankSettings(item=("item_*", "user_*")), "'user_group' matches both --query and --item"),
-        (RerankSettings(left_out=("item_*", "rank_*")), "no feature matches --item"),
+        (RerankSettings(left_out=("item_*", "rank_*", "content_*")), "no feature matches --item"),
         (RerankSettings(like="rank_score"), "'rank_score' is what came of an item"),
     ],
 )
