@@ -20,7 +20,7 @@ def schema() -> Schema:
             CategoricalField("item_id", "hash", size=50),
             CategoricalField("item_category", "range", size=CATEGORIES),
         ),
-        ("user_activity", "rank_score"),
+        ("user_activity", "rank_score", *(f"content_{c}" for c in range(CATEGORIES))),
         {"click": "click"},
         exposure="exposure_id",
         user="user_id",
@@ -38,7 +38,7 @@ def sessions(count: int, seed: int, first: int = 0) -> pa.Table:
         mood, last, place = int(rng.integers(CATEGORIES)), -1, 0
         while True:
             category, score = int(rng.integers(CATEGORIES)), rng.normal()
-            logit = -0.5 + score + 2.0 * (category == mood) - 2.0 * (category == last)
+            logit = -0.5 + score + 3.0 * (category == mood) - 3.0 * (category == last)
             view = rng.random() < 1 / (1 + np.exp(-logit))
             like = view and rng.random() < 0.2
             stays = rng.random() < (0.9 if view else 0.7) and place < 14
@@ -49,10 +49,14 @@ def sessions(count: int, seed: int, first: int = 0) -> pa.Table:
             last, place = category, place + 1
             if not stays:
                 break
-    return pa.table(rows)
+    table = pa.table(rows)
+    category = table.column("item_category").to_numpy()
+    for c in range(CATEGORIES):
+        table = table.append_column(f"content_{c}", pa.array((category == c).astype(np.float32)))
+    return table
 
 
-def write_sessions(out: Path, train: int = 400, other: int = 60, seed: int = 0, group: int = 400) -> Path:
+def write_sessions(out: Path, train: int = 400, other: int = 100, seed: int = 0, group: int = 400) -> Path:
     with new_log(out, schema()) as directory:
         for number, (part, count) in enumerate((("train", train), ("valid", other), ("test", other))):
             with PartWriter(directory, part, schema(), rows_per_group=group) as writer:

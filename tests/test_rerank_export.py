@@ -17,14 +17,14 @@ from funnel.rerank.units import Sessions
 from funnel.rerank.weights import load
 from jobs import calibrate, evolve, export, train
 
-SMALL = ("--workers", "0", "--epochs", "2", "--batch-size", "32", "--stream.lanes", "2", "--model.output", "8",
+SMALL = ("--workers", "0", "--epochs", "4", "--batch-size", "16", "--stream.lanes", "2", "--model.output", "8",
          "--model.hidden", "8", "--model.before", "6", "--optimizer.learning-rate", "0.01")  # fmt: skip
 
 
 @pytest.mark.slow
 def test_a_trained_scorer_becomes_files_that_say_the_same(tmp_path: Path) -> None:
     log, run, out = (tmp_path / name for name in ("log", "run", "phone"))
-    write_sessions(log, train=200, other=40)
+    write_sessions(log, train=300, other=80)
     train.run(train.arguments_of("--problem", "rerank", "--data", str(log), "--out", str(run), *SMALL))
     summary = calibrate.run(calibrate.arguments_of("--run", str(run)))
     assert summary["calibrated.reward.ratio"] == pytest.approx(1.0, abs=0.2)

@@ -2,7 +2,7 @@
 
     python benchmarks/rerank/latency.py            # alone on the machine, seconds
 
-The trained scorer of benchmarks/rerank/worlds.py (moods) on candidates from its log, 8 items watched, k = 4, 10 places
+The trained scorer of benchmarks/rerank/worlds.py (plain) on candidates from its log, 8 items watched, k = 4, 10 places
 ahead; in torch, and as the exported ONNX graph, one call a step of the search. Median, 10% and 90% of DECISIONS.
 """
 
@@ -78,8 +78,8 @@ def requests(weights: Weights, sessions: Sessions, run: Any) -> list[tuple[Any, 
 
 def main() -> None:
     torch.set_num_threads(1)
-    weights = load(trained("moods", "full"))
-    log = open_log(logs("moods"))
+    weights = load(trained("plain", "full"))
+    log = open_log(logs("plain"))
     problem = weights.problem
     wanted, tables = DECISIONS * (CANDIDATES + WATCHED), []
     for table in log.read(log.part("test"), problem.columns):

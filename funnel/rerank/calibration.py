@@ -66,26 +66,34 @@ def calibrate(run: Given, given: GivenTo, log: Log, settings: Settings, count: C
 
 
 def platt(bins_2N: np.ndarray, what: str) -> tuple[float, float]:
-    """(slope, intercept) of largest likelihood, by Newton's method on counts by bin. Raises UserError for one class."""
-    negative_N, positive_N = bins_2N.astype(np.float64)
-    if not negative_N.sum() or not positive_N.sum():
+    """(slope, intercept) of largest likelihood, by Newton's method on counts by bin. Where the scores do not rise with
+    the outcome (a head that has learnt nothing) the slope is 1 and the intercept alone is fitted: the mean is right.
+
+    Raises UserError where all outcomes are the same.
+    """
+    if not bins_2N.sum(1).all():
         raise UserError(f"{what} is the same in all rows of the part valid: it cannot be calibrated")
-    x_N, total_N = centres(), negative_N + positive_N
-    theta = np.array([1.0, 0.0])
-    for _ in range(STEPS):
-        chance_N = 1 / (1 + np.exp(-(theta[0] * x_N + theta[1])))
-        gap_N, curve_N = positive_N - total_N * chance_N, total_N * chance_N * (1 - chance_N)
-        gradient = np.array([(gap_N * x_N).sum(), gap_N.sum()])
-        curved = np.array(
-            [[(curve_N * x_N**2).sum(), (curve_N * x_N).sum()], [(curve_N * x_N).sum(), curve_N.sum()]]
-        ) + 1e-9 * np.eye(2)
-        step = np.linalg.solve(curved, gradient)
-        theta = theta + step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
-        if float(np.abs(step).max()) < 1e-10:
-            break
+    x_N2 = np.stack([centres(), np.ones(len(centres()))], 1)
+    theta = newton(bins_2N, x_N2, np.array([1.0, 0.0]), 2)
     if not (math.isfinite(theta[0]) and theta[0] > 0):
-        raise UserError(f"{what}: the scores do not rise with the outcome on the part valid: train it before")
+        theta = newton(bins_2N, x_N2, np.array([1.0, 0.0]), 1)
     return float(theta[0]), float(theta[1])
+
+
+def newton(bins_2N: np.ndarray, x_N2: np.ndarray, theta: np.ndarray, free: int) -> np.ndarray:
+    """The last `free` numbers of theta of largest likelihood; the others stay."""
+    positive_N, total_N = bins_2N[1].astype(np.float64), bins_2N.sum(0).astype(np.float64)
+    x_ND = x_N2[:, 2 - free :]
+    for _ in range(STEPS):
+        chance_N = 1 / (1 + np.exp(-(x_N2 @ theta)))
+        curve_N = total_N * chance_N * (1 - chance_N)
+        curved_DD = x_ND.T @ (curve_N[:, None] * x_ND) + 1e-9 * np.eye(free)
+        step_D = np.linalg.solve(curved_DD, x_ND.T @ (positive_N - total_N * chance_N))
+        largest = max(float(np.abs(step_D).max()), 1e-12)
+        theta = theta + np.concatenate([np.zeros(2 - free), step_D * min(1.0, 2.0 / largest)])
+        if largest < 1e-10:
+            break
+    return theta
 
 
 def load(directory: Path, model: str) -> Maps | None:

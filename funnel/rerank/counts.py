@@ -7,7 +7,7 @@ that was watched; predicted / observed says whether list values mean what they s
 Shapes: B rows, H = 3 heads, P groups of places, N bins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,7 @@ class SessionCounts:
     sums_HP2: Tensor = field(default_factory=lambda: torch.zeros(len(HEADS), len(PLACES), 2, dtype=torch.float64))
     """Sums of log-losses and of predictions."""
     sessions_1: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
-    columns: tuple[str, ...] = ()
+    columns: Sequence[str] = ()
     maps: Maps | None = None
     """Applied to the logits first: a calibration."""
 

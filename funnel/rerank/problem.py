@@ -182,7 +182,7 @@ class Rerank:
         with torch.no_grad():
             for head, rate in zip(scorer.heads, self.facts["rates"], strict=True):
                 # Begin at the mean: a like is rare.
-                head.bias.fill_(float(np.log(rate / (1 - rate))))  # type: ignore[union-attr,operator]
+                head.bias.fill_(float(np.log(rate / (1 - rate))))  # type: ignore[operator]
         return scorer
 
     def network(self, share: Share = EVERY_ROW, seed: int = 0) -> SessionNetwork:
@@ -204,7 +204,7 @@ class Rerank:
             total = binary_cross_entropy_with_logits(outputs[head], batch.label_B3[:, h], reduction="sum")
             terms[head] = total / count
         loss = terms["view"] + self.settings.like_weight * terms["like"] + terms["next"]
-        return {"loss": loss, **{f"loss.{head}": term.detach() for head, term in terms.items()}}
+        return {"loss": loss, **{head: term.detach() for head, term in terms.items()}}
 
     def counts(self, log: Log, part: Part, truth: bool = False) -> SessionCounts:
         return SessionCounts(self.settings.alpha, self.settings.beta)

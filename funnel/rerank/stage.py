@@ -71,6 +71,8 @@ class Page:
     item_RM: np.ndarray
     category_RM: np.ndarray
     length_RM: np.ndarray
+    before_R: np.ndarray
+    """int: items watched on earlier pages of the visit."""
 
 
 class ListReRanking(Policy):
@@ -96,6 +98,7 @@ class ListReRanking(Policy):
         self.there_UN = np.zeros((world.users, most), bool)
         self.feedback_UNF = np.zeros((world.users, most, len(names)), np.float32)
         self.visit_U = np.full(world.users, NOBODY, np.int64)
+        self.seen_U = np.zeros(world.users, np.int64)
         self.had_UC = np.zeros((world.users, world.categories), np.int64)
 
     def choose(self, requests: Requests, step: Step, view: View) -> np.ndarray:
@@ -146,7 +149,13 @@ class ListReRanking(Policy):
             self.weights.scorer, self.weights.maps, query_BO.view(rows, candidates, -1)[:, 0], item_RMO, watched
         )
         item_RM = item_R.reshape(rows, candidates)
-        return Page(scorer, step.item_RM.copy(), view.items.category_I[item_RM], view.items.length_I[item_RM])
+        return Page(
+            scorer,
+            step.item_RM.copy(),
+            view.items.category_I[item_RM],
+            view.items.length_I[item_RM],
+            self.seen_U[user_R] * same_R,
+        )
 
     def scorer(self, page: Page, step: Step, row_A: np.ndarray) -> Scorer:
         """Of the active requests, after what they watched on this page too."""
@@ -163,8 +172,7 @@ class ListReRanking(Policy):
         after: Scorer = NumpyScorer(replace(own, query_RO=own.query_RO[row], item_RMO=item_AMO, watched=watched))
         if self.settings.leave == "next":
             return after
-        before_A = (page.scorer.watched.there_RN[row].sum(1)).numpy() + step.place
-        return LeavingByPlace(after, self.law, before_A)
+        return LeavingByPlace(after, self.law, page.before_R[row_A] + step.place)
 
     def told(self, step: Step, page: Page, row_A: np.ndarray) -> np.ndarray:
         """float32 (A, P, F): the feedback of what was watched on this page, the latest first."""
@@ -197,7 +205,9 @@ class ListReRanking(Policy):
             self.weights.problem.settings.feedback, given, np.take_along_axis(page.length_RM, column_RS, 1)
         )
         vector_RSO = np.take_along_axis(page.scorer.item_RMO.numpy(), column_RS[:, :, None], 1)
-        old_RN = self.there_UN[user_R] & (self.visit_U[user_R] == requests.visit_R)[:, None]
+        same_R = self.visit_U[user_R] == requests.visit_R
+        self.seen_U[user_R] = self.seen_U[user_R] * same_R + feedback.seen_RS.sum(1)
+        old_RN = self.there_UN[user_R] & same_R[:, None]
         kept_RA = np.concatenate([feedback.seen_RS[:, ::-1], old_RN], 1)
         order_RN = np.argsort(~kept_RA, axis=1, kind="stable")[:, : self.there_UN.shape[1]]
         for ring, new in ((self.item_UNO, vector_RSO), (self.feedback_UNF, told_RSF)):
@@ -205,7 +215,7 @@ class ListReRanking(Policy):
             ring[user_R] = np.take_along_axis(both, order_RN[:, :, None], 1)
         self.there_UN[user_R] = np.take_along_axis(kept_RA, order_RN, 1)
         if self.limits:
-            self.had_UC[user_R] *= (self.visit_U[user_R] == requests.visit_R)[:, None]
+            self.had_UC[user_R] *= same_R[:, None]
             shown_RS = np.take_along_axis(page.category_RM, column_RS, 1)
             np.add.at(self.had_UC, (user_R[:, None], shown_RS), feedback.seen_RS.astype(np.int64))
         self.visit_U[user_R] = requests.visit_R
