@@ -27,6 +27,7 @@ TUNABLES: Mapping[str, str] = {
 FITTED: Mapping[str, str] = {
     "incentives": "funnel.incentives.fitted:IncentiveEffects",
     "exposure": "funnel.exposure.fitted:ExposureForest",
+    "up_down": "funnel.exposure.up_down:UpDown",
 }
 """What jobs.fit --system NAME fits on arrays (funnel/fitted.py)."""
 SERVED: Mapping[str, str] = {"fusion": "funnel.fusion.serving"}

@@ -20,7 +20,7 @@ PIECE = 2048
 
 @dataclass(frozen=True)
 class OverlapSettings:
-    groups: int = 8
+    user_groups: int = 8
     """Groups of users that are alike."""
     kernels: int = 256
     """Logged rows of a group that its density is made of."""
@@ -47,7 +47,7 @@ class Overlap:
             scale_F = np.nanstd(rows.features_RF, axis=0)
         scale_F = np.where(scale_F > 0, scale_F, 1.0)
         x_RF = np.nan_to_num((rows.features_RF - mean_F) / scale_F)
-        groups = min(settings.groups, max(1, len(rows) // 50))
+        groups = min(settings.user_groups, max(1, len(rows) // 50))
         some = random.permutation(len(rows))[:20_000]
         centre_GF = KMeans(groups, n_init=1, random_state=seed).fit(x_RF[some]).cluster_centers_
         # Silverman's width for K - 1 free shares, from the mean variance of a share
