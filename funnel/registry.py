@@ -40,6 +40,7 @@ LOGGED: Mapping[str, str] = {
     "incentives": "funnel.incentives.logs:RewardLogs",
     "shares": "funnel.exposure.logs:ShareLogs",
     "dose": "funnel.exposure.logs:DoseLogs",
+    "platform_shares": "funnel.exposure.platform_log:MixLogs",
 }
 """Worlds of which jobs.make_data --world NAME writes logs (funnel/simulator.py: Logging); data/worlds.py has others."""
 
@@ -65,7 +66,9 @@ STAGES: Mapping[str, Stage] = {
             "fresh": "funnel.fresh.slot:FreshFunnel",
         },
     ),
-    "reranking": Stage("none", {"none": "funnel.platform.reranking:AsRanked"}),
+    "reranking": Stage(
+        "none", {"none": "funnel.platform.reranking:AsRanked", "shares": "funnel.exposure.stage:ShareReRanking"}
+    ),
 }
 """The stages that a request passes, in order (funnel/platform/stages.py)."""
 POLICIES: Mapping[str, str] = {
