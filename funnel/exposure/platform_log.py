@@ -4,8 +4,8 @@
 
 Every user draws a mix of categories anew each day (stage.py: random), so shares do not depend on who the user is. A row
 is a user and a day with at least `least` impressions: taste, group and activity as the platform knows them, the shares
-of what was seen, and the time watched for each item seen ("watch", in tens of seconds). Per item, as users who like what
-they see look on: with the day's total the number of items would stand on both sides.
+of what was seen, and the time watched for each item seen ("watch", in tens of seconds). Per item, as users who like
+what they see look on: with the day's total the number of items would stand on both sides.
 """
 
 from collections.abc import Callable, Mapping
