@@ -35,6 +35,7 @@ from jobs import evolve
 EVOLUTIONS = {
     "evolution on an outcome model, network": ("--estimate", "model"),
     "evolution on an outcome model, linear": ("--estimate", "model", "--hidden", 0),
+    "evolution on an outcome model, network, no overlap floor": ("--estimate", "model", "--overlap.floor", 0),
     "evolution on doubly robust estimates, network": ("--estimate", "doubly_robust"),
 }
 
@@ -46,7 +47,7 @@ class Options:
     views: Path | None = None
     noise: float = 0.0
     rows: int = 50_000
-    generations: int = 250
+    generations: int = 150
     pairs: int = 16
     networks: bool = True
     """DRNet and VCNet one category at a time, which cost most."""
@@ -90,7 +91,7 @@ class World:
 def evolved(world: World, options: Options, seed: int, words: tuple[object, ...]) -> np.ndarray:
     """What `jobs.evolve --objective exposure` gives the users that judge, from its policy.json."""
     out = world.folder / f"run-{seed}-{'-'.join(map(str, words)).strip('-')}"
-    size = ("--generations", options.generations, "--pairs", options.pairs, "--users", 500)
+    size = ("--generations", options.generations, "--pairs", options.pairs, "--users", 300)
     given = evolve.arguments_of("--objective", "exposure", *words, "--seed", seed, "--workers", 0, "--out", out, *size)
     with contextlib.redirect_stdout(io.StringIO()):
         evolve.run(given)
