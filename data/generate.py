@@ -16,6 +16,7 @@ from data.population import AGES, CATEGORIES, CHANNELS, CITIES, PRICE_UNIT, SEGM
 from data.schema import CategoricalField, Many, Schema, TruthColumns
 from data.world import CANDIDATES, SHARDS, Exposures, World, address
 from data.world import GeneratedLog as GeneratedLog
+from data.worlds import INSTRUMENTS
 from data.write import PartFacts, PartWriter, new_log, truth_table
 
 PARTS = ("train", "valid", "test")
@@ -161,6 +162,7 @@ def generated_schema(config: GeneratedLog) -> Schema:
         request="request_id",
         value="value" if config.world == "conflict" else None,
         truth=TruthColumns("exposure_id", "potential_conversion", "propensity", "conversion_probability"),
+        instrument=INSTRUMENTS if config.world == "instrument" else (),
     )
 
 

@@ -8,7 +8,7 @@
                      {"name": "history", "share": "item_id", "many": {"pooling": "mean", "max": 50}}],
      "numeric": ["price"], "labels": {"click": "clicked", "conversion": "bought"},
      "exposure": "exposure_id", "user": "user_id", "request": "request_id",
-     "weight": null, "value": null, "reward": null, "kinds": {},
+     "weight": null, "value": null, "reward": null, "instrument": ["hour"], "kinds": {},
      "truth": {"key": "exposure_id", "potential_conversion": "potential_conversion",
                "propensity": "propensity", "conversion_probability": "conversion_probability"}}
 
@@ -41,6 +41,7 @@ from data.fields import CategoricalField as CategoricalField
 from data.fields import Many as Many
 from data.fields import categorical_fields, check_categorical, column_name, expect_keys
 from data.files import write_whole
+from data.instrument import check_instrument, instrument_names
 from data.sources import AGES, BUCKET, Source, raw_columns
 from data.transforms import Chain
 from data.treatment import TreatmentColumns, outcome_columns, treatment_columns
@@ -52,7 +53,7 @@ VERSION_1_LABELS = ("click", "conversion")
 WITHIN = {"conversion": "click"}
 """A label that is 1 only where another one is."""
 COLUMN_KEYS = ("exposure", "user", "request", "weight", "value", "reward")
-OPTIONAL_KEYS = (*COLUMN_KEYS, "kinds", "statistics", "treatment", "outcome", "truth")
+OPTIONAL_KEYS = (*COLUMN_KEYS, "instrument", "kinds", "statistics", "treatment", "outcome", "truth")
 KINDS_OF_IDS = ("integers", "text")
 TRUTH_KEYS = ("key", "potential_conversion", "propensity", "conversion_probability")
 
@@ -94,6 +95,8 @@ class Schema:
     """By numeric feature that is transformed."""
     statistics: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     """By feature with measured steps or a measured bucket: the numbers of each step, or the bucket's boundaries."""
+    instrument: tuple[str, ...] = ()
+    """Features that move clicks and, it is declared, not conversions: the click tower alone reads them."""
 
     treatment: TreatmentColumns | None = None
     """Columns of what was done to the users (data/treatment.py)."""
@@ -151,6 +154,7 @@ class Schema:
             self,
             categorical=tuple(field for field in self.categorical if field.name not in names),
             numeric=tuple(name for name in self.numeric if name not in names),
+            instrument=tuple(name for name in self.instrument if name not in names),
             **rest,
         )
 
@@ -198,6 +202,7 @@ class Schema:
             "numeric": [self.entry(name) for name in self.numeric],
             "labels": dict(self.labels),
             **{key: getattr(self, key) for key in COLUMN_KEYS if key != "reward" or self.reward},
+            **({"instrument": list(self.instrument)} if self.instrument else {}),
             **({"kinds": dict(self.kinds)} if self.kinds else {}),
             **(
                 {"statistics": {name: [list(known) for known in entry] for name, entry in self.statistics.items()}}
@@ -236,6 +241,7 @@ class Schema:
                 labels=label_columns(keys["labels"]),
                 **{key: column_name(keys.get(key), repr(key), True) for key in COLUMN_KEYS},
                 truth=truth,
+                instrument=instrument_names(keys.get("instrument")),
                 kinds=id_kinds(keys.get("kinds")),
                 sources=sources,
                 transforms=transforms,
@@ -343,3 +349,4 @@ def check_fields(schema: Schema) -> None:
     if schema.truth and schema.exposure is None:
         raise UserError("'truth' is joined by the exposure key: name its column under 'exposure'")
     check_categorical(schema.categorical)
+    check_instrument(schema.instrument, schema.categorical, schema.numeric)

@@ -6,10 +6,10 @@ For user u, item i, shown at position k (0 .. 29), hour h, in channel c, with di
     attraction    a = [0.7 <z_u, z_i>/2 + 0.5 appeal_i + 0.4 activity_u + clickbait packaging_i]      standardised
     presentation  w = [-log2(1 + k) + 0.5 cos(2 pi (h - 21)/24) + e_c + 4 d]      standardised over exposures
     fit           f = [quality_i - 0.5 (log price_i - budget_u)^2]                standardised over exposures
-    click score   s = sqrt(0.85) a + sqrt(0.15) w
+    click score   s = sqrt(1 - presentation) a + sqrt(presentation) w
 
     propensity                q = sigmoid(b_click + selection s + hidden v),      click ~ Bernoulli(q)
-    conversion if clicked     p = sigmoid(b_conversion + confounding g(m) + 0.8 f + hidden v
+    conversion if clicked     p = sigmoid(b_conversion + confounding g(m) + 0.8 f + hidden v + presentation_sells w
                                           - disappointment packaging_i - price_sensitivity log price_i),
                               potential_conversion ~ Bernoulli(p), drawn apart from the click
     seen                      conversion = click * potential_conversion
@@ -26,7 +26,9 @@ unbiased.
 Packaging (title, picture), a habit of shops, draws clicks and disappoints; a dear item sells less often and for more; a
 segment's orders are large or small. So no single score orders a list well by click + w conversion value: the world
 "conflict". In the world "aligned" clickbait, disappointment and price_sensitivity are 0 and there is no value: what is
-clicked is also what is bought.
+clicked is also what is bought. The world "instrument" is "aligned" with hidden = 1, half of the click score's variance
+from presentation, and channel, hour and position declared as instruments: they move clicks, and conversions only with a
+presentation_sells other than 0.
 b_click solves E[q] = click_rate and b_conversion solves E[q p]/E[q] = conversion_rate on a fixed sample of exposures.
 
 Tastes z lie in 4 dimensions around 12 segments' and 40 categories' centres; one user or item in twenty is filed under a
@@ -146,9 +148,11 @@ class World:
         w_R = standard(presentation(shown), self._presentation)
         f_R = standard(people.fit(shown.user_R, shown.item_R), self._fit)
         g_R = standard(saturating(m_R), self._saturated)
-        unseen_R = config.hidden * shown.hidden_R
-        click_R = config.selection * (np.sqrt(0.85) * a_R + np.sqrt(0.15) * w_R) + unseen_R
+        unseen_R, share = knobs["hidden"] * shown.hidden_R, knobs["presentation"]
+        click_R = config.selection * (np.sqrt(1 - share) * a_R + np.sqrt(share) * w_R) + unseen_R
         conversion_R = config.confounding * g_R + 0.8 * f_R + unseen_R
+        if config.presentation_sells:
+            conversion_R += config.presentation_sells * w_R
         conversion_R -= knobs["disappointment"] * self.conflict.packaging_I[shown.item_R]
         conversion_R -= knobs["price_sensitivity"] * people.log_price_I[shown.item_R]
         return click_R, conversion_R

@@ -28,6 +28,8 @@ WORLDS: dict[str, dict[str, float]] = {
         "disappointment": 1.5,
         "price_sensitivity": 0.3,
         "segment_value": 0.3,
+        "hidden": 0.0,
+        "presentation": 0.15,
     },
     "aligned": {
         "click_rate": 0.04,
@@ -36,17 +38,33 @@ WORLDS: dict[str, dict[str, float]] = {
         "disappointment": 0.0,
         "price_sensitivity": 0.0,
         "segment_value": 0.0,
+        "hidden": 0.0,
+        "presentation": 0.15,
+    },
+    "instrument": {
+        "click_rate": 0.1,
+        "conversion_rate": 0.2,
+        "clickbait": 0.0,
+        "disappointment": 0.0,
+        "price_sensitivity": 0.0,
+        "segment_value": 0.0,
+        "hidden": 1.0,
+        "presentation": 0.5,
     },
 }
+INSTRUMENTS = ("channel", "hour", "position")
+"""What the schema of the world "instrument" declares to move clicks alone."""
 
 
 @dataclass(frozen=True)
 class GeneratedLog:
     """What to generate; the knobs are those of the equations in data/world.py."""
 
-    world: Literal["conflict", "aligned"] = "conflict"
+    world: Literal["conflict", "aligned", "instrument"] = "conflict"
     """conflict: items that draw clicks and disappoint, prices, segments that order more, and a column of the value of a
-    conversion. aligned: what is clicked is also what is bought. It decides every setting that is left out."""
+    conversion. aligned: what is clicked is also what is bought. instrument: as aligned, with a cause of clicks and
+    conversions that no column shows, and a schema that declares channel, hour and position as instruments. It decides
+    every setting that is left out."""
     rows: int = 1_000_000
     """Exposures in all; train, valid and test take 80, 10 and 10 per cent."""
     seed: int = 0
@@ -56,24 +74,29 @@ class GeneratedLog:
     items: int = 2_000
     """How many items there are to draw from."""
     click_rate: float | None = None
-    """E[click] over exposures; conflict: 0.18, aligned: 0.04."""
+    """E[click] over exposures; conflict: 0.18, aligned: 0.04, instrument: 0.1."""
     conversion_rate: float | None = None
-    """E[conversion] over clicks; 0.05 in both worlds."""
+    """E[conversion] over clicks; instrument: 0.2, else 0.05."""
     selection: float = 1.3
     """Standard deviation of the click logit: the larger, the less clicked and unclicked exposures overlap."""
     confounding: float = 1.2
     """Weight of interest, which makes clicks, in the conversion logit; 0 = conversions do not depend on it."""
-    hidden: float = 0.0
-    """Weight of an unobserved cause of both clicks and conversions."""
+    hidden: float | None = None
+    """Weight of an unobserved cause of both clicks and conversions; instrument: 1, else 0."""
+    presentation: float | None = None
+    """Share of the click logit's variance that comes of where, when and how an item is shown, and not of interest: how
+    strong an instrument it is; instrument: 0.5, else 0.15."""
+    presentation_sells: float = 0.0
+    """Weight of the same in the conversion logit: with another than 0 it is no valid instrument."""
     clickbait: float | None = None
     """Weight of an item's packaging (standard deviation 1) in what draws clicks, where interest has one of about 1;
-    conflict: 0.8, aligned: 0."""
+    conflict: 0.8, else 0."""
     disappointment: float | None = None
-    """By how much the conversion logit falls for each standard deviation of packaging; conflict: 1.5, aligned: 0."""
+    """By how much the conversion logit falls for each standard deviation of packaging; conflict: 1.5, else 0."""
     price_sensitivity: float | None = None
-    """By how much the conversion logit falls for each e-fold of the price; conflict: 0.3, aligned: 0."""
+    """By how much the conversion logit falls for each e-fold of the price; conflict: 0.3, else 0."""
     segment_value: float | None = None
-    """Standard deviation over segments of the log of how much they order; conflict: 0.3, aligned: 0 (and no value)."""
+    """Standard deviation over segments of the log of how much they order; conflict: 0.3, else 0 (and no value)."""
     history: int = 0
     """At most so many items that the user clicked before, as a multi-valued field that shares the item's rows; 0 = no
     such column."""
@@ -106,12 +129,15 @@ def check(config: GeneratedLog) -> None:
     for name in ("click_rate", "conversion_rate"):
         if not 0 < knobs[name] < 1:
             raise UserError(f"{name} is {knobs[name]}, must lie between 0 and 1")
-    if config.world == "aligned" and config.segment_value:
-        raise UserError("segment_value has no effect in the world aligned, whose log has no column of values")
-    knobs |= {"selection": config.selection, "hidden": config.hidden, "confounding": config.confounding}
+    if config.world != "conflict" and config.segment_value:
+        raise UserError(f"segment_value has no effect in the world {config.world}, whose log has no column of values")
+    if not 0 <= knobs["presentation"] <= 1:
+        raise UserError(f"presentation is {knobs['presentation']}, must lie in 0..1")
+    knobs |= {"selection": config.selection, "confounding": config.confounding}
+    knobs["presentation_sells"] = config.presentation_sells
     for name in ("selection", "hidden", "clickbait", "segment_value"):
         if not 0 <= knobs[name] <= 10:
             raise UserError(f"{name} is {knobs[name]}, must lie in 0..10")
-    for name in ("confounding", "disappointment", "price_sensitivity"):
+    for name in ("confounding", "disappointment", "price_sensitivity", "presentation_sells"):
         if not -10 <= knobs[name] <= 10:
             raise UserError(f"{name} is {knobs[name]}, must lie in -10..10")

@@ -77,7 +77,8 @@ class TrainConfig:
     tables: str = "replicated"
     """Where embedding rows lie: replicated (all of them on every worker), node (once on each machine, in memory that
     its workers share; the same bits as replicated) or sharded (each on one worker, whose memory is the table's by their
-    number). Any of them goes on from checkpoints of any; for scoring, rows are read into one table."""
+    number; workers of one machine read each other's in place). Any of them goes on from checkpoints of any; for
+    scoring, rows are read into one table."""
     plan_ahead: bool = True
     """Several workers: exchange a batch's ids, and find its distinct rows, while the batch before it is stepped on. The
     same results either way."""

@@ -18,12 +18,14 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "make_data": ((), ("--world", "platform")),
     "check": ((),),
     "train": ((), ("--problem", "listwise")),
+    "ensemble": ((),),
     "calibrate": ((),),
     "evaluate": ((),),
     "score": ((),),
     "evolve": ((), ("--objective", "off_policy")),
     "experiment": ((),),
     "fit": ((),),
+    "operate": ((),),
     "report": ((),),
     "export": ((),),
     "tune": ((),),
@@ -49,7 +51,7 @@ def page() -> str:
         for words in variants:
             lines.append(f"## {' '.join((f'jobs.{command}', *words))}\n")
             new = [one for one in found(command, words) if (command, one.name) not in seen or not words]
-            if command in ("tune", "pipeline"):
+            if command in ("ensemble", "tune", "pipeline"):
                 new, shared = without_shared(new, command)
                 lines.append(f"{shared}\n")
             seen |= {(command, one.name) for one in new}
@@ -69,7 +71,7 @@ def without_shared(options: list[Option], command: str) -> tuple[list[Option], s
     """What stands in another table already, in one sentence."""
     trained = {one.name for one in found("train", ()) if one.group not in ("options",)}
     own = [one for one in options if one.name not in trained and not one.name.startswith(("--es.", "--tuning."))]
-    more = "" if command == "tune" else "; those of `jobs.evolve` with `--es.` and `--tuning.` before their names"
+    more = "" if command != "pipeline" else "; those of `jobs.evolve` with `--es.` and `--tuning.` before their names"
     return own, f"Besides these the settings of `jobs.train`{more}."
 
 

@@ -9,6 +9,7 @@ from data.schema import Schema
 from funnel.batch import Batch
 from models.embedding import FieldOptions
 from models.entire_space import EntireSpaceModel, ModelConfig
+from models.instrument import Instruments
 from models.rows import EVERY_ROW, Share
 
 
@@ -33,10 +34,18 @@ def build_network(
     tasks: tuple[str, ...],
     seed: int,
     share: Share = EVERY_ROW,
+    cause: float | str | None = None,
 ) -> Network:
-    """A network of this kind for the schema's features."""
-    field_rows = Encoder(schema).field_rows
-    return kind(model, field_rows, len(schema.numeric), tasks, seed, share, field_options(schema))
+    """A network of this kind for the schema's features; `cause`: theta of a hidden one of click and conversion."""
+    field_rows, options = Encoder(schema).field_rows, field_options(schema)
+    instruments = instruments_of(schema) if "ctr" in tasks else Instruments()
+    return kind(model, field_rows, len(schema.numeric), tasks, seed, share, options, instruments, cause)
+
+
+def instruments_of(schema: Schema) -> Instruments:
+    """The schema's instruments as the model numbers its features."""
+    fields = tuple(k for k, field in enumerate(schema.categorical) if field.name in schema.instrument)
+    return Instruments(fields, tuple(n for n, name in enumerate(schema.numeric) if name in schema.instrument))
 
 
 def field_options(schema: Schema) -> tuple[FieldOptions, ...]:

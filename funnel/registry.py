@@ -13,6 +13,10 @@ PROBLEMS: Mapping[str, str] = {
     "listwise": "funnel.lists.problem:ListWise",
     "fresh_two_tower": "funnel.fresh.problem:FreshTwoTower",
     "fresh_sequence": "funnel.fresh.problem:FreshSequence",
+    "prerank": "funnel.prerank.problem:PreRank",
+    "rerank": "funnel.rerank.problem:Rerank",
+    "dragonnet": "funnel.incentives.problem:DragonNetProblem",
+    "cfr": "funnel.incentives.problem:CFRProblem",
     "vcnet": "funnel.exposure.problem:VCNet",
     "drnet": "funnel.exposure.problem:DRNet",
 }
@@ -21,6 +25,7 @@ TUNABLES: Mapping[str, str] = {
     "fusion": "funnel.fusion.tuning:FusionTuning",
     "off_policy": "funnel.off_policy.tuning:OffPolicyTuning",
     "fresh": "funnel.fresh.tuning:FreshTuning",
+    "rerank": "funnel.rerank.tuning:RerankTuning",
     "exposure": "funnel.exposure.tuning:ExposureTuning",
 }
 """What jobs.evolve --objective NAME tunes, beside the plain objectives of es/objectives/registry.py."""
@@ -30,6 +35,8 @@ FITTED: Mapping[str, str] = {
     "up_down": "funnel.exposure.up_down:UpDown",
 }
 """What jobs.fit --system NAME fits on arrays (funnel/fitted.py)."""
+OPERATIONS: Mapping[str, str] = {"incentives": "funnel.incentives.operation:IncentiveOperation"}
+"""What jobs.operate --system NAME operates from day to day (funnel/operation.py)."""
 SERVED: Mapping[str, str] = {"fusion": "funnel.fusion.serving"}
 """Policies that jobs.export --policy can put into a graph: a module by tunable (funnel/tools.py: Serving)."""
 SIMULATORS: Mapping[str, str] = {"platform": "funnel.platform.experiment:PlatformSimulator"}
@@ -37,6 +44,7 @@ SIMULATORS: Mapping[str, str] = {"platform": "funnel.platform.experiment:Platfor
 LOGGED: Mapping[str, str] = {
     "platform": "funnel.platform.logs.writer:PlatformLogs",
     "fresh": "funnel.fresh.logs:TakenLogs",
+    "cascade": "funnel.prerank.logs:CascadeLogs",
     "incentives": "funnel.incentives.logs:RewardLogs",
     "shares": "funnel.exposure.logs:ShareLogs",
     "dose": "funnel.exposure.logs:DoseLogs",
@@ -67,7 +75,13 @@ STAGES: Mapping[str, Stage] = {
         },
     ),
     "reranking": Stage(
-        "none", {"none": "funnel.platform.reranking:AsRanked", "shares": "funnel.exposure.stage:ShareReRanking"}
+        "none",
+        {
+            "none": "funnel.platform.reranking:AsRanked",
+            "list": "funnel.rerank.stage:ListReRanking",
+            "shuffled": "funnel.rerank.stage:Shuffled",
+            "shares": "funnel.exposure.stage:ShareReRanking",
+        },
     ),
 }
 """The stages that a request passes, in order (funnel/platform/stages.py)."""
@@ -81,7 +95,7 @@ POLICIES: Mapping[str, str] = {
 }
 """Policies of the platform by name: functions that give their plain settings."""
 DEFAULT_PROBLEM, DEFAULT_TUNABLE, DEFAULT_SIMULATOR = "entire_space", "fusion", "platform"
-DEFAULT_FITTED = "incentives"
+DEFAULT_FITTED, DEFAULT_OPERATION = "incentives", "incentives"
 
 
 def find_problem(name: str) -> Any:
@@ -98,6 +112,12 @@ def find_fitted(name: str) -> Any:
     """The class of that name that is fitted, or the one that "package.module:Class" names. Raises UserError for what is
     none."""
     return find(name, FITTED, "system")
+
+
+def find_operation(name: str) -> Any:
+    """The class of that name that is operated, or the one that "package.module:Class" names. Raises UserError for what
+    is none."""
+    return find(name, OPERATIONS, "system")
 
 
 def find_serving(name: str) -> Any:

@@ -90,6 +90,9 @@ class Simulator(Protocol):
     def run(self, pair: int) -> dict[str, Any]:
         """Plain JSON of one pair. Depends on nothing but the settings and the number."""
 
+    def check(self, outcome: Mapping[str, Any]) -> None:
+        """Raises KeyError, TypeError or ValueError for what `run` does not return: a file that was changed by hand."""
+
     def summarise(self, outcomes: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
         """(figures with .low and .high and "message", their course by day) of the pairs in order."""
 

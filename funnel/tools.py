@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.log import Log, Part
 from funnel.panels import Table
@@ -145,3 +145,11 @@ class Exporting(Protocol):
         Returns what serving.json says of them; "check" has {"largest_difference": {format: {output: difference}}}.
         Raises UserError if a file differs from the model by more than the tolerance.
         """
+
+
+class Teaching(Protocol):
+    """A ranker that teaches earlier stages: asked for by problems, not by a command."""
+
+    def teacher(self, run: Given) -> Callable[[Any], Mapping[str, Tensor]]:
+        """A function of batches (funnel/batch.py): the run's calibrated probabilities of "click" and of "purchase"
+        (click and conversion both), float32 [B]. Raises UserError for a run that has none."""

@@ -218,12 +218,14 @@ def report(title: str, facts: dict[str, PartFacts]) -> Table:
     table = Table(title=f"{title} log", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
     truth = any(part.potential is not None for part in facts.values())
     dropped = any(part.dropped for part in facts.values())
+    # A log of nothing but clicks says nothing of how often what was shown was clicked.
+    clicked = all(part.clicks == part.rows for part in facts.values())
     names = ["part", "rows", "clicks", "conversions", "CTR", "CVR"] + (["E\\[r|all]", "E\\[r|click]"] if truth else [])
     for name in names + (["dropped"] if dropped else []):
         table.add_column(name, justify="left" if name == "part" else "right")
     for name, part in facts.items():
         cells = [name, f"{part.rows:,}", f"{part.clicks:,}", f"{part.conversions:,}"]
-        cells += [share(part.clicks, part.rows), share(part.conversions, part.clicks)]
+        cells += [share(None if clicked else part.clicks, part.rows), share(part.conversions, part.clicks)]
         if truth:
             cells += [share(part.potential, part.rows), share(part.potential_clicked, part.clicks)]
         table.add_row(*cells, *([f"{part.dropped:,}"] if dropped else []))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.pooling import BagTensors, build_pooling
-from models.row_kernels import Distinct, HandOut, distinct_ids, take_rows, with_order
+from models.row_kernels import Distinct, HandOut, distinct_ids, take_rows
 from models.rows import EVERY_ROW, Share, initial_rows
 
 
@@ -39,7 +39,7 @@ class EmbeddingTable(nn.Module):
     force gives the table's address, and each row follows from it (see models/rows.py). It is a buffer and takes no
     gradient: after backward in training mode, `touched` holds the ids and the gradients of their rows for a row-wise
     optimizer. `fetch` is where vectors come from: the weight here, or wherever a table that lies on several workers
-    finds them; `distinct_ids` gives ids_U and position_R so that ids_U[position_R] are the ids of a training lookup.
+    finds them; `distinct_ids` finds the distinct ids of a training lookup, in whatever order they are to lie.
     """
 
     weight: Tensor
@@ -51,7 +51,10 @@ class EmbeddingTable(nn.Module):
         self.register_buffer("weight", initial_rows(address, rows, width, scale, share))
         self.touched: TouchedRows | None = None
         self.fetch: Callable[[Tensor], Tensor] = self.own_rows
-        self.distinct_ids: Callable[[Tensor], tuple[Tensor, Tensor]] = sorted_ids
+        self.distinct_ids: Callable[[Tensor], Distinct] = self.sorted_ids
+
+    def sorted_ids(self, ids_R: Tensor) -> Distinct:
+        return distinct_ids(ids_R, self.rows)
 
     def own_rows(self, ids_U: Tensor) -> Tensor:
         return take_rows(self.weight, ids_U) if self.training else self.weight.index_select(0, ids_U)
@@ -64,10 +67,7 @@ class EmbeddingTable(nn.Module):
         return vectors_UE, found.position_R
 
     def _touch(self, ids_R: Tensor) -> tuple[Tensor, Distinct]:
-        if self.distinct_ids is sorted_ids:
-            found = distinct_ids(ids_R, self.rows)
-        else:
-            found = with_order(*self.distinct_ids(ids_R))
+        found = self.distinct_ids(ids_R)
         self.touched = TouchedRows(found.ids_U, self.fetch(found.ids_U).requires_grad_())
         return self.touched.vectors_UE, found
 
@@ -75,11 +75,6 @@ class EmbeddingTable(nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             return self.fetch(ids_R)
         return HandOut.apply(*self._touch(ids_R))
-
-
-def sorted_ids(ids_R: Tensor) -> tuple[Tensor, Tensor]:
-    ids_U, position_R = torch.unique(ids_R, return_inverse=True)
-    return ids_U, position_R
 
 
 @dataclass(frozen=True)

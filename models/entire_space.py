@@ -14,6 +14,8 @@ from data.errors import UserError
 from models.backbones.base import BackboneConfig
 from models.crossing import CROSSINGS, CrossNetwork, FactorisationMachine
 from models.embedding import FieldOptions, FusedEmbedding
+from models.hidden_cause import CAUSE, LIFT, HiddenCause
+from models.instrument import SHIFT, Instruments, ShallowTower
 from models.layers import MLP, Standardise
 from models.objectives.base import TOWER
 from models.pooling import BagTensors
@@ -64,7 +66,12 @@ class EntireSpaceModel(nn.Module):
 
     field_rows: rows of the fused table that each categorical field owns; numerics: how many numeric features;
     tasks: names such as ("ctr", "cvr"), decided by the objective; seed: the whole initialisation; share: which rows of
-    the tables are held here, where others hold the rest; options: of each categorical field, if any is not plain.
+    the tables are held here, where others hold the rest; options: of each categorical field, if any is not plain;
+    instruments: features that the click tower alone reads; cause: theta of one that click and conversion share, if they
+    do, or "learnt".
+
+    With a hidden cause training mode gives the towers' logits a and b, and theta under CAUSE; evaluation mode gives
+    what they come to, logits of pCTR and pCVR, and LIFT (models/hidden_cause.py).
     """
 
     def __init__(
@@ -76,6 +83,8 @@ class EntireSpaceModel(nn.Module):
         seed: int,
         share: Share = EVERY_ROW,
         options: tuple[FieldOptions, ...] | None = None,
+        instruments: Instruments = Instruments(),  # noqa: B008 - it is frozen
+        cause: float | str | None = None,
     ) -> None:
         super().__init__()
         if not field_rows and not numerics:
@@ -88,7 +97,11 @@ class EntireSpaceModel(nn.Module):
             torch.manual_seed(seed)
             self.embedding = FusedEmbedding(field_rows, config.embedding_width, config.embedding_scale, share, options)
             self.standardise = Standardise(numerics)
-            inputs = self.embedding.output_width + numerics
+            inputs, widths = self.embedding.output_width + numerics, self.embedding.output_widths
+            hidden = config.hidden_of("ctr")
+            self.shallow = ShallowTower(instruments, self.embedding, numerics, hidden) if instruments else None
+            if self.shallow is not None:
+                inputs, widths = len(self.shallow.rest), self.shallow.rest_widths
             self.backbone = build_backbone(config.backbone, inputs, len(tasks))
             width: int = self.backbone.output_width
             dropout = config.backbone.dropout
@@ -96,8 +109,11 @@ class EntireSpaceModel(nn.Module):
             # Last, so that the other parts begin with the same weights under every crossing.
             crossing, layers, rank = config.crossing, config.cross_layers, config.cross_rank
             self.cross = CrossNetwork(inputs, layers, rank) if crossing == "dcn_v2" else None
-            widths = self.embedding.output_widths
             self.pairs = FactorisationMachine(inputs, widths, len(tasks)) if crossing == "fm" else None
+        self.cause = None if cause is None else HiddenCause(None if isinstance(cause, str) else cause)
+        extra = (() if cause is None else (LIFT,)) + ((SHIFT,) if instruments else ())
+        self.says: tuple[str, ...] = tasks + extra
+        """Names of what it gives in evaluation mode."""
 
     def forward(self, ids_BK: Tensor, numeric_BN: Tensor, bags: Sequence[BagTensors] = ()) -> dict[str, Tensor]:
         """The same as `logits`: networks of funnel/ take a batch in place of its tensors."""
@@ -108,6 +124,9 @@ class EntireSpaceModel(nn.Module):
         x_BI = self.embedding(ids_BK, bags)
         if numeric_BN.shape[1]:
             x_BI = torch.cat([x_BI, self.standardise(numeric_BN)], dim=1)
+        shift_B = None
+        if self.shallow is not None:
+            x_BI, shift_B = self.shallow(x_BI)
         crossed_BI = x_BI if self.cross is None else self.cross(x_BI)
         h_of = dict(zip(self.tasks, self.backbone(crossed_BI), strict=True))
         found = {task: self.towers[task](h_BH).squeeze(1) for task, h_BH in h_of.items()}
@@ -119,7 +138,13 @@ class EntireSpaceModel(nn.Module):
                 ends_of = dict(zip(self.tasks, self.pairs(x_BI.detach()).unbind(0), strict=True))
                 pairs_of |= {task + TOWER: ends_of[task] for task in self.ending}
             found = {task: logit_B + pairs_of[task] for task, logit_B in found.items()}
-        return found
+        if shift_B is not None:
+            found["ctr"] = found["ctr"] + shift_B
+        if self.training:
+            return found if self.cause is None else {**found, CAUSE: self.cause.theta.expand(len(x_BI))}
+        if self.cause is not None:
+            found |= self.cause.marginal(found["ctr"], found["cvr"])
+        return found if shift_B is None else {**found, SHIFT: shift_B}
 
     @torch.no_grad()
     def start_at(self, rates: dict[str, float]) -> None:

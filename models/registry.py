@@ -14,6 +14,7 @@ from models.backbones.shared_bottom import SharedBottom
 from models.objectives.base import Objective, ObjectiveConfig
 from models.objectives.escm2_dr import Escm2Dr
 from models.objectives.escm2_ips import Escm2Ips
+from models.objectives.escm2_joint import Escm2Joint
 from models.objectives.escm2_mrdr import Escm2Mrdr
 from models.objectives.escm2_snips import Escm2Snips
 from models.objectives.esmm import Esmm
@@ -36,6 +37,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "escm2_snips": Escm2Snips,
     "escm2_dr": Escm2Dr,
     "escm2_mrdr": Escm2Mrdr,
+    "escm2_joint": Escm2Joint,
 }
 
 Part = TypeVar("Part")

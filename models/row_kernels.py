@@ -26,6 +26,9 @@ class Distinct(NamedTuple):
     order_R: Tensor
     begin_U: Tensor
 
+    def to(self, device: torch.device) -> "Distinct":
+        return Distinct(*(tensor.to(device) for tensor in self))
+
 
 def distinct_ids(ids_R: Tensor, rows: int) -> Distinct:
     """Ids of a table of so many rows by one stable sort, which tells also where the equal ones are."""
@@ -38,20 +41,19 @@ def distinct_ids(ids_R: Tensor, rows: int) -> Distinct:
     return Distinct(sorted_R.index_select(0, begin_U).to(ids_R.dtype), position_R, order_R, begin_U)
 
 
-def with_order(ids_U: Tensor, position_R: Tensor) -> Distinct:
-    """The same of ids whose distinct ones and positions are known already."""
-    sorted_R, order_R = torch.sort(position_R.int(), stable=True)
-    first_R = torch.ones(len(position_R), dtype=torch.bool, device=position_R.device)
-    torch.ne(sorted_R[1:], sorted_R[:-1], out=first_R[1:])
-    return Distinct(ids_U, position_R, order_R, first_R.nonzero().squeeze(1))
-
-
 def take_rows(table_NE: Tensor, ids_R: Tensor) -> Tensor:
     """The rows (R, E), without a gradient."""
     if table_NE.device.type != "cpu" or not len(ids_R):
         return table_NE.index_select(0, ids_R)
     begin_R = torch.arange(len(ids_R), dtype=ids_R.dtype)
     return functional.embedding_bag(ids_R, table_NE.detach(), begin_R, mode="sum")
+
+
+def sum_rows(values_NE: Tensor, order_R: Tensor, begin_U: Tensor) -> Tensor:
+    """(U, E): row u is the sum of the rows order_R[begin_U[u] : begin_U[u + 1]], in this order, from 0 on. CPU."""
+    if not len(order_R):
+        return values_NE.new_zeros(len(begin_U), values_NE.shape[1])
+    return functional.embedding_bag(order_R, values_NE, begin_U, mode="sum")
 
 
 class HandOut(torch.autograd.Function):
@@ -67,6 +69,6 @@ class HandOut(torch.autograd.Function):
     def backward(ctx: Any, gradient_RE: Tensor) -> tuple[Tensor, None]:
         found: Distinct = ctx.distinct
         if gradient_RE.device.type == "cpu" and len(gradient_RE):
-            return functional.embedding_bag(found.order_R, gradient_RE, found.begin_U, mode="sum"), None
+            return sum_rows(gradient_RE, found.order_R, found.begin_U), None
         sum_UE = gradient_RE.new_zeros(len(found.ids_U), gradient_RE.shape[1])
         return sum_UE.index_add_(0, found.position_R, gradient_RE), None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 BLOCK_VALUES = 1 << 14  # small enough for the cache, and for torch to leave it to one thread
+FILLED_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,16 @@ def initial_rows(address: int, rows: int, width: int, scale: float, share: Share
             total += torch.bitwise_right_shift(bits, place, out=part).bitwise_and_(0xFFFF)
         torch.mul(total.sub_(2 * 0xFFFF), scale / deviation, out=values_HE[begin : begin + count])
     return values_HE
+
+
+def fill(rows_HE: Tensor, address: int, scale: float, share: Share) -> None:
+    """Write the first values of the held rows where they are to lie, some at a time: they are nowhere twice."""
+    held, width = rows_HE.shape
+    for begin in range(0, held, FILLED_ROWS):
+        count = min(FILLED_ROWS, held - begin)
+        part = Share(share.first + begin * share.every, share.every)
+        end = part.first + (count - 1) * share.every + 1
+        rows_HE[begin : begin + count] = initial_rows(address, end, width, scale, part)
 
 
 def mix(bits: Tensor, scratch: Tensor) -> None:

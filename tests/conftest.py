@@ -7,6 +7,7 @@ import gc
 import json
 import multiprocessing
 import os
+import pickle
 import runpy
 import shutil
 import sys
@@ -25,13 +26,34 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # a test waits for them
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for a busy core cost more than they bring
 
+# Tests kill processes and machines of containers, never the power: what is written need not reach the disk. Those that
+# look at what is synced, and in which order, put their own in its place.
+os.fsync = lambda descriptor: None
+
 SHARED_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 
 def pytest_collection_finish() -> None:
     """What is imported by now lives to the end: the collector need not look through it again and again."""
+    if "jobs.report.page" in sys.modules:
+        draw_each_picture_once()
     gc.collect()
     gc.freeze()
+
+
+def draw_each_picture_once() -> None:
+    """A picture takes 40 ms, and the pages of many tests show the same: a panel is drawn once in a process."""
+    import jobs.report.page as page
+
+    drawn, stand_in, known = page.drawn, "name-of-a-picture", dict[bytes, str]()
+
+    def remembered(panel: Any, name: str) -> str:
+        key = pickle.dumps(panel)
+        if key not in known:
+            known[key] = drawn(panel, stand_in)
+        return known[key].replace(stand_in, name)
+
+    page.drawn = remembered
 
 
 @pytest.fixture(scope="session")
@@ -141,9 +163,12 @@ def begin(module: str, *words: object, errors: Path, **environment: str) -> Any:
     return process
 
 
-def as_command(module: str, words: list[str], errors: Path, environment: dict[str, str]) -> None:
+def as_command(
+    module: str, words: list[str], errors: Path, environment: dict[str, str], printed: str = os.devnull
+) -> None:
+    """This process is the command from now on; what it prints and says goes to files."""
     os.environ |= environment
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(printed, os.O_WRONLY | os.O_CREAT), 1)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     sys.argv = [module, *words]
     sys.modules.pop(module, None)  # it is to be run, though the server has imported it

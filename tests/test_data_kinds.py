@@ -124,6 +124,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_model_keeps_what_its_ids_are(finished: Path, tmp_path: Path) -> None:
     record = json.loads((finished / MODEL_DIRECTORY / "checkpoint.json").read_text())
     assert record["schema"]["kinds"] == {"user": "integers", "item": "integers", "channel": "text"}

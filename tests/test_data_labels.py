@@ -109,6 +109,7 @@ def test_a_training_whose_labels_are_written_otherwise_has_the_same_bits(small_l
         assert found[0][name] == found[1][name]
 
 
+@pytest.mark.slow
 def test_a_model_of_clicks_needs_no_conversions(
     small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,6 +86,7 @@ def test_columns_of_few_bits_are_read_as_float32() -> None:
     np.testing.assert_array_equal(numeric_values(table, ["a", "b"]), [[1, 1], [np.nan, 0]])
 
 
+@pytest.mark.slow
 def test_a_model_learns_from_them_and_is_served_with_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The best that can be known of a click is its half: AUC 0.9. In float32 all moments are one: AUC 0.5."""
     log = write(tmp_path / "log")

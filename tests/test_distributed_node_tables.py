@@ -22,7 +22,7 @@ from data.log import open_log
 from distributed.context import Context
 from distributed.tables.collectives import sent
 from distributed.tables.node import NODE, Neighbours
-from distributed.tables.node_table import ring_sum
+from distributed.tables.node_sums import ring_sum
 from distributed.training import launch
 from distributed.training.job import TrainJob
 from distributed.training.launch import run_training
@@ -216,6 +216,7 @@ def join(rank: int, folder: str, what: str) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "error"), [("killed", "has ended"), ("still", "timed out")])
 def test_who_waits_for_a_worker_that_is_gone_gets_an_error(what: str, error: str, tmp_path: Path) -> None:
     """At once for a dead one, after a collective's time for one that stands still; and no memory stays."""

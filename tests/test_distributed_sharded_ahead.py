@@ -1,6 +1,8 @@
-"""What workers do ahead for their tables changes nothing: plans, rows fetched and gradients sent beside other steps."""
+"""What changes no bit of sharded tables: plans, rows and gradients that travel beside other steps, or through memory
+that workers of a machine share."""
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import gang
-from support import config, final_tensors, job_of, learner_of, stream_of
+from support import CPU, config, final_tensors, job_of, learner_of, stream_of
 from test_distributed_tables import DIES_AT, die_at, make_job
 
 from benchmarks.training.table_bytes import bytes_per_step
@@ -18,11 +20,14 @@ from data.log import open_log
 from distributed.context import Context
 from distributed.input.stream import TrainStream
 from distributed.tables.collectives import sent
+from distributed.tables.node import NODE, Neighbours
+from distributed.tables.node_shards import Desk, NodeShards
 from distributed.tables.sharded import Sharded, common
 from distributed.training.job import TrainJob
 from distributed.training.learner import Learner
 from distributed.training.loop import train
 from distributed.training.stopping import Stop, Stopped
+from distributed.training.validation import count
 from models.embedding import EmbeddingTable
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -31,6 +36,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "rows": {"prefetch": "on"},
 }
 OPTIMIZERS = ("adam", "adagrad")
+MACHINES = {2: "00", 4: "0010"}
+"""Which of several machines each worker is on, by number of workers: one digit a worker."""
 STEPS = 18  # six of them after an epoch's end
 PROPER = TrainStream.epoch
 LOOKS = (7, 9)  # states are taken before these steps, as a checkpoint is
@@ -46,6 +53,9 @@ def in_process(rank: int, workers: int, folder: str, jobs: dict[str, TrainJob]) 
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{workers}", rank=rank, world_size=workers)
     for name in OPTIMIZERS[: 2 if workers == 2 else 1]:
         check_same_bits(rank, workers, jobs[name])
+    os.environ[NODE] = MACHINES[workers][rank]
+    check_desk(rank, workers)
+    check_what_is_sent(rank, workers, jobs["adam"])
     if workers == 2:
         check_bytes(rank, workers)
         check_halves(rank, workers, jobs["adagrad"])
@@ -81,20 +91,27 @@ def tensors(learner: Learner) -> dict[str, torch.Tensor]:
 
 
 def check_same_bits(rank: int, workers: int, job: TrainJob) -> None:
-    """Weights, moments and counters on the way and at the end."""
-    placements = {"sharded": ("nothing ahead", "plans", "rows"), "replicated": ("nothing ahead", "plans")}
-    for tables, ways in list(placements.items())[: 2 if workers == 2 else 1]:
-        found = {}
-        for way in ways:
+    """Weights, moments and counters on the way and at the end, and figures: as those of workers on as many machines, of
+    which none does anything ahead."""
+    name = job.config.optimizer.embedding
+    cases = [("sharded", "".join(map(str, range(workers)))), ("sharded", MACHINES[workers]), ("replicated", "0" * 8)]
+    first: dict[str, Any] = {}
+    for tables, machines in cases[: 3 if workers == 2 else 2]:
+        os.environ[NODE] = machines[rank]
+        ways = list(WAYS) if (workers, name) == (2, "adam") else ["nothing ahead", "rows"]
+        for way in ["nothing ahead", "plans"] if tables == "replicated" else ways:
             own = with_config(job, tables=tables, **WAYS[way])
             learner = learner_of(own, Context(rank, workers), steps=24)
             assert (learner.ahead is None) == (way == "nothing ahead")
-            found[way] = stepped(learner, own, rank, workers)
-        for way in ways[1:]:
-            for one, two in zip(found[ways[0]], found[way], strict=True):
+            assert isinstance(learner.node, NodeShards) == (tables == "sharded" and machines == MACHINES[workers])
+            found = stepped(learner, own, rank, workers)
+            expected = first.setdefault(tables, found)
+            for one, two in zip(expected, found, strict=True):
                 assert one.keys() == two.keys()
-                for name in one:
-                    assert torch.equal(one[name], two[name]), (tables, way, name)
+                for key in one:
+                    assert torch.equal(one[key], two[key]), (tables, machines, way, key)
+        counted = figures(own, learner, rank, workers)
+        assert first.setdefault(f"{tables}, figures", counted) == counted
 
 
 def check_bytes(rank: int, workers: int) -> None:
@@ -121,20 +138,24 @@ def check_bytes(rank: int, workers: int) -> None:
     table.travel(two.late)
     assert sent["rows"] == 16 * others
     first, second = ({row for ids in batch for row in ids.tolist()} for batch in everyone)
-    assert {*two.late.own(two.ids_U).tolist()} == {*everyone[1][rank].tolist()} & first
+    assert {*two.late.own(two.own.ids_U).tolist()} == {*everyone[1][rank].tolist()} & first
     assert one.deferred is not None
-    assert {*one.deferred.own(one.ids_U).tolist()} == {*everyone[0][rank].tolist()} - second
+    assert {*one.deferred.own(one.own.ids_U).tolist()} == {*everyone[0][rank].tolist()} - second
 
 
 def check_halves(rank: int, workers: int, job: TrainJob) -> None:
-    """bfloat16 on the wire: half the bytes of rows, other weights, by little."""
+    """bfloat16 on the wire: half the bytes of rows, other weights, by little; the same ones where nothing is sent."""
     found, sizes = [], []
+    os.environ[NODE] = str(rank)
     for wire in ("float32", "bfloat16"):
         own = with_config(job, tables="sharded", prefetch="off", wire=wire)
         sent.clear()
         found.append(stepped(learner_of(own, Context(rank, workers), steps=24), own, rank, workers)[-1])
         sizes.append(sent["rows"])
     assert sizes[0] == 2 * sizes[1] > 0
+    os.environ[NODE] = ""
+    near = stepped(learner_of(own, Context(rank, workers), steps=24), own, rank, workers)[-1]
+    assert all(torch.equal(tensor, near[name]) for name, tensor in found[1].items())
     name = "embedding.tables.0.weight"
     assert not torch.equal(found[0][name], found[1][name])
     torch.testing.assert_close(found[1][name], found[0][name], rtol=0.1, atol=0.02)
@@ -177,6 +198,46 @@ def check_ends(rank: int, workers: int, jobs: dict[str, TrainJob]) -> None:
     learner.network.asked = torn  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"^this batch has no ids$"):
         next(iter(learner.upcoming(iter([learner.problem.empty().batch()]))))
+
+
+def figures(job: TrainJob, learner: Learner, rank: int, workers: int) -> dict[str, Any]:
+    """2 row groups: with three workers, one has nothing to look up."""
+    log, valid = job.open_log(), job.parts["valid"]
+    problem = job.open_problem(CPU)
+    return count(problem, learner.network, log, valid, problem.counts(log, valid), Context(rank, workers)).figures()
+
+
+def check_what_is_sent(rank: int, workers: int, job: TrainJob) -> None:
+    """Only what goes to another machine is sent: ids, gradients, vectors for who asks from there."""
+    learner = learner_of(with_config(job, tables="sharded", plan_ahead=False), Context(rank, workers), steps=24)
+    (batch, *_) = stream_of(job, open_log(job.location), rank, workers).epoch(0)
+    sent.clear()
+    learner.step(batch, 0)
+    asked, vectors, machines = 0, 0, MACHINES[workers]
+    for table in learner.tables.values():
+        assert table.touched is not None
+        everyone: list[Any] = [None] * workers
+        dist.all_gather_object(everyone, table.touched.ids_U.tolist())
+        away = [other for other in range(workers) if machines[other] != machines[rank]]
+        asked += (gone := sum(row % workers in away for row in everyone[rank]))
+        vectors += 4 * table.width * (gone + sum(row % workers == rank for other in away for row in everyone[other]))
+    counts = 16 * (workers - 1) * len(learner.tables) if len({*machines}) > 1 else 0
+    assert (sent["ids"], sent["rows"], sent["counts"]) == (4 * asked, vectors, counts)
+
+
+def check_desk(rank: int, workers: int) -> None:
+    """Each worker has a list for each other, of any type, none of them in the way of the next."""
+    near = Neighbours()
+    desk = Desk(near, size=40)
+    for turn in range(5):
+        for dtype in (torch.int32, torch.int64, torch.uint8):
+            out = [(rank + other + turn) % 4 for other in range(workers)]
+            lists, begins, words = desk.exchange(torch.full((sum(out),), rank + turn, dtype=dtype), out, turn)
+            assert words == [turn] * len(near.ranks)
+            for other, found, begin in zip(near.ranks, lists, begins, strict=True):
+                assert begin == sum((other + before + turn) % 4 for before in range(rank))
+                assert found.tolist() == [other + turn] * ((rank + other + turn) % 4)
+                assert found.dtype == dtype
 
 
 @pytest.fixture(scope="module")

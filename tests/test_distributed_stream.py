@@ -1,14 +1,13 @@
 """The batch stream: the same rows in the same batches for any number of workers, from any step, after any resume."""
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support import row_stream
+from support import row_stream, wait_until
 
 from data.encode import Encoder
 from data.log import open_log
@@ -138,7 +137,4 @@ def test_read_ahead_passes_errors_on_and_stops_its_thread() -> None:
     next(iterator)
     assert threading.active_count() == before + 1
     iterator.close()  # type: ignore[attr-defined]
-    deadline = time.time() + 5
-    while threading.active_count() > before and time.time() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    wait_until(lambda: threading.active_count() == before)

@@ -1,6 +1,7 @@
 """Sharded tables: what 2 and 3 workers do with rows dealt out among them is what they do with all rows on each."""
 
 import dataclasses
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -20,6 +21,7 @@ from distributed.context import Context
 from distributed.finished_run import load_run
 from distributed.tables import sharded
 from distributed.tables.collectives import sent
+from distributed.tables.node import NODE
 from distributed.tables.placement import answering, share_of
 from distributed.tables.replicated import Replicated
 from distributed.tables.sharded import Route, Sharded
@@ -31,6 +33,7 @@ from distributed.training.recorder import CHECKPOINTS
 from distributed.training.validation import count
 from funnel.batch import Batch
 from models.embedding import EmbeddingTable
+from models.row_kernels import distinct_ids
 
 DIES_AT, RESUMES_FROM = 15, 14  # after the epoch's end at step 12; checkpoints are at every seventh step and there
 OPTIMIZERS = ("adam", "adagrad")
@@ -46,7 +49,9 @@ def make_job(run: Path, log_dir: Path, **more: Any) -> TrainJob:
 
 
 def in_process(rank: int, workers: int, folder: str, jobs: dict[str, TrainJob]) -> None:
-    """One process of a gloo group. What it asserts fails the spawn, and so the fixture below."""
+    """One process of a gloo group, each on a machine of its own. What it asserts fails the spawn, and so the fixture
+    below."""
+    os.environ[NODE] = str(rank)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{workers}", rank=rank, world_size=workers)
     check_lookups(rank, workers)
@@ -87,9 +92,7 @@ def check_lookups(rank: int, workers: int) -> None:
             assert torch.equal(vectors, whole.weight[asked[rank]])
             (vectors * values[rank]).sum().backward()
             assert own.touched is not None
-            ids, sums, held = placed.collect(own.touched)
-            assert held is not None
-            assert torch.equal(held, own.weight[ids])
+            ids, sums, _ = placed.collect(own.touched)
             expected = torch.zeros(rows, 4)
             for number in range(workers):
                 expected.index_add_(0, asked[number], values[number])
@@ -260,7 +263,7 @@ def test_the_owner_adds_what_all_workers_found_for_a_row(monkeypatch: pytest.Mon
     owner = object.__new__(Sharded)
     owner.wire = torch.float32
     rows_A = torch.tensor([3, 5, 5, 2])
-    route = Route([1, 0], [2, 2], rows_A, *torch.unique(rows_A, return_inverse=True))
+    route = Route([1, 0], [2, 2], rows_A, distinct_ids(rows_A, 6), torch.tensor([4]))
     ids_V, sum_VE, _ = owner.sum(route, torch.zeros(1, 2))
     assert ids_V.tolist() == [2, 3, 5]
     assert sum_VE.tolist() == [[7.0, 8.0], [1.0, 2.0], [110.0, 220.0]]

@@ -75,6 +75,7 @@ def changed_log(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log", ["small_log", "listed_log", "changed_log"])
 def test_the_server_of_the_page_scores_as_the_export_says(
     log: str, tmp_path: Path, request: pytest.FixtureRequest

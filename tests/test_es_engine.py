@@ -142,7 +142,7 @@ def test_a_large_theta_reaches_the_worker_that_replaces_a_killed_one(ray_cluster
 def test_a_straggler_is_not_waited_for(ray_cluster, expected, tmp_path):
     began = time.monotonic()
     result = run(HangsOnce(6, marker=str(tmp_path / "hung")), with_(workers=2, reissue_after_s=0.3))
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < HangsOnce.seconds - 5
     np.testing.assert_array_equal(result.theta, expected)
     assert result.reissued_pairs > 0
 

@@ -69,7 +69,7 @@ def test_same_bits_after_twenty_sigkills_at_random_moments(ray_cluster, expected
 
     def kill_one(delay):
         time.sleep(delay)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if alive := workers_alive(tmp_path):
                 kills.append(chance.choice(sorted(alive)))
@@ -110,8 +110,8 @@ def test_a_worker_that_stands_still_holds_nobody_up(ray_cluster, expected, tmp_p
     result = run(Traced(6, folder=str(tmp_path), seconds=0.02), config, on_generation=on_generation)
     np.testing.assert_array_equal(result.theta, expected)
     assert result.reissued_pairs > 0
-    assert max(now - before for (before, _), (now, _) in pairwise(times)) < 20  # 0.3 s and what a busy machine adds
-    deadline = time.monotonic() + 20
+    assert max(now - before for (before, _), (now, _) in pairwise(times)) < 60  # 0.3 s and what a busy machine adds
+    deadline = time.monotonic() + 60
     while Path(f"/proc/{stopped[0]}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert stopped[0] not in workers_alive(tmp_path)

@@ -12,7 +12,6 @@ from benchmarks.fresh.rounds import Rounds
 from data.errors import UserError
 from es import engine
 from es.config import ESConfig
-from funnel.fresh.episodes import Episodes, EpisodeSettings, changes, interval
 from funnel.fresh.slot import FreshSettings
 from funnel.fresh.trained import Recorder, TrainedFunnel
 from funnel.fresh.tuning import (
@@ -25,6 +24,7 @@ from funnel.fresh.tuning import (
     decoded,
     knobs,
 )
+from funnel.platform.episodes import Episodes, EpisodeSettings, changes, interval
 from funnel.platform.settings import PlatformSettings
 from funnel.platform.stages import Policies
 from funnel.platform.world import new_world

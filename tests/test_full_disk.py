@@ -8,8 +8,6 @@ import json
 import re
 import resource
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import as_command, forking
 from support import error_line
 
 import jobs.evolve
 import jobs.report
 from jobs import calibrate, evaluate, export, make_data, score, train
 
-ROOT = Path(__file__).resolve().parent.parent
 LINE = re.compile(r"error: (\S+): cannot be written \(File too large\).*\n")
 
 
@@ -128,27 +126,30 @@ def test_evolve(tmp_path, said):
     assert (tmp_path / "run" / "summary.json").exists()
 
 
-def test_export(trained_run, tmp_path):
-    """In a process of its own, which torch's writer used to end by SIGABRT; in one for both formats, which each take
-    seconds to import."""
-    program = f"""
-import resource, sys
-from jobs import export
-from jobs.command.cli import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (9000, -1))
-for kind in ("pt2", "onnx"):
-    sys.argv = ["export", "--run", {str(trained_run)!r}, "--out", {str(tmp_path)!r} + "/" + kind, "--formats", kind]
-    try:
-        main(export.run, export.Arguments, "")
-    except SystemExit as end:
-        assert end.code == 2
-"""
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    found = [LINE.fullmatch(line) for line in done.stderr.splitlines(keepends=True)]
-    assert all(found), done.stderr
-    named = [Path(match[1]) for match in found if match]
-    assert named == [tmp_path / kind / f"ranker.{kind}" for kind in ("pt2", "onnx")]
+def exports_without_room(commands: list[list[str]], said: list[Path]) -> None:
+    """In this process, which was forked for them: one for both, as each takes seconds to import what it needs."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, -1))
+    for words, errors in zip(commands, said, strict=True):
+        with pytest.raises(SystemExit) as ended:
+            as_command("jobs.export", words, errors, {}, f"{errors}.out")
+        assert ended.value.code == 2
+
+
+@pytest.mark.slow
+def test_export(trained_run, tmp_path, tmp_path_factory):
+    """In a process of its own, which torch's writer used to end by SIGABRT."""
+    kinds, folder = ("pt2", "onnx"), tmp_path_factory.mktemp("said")
+    commands = [["--run", str(trained_run), "--out", str(tmp_path / kind), "--formats", kind] for kind in kinds]
+    process = forking().Process(target=exports_without_room, args=(commands, [folder / kind for kind in kinds]))
+    process.start()
+    process.join()
+    said = [(folder / kind).read_text() for kind in kinds]
+    assert process.exitcode == 0, said
+    for kind, line in zip(kinds, said, strict=True):
+        found = LINE.fullmatch(line)
+        assert found, line
+        assert Path(found[1]) == tmp_path / kind / f"ranker.{kind}"
+        assert (folder / f"{kind}.out").read_text() == ""
     assert not left(tmp_path)
 
 

@@ -1,10 +1,8 @@
 """jobs.evolve: what it leaves behind, what it refuses, and that stopping it loses nothing."""
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
-from support import as_program
+from support import as_program, wait_until
 
 from funnel.fusion.scored_log import read_scored
 from funnel.fusion.tuning import FusionSettings
@@ -116,28 +114,44 @@ def test_a_finished_run_says_so_and_other_settings_are_refused(scored, tmp_path,
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+STANDS_STILL = """
+import runpy, threading
+from es import engine
+proper = engine.run
+def run(objective, config, out, on_generation, *more, **named):
+    def after(metrics):
+        on_generation(metrics)
+        if metrics["generation"] == 30:
+            threading.Event().wait()
+    return proper(objective, config, out, after, *more, **named)
+engine.run = run
+runpy.run_module("jobs.evolve", run_name="__main__")
+"""
+
+
 def test_a_stopped_run_continues_to_the_same_result(scored, tmp_path):
-    expected = run(arguments(scored, tmp_path / "straight", generations=400))
-    command = [sys.executable, "-m", "jobs.evolve", "--scored", scored, "--out", tmp_path / "run", "--workers", "0"]
-    command += ["--generations", "400", "--pairs", "8", "--k", "5", "--resamples", "50"]
+    """Killed after generation 30, where it is made to wait."""
+    expected = run(arguments(scored, tmp_path / "straight", generations=200))
+    command = [sys.executable, "-c", STANDS_STILL, "--scored", scored, "--out", tmp_path / "run", "--workers", "0"]
+    command += ["--generations", "200", "--pairs", "8", "--k", "5", "--resamples", "50"]
     process = subprocess.Popen(
         [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (metrics.exists() and metrics.read_text().count("\n") > 20) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    try:
+        wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") == 31)
+    finally:
+        process.kill()
+        process.communicate()
     assert not (tmp_path / "run" / "summary.json").exists()
-    resumed = run(arguments(scored, tmp_path / "run", generations=400))
+    resumed = run(arguments(scored, tmp_path / "run", generations=200))
     assert {key: resumed[key] for key in resumed if key.startswith("fusion.")} == {
         key: expected[key] for key in expected if key.startswith("fusion.")
     }
     straight, continued = ((tmp_path / name / "policy.json").read_text() for name in ("straight", "run"))
     assert straight == continued
     generations = [json.loads(line)["generation"] for line in metrics.read_text().splitlines()]
-    assert generations == list(range(400))
+    assert generations == list(range(200))
 
 
 def changed(column, row, value):

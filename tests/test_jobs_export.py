@@ -146,6 +146,7 @@ def test_crossing_is_exported(crossing: str, finished: Path) -> None:
     assert float(expected[0].std()) > 0
 
 
+@pytest.mark.slow
 def test_the_fused_score_is_the_policys_formula(served: Path, scored: Path) -> None:
     serving = json.loads((served / "serving.json").read_text())
     policy = json.loads((scored.parent / "product" / "policy.json").read_text())
@@ -159,6 +160,7 @@ def test_the_fused_score_is_the_policys_formula(served: Path, scored: Path) -> N
         assert entry["outputs"]["fused"] == pytest.approx(math.log(product), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_sum_is_exported_too(finished: Path, scored: Path, tmp_path: Path) -> None:
     policy = policy_run(scored, "sum")
     out = export.run(export.Arguments(run=finished, policy=policy, out=tmp_path / "sum", rows=50, formats=("pt2",)))
@@ -172,6 +174,7 @@ def test_a_sum_is_exported_too(finished: Path, scored: Path, tmp_path: Path) -> 
     assert sorted(path.name for path in out.iterdir()) == ["ranker.pt2", "serving.json"]
 
 
+@pytest.mark.slow
 def test_a_fused_value_is_an_input(finished: Path, tmp_path: Path) -> None:
     """A log that names a value has it among the scores that are fused."""
     log = tmp_path / "log"
@@ -193,6 +196,7 @@ def test_a_fused_value_is_an_input(finished: Path, tmp_path: Path) -> None:
     assert all(row["inputs"]["value"] == pytest.approx(row["values"]["discount"]) for row in serving["example"])
 
 
+@pytest.mark.slow
 def test_serving_json_is_enough_to_encode_a_row(served: Path) -> None:
     """The rules as a serving engineer would write them, on plain integers, against the vectors and the real rows."""
     serving = json.loads((served / "serving.json").read_text())
@@ -251,12 +255,14 @@ def test_no_warning_of_a_library_leaks_into_the_output(finished: Path, tmp_path:
     assert "Warning" not in done.stdout
 
 
+@pytest.mark.slow
 def test_files_name_no_place_of_the_machine(served: Path) -> None:
     root = str(Path(export.__file__).resolve().parent.parent).encode()
     for path in served.iterdir():
         assert root not in path.read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_a_difference_leaves_nothing_behind(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = exporting.real_rows
 

@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from support import wait_until
 
 from data.files import host
 from data.labels import check_labels
@@ -82,9 +82,7 @@ def test_somebodys_directory_is_refused_with_one_line_and_code_2(tmp_path: Path)
 
 def test_a_killed_run_leaves_no_log(tmp_path: Path) -> None:
     process = start("--rows", "100000000", "--out", str(tmp_path / "log"))
-    deadline = time.monotonic() + 30
-    while not list(tmp_path.glob(".log.*.partial/train/*.parquet")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: bool(list(tmp_path.glob(".log.*.partial/train/*.parquet"))))
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     left = list(tmp_path.iterdir())

@@ -56,6 +56,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     shutil.move(kept, finished)
 
 
+@pytest.mark.slow
 def test_all_stages_leave_what_they_promise(finished: Path) -> None:
     done = stages(finished)
     assert list(done) == ["train", "score", "evolve", "evaluate", "export"]
@@ -74,6 +75,7 @@ def test_all_stages_leave_what_they_promise(finished: Path) -> None:
     assert config["judge"].endswith("scored/test.parquet")
 
 
+@pytest.mark.slow
 def test_a_policy_that_cannot_be_served_is_left_out(small_log: Path, tmp_path: Path) -> None:
     given = options(small_log, tmp_path / "run", "--formats", "pt2", "--tuning.fusion", "rank", epochs=1)
     pipeline.run(given)
@@ -88,6 +90,7 @@ def again(log: Path, out: Path) -> set[str]:
     return {name for name, entry in stages(out).items() if before.get(name) != entry["finished"] + str(entry["made"])}
 
 
+@pytest.mark.slow
 def test_nothing_is_done_twice_and_damage_is_mended_from_there_on(
     copied: Path, small_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +104,7 @@ def test_nothing_is_done_twice_and_damage_is_mended_from_there_on(
     assert differences(expected, results(copied)) == []
 
 
+@pytest.mark.slow
 def test_another_log_is_trained_on_again(small_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log, out = tmp_path / "log", tmp_path / "run"
     shutil.copytree(small_log, log)
@@ -193,6 +197,7 @@ def test_the_same_bits_whatever_was_killed(small_log: Path, tmp_path: Path) -> N
 # --- day by day ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_day_is_judged_before_it_is_learned_from(tmp_path: Path) -> None:
     days, out, late = tmp_path / "days", tmp_path / "run", tmp_path / "late"
     generate_days(
@@ -233,6 +238,7 @@ def test_each_day_is_judged_before_it_is_learned_from(tmp_path: Path) -> None:
 # --- warm starts ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_training_begins_with_the_weights_of_another(finished: Path, small_log: Path, tmp_path: Path) -> None:
     source, out = finished / "train", tmp_path / "run"
     words = [
@@ -252,6 +258,7 @@ def test_a_training_begins_with_the_weights_of_another(finished: Path, small_log
     assert not wide.out.exists()
 
 
+@pytest.mark.slow
 def test_a_click_model_weighs_the_training(finished: Path, small_log: Path, tmp_path: Path) -> None:
     """It is named in the training's run, and another one makes the training begin again."""
     given = options(small_log, tmp_path / "run", epochs=1, given=f"propensities={finished / 'train'}")
@@ -261,6 +268,7 @@ def test_a_click_model_weighs_the_training(finished: Path, small_log: Path, tmp_
     assert set(stages(given.out)["train"]["inputs"]) == {"data", "propensities"}
 
 
+@pytest.mark.slow
 def test_an_evolution_begins_with_the_theta_of_another(finished: Path, tmp_path: Path) -> None:
     words = ("--scored", finished / "scored" / "test.parquet", "--start-from", finished / "tuned", "--workers", 0)
     small = (*words, "--generations", 1, "--pairs", 4, "--resamples", 20)

@@ -116,15 +116,21 @@ def test_what_a_training_waits_for_is_said_until_its_first_event(
     monkeypatch.setattr("jobs.cluster.waiting.FIRST_S", 0.05)
     monkeypatch.setattr("jobs.cluster.waiting.EVERY_S", 0.05)
     monkeypatch.setattr("jobs.run.progress.INTERVAL_S", 0.01)
+    said: list[str] = []
+
+    def twice() -> bool:
+        said.extend(capsys.readouterr().err.splitlines())
+        return len(said) >= 2
+
+    def nothing() -> bool:
+        time.sleep(0.2)
+        return not capsys.readouterr().err
+
     with follow_training(Console(file=io.StringIO()), tmp_path, 2, WATCHED, workers=2):
-        time.sleep(0.2)
+        wait_until(twice)
         RunLog(tmp_path / "metrics.jsonl", 0).write("start", 0, workers=2)
-        time.sleep(0.1)
-        said = capsys.readouterr().err.splitlines()
-        time.sleep(0.2)
+        wait_until(nothing)  # it is waited for no more
     assert said[0] == "waiting for 2 Ray Train workers to start (0 s)"
-    assert len(said) >= 2
-    assert capsys.readouterr().err == "", "nothing is waited for any more"
 
 
 def test_an_evolution_in_a_pipe_is_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

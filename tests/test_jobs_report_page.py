@@ -116,7 +116,7 @@ def test_a_best_is_marked_only_where_the_intervals_tell_it_from_every_other(tmp_
 def test_runs_judged_on_different_rows_are_not_ranked(tmp_path):
     runs = [with_auc(tmp_path / "one", 0.793), with_auc(tmp_path / "two", 0.702, rows=90_000)]
     assert "(best)" not in report(tmp_path, *runs).row("one", 2)[0]
-    runs[1] = with_auc(tmp_path / "three", 0.702)
+    runs[1] = with_auc(tmp_path / "same rows" / "two", 0.702)
     assert report(tmp_path, *runs).row("one", 2)[0].endswith("(best) ±0.0119")
 
 

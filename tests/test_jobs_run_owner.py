@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import error_line
+from support import error_line, wait_until
 
 from data.errors import UserError
 from jobs import calibrate, evaluate, evolve, pipeline, train, tune
@@ -57,6 +57,7 @@ def signed_by(out: Path, about: dict[str, Any], age_s: float = 0.0) -> Path:
     return lock
 
 
+@pytest.mark.slow
 def test_two_commands_on_one_directory(tmp_path: Path) -> None:
     """A long evolution is at work; the same command again ends with 2 and one line, and disturbs nothing."""
     out = tmp_path / "run"
@@ -121,7 +122,7 @@ def test_a_killed_owner_leaves_no_lock(tmp_path: Path) -> None:
         started = time.monotonic()
         with owned(out):
             assert json.loads((out / ".lock").read_text())["pid"] == os.getpid()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < owner.LOST_S / 2
 
 
 def test_what_was_not_begun_leaves_nothing(tmp_path: Path) -> None:
@@ -167,13 +168,12 @@ def test_an_owner_elsewhere_that_is_lost(tmp_path: Path, monkeypatch: pytest.Mon
     signed_by(tmp_path / "old", ELSEWHERE, age_s=owner.LOST_S + 1)
     started = time.monotonic()
     with owned(tmp_path / "old"):
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < owner.LOST_S / 2
     monkeypatch.setattr(owner, "LOOK_S", 0.05)
     monkeypatch.setattr(owner, "LOST_S", 2.0)
-    signed_by(tmp_path / "new", ELSEWHERE, age_s=0.5)
-    started = time.monotonic()
+    touched = signed_by(tmp_path / "new", ELSEWHERE, age_s=0.5).stat().st_mtime
     with owned(tmp_path / "new"):
-        assert 1 < time.monotonic() - started < 3
+        assert touched + 2 <= time.time() < touched + 20  # what a busy machine adds
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,13 +183,14 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.EOPNOTSUPP, "no locks here")
 
     monkeypatch.setattr(owner, "LOOK_S", 0.05)
-    monkeypatch.setattr(owner, "LOST_S", 1.0)
+    monkeypatch.setattr(owner, "LOST_S", 20.0)
     monkeypatch.setattr(fcntl, "flock", none)
     here = {**ELSEWHERE, "machine": owner.machine()}
     lock = signed_by(tmp_path / "run", here)
     threading.Timer(0.3, os.utime, (lock,)).start()
     with pytest.raises(UserError, match="process 77 on other"):
         owned(tmp_path / "run").__enter__()
+    monkeypatch.setattr(owner, "LOST_S", 0.5)
     signed_by(tmp_path / "run", here)
     with owned(tmp_path / "run"):
         assert json.loads(lock.read_text())["pid"] == os.getpid()
@@ -204,7 +205,7 @@ def test_an_owner_that_was_taken_for_lost_ends(tmp_path: Path, monkeypatch: pyte
         with owned(tmp_path / "run"):
             (tmp_path / "run" / "run.json").write_text("{}")
             lock = signed_by(tmp_path / "run", ELSEWHERE, age_s=5)
-            assert ended.wait(5)
+            assert ended.wait(60)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert json.loads(lock.read_text()) == ELSEWHERE
@@ -216,10 +217,8 @@ def test_a_live_owner_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with owned(tmp_path / "run"):
         lock = tmp_path / "run" / ".lock"
         os.utime(lock, (1, 1))
-        deadline = time.monotonic() + 5
-        while lock.stat().st_mtime < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert time.time() - lock.stat().st_mtime < 5
+        wait_until(lambda: lock.stat().st_mtime >= 2)
+        assert time.time() - lock.stat().st_mtime < 60
 
 
 def test_a_run_directory_inside_a_file(

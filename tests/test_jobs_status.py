@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import wait_until
 
 from jobs import evolve, status, train
 from jobs.command.cli import parse
@@ -151,10 +152,7 @@ def test_a_silent_process_shows_that_it_lives(tmp_path: Path, monkeypatch: pytes
     with run_process.present(tmp_path) as process:
         process.update("stages", 1, None)
         path.unlink()
-        deadline = time.monotonic() + 30
-        while not path.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(path.exists)
         assert json.loads(path.read_text())["done"] == 1
 
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from conftest import as_command, forking
 from ray.job_submission import JobStatus
 from rich.console import Console
 
@@ -146,8 +148,19 @@ def head(tmp_path_factory):
 
 
 def submit(address, environment, *words):
-    command = [sys.executable, "-m", "jobs.submit", "--address", address, "--python", sys.executable, *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    """`python -m jobs.submit words` in a forked process, which has nothing of this one's environment."""
+    given = ["--address", address, "--python", sys.executable, *map(str, words)]
+    with tempfile.NamedTemporaryFile("r") as printed, tempfile.NamedTemporaryFile("r") as said:
+        process = forking().Process(target=as_submit, args=(given, environment, printed.name, Path(said.name)))
+        process.start()
+        process.join(300)
+        return subprocess.CompletedProcess(given, process.exitcode, printed.read(), said.read())
+
+
+def as_submit(words, environment, printed, said):
+    os.environ.clear()
+    os.chdir(ROOT)
+    as_command("jobs.submit", words, said, environment, printed)
 
 
 @pytest.mark.ray

@@ -1,6 +1,7 @@
 """The house rules: who imports whom, how long a file may be, what the README says stands where."""
 
 import ast
+import functools
 import re
 import runpy
 import subprocess
@@ -32,7 +33,7 @@ PARTS = {
 }
 SHARED = ("problem", "tunable", "panels", "registry", "settings", "spaces", "batch", "rows", "network",
           "lists", "figures", "off_policy", "progress", "numbers", "tools", "platform", "simulator",
-          "effects", "fitted")  # fmt: skip
+          "effects", "fitted", "operation")  # fmt: skip
 """What any system of funnel/ may import of it; of other systems nothing."""
 EXCEPTIONS = {("ranking", "fusion")}  # an exported ranker holds the fusion of its scores
 LONGEST = 350
@@ -43,10 +44,16 @@ def files(room: str) -> list[Path]:
     return sorted(path for path in (ROOT / room).rglob("*.py") if "__pycache__" not in path.parts)
 
 
+@functools.cache
+def imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """What is imported, wherever in the file the import stands."""
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported(path: Path) -> set[str]:
     """Top-level names of everything a file imports, wherever in it the import stands."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in imports(path):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -65,7 +72,7 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
 def modules(path: Path) -> set[str]:
     """Full names of the modules that a file imports from, wherever in it the import stands."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in imports(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -119,16 +126,16 @@ def test_commands_name_no_system() -> None:
 
 def test_data_imports_in_one_direction() -> None:
     """No file of data/ imports one that imports it, however far round."""
-    imports = {
+    found = {
         f"data.{path.stem}" if path.parent.name == "data" else f"data.loaders.{path.stem}": {
             name.rpartition(".")[0] for name in modules(path) if name.startswith("data.")
         }
         for path in files("data")
     }
-    for start in imports:
+    for start in found:
         seen, todo = set(), [start]
         while todo:
-            for name in imports.get(todo.pop(), ()):
+            for name in found.get(todo.pop(), ()):
                 assert name != start, f"{start} imports itself through others"
                 if name not in seen:
                     seen.add(name)
@@ -163,7 +170,7 @@ no switches for the processes that a run on one machine does not need."""
 def test_no_private_imports() -> None:
     for room in ROOMS:
         for path in files(room):
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in imports(path):
                 if isinstance(node, ast.ImportFrom) and node.module and path.name not in PRIVATE:
                     assert not re.search(r"(^|\.)_(?!_)", node.module), f"{path}: {node.module}"
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from models.backbones.base import BackboneConfig
-from models.expert_layers import ExpertLayers
+from models.expert_layers import LEAST, ExpertLayers, product
 from models.layers import Experts
 from models.registry import build_backbone
 
@@ -87,3 +88,19 @@ def test_bfloat16_is_float32_within_its_rounding() -> None:
     torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.02)
     rough.float().sum().backward()
     assert all(weight.grad is not None and weight.grad.dtype == torch.float32 for weight in backbone.parameters())
+
+
+@pytest.mark.parametrize("rows", [LEAST, LEAST + 8, LEAST - 16, 0])
+def test_a_product_is_that_of_a_linear_layer(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is taken as a convolution (rows that images share evenly, and enough of them) or not; the weight may
+    be a transposed one."""
+    asked, proper = [], functional.conv2d
+    monkeypatch.setattr(functional, "conv2d", lambda *own: asked.append(1) or proper(*own))
+    torch.manual_seed(0)
+    x_BI, weight_IO, bias_O = torch.randn(rows, 24), torch.randn(24, 10), torch.randn(10)
+    found_BO = product(x_BI, weight_IO.t(), bias_O)
+    assert found_BO.is_contiguous()
+    torch.testing.assert_close(found_BO, x_BI @ weight_IO + bias_O, rtol=1e-5, atol=1e-5)
+    assert bool(asked) == (rows == LEAST)
+    double = product(x_BI.double(), weight_IO.double().t())
+    torch.testing.assert_close(double, x_BI.double() @ weight_IO.double(), rtol=1e-12, atol=1e-12)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from models import rows
 from models.embedding import EmbeddingTable
-from models.rows import Share, initial_rows
+from models.rows import EVERY_ROW, Share, fill, initial_rows
 
 
 def reference(address: int, row: int, column: int, width: int, scale: float) -> float:
@@ -51,3 +52,13 @@ def test_a_table_follows_the_generator_in_force() -> None:
     assert not torch.equal(first.weight, second.weight)
     torch.manual_seed(5)
     assert torch.equal(EmbeddingTable(100, 4, share=Share(1, 2)).weight, first.weight[1::2])
+
+
+def test_a_shard_is_made_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces, to the bits of the rows that a process with the whole table makes."""
+    monkeypatch.setattr(rows, "FILLED_ROWS", 4)
+    whole_RE = initial_rows(11, 30, 3, 0.01, EVERY_ROW)
+    for share in (EVERY_ROW, Share(2, 3), Share(0, 4), Share(29, 31), Share(30, 31)):
+        found_HE = torch.full((share.held(30), 3), torch.nan)
+        fill(found_HE, 11, 0.01, share)
+        assert torch.equal(found_HE, whole_RE[share.first :: share.every])

@@ -245,6 +245,8 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path, ray_cluster: 
         ({"matching": {"length": 10**9}}, (), "length is 1000000000, must be at most 10000"),
         ({"slot": {"kind": "os:system"}}, (), "os:system is no policy: a class with settings_type is wanted"),
         ({"slot": {"kind": "randon"}}, (), "policy.json: no kind of slot 'randon': did you mean random?"),
+        ({"fusion": {"noise": -1}}, (), "policy.json: fusion: noise is -1.0, must be at least 0"),
+        ({}, ("--visits", 0), "visits is 0.0, must be a finite number above 0"),
         ({}, ("--users", 1), "cannot be split into 2 arms"),
         ({}, ("--users", 2, "--pairs", 8), "2 users are too few: the split of pair"),
         ({}, ("--providers", 2, "--pairs", 8), "2 providers are too few: the split of pair"),

@@ -7,8 +7,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import as_command, forking
@@ -268,16 +268,18 @@ def readable(directory: Path) -> list[str]:
     return sorted(f"{path.relative_to(directory)} {path.stat().st_mode & 0o777:o}" for path in found)
 
 
-def with_the_usual_mask(*given: Any) -> None:
-    """A command in this process, which was forked for it, with the mask of most machines and no cluster named."""
-    os.umask(0o022)
+def with_the_usual_mask(commands: Sequence[Sequence[str]], said: Path, environment: dict[str, str]) -> None:
+    """Commands in this process, which was forked for them, with the mask of most machines and no cluster named."""
     os.environ.pop("RAY_ADDRESS", None)
-    as_command(*given)
+    for module, *words in commands:
+        os.umask(0o022)
+        as_command(module, words, said, environment)
 
 
-def command(module: str, *words: object, **environment: str) -> None:
+def run_commands(*commands: Sequence[object], **environment: str) -> None:
+    """One after another in one process, so that those which need Ray start one cluster."""
     with tempfile.NamedTemporaryFile("r") as said:
-        given = (module, list(map(str, words)), Path(said.name), environment)
+        given = ([[str(word) for word in command] for command in commands], Path(said.name), environment)
         process = forking().Process(target=with_the_usual_mask, args=given)
         process.start()
         process.join()
@@ -295,17 +297,19 @@ def test_everything_that_the_commands_write_is_their_users_alone(tmp_path):
     out.mkdir(mode=0o755)
     log, run = out / "log", out / "run"
     sizes = ("--rows", 3000, "--users", 200, "--items", 50, "--click-rate", 0.2, "--conversion-rate", 0.3)
-    command("jobs.make_data", "--out", log, *sizes)
-    command("jobs.train", "--data", log, "--out", run, "--workers", 0, *TINY)
-    command("jobs.calibrate", "--run", run)
-    command("jobs.evaluate", "--run", run, "--data", log, "--replicates", 40)
-    command("jobs.score", "--run", run, "--data", log, "--out", out / "scored" / "test.parquet")
-    command("jobs.evolve", "--scored", out / "scored" / "test.parquet", "--out", out / "tuned", "--workers", 0,
-            "--generations", 3, "--resamples", 20, "--noise", "table", "--table-floats", 2000000)  # fmt: skip
-    command("jobs.export", "--run", run, "--out", out / "served", "--formats", "pt2")
-    command("jobs.report", run, "--out", out / "page.html")
+    tuning = ("--generations", 3, "--resamples", 20, "--noise", "table", "--table-floats", 2000000)
+    run_commands(
+        ("jobs.make_data", "--out", log, *sizes),
+        ("jobs.train", "--data", log, "--out", run, "--workers", 0, *TINY),
+        ("jobs.calibrate", "--run", run),
+        ("jobs.evaluate", "--run", run, "--data", log, "--replicates", 40),
+        ("jobs.score", "--run", run, "--data", log, "--out", out / "scored" / "test.parquet"),
+        ("jobs.evolve", "--scored", out / "scored" / "test.parquet", "--out", out / "tuned", "--workers", 0, *tuning),
+        ("jobs.export", "--run", run, "--out", out / "served", "--formats", "pt2"),
+        ("jobs.report", run, "--out", out / "page.html"),
+    )
     assert readable(out) == []
-    command("jobs.report", run, "--out", out / "shown.html", COUNTERPOINT_UMASK="022")
+    run_commands(("jobs.report", run, "--out", out / "shown.html"), COUNTERPOINT_UMASK="022")
     assert readable(out) == ["shown.html 644"]
 
 
@@ -313,7 +317,9 @@ def test_everything_that_the_commands_write_is_their_users_alone(tmp_path):
 @pytest.mark.slow
 def test_what_workers_write_is_their_users_alone(tmp_path, small_log):
     run = tmp_path / "run"
-    command("jobs.train", "--data", small_log, "--out", run, "--workers", 2, *TINY)
-    command("jobs.evolve", "--objective", "sphere", "--out", tmp_path / "es", "--workers", 2, "--generations", 3)
-    command("jobs.tune", "--data", small_log, "--out", tmp_path / "search", "--samples", 2, *TINY)
+    run_commands(
+        ("jobs.train", "--data", small_log, "--out", run, "--workers", 2, *TINY),
+        ("jobs.evolve", "--objective", "sphere", "--out", tmp_path / "es", "--workers", 2, "--generations", 3),
+        ("jobs.tune", "--data", small_log, "--out", tmp_path / "search", "--samples", 2, *TINY),
+    )
     assert readable(tmp_path) == []

@@ -173,7 +173,7 @@ def test_a_worker_that_stands_still_is_found_and_replaced(struck: Struck) -> Non
     """In the time that is set for it, where Ray would wait ten minutes; what is left of it is ended."""
     hit, found = struck.hits[2], struck.failures[2]
     assert "HealthCheckTimeout" in str(found["workers"])
-    assert HANG_S - 1 < found["time"] - hit.time < HANG_S + 20  # a busy machine adds to it
+    assert HANG_S - 1 < found["time"] - hit.time < HANG_S + 60  # a busy machine adds to it
     assert not is_train_worker(str(hit.pid))
     check_made_again(struck.starts[3], hit)
 
@@ -226,7 +226,7 @@ def test_a_thread_that_is_stuck_is_an_error_for_the_others(small_log: Path, tmp_
     workers[1].kill()
     told = json.loads((tmp_path / "told.json").read_text())
     assert "timed out" in told["error"].lower()
-    assert STUCK_S - 1 < told["after_s"] < STUCK_S + 20
+    assert STUCK_S - 1 < told["after_s"] < STUCK_S + 60
 
 
 def write_slowly(job: TrainJob) -> None:

@@ -234,6 +234,7 @@ def sampled_log(folder: Path, keep: float) -> Path:
 WORDS = ("--batch-size", "500", "--objective.name", "naive", "--optimizer.learning-rate", "0.003")
 
 
+@pytest.mark.slow
 def test_a_log_of_sampled_negatives_is_worth_the_whole_one(tmp_path: Path) -> None:
     """Trained, calibrated, evaluated and scored with negatives kept at 1/10 that weigh 10: CTR of the whole traffic."""
     runs = {}

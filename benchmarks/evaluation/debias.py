@@ -26,27 +26,39 @@ import tyro
 from scipy import stats
 
 from benchmarks.bench import markdown, write_result
+from benchmarks.evaluation import true_propensities
 from benchmarks.settings import Settings, training
 from data.generate import generate_log
 from data.loaders.speed_dating import load_speed_dating
 from data.log import Log, Part, open_log
 from data.world import GeneratedLog
+from data.worlds import INSTRUMENTS as WORLD_INSTRUMENTS
 from distributed.context import CPU
 from distributed.finished_run import load_run
 from distributed.training.job import TrainJob
 from distributed.training.launch import run_training
 from distributed.training.validation import count
+from funnel.network import BatchNetwork
 from funnel.problem import Given
 from funnel.ranking import calibrating
+from funnel.ranking.hidden_cause import Z95, Clicks, clicks_of, exclusion, fit
 from funnel.ranking.presets import PRESETS, clicks
 from funnel.ranking.problem import PROPENSITIES
+from funnel.ranking.scored_part import score_part
 from jobs.command.preset import find_preset
 from models.objectives.base import Labels, Objective
 from models.objectives.terms import binary_cross_entropy
 from models.registry import OBJECTIVES
 
 TWO_STAGES = "two stages"
-"""Beside a method's settings: a click model that is trained before gives the propensities."""
+"""Beside a method's settings: a click model that is trained before gives the propensities; its settings, or True."""
+INSTRUMENTS = "instruments"
+"""Beside a method's settings: the schema declares channel, hour and position as instruments, in whatever world."""
+TRUE_Q = "true q"
+"""Beside a method's settings: the true propensities weigh the clicks."""
+ESTIMATED = "estimated"
+"""In place of a theta: the one that the run of FIRST, naive with instruments, estimates of its training part; 0 where
+that cannot be told from 0, or its validation part speaks against the instruments."""
 
 
 def objective(name: str, **values: Any) -> dict[str, Any]:
@@ -58,6 +70,7 @@ def objective(name: str, **values: Any) -> dict[str, Any]:
 
 
 ALONE = {"lambda_c": 1, "lambda_g": 0}  # without the CTCVR term
+FM_CLICKS = {"model.crossing": "fm", "optimizer.embedding_learning_rate": 0.02}
 METHODS: dict[str, dict[str, Any]] = {
     "naive": objective("naive"),
     "MTL-IMP": objective("mtl_imp"),
@@ -76,10 +89,17 @@ METHODS: dict[str, dict[str, Any]] = {
     "two stages, SNIPS alone": {TWO_STAGES: True, **objective("escm2_snips", **ALONE)},
     "two stages, DR": {TWO_STAGES: True, **objective("escm2_dr", lambda_c=1)},
     "two stages, DR alone, labels": {TWO_STAGES: True, **objective("escm2_dr", **ALONE, imputation="label")},
+    "naive, instruments": {INSTRUMENTS: True, **objective("naive")},
+    "IPS, true q": {TRUE_Q: True, **objective("escm2_ips", lambda_c=1)},
+    "IPS alone, true q": {TRUE_Q: True, **objective("escm2_ips", **ALONE)},
+    "two stages, IPS, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_ips", lambda_c=1)},
+    "two stages, IPS alone, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_ips", **ALONE)},
+    "joint": {INSTRUMENTS: True, **objective("escm2_joint", lambda_c=1, theta=ESTIMATED)},
+    "joint, theta learnt": {INSTRUMENTS: True, **objective("escm2_joint", lambda_c=1)},
     "oracle": {**objective("oracle"), "stop_metric": "cvr.click.log_loss"},
 }
-CLICKS = "clicks"
-"""Run of the click model, beside the log."""
+CLICKS, FIRST = "clicks", "first"
+"""Runs of the click model and of the one that theta is estimated by, beside the log."""
 
 
 class Oracle(Objective):
@@ -186,24 +206,52 @@ def train_one(run: Path, log: Log, folder: Path, settings: Settings) -> dict[str
     naive training on as many clicks as the log has, made by a coin. With TWO_STAGES a click model that is trained once
     for a log weighs the clicks."""
     name = settings["objective.name"]
-    own = {key: value for key, value in settings.items() if key != TWO_STAGES}
+    own = {key: value for key, value in settings.items() if key not in (TWO_STAGES, INSTRUMENTS, TRUE_Q)}
     if name == "random":
         own["objective.name"] = "naive"
+    if INSTRUMENTS in settings:
+        log = dataclasses.replace(log, schema=dataclasses.replace(log.schema, instrument=WORLD_INSTRUMENTS))
+    shared_settings = {key: value for key, value in own.items() if not key.startswith("objective.")}
+    theta = own.get("objective.theta")
+    if theta == ESTIMATED:
+        theta = own["objective.theta"] = estimated_theta(folder / FIRST, log, shared_settings)
     given = {}
     if TWO_STAGES in settings:
-        kept = {key: value for key, value in own.items() if not key.startswith("objective.")}
-        given[PROPENSITIES] = str(click_model(folder / CLICKS, log, kept))
+        more = settings[TWO_STAGES] if isinstance(settings[TWO_STAGES], dict) else {}
+        place = folder / "-".join([CLICKS, *map(str, more.values())])
+        given[PROPENSITIES] = str(click_model(place, log, {**shared_settings, **more}))
     job = training(run, log, own, given)
+    if TRUE_Q in settings:
+        facts = {**job.facts, true_propensities.LOCATION: job.location}
+        job = dataclasses.replace(job, problem=true_propensities.NAME, facts=facts)
     if name in ("random", "oracle"):
         directory = folder / name
         if not directory.exists():
             write_oracle_log(log, directory, job.facts["click_rate"] if name == "random" else None)
         job = moved(job, log, open_log(directory))
-    figures = run_training(job, workers=0)
+    figures = run_training(job, workers=0) | ({"theta": theta} if isinstance(theta, float) else {})
     if name != "oracle":
         after = recalibrated(run, open_log(job.location), given.get(PROPENSITIES))
         figures |= {f"platt.{key}": value for key, value in after.items()}
     return {key: value for key, value in figures.items() if isinstance(value, int | float)}
+
+
+def estimated_theta(run: Path, log: Log, settings: Settings) -> float:
+    """theta by naive training with instruments on this log (trained once for a log)."""
+    if not run.exists():
+        run.mkdir()
+        run_training(training(run, log, {**METHODS["naive"], **settings}), workers=0)
+    network = load_run(run).network
+    assert isinstance(network, BatchNetwork)
+
+    def clicks_in(part: str) -> Clicks:
+        with tempfile.TemporaryDirectory() as folder:
+            return clicks_of(score_part(network, log, log.part(part), CPU, Path(folder), []))
+
+    held_out, seen = clicks_in("valid"), clicks_in("train")
+    gamma, half = exclusion(held_out, fit(held_out)[0])
+    (theta, *_), (error, *_) = fit(seen)
+    return 0.0 if abs(gamma) > half or abs(theta) < Z95 * error else float(theta)
 
 
 def moved(job: TrainJob, log: Log, oracle: Log) -> TrainJob:

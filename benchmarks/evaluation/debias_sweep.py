@@ -42,6 +42,7 @@ BASE: dict[str, float] = {
 }
 POINTS = ("base", "confounding=0", "confounding=2.4", "selection=0.5", "selection=2.5", "click_rate=0.03",
           "click_rate=0.3", "hidden=0.7")  # fmt: skip
+KNOBS = ("presentation", "presentation_sells")
 FIGURES = LOSS, PCOC, AUC = "cvr.entire.log_loss", "cvr.entire.pcoc", "cvr.entire.auc"
 PLATT, COIN = "platt.", "random clicks"
 METHODS = {
@@ -54,7 +55,11 @@ METHODS = {
     "DR": objective("escm2_dr"),
     "DR, lambda_c 1": objective("escm2_dr", lambda_c=1),
     "MRDR": objective("escm2_mrdr"),
-    **{name: setting for name, setting in BASIC.items() if name.startswith("two stages")},
+    **{
+        name: setting
+        for name, setting in BASIC.items()
+        if name.startswith(("two stages", "joint", "naive, ")) or name.endswith("true q")
+    },
     COIN: {**objective("random"), "stop_metric": "cvr.click.log_loss"},
     "oracle": BASIC["oracle"],
 }
@@ -67,7 +72,8 @@ class Arguments:
     seeds: int = 5
     """Seeds: of the log and of the training."""
     points: list[str] = field(default_factory=lambda: list(POINTS))
-    """base, or a knob of the base world set anew: confounding=0."""
+    """base, or a knob of the base world set anew: confounding=0; or instrument, the world of that name, or a knob of
+    it: instrument:hidden=0.7."""
     methods: list[str] = field(default_factory=lambda: list(METHODS))
     preset: str = ""
     """Settings of all methods, the references included: a preset of jobs.train or a JSON file, as there."""
@@ -79,12 +85,15 @@ class Arguments:
 
 
 def world_of(point: str) -> dict[str, Any]:
-    if point == "base":
-        return dict(BASE)
-    knob, equals, value = point.partition("=")
-    if knob not in BASE or not equals:
-        raise SystemExit(f"--points {point}: write base, or KNOB=VALUE with a knob of {', '.join(BASE)}")
-    return {**BASE, knob: float(value)}
+    instrument = point.startswith("instrument")
+    change = point.partition(":")[2] if instrument else point
+    known = {"world": "instrument"} if instrument else {"world": "aligned", **BASE}
+    if change in ("", "base"):
+        return known
+    knob, equals, value = change.partition("=")
+    if knob not in (*BASE, *KNOBS) or not equals:
+        raise SystemExit(f"--points {point}: write base, or KNOB=VALUE with a knob of {', '.join((*BASE, *KNOBS))}")
+    return {**known, knob: float(value)}
 
 
 def one_log(point: str, seed: int, rows: int, methods: list[str], shared: Settings) -> list[dict[str, Any]]:
@@ -92,7 +101,7 @@ def one_log(point: str, seed: int, rows: int, methods: list[str], shared: Settin
     found = list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        plain = GeneratedLog(world="aligned", rows=rows, seed=seed, users=2000, items=1000)
+        plain = GeneratedLog(rows=rows, seed=seed, users=2000, items=1000)
         generate_log(dataclasses.replace(plain, **world_of(point)), folder / "log")
         log = open_log(folder / "log")
         for name in methods:
@@ -100,6 +109,7 @@ def one_log(point: str, seed: int, rows: int, methods: list[str], shared: Settin
             run.mkdir()
             figures = train_one(run, log, folder, {**shared, **METHODS[name], "seed": seed})
             kept = {key: figures[key] for key in (*FIGURES, "ctr.auc", "propensity.effective_share")}
+            kept |= {key: figures[key] for key in ("theta", "ctr.log_loss") if key in figures}
             after = {f"platt.{key}": figures.get(f"platt.{key}", figures[key]) for key in FIGURES}
             found.append({"point": point, "seed": seed, "method": name, **kept, **after})
     return found

@@ -5,7 +5,8 @@
     python benchmarks/fresh/paper.py table
 
 Each arm lives in the same worlds, with common random numbers; a figure is the mean over worlds of its change in
-percent, with a 95% interval by Student's t over worlds. Counts are the world's own: K = 5 a day stands for the paper's
+percent, with a 95% interval by Student's t over worlds. The slot is compared to none on three pages of ten, funnels to
+each other on every page. Counts are the world's own: K = 5 a day stands for the paper's
 1000 at the low end, where a slot is felt.
 """
 
@@ -21,15 +22,15 @@ import numpy as np
 
 from benchmarks.bench import markdown, write_result
 from benchmarks.fresh.points import ARMS, FIRST, points
-from benchmarks.fresh.worlds import EPISODE, MAIN, WORLD, Lived, arm, live, until_done
-from funnel.fresh.episodes import interval
+from benchmarks.fresh.worlds import EPISODE, MAIN, RATE, WORLD, Lived, arm, live, numbers, until_done
 from funnel.platform.designs import run_pair, values
+from funnel.platform.episodes import interval
 from funnel.simulator import Compared
 
 LINES = Path("runs/fresh-paper/lived.jsonl")
 PAIRS = Path("runs/fresh-paper/designs.jsonl")
 DESIGNS = ("user_corpus", "user")
-SEEN = ("duic_at_5", "discoverable_at_5_7d", "fresh.dwell", "fresh.positives", "dwell", "good_ctr")
+SEEN = ("duic_at_5", "discoverable_at_5_7d", "fresh.dwell", "fresh.positives", "dwell", "good_ctr", "uploads")
 
 
 def main() -> None:
@@ -41,8 +42,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=150.0)
     given = parser.parse_args()
     if given.what == "run":
-        arms = {name: ARMS[name] for name in FIRST} if given.arms == "first" else ARMS
-        until_done(lambda: live(LINES, arms, range(given.worlds), given.workers, given.seconds))
+        arms = FIRST if given.arms == "first" else ARMS
+        until_done(lambda: live(LINES, arms, numbers(given.worlds), given.workers, given.seconds))
     elif given.what == "designs":
         until_done(lambda: designs(range(given.worlds), given.workers, given.seconds))
     else:
@@ -72,7 +73,7 @@ def one_pair(task: tuple[str, int, float]) -> dict[str, Any] | None:
     design, pair, until = task
     if time.time() > until:
         return None
-    compared = Compared(MAIN, arm(), design=design, days=EPISODE.days, warmup=EPISODE.first, seed=9)
+    compared = Compared(MAIN, arm(rate=RATE), design=design, days=EPISODE.days, warmup=EPISODE.first, seed=9)
     found = values(run_pair(WORLD, compared, pair), slice(EPISODE.settle, None))
     return {"design": design, "pair": pair, "values": {name: found[name] for name in SEEN}}
 
@@ -91,16 +92,19 @@ def design_rows() -> list[list[Any]]:
 def table() -> None:
     lived = Lived.read(LINES)
     rows, figures = points(lived)
-    worlds = len(lived.worlds("none", "multi"))
+    worlds = len(lived.worlds("none", "slot", "multi"))
     text = f"Changes in percent (95% interval over {worlds} worlds of {WORLD.users:,} users, "
-    text += f"days {EPISODE.settle + 1} to {EPISODE.days} of the policy).\n\n"
+    text += (
+        f"days {EPISODE.settle + 1} to {EPISODE.days} of the policy). The slot of points 1 and 9 is on {RATE:g} of all "
+    )
+    text += "pages, the funnels of points 2 to 8 are on every page.\n\n"
     text += markdown(["point", "what", "here", "paper", "seen"], rows)
     pairs = min((sum(one["design"] == design for one in read()) for design in DESIGNS), default=0)
     text += f"\n9. The slot against none by both designs ({pairs} pairs):\n\n"
     text += markdown(["figure", "user-corpus co-diverted", "user-diverted"], design_rows())
     text += "\nThe slot's effect on the discoverable corpus, day by day of the policy:\n\n"
     days = range(EPISODE.days)
-    by_day = [lived.change("multi", "none", "discoverable_at_5_7d", slice(day, day + 1)) for day in days]
+    by_day = [lived.change("slot", "none", "discoverable_at_5_7d", slice(day, day + 1)) for day in days]
     text += markdown(["day", *(str(day + 1) for day in days)], [["%", *(f"{one.mean:+.1f}" for one in by_day)]])
     slope = np.polyfit(list(days), [one.mean for one in by_day], 1)[0]
     write_result("fresh-paper", {"points": figures, "corpus_by_day_slope": float(slope), "designs": read()}, text)

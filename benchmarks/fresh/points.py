@@ -1,29 +1,34 @@
 """The nine points: which arms they compare, what the paper saw, and whether it is seen here."""
 
+from itertools import pairwise
 from typing import Any
 
-from benchmarks.fresh.worlds import MAIN, NONE, Lived, arm
-from funnel.fresh.episodes import Interval
+from benchmarks.fresh.worlds import AUDIENCE, MAIN, NONE, RATE, Lived, arm
+from funnel.platform.episodes import Interval
 
 PS = (0.0, 0.4, 0.8, 1.0)
 N_LOWS = (1.0, 4.0, 16.0, 64.0)
 GRADUATIONS = (10.0, 40.0, 160.0)
-ARMS: dict[str, dict[str, Any]] = {
+FIRST: dict[str, dict[str, Any]] = {
     NONE: MAIN,
+    "slot": arm(rate=RATE),
     "multi": arm(),
     "two_tower": arm(nominators="two_tower"),
     "two_tower_with_ids": arm(nominators="two_tower_with_ids"),
     "real_time": arm(nominators="real_time"),
-    "random": {**MAIN, "slot": {"kind": "random", "rate": 0.3}},
-    **{f"p {p:g}": arm(p=p) for p in PS if p != 0.8},
+    "p 1": arm(p=1.0),
     "p 1, q 0.4": arm(p=1.0, q=0.4),
+}
+ARMS: dict[str, dict[str, Any]] = {
+    **FIRST,
+    "random": arm("random"),
+    **{f"p {p:g}": arm(p=p) for p in PS if p not in (0.8, 1.0)},
     **{f"n_low {n:g}": arm(n_low=n) for n in N_LOWS if n != 4},
     **{f"n_grad {n:g}": arm(n_grad=n) for n in GRADUATIONS if n != 160},
     "dynamic 0.1": arm(prior="dynamic", win_chance=0.1),
     "uniform": arm(prior="uniform"),
 }
-"""p = .8, n_low = 4, n_grad = 160 is "multi"."""
-FIRST = (NONE, "multi", "two_tower", "two_tower_with_ids", "real_time", "p 1", "p 1, q 0.4")
+"""p = .8, n_low = 4, n_grad = 160 is "multi": a slot on every page; "slot" is the same on RATE of them."""
 
 Row = list[Any]
 
@@ -49,32 +54,41 @@ def points(lived: Lived) -> tuple[list[Row], dict[str, Any]]:
     for metric, paper, sign in (
         ("duic_at_5", "+4 to +7.2", 1), ("duic_at_20", "+4 to +7.2", 1), ("dwell", "-.12", 0),
         ("discoverable_at_5_7d", "up", 1), ("discoverable_at_10_7d", "up", 1), ("fresh.positives", "+2.52", 1),
-        ("small.dwell", "+5.5", 1), ("uploads", "up", 1),
+        (f"{AUDIENCE}dwell", "+5.5", 1), (f"{AUDIENCE}positives", "", 1), ("uploads", "up", 1),
     ):  # fmt: skip
-        row("1", "slot against none", "multi", NONE, metric, paper, sign)
+        row("1", "slot against none", "slot", NONE, metric, paper, sign)
+    for metric, sign in (("duic_at_5", 1), ("duic_at_20", 1), ("dwell", 0), ("discoverable_at_5_7d", 1)):
+        row("1", "a slot on every page against none", "multi", NONE, metric, "", sign)
     for metric, paper in (("duic_at_5", "+3.3"), ("fresh.dwell", "+2.6")):
         row("2", "ids and popularity out", "two_tower", "two_tower_with_ids", metric, paper, 1)
     row("3", "real-time against two-tower", "real_time", "two_tower", "duic_at_5", "-1.79", -1)
     row("3", "real-time against two-tower", "real_time", "two_tower", "fresh.dwell", "up", 1)
     for other in ("two_tower", "real_time"):
-        for metric, paper in (("duic_at_5", "+.65"), ("discoverable_at_5_7d", "up"), ("fresh.dwell", "")):
-            row("4", f"multi-funnel against {other}", "multi", other, metric, paper, 1)
+        for metric, paper, sign in (
+            ("duic_at_5", "+.65", 1), ("discoverable_at_5_7d", "up", 1), ("fresh.dwell", "", 0),
+        ):  # fmt: skip
+            row("4", f"multi-funnel against {other}", "multi", other, metric, paper, sign)
     for n in N_LOWS:
         row("5", f"n_low {n:g} against none", name_of("n_low", n), NONE, "duic_at_5", "largest inside", 1)
+    for n in (N_LOWS[0], *N_LOWS[2:]):
+        row("5", f"n_low {n:g} against 4", name_of("n_low", n), "multi", "duic_at_5", "down", -1)
     for p in PS:
         row("6", f"p {p:g} against none", name_of("p", p), NONE, "duic_at_5", "grows with p", 1)
-        if p:
-            row("6", f"p {p:g} against p 0", name_of("p", p), "p 0", "slot.good_ctr", "falls with p", -1)
-    for metric, paper, sign in (
-        ("core.dwell", "up", 1), ("good_ctr.core", "up", 1), ("dwell", "up", 1), ("duic_at_5", "level", 0),
-    ):  # fmt: skip
-        row("7", "q .4 against 0 (p 1)", "p 1, q 0.4", "p 1", metric, paper, sign)
+    for before, p in pairwise(PS):
+        row("6", f"p {p:g} against p {before:g}", name_of("p", p), name_of("p", before), "duic_at_5", "up", 1)
+        row("6", f"p {p:g} against p {before:g}", name_of("p", p), name_of("p", before), "slot.good_ctr", "down", -1)
+    for base, what in (("p 1", "q .4 against 0 (p 1)"), ("multi", "q .4 (p 1) against p .8")):
+        for metric, sign in (
+            ("core.dwell", 1), ("good_ctr.core", 1), ("good_ctr.casual", 0), ("dwell", 1), ("duic_at_5", 0),
+        ):  # fmt: skip
+            row("7", what, "p 1, q 0.4", base, metric, ("level", "up")[sign], sign)
     for n in GRADUATIONS[:-1]:
         row("8", f"n_grad {n:g} against 160", name_of("n_grad", n), "multi", "duic_at_5", "up", 1)
     for other in ("dynamic 0.1", "uniform"):
         for metric in ("duic_at_5", "slot.good_ctr"):
             row("+", f"prior {other} against likelihood", other, "multi", metric, "not in it", 0)
-    row("+", "funnel against a random slot", "multi", "random", "dwell", "not in it", 1)
+    for metric in ("dwell", "slot.good_ctr", "duic_at_5", "discoverable_at_5_7d"):
+        row("+", "funnel against a random slot", "multi", "random", metric, "not in it", 0)
     return rows, figures
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.bench import markdown, write_result
-from funnel.fresh.episodes import interval
 from funnel.fresh.prescorer import MANY, UNIFORM, Prior, draws, dynamic_prior, likelihood_prior
+from funnel.platform.episodes import interval
 
 DAYS, BATCHES, REQUESTS, NOMINEES = 24, 4, 400, 30
 UPLOADS, STAY, EARLY, ENOUGH = 20, 7, 2, 50

@@ -33,6 +33,7 @@ from torch import Tensor
 from benchmarks.bench import markdown, write_result
 from benchmarks.training import table_size
 from distributed.context import CPU, Context
+from distributed.tables import placement
 from distributed.tables.sharded import Sharded
 from distributed.training.learner import Learner
 from funnel.batch import Batch
@@ -105,43 +106,43 @@ def measure(rows: int, workers: int, batch: int, steps: int) -> dict[str, float]
 
     with others.emulated():
         learner = Learner(job.open_problem(CPU), config, Context(0, workers), steps=steps + 4)
-        (placement,), network = learner.placements, learner.network
+        (own,), network = learner.placements, learner.network
         for move in (False, True):
             coming: deque[tuple[Batch, Any]] = deque()
             for step, shares in enumerate(table_size.batches(0, 1, case)):
                 plan = None
-                if isinstance(placement, Sharded):
+                if isinstance(own, Sharded):
                     (asked,) = network.asked(shares)  # type: ignore[operator]
                     others.draw()
-                    plan = timed("plan", partial(placement.plan, asked))
+                    plan = timed("plan", partial(own.plan, asked))
                     if move and coming:
-                        timed("divide", partial(placement.divide, coming[-1][1], plan))
+                        timed("divide", partial(own.divide, coming[-1][1], plan))
                 coming.append((shares, plan))
                 if len(coming) < 2:
                     continue
-                now, own = coming.popleft()
-                if isinstance(placement, Sharded):
-                    placement.use(own)
+                now, made = coming.popleft()
+                if isinstance(own, Sharded):
+                    own.use(made)
                     if move:
-                        timed("move", partial(move_rows, learner, placement, plan))
+                        timed("move", partial(move_rows, learner, own, plan))
                 timed("step_after_move" if move else "step", partial(learner.step, now, step))
-                if isinstance(placement, Sharded):
-                    found["distinct"].append(len(own.ids_U))
-                    found["asked"].append(len(own.whole.rows_A))
-                    found["summed"].append(len(own.whole.ids_V))
-                    found["late"] += [sum(own.late.out) / len(own.ids_U)] if own.late is not None else []
+                if isinstance(own, Sharded):
+                    found["distinct"].append(len(made.own.ids_U))
+                    found["asked"].append(len(made.whole.rows_A))
+                    found["summed"].append(len(made.whole.asked.ids_U))
+                    found["late"] += [sum(made.late.out) / len(made.own.ids_U)] if made.late is not None else []
                 else:
                     assert learner.tables
                     found["distinct"].append(sum(len(t.touched.ids_U) for t in learner.tables.values() if t.touched))
     return {key: statistics.median(values[3:]) if len(values) > 3 else 0.0 for key, values in found.items()}
 
 
-def move_rows(learner: Learner, placement: Sharded, plan: Any) -> None:
+def move_rows(learner: Learner, own: Sharded, plan: Any) -> None:
     """What lies beside a step (distributed/tables/ahead.py)."""
-    sums = placement.deferred()
+    sums = own.deferred()
     if sums is not None:
         learner.move_more_rows(0, sums)
-    placement.prefetch(plan)
+    own.prefetch(plan)
 
 
 class Others:
@@ -170,12 +171,16 @@ class Others:
             yield
             return
         names: Any = {
-            "new_group": lambda ranks, **_: ranks,
+            "new_group": lambda ranks=None, **_: ranks,
             "is_initialized": lambda: True,
             "get_world_size": lambda: self.workers,
             "get_rank": lambda: 0,
         }
-        with mock.patch.multiple(dist, all_to_all_single=self.all_to_all_single, all_reduce=mock.Mock(), **names):
+        apart = mock.patch.object(placement, "neighbours_of", return_value=None)
+        with (
+            apart,
+            mock.patch.multiple(dist, all_to_all_single=self.all_to_all_single, all_reduce=mock.Mock(), **names),
+        ):
             yield
 
     def all_to_all_single(

@@ -31,6 +31,7 @@ from benchmarks.settings import options
 from benchmarks.training.peer import synthetic
 from data.schema import CategoricalField, Schema
 from data.write import PartWriter, new_log
+from distributed.training.memory import keep_freed_memory
 from models.backbones.base import BackboneConfig
 from models.layers import MLP
 from models.registry import build_backbone
@@ -127,6 +128,7 @@ def answer(command: list[str]) -> dict[str, float]:
 def dense(input_gradient: bool, threads: int) -> dict[str, float]:
     """rows/s of backbone, towers, two cross-entropies and AdamW on a given float32 input; median of 30 steps."""
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as a training does
     torch.manual_seed(0)
     backbone = build_backbone(BackboneConfig(experts=EXPERTS, expert_hidden=HIDDEN), FIELDS * WIDTH, 2)
     towers = torch.nn.ModuleList([MLP(backbone.output_width, TOWERS, 1) for _ in range(2)])

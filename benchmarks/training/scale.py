@@ -17,9 +17,10 @@ messages of an all-to-all at once.
 
 With two cores a worker, plans are made on the second one: p, and the messages of counts and row numbers, are hidden
 behind the step. Ahead of "rows" too, what two batches do not share travels there as well, and only the rest of the
-vectors and gradients is waited for. With replicated tables every worker takes in everybody's rows: cost_growth.py's
-two workers lost w a distinct row, and W lose w W D / 2. Bytes are those of distributed/tables/, which table_size.py met
-to the byte.
+vectors and gradients is waited for. Of NEAR workers on one machine each exchanges with the W - NEAR others alone: what
+it reads of the near ones where it lies counts as if it had been copied. With replicated tables every worker takes in
+everybody's rows: cost_growth.py's two workers lost w a distinct row, and W lose w W D / 2. Bytes are those of
+distributed/tables/, which table_size.py met to the byte.
 """
 
 import json
@@ -88,13 +89,15 @@ Memory is for {arguments.table_rows:,} table rows.
     write_result("train-scale", {"arguments": vars(arguments), "steps": found}, about + markdown(header, rows))
 
 
+NEAR = 8
+"""Workers a machine, where several share one; each has a link of its own all the same."""
 PARTS = ("own work", "plan", "messages", "wire", "jitter")
 
 
 @dataclass(frozen=True)
 class Case:
     """So many workers of a table of so many rows. cores: of a worker; ahead: what is exchanged beside the step; number:
-    bytes of a weight on the wire."""
+    bytes of a weight on the wire; near: workers on one machine."""
 
     rows: int
     tables: str
@@ -102,11 +105,13 @@ class Case:
     cores: int = 1
     ahead: str = "plans"
     number: int = 4
+    near: int = 1
 
     @property
     def label(self) -> str:
         ahead = f", {self.ahead} ahead" if self.cores > 1 else ""
-        return f"{self.tables}{ahead}{', bfloat16' if self.number == 2 else ''}" if self.workers > 1 else ""
+        rest = f"{', bfloat16' if self.number == 2 else ''}{f', {self.near} a machine' if self.near > 1 else ''}"
+        return f"{self.tables}{ahead}{rest}" if self.workers > 1 else ""
 
 
 class Costs:
@@ -134,6 +139,8 @@ class Costs:
             found += [Case(rows, "replicated", count) for count in more]
             for way in ((1, "plans", 4), (2, "plans", 4), (2, "rows", 4), (2, "plans", 2)):
                 found += [Case(rows, "sharded", count, *way) for count in more]
+            for way in ((1, "plans"), (2, "rows")):
+                found += [Case(rows, "sharded", count, *way, near=NEAR) for count in more if count > NEAR]
         return found
 
 
@@ -161,11 +168,11 @@ def predict(costs: Costs, arguments: Arguments, batch: int, case: Case) -> dict[
         else:
             run = costs.one[case.rows, workers, batch]
             distinct, asked = round(run["distinct"]), round(run["asked"])
-            away, others = (round(number * (1 - 1 / workers)) for number in (distinct, asked))
+            away, others = (round(number * (1 - case.near / workers)) for number in (distinct, asked))
             ahead = bytes_per_step(distinct, distinct - away, others, 0, workers)
             rows = case.number * BASE.width * (away + others)
             sent = ahead + rows + dense
-            direct = costs.call + (workers - 1) * costs.message
+            direct = costs.call + (workers - case.near) * costs.message
             beside = run["plan"] + direct + by_grid + costs.byte * ahead
             waited = dense + rows
             parts["own work"] = run["step"]

@@ -10,6 +10,7 @@ Memory is a process's own peak (VmHWM) over what it had before the model was bui
 handed over. With --checkpoint all workers also write the table and read it back.
 """
 
+import os
 import shutil
 import statistics
 import tempfile
@@ -32,6 +33,7 @@ from distributed.checkpoint.store import CheckpointStore
 from distributed.config import OptimizerConfig, TrainConfig
 from distributed.context import CPU, Context
 from distributed.tables.collectives import sent
+from distributed.tables.node import NODE
 from distributed.training.job import TrainJob
 from distributed.training.learner import Learner
 from funnel.batch import Batch
@@ -145,6 +147,7 @@ def checkpoint_line(workers: int, reports: list[Report], how: str) -> str:
 
 
 def worker(rank: int, workers: int, folder: str, arguments: Arguments, queue: Any) -> None:
+    os.environ[NODE] = str(rank)  # each as on a machine of its own
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=workers)
     before = peak()

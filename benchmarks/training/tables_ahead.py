@@ -4,13 +4,15 @@
     python -m benchmarks.training.tables_ahead --rows-a-worker 4096     # weak scaling: the global batch grows
 
 Two plain gloo processes of one thread step `distributed.training.learner.Learner` on synthetic ids that were drawn
-before (table_size.py has the model and the log). In each repeat come: one worker alone on the global batch, two at once
-that share nothing (the ceiling), and two that train together in each way; figures are ratios of rows/s to the worker
-alone in the same repeat, their median over repeats beside it. CPU is what the process used, all its threads together.
+before (table_size.py has the model and the log), all but the last way as on two machines. In each repeat come: one
+worker alone on the global batch, two at once that share nothing (the ceiling), and two that train together in each
+way; figures are ratios of rows/s to the worker alone in the same repeat, their median over repeats beside it. CPU is
+what the process used, all its threads together.
 """
 
 import dataclasses
 import itertools
+import os
 import statistics
 import tempfile
 import time
@@ -27,9 +29,11 @@ from benchmarks.bench import markdown, write_result
 from benchmarks.training import table_size
 from distributed.context import CPU, Context
 from distributed.tables.collectives import sent, spent
+from distributed.tables.node import NODE
 from distributed.training.learner import Learner
 
 ALONE, BOTH = "one worker", "two that share nothing"
+SHARED = "sharded, plans ahead, in shared memory"
 WAYS: dict[str, dict[str, Any]] = {
     "replicated, nothing ahead": {"tables": "replicated", "plan_ahead": False},
     "replicated, plans ahead": {"tables": "replicated"},
@@ -37,6 +41,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "sharded, plans ahead": {"tables": "sharded", "prefetch": "off"},
     "sharded, rows ahead": {"tables": "sharded", "prefetch": "on"},
     "sharded, plans ahead, bfloat16": {"tables": "sharded", "prefetch": "off", "wire": "bfloat16"},
+    SHARED: {"tables": "sharded", "prefetch": "off"},
 }
 
 
@@ -106,6 +111,7 @@ def worker(rank: int, folder: str, arguments: Arguments, queue: Any) -> None:
         found[BOTH]["rows_per_s"] *= 2
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{repeat}", rank=rank, world_size=2)
         for name, way in WAYS.items():
+            os.environ[NODE] = "" if name == SHARED else str(rank)
             found[name] = measure(way, rank, 2, arguments)
         dist.barrier()
         dist.destroy_process_group()

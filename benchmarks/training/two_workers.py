@@ -6,10 +6,11 @@
 Every repeat has all of it, one after the other, so that a busy machine disturbs all alike: the plain loop (a process of
 jobs.train without Ray), two plain loops at once (each on all rows: what the machine gives to two processes that share
 nothing, so the ceiling), one worker on Ray Train, and two of them with each placement: strong scaling, the same global
-batch for both, and weak scaling, that many rows for each. All have one thread. Trainings of two workers share one
-group of them, so that its start is paid once; their order turns with the repeats. rows/s is the median over windows of
-WINDOW steps, reading included, as RUN/metrics.jsonl has it (the first window, in which processes warm up, left out);
-beside it where a step's time goes. Ratios are to the plain loop of the same repeat.
+batch for both, and weak scaling, that many rows for each (sharded once more as on two machines, by messages). All have
+one thread. Trainings of two workers share one group of them, so that its start is paid once; their order turns with the
+repeats. rows/s is the median over windows of WINDOW steps, reading included, as RUN/metrics.jsonl has it (the first
+window, in which processes warm up, left out); beside it where a step's time goes. Ratios are to the plain loop of the
+same repeat.
 
 Memory: proportional set size (pages that workers share count once) of plain gloo processes, all together, after some
 steps, over what the same processes have with a table of 100 thousand rows.
@@ -42,6 +43,7 @@ from data.log import open_log
 from data.world import GeneratedLog
 from distributed.context import CPU, Context
 from distributed.reporting.step_clock import PARTS
+from distributed.tables.node import NODE
 from distributed.training.learner import Learner
 from distributed.training.loop import train
 from distributed.training.stopping import Stop
@@ -49,6 +51,7 @@ from distributed.training.stopping import Stop
 BATCH = 4096
 FEW_ROWS = 100_000
 PLACEMENTS = ("replicated", "node", "sharded")
+APART = "sharded, as on two machines"
 WINDOW = 3
 Rates = dict[str, float]
 """Of one training: rows_per_s, and ms of a step in "input", "compute" and "communication"."""
@@ -56,7 +59,7 @@ PLAIN, PAIR, ONE = "plain loop", "two plain loops at once, together", "Ray Train
 TWO = {
     f"Ray Train, 2 workers, {tables}, {scaling}": (tables, batch)
     for scaling, batch in (("strong", BATCH), ("weak", 2 * BATCH))
-    for tables in PLACEMENTS
+    for tables in (*PLACEMENTS, APART)
 }
 
 
@@ -140,7 +143,10 @@ def rates_of(out: Path) -> Rates:
 
 def on_ray(workers: int, log: Path, place: Path, cases: dict[str, tuple[str, int]]) -> dict[str, Rates]:
     """Trainings, by name, one after the other on one group of Ray Train workers."""
-    asked = [[str(log), str(place / f"{workers}-{tables}-{batch}"), tables, batch] for tables, batch in cases.values()]
+    asked = [
+        [str(log), str(place / f"{workers}-{tables.replace(' ', '-')}-{batch}"), tables, batch]
+        for tables, batch in cases.values()
+    ]
     command = [sys.executable, "-m", "benchmarks.training.two_workers", "--group", str(workers)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     answer = subprocess.run(
@@ -159,13 +165,13 @@ def in_one_group(workers: int, asked: list[list[Any]]) -> list[Rates]:
     jobs = []
     for log, out, tables, batch in asked:
         Path(out).mkdir(parents=True)
-        settings: Settings = {"batch_size": batch, "epochs": 1, "tables": tables, "log_steps": WINDOW}
+        settings: Settings = {"batch_size": batch, "epochs": 1, "tables": tables.partition(",")[0], "log_steps": WINDOW}
         jobs.append(training(Path(out), open_log(log), settings))
     connect(workers)
     with tempfile.TemporaryDirectory() as folder:
         trainer = TorchTrainer(
             train_all,
-            train_loop_config={"jobs": jobs},
+            train_loop_config={"jobs": jobs, "apart": [tables == APART for _, _, tables, _ in asked]},
             scaling_config=ScalingConfig(num_workers=workers),
             torch_config=NoticedTorchConfig(),
             run_config=RunConfig(storage_path=folder, logging_config=LoggingConfig(log_level="ERROR")),
@@ -179,7 +185,8 @@ def train_all(config: dict[str, Any]) -> None:
     import ray.train
 
     mine = ray.train.get_context()
-    for job in config["jobs"]:
+    for job, apart in zip(config["jobs"], config["apart"], strict=True):
+        os.environ[NODE] = str(mine.get_world_rank()) if apart else ""
         context = Context(mine.get_world_rank(), mine.get_world_size(), CPU, Stop(Path(job.run)))
         train(job, context)
 

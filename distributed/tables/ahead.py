@@ -12,6 +12,7 @@ same tasks, and each is done to its end.
 import os
 import queue
 import socket
+import sys
 import threading
 import weakref
 from collections import deque
@@ -28,12 +29,14 @@ from distributed.tables.collectives import TIMEOUT_S, communicating, connect
 from distributed.tables.protocol import Placement, Sums
 from distributed.tables.sharded import Sharded
 
+NICER = 10
 Task = tuple[Callable[..., Any], tuple[Any, ...], "Future[Any]"]
 
 
 def work(tasks: "queue.SimpleQueue[Task | None]") -> None:
     """What the thread does, until it is handed None. It holds nothing of a training but the task at hand."""
     torch.set_grad_enabled(False)
+    give_way()
     while (item := tasks.get()) is not None:
         task, arguments, result = item
         try:
@@ -41,6 +44,13 @@ def work(tasks: "queue.SimpleQueue[Task | None]") -> None:
         except BaseException as error:
             result.set_exception(error)
         del item, task, arguments, result
+
+
+def give_way() -> None:
+    """Let this thread have a core while the training thread waits for the wire, rather than half of it before: what it
+    does is not needed until the next step. Where there is a core for it, it does not matter."""
+    if sys.platform == "linux":  # elsewhere priorities are those of processes
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICER)
 
 
 class Ahead:

@@ -29,7 +29,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distributed.tables.collectives import communicating, world_size
+from distributed.tables.collectives import Group, communicating, world_size
 
 NODE = "COUNTERPOINT_NODE"
 LINUX = sys.platform == "linux"
@@ -39,11 +39,12 @@ class Neighbours:
     """The workers of this worker's machine. All workers of the process group make one at the same time.
 
     ranks: of the workers on this machine; place: this one's among them; nodes: the ranks of every machine, in the
-    order of their first ones.
+    order of their first ones. group: over which connections the thread talks that is to use it (collectives.Group).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, group: Group = None) -> None:
         self.peers: dict[int, socket.socket] = {}
+        self.group = group
         self.rank, self.timeout = dist.get_rank(), timeout_s()
         with listening() as (listener, name):
             token = secrets.token_bytes(16)
@@ -115,7 +116,7 @@ class Neighbours:
     def arrive(self) -> None:
         """This worker has come to the next barrier, and goes on; `wait` is for the others."""
         self.begun += 1
-        with communicating():
+        with communicating(self.group):
             for rank, peer in self.peers.items():
                 with self._expecting(rank):
                     peer.sendall(b".")
@@ -125,7 +126,7 @@ class Neighbours:
 
         Raises RuntimeError if one has ended, or does not come in time.
         """
-        with communicating():
+        with communicating(self.group):
             for rank, peer in self.peers.items():
                 while self.heard[rank] < self.begun:
                     with self._expecting(rank):

@@ -14,21 +14,18 @@ are written. The second is waited for where rows are read again, so that what co
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from distributed.checkpoint.rows import RowTensor
-from distributed.tables.collectives import exchange, gather_numbers, sum_flat, world_size
+from distributed.tables.collectives import exchange, world_size
 from distributed.tables.node import Neighbours
+from distributed.tables.node_sums import NodeSums
 from models.embedding import EmbeddingTable, TouchedRows
-from models.rows import Share, initial_rows
-
-BLOCK_ROWS = 1 << 16
-MOST_ADDED = 8
-"""So many workers each add up all dense gradients; where there are more, each would read too much."""
-SEGMENT_BYTES = 1 << 20  # of gloo's all-reduce, at most
+from models.row_kernels import distinct_ids, sum_rows
+from models.rows import Share, fill
 
 
 class NodeTables:
@@ -40,9 +37,7 @@ class NodeTables:
     def __init__(self, tables: Sequence[EmbeddingTable]) -> None:
         self.neighbours = Neighbours()
         self.placements = [NodeTable(self, table) for table in tables]
-        self.alone = len(self.neighbours.nodes) == 1
-        self.numbers: list[Tensor] = []
-        self.dense_WN: Tensor | None = None
+        self.sums = NodeSums(self.neighbours)
         self.finish()
 
     def zeros(self, shape: Sequence[int]) -> Tensor:
@@ -51,18 +46,8 @@ class NodeTables:
     def gather(self, numbers_N: Tensor) -> Tensor:
         """(W, N): every worker's numbers, in the order of ranks. With them goes what the batch has touched."""
         count = len(numbers_N)
-        own = torch.cat([numbers_N, numbers_N.new_tensor([placement.lay_ids() for placement in self.placements])])
-        if not self.alone:
-            everyone = gather_numbers(own)
-        else:
-            if not self.numbers:
-                shape = (world_size(), len(own))
-                self.numbers = [self.neighbours.tensor(shape, own.dtype) for _ in range(2)]
-            self.numbers.reverse()  # who is still reading the last ones reads others than who writes the next
-            self.numbers[0][self.neighbours.rank] = own
-            self.neighbours.arrive()
-            self.settle()
-            everyone = self.numbers[0].clone()
+        laid = numbers_N.new_tensor([placement.lay_ids() for placement in self.placements])
+        everyone = self.sums.gather(torch.cat([numbers_N, laid]))
         for placement, sizes_W in zip(self.placements, everyone[:, count:].T.tolist(), strict=True):
             placement.sizes, placement.dealt = [int(size) for size in sizes_W], None
         return everyone[:, :count]
@@ -74,19 +59,11 @@ class NodeTables:
 
     def add(self, flat_N: Tensor) -> Tensor:
         """The sum over all workers of their dense gradients. What was laid open can be collected then."""
-        if not self.alone or world_size() > MOST_ADDED:
-            self.neighbours.arrive()
-            flat_N = sum_flat(flat_N)
-            self.settle()
-            return flat_N
-        if self.dense_WN is None:
-            self.dense_WN = self.neighbours.tensor((world_size(), len(flat_N)), flat_N.dtype)
-        self.dense_WN[self.neighbours.rank] = flat_N
-        self.neighbours.arrive()
+        return self.sums.add(flat_N, self.deal)
+
+    def deal(self) -> None:
         for placement in self.placements:
-            placement.deal()  # needs ids only: while others are still on their way
-        self.settle()
-        return ring_sum(self.dense_WN, flat_N)
+            placement.deal()  # needs ids only
 
     def finish(self) -> None:
         """This worker has written the rows that it moves."""
@@ -109,22 +86,14 @@ class NodeTable:
         self.node, self.table, self.neighbours = node, table, node.neighbours
         rows, width = table.rows, table.width
         table.weight = self.neighbours.tensor((rows, width))
-        self.fill()
+        own = self.neighbours.place, len(self.neighbours.ranks)
+        fill(table.weight[own[0] :: own[1]], table.address, table.scale, Share(*own))
         # Room for every row, of which only what was ever written takes memory.
         self.ids_WR = self.neighbours.tensor((world_size(), rows), torch.int64)
         self.gradient_WRE = self.neighbours.tensor((world_size(), rows, width))
         self.sizes: Sequence[int] = []
         self.dealt: Dealt | None = None
         table.fetch = self.fetch
-
-    def fill(self) -> None:
-        """This worker's share of the first values: those of models/rows.py, in blocks."""
-        table, first, every = self.table, self.neighbours.place, len(self.neighbours.ranks)
-        for begin in range(first, table.rows, BLOCK_ROWS * every):
-            end = min(begin + BLOCK_ROWS * every, table.rows)
-            table.weight[begin:end:every] = initial_rows(
-                table.address, end, table.width, table.scale, Share(begin, every)
-            )
 
     def fetch(self, ids_R: Tensor) -> Tensor:
         self.node.settle()
@@ -141,7 +110,7 @@ class NodeTable:
         touched = self.table.touched
         assert touched is not None
         self.gradient_WRE[self.neighbours.rank, : len(touched.ids_U)] = touched.gradient()
-        if not self.node.alone:
+        if not self.node.sums.alone:
             self.lay_others(touched, self.sizes)
 
     def lay_others(self, touched: TouchedRows, sizes: Sequence[int]) -> None:
@@ -173,41 +142,25 @@ class NodeTable:
             borders = longest[inner] if len(longest) else longest.new_zeros(workers - 1)
             ends = [[0, *torch.searchsorted(ids_U, borders).tolist(), len(ids_U)] for ids_U in lists]
             slices = [slice(own[place], own[place + 1]) for own in ends]
-            ids_R = torch.cat([ids_U[own] for ids_U, own in zip(lists, slices, strict=True)])
-            self.dealt = Dealt(slices, *torch.unique(ids_R, return_inverse=True))
+            found = distinct_ids(
+                torch.cat([ids_U[own] for ids_U, own in zip(lists, slices, strict=True)]), self.table.rows
+            )
+            lies_R = torch.cat(
+                [torch.arange(own.start, own.stop) + rank * self.table.rows for rank, own in enumerate(slices)]
+            )
+            self.dealt = Dealt(found.ids_U, lies_R[found.order_R], found.begin_U)
         return self.dealt
 
     def collect(self, touched: TouchedRows, sizes: object = None) -> tuple[Tensor, Tensor]:
         """The rows that this worker moves (ids_V), and all workers' gradients for them summed (V, E)."""
         dealt = self.deal()
-        gradient_RE = torch.cat([self.gradient_WRE[rank, own] for rank, own in enumerate(dealt.slices)])
-        sum_VE = gradient_RE.new_zeros(len(dealt.ids_V), gradient_RE.shape[1])
-        return dealt.ids_V, sum_VE.index_add_(0, dealt.position_R, gradient_RE)
+        return dealt.ids_V, sum_rows(self.gradient_WRE.flatten(0, 1), dealt.lies_R, dealt.begin_V)
 
 
-@dataclass(frozen=True)
-class Dealt:
-    """What one worker moves: a slice of each worker's list of ids; their distinct ones, and which each of them is."""
+class Dealt(NamedTuple):
+    """What one worker moves: distinct rows ids_V, and where the gradients of each lie, worker by worker, if those of
+    all workers are counted through: at lies_R[begin_V[v] : begin_V[v + 1]]."""
 
-    slices: list[slice]
     ids_V: Tensor
-    position_R: Tensor
-
-
-def ring_sum(numbers_WN: Tensor, out_N: Tensor) -> Tensor:
-    """The sum over workers in the order in which gloo's all-reduce adds, so to its bits, whatever goes which way.
-
-    Gloo cuts the numbers into segments of equal size, as many for each worker. Those of worker g go round from worker
-    g - 1 downwards, and each worker adds its own.
-    """
-    workers, count = numbers_WN.shape
-    size = numbers_WN.element_size()
-    segments = max(-(-count * size // SEGMENT_BYTES), 2 * workers)
-    of_worker = -(-segments // workers)
-    segment = -(-count // (of_worker * workers))
-    for worker in range(workers):
-        own = slice(worker * of_worker * segment, (worker + 1) * of_worker * segment)
-        torch.add(numbers_WN[worker - 1, own], numbers_WN[worker - 2, own], out=out_N[own])
-        for step in range(2, workers):
-            out_N[own] += numbers_WN[(worker - 1 - step) % workers, own]
-    return out_N
+    lies_R: Tensor
+    begin_V: Tensor

@@ -4,15 +4,18 @@ worker (sharded)."""
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch.distributed as dist
 from torch import nn
 
 from distributed.tables.collectives import world_size
+from distributed.tables.node import Neighbours
+from distributed.tables.node_shards import NodeShard, NodeShards
 from distributed.tables.node_table import NodeTable, NodeTables
 from distributed.tables.protocol import WIRES, Placement
 from distributed.tables.replicated import Replicated
 from distributed.tables.sharded import Sharded
 from models.embedding import EmbeddingTable
-from models.rows import EVERY_ROW, NO_ROW, Share
+from models.rows import EVERY_ROW, NO_ROW, Share, initial_rows
 
 
 def share_of(tables: str, rank: int) -> Share:
@@ -21,18 +24,33 @@ def share_of(tables: str, rank: int) -> Share:
 
 
 def built_share(tables: str, rank: int) -> Share:
-    """The rows that it makes as its network is built."""
-    return NO_ROW if tables == "node" and world_size() > 1 else share_of(tables, rank)
+    """The rows that it makes as its network is built; `place` makes the others, where they are to lie."""
+    return NO_ROW if tables != "replicated" and world_size() > 1 else share_of(tables, rank)
 
 
-def place(network: nn.Module, tables: str, wire: str = "float32") -> Sequence[Placement | NodeTable]:
+def place(network: nn.Module, tables: str, wire: str = "float32") -> Sequence[Placement | NodeTable | NodeShard]:
     """The placement of each of the network's tables, whose lookups go through it from now on."""
     found = list(embedding_tables(network).values())
     if tables == "replicated" or world_size() == 1:
         return [Replicated(table, WIRES[wire]) for table in found]
     if tables == "node":
         return NodeTables(found).placements
+    near = neighbours_of(found)
+    if near is not None:
+        return NodeShards(near, found, WIRES[wire]).placements
+    share = share_of(tables, dist.get_rank())
+    for table in found:
+        rows_HE = initial_rows(table.address, table.rows, table.width, table.scale, share)
+        table.weight = rows_HE.to(table.weight.device)
     return [Sharded(table, WIRES[wire]) for table in found]
+
+
+def neighbours_of(tables: Sequence[EmbeddingTable]) -> Neighbours | None:
+    """Workers that can share memory, where any machine has several and the tables are in main memory."""
+    if not tables or tables[0].weight.device.type != "cpu":
+        return None
+    near = Neighbours()
+    return near if len(near.nodes) < world_size() else None
 
 
 def embedding_tables(network: nn.Module) -> dict[str, EmbeddingTable]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distributed.tables.collectives import Group
 from models.embedding import TouchedRows
+from models.row_kernels import Distinct, sum_rows
 
 WIRES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """What vectors and gradients of rows may travel as."""
@@ -43,12 +44,15 @@ def wire_ids(rows: int) -> torch.dtype:
     return torch.int32 if rows < 1 << 31 else torch.int64
 
 
-def add_by_rank(position_A: Tensor, gradient_AE: Tensor, sizes: list[int], rows: int) -> Tensor:
-    """(rows, E): gradients summed by position, those of worker 0 first, then those of worker 1, ...
+def add_by_rank(asked: Distinct, gradient_AE: Tensor, sizes: list[int]) -> Tensor:
+    """(V, E): the gradients of each distinct row summed, those of worker 0 first, then those of worker 1, ...
 
-    One worker at a time: no two of its rows are the same, so that the order of a sum is fixed on a GPU as well.
+    `asked` tells equal rows apart of all that the workers asked for, sizes[w] by worker w. On a GPU one worker at a
+    time: no two of its rows are the same, so that the order of a sum is fixed there as well.
     """
-    sum_VE = gradient_AE.new_zeros(rows, gradient_AE.shape[1])
-    for position, gradient in zip(position_A.split(sizes), gradient_AE.split(sizes), strict=True):
+    if gradient_AE.device.type == "cpu":
+        return sum_rows(gradient_AE, asked.order_R, asked.begin_U)
+    sum_VE = gradient_AE.new_zeros(len(asked.ids_U), gradient_AE.shape[1])
+    for position, gradient in zip(asked.position_R.split(sizes), gradient_AE.split(sizes), strict=True):
         sum_VE.index_add_(0, position, gradient)
     return sum_VE

@@ -12,23 +12,19 @@ from torch import Tensor
 from distributed.tables.collectives import Group, gather_numbers, gather_rows, world_size
 from distributed.tables.protocol import Sums, add_by_rank, wire_ids
 from models.embedding import EmbeddingTable, TouchedRows
+from models.row_kernels import Distinct, distinct_ids
 
 
 @dataclass(frozen=True)
 class Plan:
-    """ids_U[position_R] are the ids of the lookup; ids_V[position_A] those of all workers, sizes[w] from worker w."""
+    """own: the ids of the lookup; everyone: those of all workers, sizes[w] from worker w."""
 
-    ids_U: Tensor
-    position_R: Tensor
+    own: Distinct
     sizes: list[int]
-    ids_V: Tensor
-    position_A: Tensor
+    everyone: Distinct
 
     def to(self, device: torch.device) -> "Plan":
-        ids_U, position_R, ids_V, position_A = (
-            tensor.to(device) for tensor in (self.ids_U, self.position_R, self.ids_V, self.position_A)
-        )
-        return Plan(ids_U, position_R, self.sizes, ids_V, position_A)
+        return Plan(self.own.to(device), self.sizes, self.everyone.to(device))
 
 
 class Replicated:
@@ -43,23 +39,22 @@ class Replicated:
             table.distinct_ids = self.distinct_ids
 
     def plan(self, ids_R: Tensor, group: Group = None) -> Plan:
-        ids_U, position_R = torch.unique(ids_R, return_inverse=True)
-        sizes = gather_numbers(ids_U.new_tensor([len(ids_U)]), group).flatten().tolist()
-        ids_A = gather_rows(ids_U.to(wire_ids(self.table.rows)), sizes, "ids", group)
-        ids_V, position_A = torch.unique(ids_A.long(), return_inverse=True)
-        return Plan(ids_U, position_R, sizes, ids_V, position_A)
+        own = distinct_ids(ids_R, self.table.rows)
+        sizes = gather_numbers(own.ids_U.new_tensor([len(own.ids_U)]), group).flatten().tolist()
+        ids_A = gather_rows(own.ids_U.to(wire_ids(self.table.rows)), sizes, "ids", group)
+        return Plan(own, sizes, distinct_ids(ids_A.long(), self.table.rows))
 
     def use(self, plan: Plan) -> None:
         self.ready = plan
 
-    def distinct_ids(self, ids_R: Tensor) -> tuple[Tensor, Tensor]:
-        """The table's hook: of a training lookup, its distinct ids and where each id is among them."""
+    def distinct_ids(self, ids_R: Tensor) -> Distinct:
+        """The table's hook: the distinct ids of a training lookup."""
         self.current, self.ready = self.ready or self.plan(ids_R), None
-        return self.current.ids_U, self.current.position_R
+        return self.current.own
 
     def collect(self, touched: TouchedRows) -> Sums:
         plan = self.current
         if plan is None:  # a worker alone
             return Sums(touched.ids_U, touched.gradient(), touched.vectors_UE.detach())
         gradient_AE = gather_rows(touched.gradient().to(self.wire), plan.sizes, "rows").float()
-        return Sums(plan.ids_V, add_by_rank(plan.position_A, gradient_AE, plan.sizes, len(plan.ids_V)))
+        return Sums(plan.everyone.ids_U, add_by_rank(plan.everyone, gradient_AE, plan.sizes))

@@ -21,6 +21,7 @@ step reads, and every update, is what it would be without: the same bits.
 """
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -29,6 +30,7 @@ from torch import Tensor
 from distributed.tables.collectives import Group, count_sent, exchange, swap, world_size
 from distributed.tables.protocol import Sums, add_by_rank, wire_ids
 from models.embedding import EmbeddingTable, TouchedRows
+from models.row_kernels import INT32_ROWS, Distinct, distinct_ids, take_rows
 
 COUNTS = 16  # bytes of a lookup's head to each other worker: how many ids come, whether it will ask again
 
@@ -38,15 +40,17 @@ class Route:
     """Rows that travel together. Vectors of rows_A go to who asked for them (back[w] to worker w), and this worker gets
     those of index_U (None: all of its distinct rows), out[w] of them from worker w; gradients go the other way.
 
-    rows_A = ids_V[position_A]: what the owner adds up, and where.
+    asked: the distinct ones of rows_A, and where they are among them; key_U: where the rows of this worker lie, if the
+    shards of all workers, equally long, are laid one after the other; lies_A: see node_shards.py.
     """
 
     out: list[int]
     back: list[int]
     rows_A: Tensor
-    ids_V: Tensor
-    position_A: Tensor
+    asked: Distinct
+    key_U: Tensor
     index_U: Tensor | None = None
+    lies_A: Tensor | None = None
 
     def own(self, values_UE: Tensor) -> Tensor:
         """This worker's, of what there is of all its distinct rows."""
@@ -58,24 +62,28 @@ class Route:
 
     def part(self, mask_U: Tensor, mask_A: Tensor, mask_V: Tensor) -> "Route":
         """Only these rows; mask_V of the distinct rows agrees with mask_A."""
-        number_V = mask_V.cumsum(0) - 1
+        ids_V, position_A, order_A, begin_V = self.asked
+        number_A, number_V = mask_A.cumsum(0).sub_(1), mask_V.cumsum(0).sub_(1)
+        kept_A = order_A[mask_A[order_A]]
+        size_V = torch.cat([begin_V, begin_V.new_tensor([len(order_A)])]).diff()[mask_V]
+        asked = Distinct(ids_V[mask_V], number_V[position_A[mask_A]], number_A[kept_A], size_V.cumsum(0).sub_(size_V))
         return Route(
             [int(mask.sum()) for mask in mask_U.split(self.out)],
             [int(mask.sum()) for mask in mask_A.split(self.back)],
             self.rows_A[mask_A],
-            self.ids_V[mask_V],
-            number_V[self.position_A[mask_A]],
+            asked,
+            self.key_U[mask_U],
             mask_U.nonzero().flatten(),
+            None if self.lies_A is None else self.lies_A[mask_A],
         )
 
 
 @dataclass
 class Plan:
-    """Of one lookup: ids_U[position_R] are its ids. Once it is divided, its rows are fetched by two routes, early_UE
-    being what has come by the early one; and once the batch after it is known, gradients are sent by two."""
+    """Of one lookup: `own` are its distinct ids. Once it is divided, its rows are fetched by two routes, early_UE being
+    what has come by the early one; and once the batch after it is known, gradients are sent by two."""
 
-    ids_U: Tensor
-    position_R: Tensor
+    own: Distinct
     whole: Route
     more: bool
     """Whether any worker said that it will ask again."""
@@ -87,12 +95,20 @@ class Plan:
 
     def to(self, device: torch.device) -> "Plan":
         """The plan of an undivided lookup; on the device where it is, the plan itself."""
-        if device == self.ids_U.device:
+        if device == self.own.ids_U.device:
             return self
         route = self.whole
-        tensors = (tensor.to(device) for tensor in (route.rows_A, route.ids_V, route.position_A))
-        whole = Route(route.out, route.back, *tensors)
-        return Plan(self.ids_U.to(device), self.position_R.to(device), whole, self.more)
+        whole = Route(route.out, route.back, route.rows_A.to(device), route.asked.to(device), route.key_U.to(device))
+        return Plan(self.own.to(device), whole, self.more)
+
+
+class Asked(NamedTuple):
+    """What the workers ask this one for: back[w] rows worker w, rows_A in all; whether any will ask again."""
+
+    back: list[int]
+    rows_A: Tensor
+    more: bool
+    lies_A: Tensor | None = None
 
 
 class Sharded:
@@ -104,30 +120,47 @@ class Sharded:
 
     def __init__(self, table: EmbeddingTable, wire: torch.dtype = torch.float32) -> None:
         self.table, self.wire, self.rank, self.workers = table, wire, dist.get_rank(), world_size()
+        self.most = -(-table.rows // self.workers)
+        """Rows of the worker that holds most."""
         self.ready: Plan | None = None
         self.current: Plan | None = None
-        self.read_VE: Tensor | None = None
-        self.kept: tuple[Route, Tensor] | None = None
+        self.kept: tuple[Route, Any] | None = None
         """Gradients of the last step that are still to be sent."""
         table.distinct_ids, table.fetch = self.distinct_ids, self.fetch
 
     # ---- plans
 
+    def keys(self, ids_R: Tensor) -> Tensor:
+        """Where the rows lie: see Route.key_U."""
+        if self.workers * self.most < INT32_ROWS:
+            ids_R = ids_R.int()  # divides in a third of the time
+        row_R = ids_R // self.workers
+        return (ids_R - row_R * self.workers).mul_(self.most).add_(row_R)
+
     def plan(self, ids_R: Tensor, group: Group = None, more: bool = True) -> Plan:
-        most = -(-self.table.rows // self.workers)  # rows of a worker
-        key_R = ids_R % self.workers * most + ids_R // self.workers
-        key_U, position_R = torch.unique(key_R, return_inverse=True)
-        owner_U = key_U // most
-        row_U = key_U - owner_U * most
-        out = torch.bincount(owner_U, minlength=self.workers)
-        counts_W2 = torch.stack([out, torch.full_like(out, int(more))], 1)
-        found = swap(counts_W2, group).tolist()
+        found = distinct_ids(self.keys(ids_R), self.workers * self.most)
+        key_U = found.ids_U.long()
+        workers = torch.arange(self.workers, device=key_U.device)
+        size_W = torch.searchsorted(key_U, (workers + 1) * self.most)
+        size_W[1:] -= size_W[:-1].clone()
+        owner_U = workers.repeat_interleave(size_W)
+        row_U = key_U - owner_U * self.most
+        out = size_W.tolist()
+        asked = self.ask(row_U, out, more, group)
+        route = Route(out, asked.back, asked.rows_A, distinct_ids(asked.rows_A, self.most), key_U, lies_A=asked.lies_A)
+        return Plan(found._replace(ids_U=row_U * self.workers + owner_U), route, asked.more)
+
+    def ask(self, row_U: Tensor, out: list[int], more: bool, group: Group) -> Asked:
+        """Tell the owners which of their rows this worker wants."""
+        back, asks = self.counts(row_U.new_tensor(out), more, group)
+        rows_A = exchange(row_U.to(wire_ids(self.table.rows)), out, back, "ids", group).long()
+        return Asked(back, rows_A, asks)
+
+    def counts(self, out_W: Tensor, more: bool, group: Group) -> tuple[list[int], bool]:
+        """How many rows each worker asks for, whether any will ask again."""
+        found = swap(torch.stack([out_W, torch.full_like(out_W, int(more))], 1), group).tolist()
         count_sent("counts", COUNTS * (self.workers - 1))
-        sizes, back = out.tolist(), [count for count, _ in found]
-        rows_A = exchange(row_U.to(wire_ids(self.table.rows)), sizes, back, "ids", group).long()
-        ids_V, position_A = torch.unique(rows_A, return_inverse=True)
-        route = Route(sizes, back, rows_A, ids_V, position_A)
-        return Plan(row_U * self.workers + owner_U, position_R, route, any(asks for _, asks in found))
+        return [count for count, _ in found], any(asks for _, asks in found)
 
     def use(self, plan: Plan) -> None:
         self.ready = plan
@@ -135,13 +168,13 @@ class Sharded:
     def divide(self, before: Plan, plan: Plan, group: Group = None) -> None:
         """Find what two batches that follow each other share, for both; owners tell who asked."""
         one, two = before.whole, plan.whole
-        urgent_V, late_V = common(one.ids_V, two.ids_V)
-        urgent_A, late_A = urgent_V[one.position_A], late_V[two.position_A]
+        urgent_V, late_V = common(one.asked.ids_U, two.asked.ids_U)
+        urgent_A, late_A = urgent_V[one.asked.position_R], late_V[two.asked.position_R]
         both = zip(urgent_A.split(one.back), late_A.split(two.back), strict=True)
         marks = torch.cat([mark for pair in both for mark in pair]).to(torch.uint8)
         out = [a + b for a, b in zip(one.back, two.back, strict=True)]
         back = [size for pair in zip(one.out, two.out, strict=True) for size in pair]
-        come = exchange(marks, out, [a + b for a, b in zip(one.out, two.out, strict=True)], "marks", group).bool()
+        come = self.tell(marks, out, [a + b for a, b in zip(one.out, two.out, strict=True)], group).bool()
         pieces = come.split(back)
         urgent_U, late_U = torch.cat(pieces[::2]), torch.cat(pieces[1::2])
         before.urgent = one.part(urgent_U, urgent_A, urgent_V)
@@ -149,26 +182,27 @@ class Sharded:
         plan.late = two.part(late_U, late_A, late_V)
         plan.early = two.part(~late_U, ~late_A, ~late_V)
 
+    def tell(self, marks: Tensor, out: list[int], back: list[int], group: Group) -> Tensor:
+        return exchange(marks, out, back, "marks", group)
+
     # ---- vectors
 
-    def distinct_ids(self, ids_R: Tensor) -> tuple[Tensor, Tensor]:
-        """The table's hook: of a training lookup, its distinct ids and where each id is among them."""
+    def distinct_ids(self, ids_R: Tensor) -> Distinct:
+        """The table's hook: the distinct ids of a training lookup."""
         self.current, self.ready = self.ready or self.plan(ids_R), None
-        return self.current.ids_U, self.current.position_R
+        return self.current.own
 
     def fetch(self, ids_R: Tensor) -> Tensor:
         """The vectors (R, E) of any rows of the whole table. In training they are those of `distinct_ids`."""
         if not (self.table.training and torch.is_grad_enabled()):
             asked = self.plan(ids_R)
-            return self.travel(asked.whole).index_select(0, asked.position_R)
+            return self.travel(asked.whole).index_select(0, asked.own.position_R)
         plan = self.current
         assert plan is not None
         if plan.early is None or plan.late is None:
-            self.read_VE = self.table.weight.index_select(0, plan.whole.ids_V)
-            return self.travel(plan.whole, self.read_VE)
+            return self.travel(plan.whole)
         assert plan.early_UE is not None
-        self.read_VE = None
-        vectors_UE = plan.early_UE.new_empty(len(plan.ids_U), plan.early_UE.shape[1])
+        vectors_UE = plan.early_UE.new_empty(len(plan.own.ids_U), plan.early_UE.shape[1])
         plan.early.put(vectors_UE, plan.early_UE)
         plan.late.put(vectors_UE, self.travel(plan.late))
         return vectors_UE
@@ -176,14 +210,11 @@ class Sharded:
     def prefetch(self, plan: Plan, group: Group = None) -> None:
         """Get what a divided plan's batch alone touches; once what was kept back two steps before has come."""
         if plan.early is not None:
-            plan.early_UE = self.travel(plan.early, group=group)
+            plan.early_UE = self.travel(plan.early, group)
 
-    def travel(self, route: Route, vectors_VE: Tensor | None = None, group: Group = None) -> Tensor:
-        """Vectors from their owners to who asked. vectors_VE: what the owner's rows hold, if it has read them."""
-        if vectors_VE is None:
-            vectors_AE = self.table.weight.index_select(0, route.rows_A)
-        else:
-            vectors_AE = vectors_VE.index_select(0, route.position_A)
+    def travel(self, route: Route, group: Group = None) -> Tensor:
+        """Vectors from their owners to who asked."""
+        vectors_AE = take_rows(self.table.weight, route.rows_A)
         return exchange(vectors_AE.to(self.wire), route.back, route.out, "rows", group).float()
 
     def answer(self) -> bool:
@@ -198,22 +229,25 @@ class Sharded:
     def collect(self, touched: TouchedRows) -> Sums:
         plan = self.current
         assert plan is not None
-        gradient_UE = touched.gradient()
         if plan.urgent is None or plan.deferred is None:
-            return self.sum(plan.whole, gradient_UE)._replace(vectors_VE=self.read_VE)
-        self.kept = plan.deferred, plan.deferred.own(gradient_UE)
-        return self.sum(plan.urgent, plan.urgent.own(gradient_UE))
+            return self.sum(plan.whole, self.outgoing(plan.whole, touched))
+        self.kept = plan.deferred, self.outgoing(plan.deferred, touched)
+        return self.sum(plan.urgent, self.outgoing(plan.urgent, touched))
 
     def deferred(self, group: Group = None) -> Sums | None:
         """What the last step has kept back, on all workers or on none."""
         if self.kept is None:
             return None
-        (route, gradient), self.kept = self.kept, None
-        return self.sum(route, gradient, group)
+        (route, outgoing), self.kept = self.kept, None
+        return self.sum(route, outgoing, group)
 
-    def sum(self, route: Route, gradient_UE: Tensor, group: Group = None) -> Sums:
-        gradient_AE = exchange(gradient_UE.to(self.wire), route.out, route.back, "rows", group).float()
-        return Sums(route.ids_V, add_by_rank(route.position_A, gradient_AE, route.back, len(route.ids_V)))
+    def outgoing(self, route: Route, touched: TouchedRows) -> Any:
+        """What `sum` is to send to the owners of this route's rows, as it must be held until then."""
+        return route.own(touched.gradient())
+
+    def sum(self, route: Route, outgoing: Any, group: Group = None) -> Sums:
+        gradient_AE = exchange(outgoing.to(self.wire), route.out, route.back, "rows", group).float()
+        return Sums(route.asked.ids_U, add_by_rank(route.asked, gradient_AE, route.back))
 
 
 def common(one_V: Tensor, two_V: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from distributed.config import TrainConfig
 from distributed.context import Context
 from distributed.tables.ahead import Ahead, cores_to_spare
 from distributed.tables.collectives import agree, connect, gather_numbers, sum_gradients, world_size
+from distributed.tables.node_shards import NodeShard, NodeShards
 from distributed.tables.node_table import NodeTable
 from distributed.tables.placement import built_share, embedding_tables, place, share_of
 from distributed.tables.protocol import Sums
@@ -44,18 +45,20 @@ class Learner:
         connect()
         self.placements = place(self.network, config.tables, config.wire)
         first = self.placements[0] if self.placements else None
-        self.node = first.node if isinstance(first, NodeTable) else None
+        self.node = first.node if isinstance(first, NodeTable | NodeShard) else None
         zeros = self.node.zeros if self.node else torch.zeros
         self.row_optimizers = [
             build_row_optimizer(settings.embedding, table.weight, settings.embedding_learning_rate, zeros)
             for table in self.tables.values()
         ]
         self.ahead: Ahead | None = None
-        if world_size() > 1 and not self.node and config.plan_ahead and hasattr(self.network, "asked"):
+        if world_size() > 1 and config.tables != "node" and config.plan_ahead and hasattr(self.network, "asked"):
             prefetch = config.tables == "sharded" and config.prefetch != "off" and context.device.type == "cpu"
             prefetch = prefetch and (config.prefetch == "on" or cores_to_spare())
             sent = [placement for placement in self.placements if not isinstance(placement, NodeTable)]
             self.ahead = Ahead(self.network, sent, prefetch, self.move_more_rows)
+            if isinstance(self.node, NodeShards):
+                self.node.join(self.ahead.group)
 
     def upcoming(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches of an unbroken run of steps, on the device; what can be done ahead for each has been done."""
@@ -137,6 +140,8 @@ class Learner:
             self.node.settle()
         if self.ahead is not None:
             self.ahead.settle()
+            if self.node:
+                self.node.finish()
         dense = {name: tensor for name, tensor in self.network.state_dict().items() if name not in self.tables}
         state = State(dense)
         state.rows.update(

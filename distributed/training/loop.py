@@ -17,6 +17,7 @@ from distributed.input.stream import TrainStream
 from distributed.tables.collectives import max_over_workers
 from distributed.training.job import TrainJob
 from distributed.training.learner import Learner
+from distributed.training.memory import keep_freed_memory
 from distributed.training.recorder import CHECKPOINTS, Recorder
 from distributed.training.stopping import Interrupted
 from distributed.training.validation import count
@@ -34,6 +35,7 @@ def train(job: TrainJob, context: Context | None = None, on_epoch: OnEpoch | Non
     there. Raises UserError if the loss stops being a number, a file of the log turns out to be broken or the disk is
     full; as all workers raise it, none waits for another.
     """
+    keep_freed_memory()
     context = context or Context()
     config, device, log = job.config, context.device, job.open_log()
     problem = job.open_problem(device)

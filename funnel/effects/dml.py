@@ -12,7 +12,7 @@ Shapes: R rows, J of phi, P of psi, Q = J * P, A arms, T numbers of a treatment,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -43,7 +43,9 @@ class DMLSettings:
     basis: Kind | Literal["auto"] = "auto"
     """Features of the user that effects are linear in: constant < linear < squares < pairs; auto: what the held-out
     loss says, of those up to `richest`."""
-    richest: Kind = "squares"
+    richest: Kind = "pairs"
+    most_columns: int = 1200
+    """auto: a basis with more coefficients is not tried; sums take their square in time and memory."""
     folds: int = 5
     penalty: float = -1.0
     """Of coefficients, as so many rows; below 0: what the held-out loss says."""
@@ -137,18 +139,20 @@ def fit_dml(
         rows = rows.take(np.argsort(rows.cluster_R, kind="stable"))
     treatment = TreatmentBasis.of(rows.arms_AT if rows.arms else rows.treatment_RT, settings.degree)
     effect_x_RF = rows.x_RF[:, list(settings.features)] if settings.features else rows.x_RF
-    richest = settings.richest if settings.basis == "auto" else settings.basis
-    user = UserBasis.of(effect_x_RF, richest)
-    columns = len(treatment.products) * user.size
-    least = len(treatment.products) * user.sizes()["constant" if settings.basis == "auto" else richest]
+    user = UserBasis.of(effect_x_RF, settings.richest if settings.basis == "auto" else settings.basis)
+    sizes, products = user.sizes(), len(treatment.products)
+    while settings.basis == "auto" and user.kind != "constant" and products * user.size > settings.most_columns:
+        user = replace(user, kind=KINDS[KINDS.index(user.kind) - 1])
+    columns = products * user.size
+    least = products * sizes["constant" if settings.basis == "auto" else user.kind]
     if len(rows) <= 2 * least:
         raise UserError(f"{len(rows)} rows for {least} coefficients: too few to learn effects from")
     fold_R = folds(len(rows), settings.folds, seed, rows.cluster_R)
     shared = Shared(rows, treatment, user, settings, nuisances, fold_R, seed)
     parts: list[Part] = map(part_of, shared, range(settings.folds))
     total = Sums.over([part.sums for part in parts])
-    kind, penalty, tried = choose(settings, total, [part.sums for part in parts], user, len(treatment.products))
-    kept_Q = kept(user.sizes()[kind], user.size, len(treatment.products))
+    kind, penalty, tried = choose(settings, total, [part.sums for part in parts], user, products)
+    kept_Q = kept(sizes[kind], user.size, products)
     chosen = UserBasis(user.mean_F, user.std_F, kind)
     small = total.some(kept_Q)
     with threadpool_limits(1):
@@ -165,7 +169,7 @@ def fit_dml(
         "held_out_loss": tried,
         "richest": columns,
     }
-    theta_JP = theta_Q.reshape(len(treatment.products), chosen.size)
+    theta_JP = theta_Q.reshape(products, chosen.size)
     return VectorEffects(treatment, chosen, settings.features, theta_JP, covariance_QQ, facts)
 
 

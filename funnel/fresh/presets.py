@@ -4,7 +4,7 @@ from typing import Any
 
 
 def fresh() -> dict[str, Any]:
-    """The paper's setting at a small world's scale: p .8, n_low 200 / 50, q .4."""
+    """The paper's numbers at a small world's scale: p .8, n_low 200 / 50, q .4; both of its query divisions at once."""
     return {"slot": {"kind": "fresh", "p": 0.8, "n_low": 4.0, "q": 0.4}}
 
 

@@ -7,6 +7,9 @@ two-tower proposes those below n_low positive interactions and the real-time nom
 graduation; a request asks one of them: the real-time one with probability q if its user is a core user, and else with
 probability 1 - p. The world takes the winner of the main ranker and puts it on the page.
 
+The paper divides queries either by chance (here q 0) or by context (here p 1: of core users' requests a share q asks
+the real-time nominator, all others ask the two-tower). That both may stand together is a choice, for tuning.
+
 Shapes: R requests, P items of the pool, N nominated, k kept.
 """
 

@@ -19,9 +19,9 @@ import numpy as np
 
 from data.errors import UserError
 from es.policies import Box, Policy, Positive
-from funnel.fresh.episodes import Episodes, EpisodeSettings, interval
 from funnel.fresh.slot import FreshSettings
 from funnel.panels import Panel, Record, Table
+from funnel.platform.episodes import Episodes, EpisodeSettings, interval
 from funnel.platform.settings import PlatformSettings
 from funnel.settings import plain
 from funnel.spaces import LogUniform, Presets, Space, Spaces, named

@@ -2,7 +2,8 @@
 
 For user u and item i of request r, c the categories of the last 3 items seen in this visit:
 
-    x         = LOOK + affinity taste_u . v_i + quality_i + intent fit(r, i) - fatigue share of c that is i's category
+    x         = LOOK + affinity taste_u . v_i + quality_i + intent fit(r, i) + mood fit'(r, i)
+                - fatigue share of c that is i's category;  fit': of the visit's mood, 0 unless the world has moods
     click     ~ sigmoid(x)
     dwell     = exp(log 10 + DWELL + DWELL_SLOPE x + DWELL_NOISE N(0, 1)) s, at most twice the length;
                 a click of 10 s or more is a good click, a "positive interaction"
@@ -22,7 +23,7 @@ import numpy as np
 
 from data.errors import UserError
 from funnel.platform.corpus import Corpus
-from funnel.platform.draws import bits, key, keys, sixteen
+from funnel.platform.draws import bits, key, keys, sixteen, words
 from funnel.platform.numbers import chance, exponential, inner, normal_table
 from funnel.platform.ranking import intent_fit
 from funnel.platform.settings import PlatformSettings
@@ -38,6 +39,8 @@ RECENT = 3
 """Items back that fatigue looks."""
 BEHAVIOUR = 16
 """First word of the addresses of what users do."""
+MOODS = 17
+"""First word of the addresses of visits' moods."""
 SECOND = np.uint64(0xD1B54A32D192ED03)
 """Added to an item's key for a second word of draws."""
 
@@ -75,6 +78,9 @@ class Potential:
         logit_RM = np.float32(settings.affinity) * affinity_RM + items.quality_I.take(known_RM)
         fit_RM = intent_fit(items.content_ID, known_RM, corpus.centre_KD[requests.intent_R])
         logit_RM += np.float32(settings.intent) * fit_RM
+        if settings.mood:
+            mood_RM = intent_fit(items.content_ID, known_RM, corpus.centre_KD[moods(settings, requests, corpus)])
+            logit_RM += np.float32(settings.mood) * mood_RM
         off_RM = items.log_price_I.take(known_RM) - users.budget_U[user_R, None]
         key_RM = items.key_I.take(known_RM)
         # A key of their own: what policies draw from the request's key must tell nothing of what users do.
@@ -90,6 +96,14 @@ class Potential:
             category_RM=items.category_I.take(known_RM),
             most_RM=2 * items.length_I.take(known_RM),
         )
+
+
+def moods(settings: PlatformSettings, requests: Requests, corpus: Corpus) -> np.ndarray:
+    """int_R: the category that each user is in the mood for in this visit, drawn as intents are."""
+    population = corpus.population
+    drawn_R1 = words(key(population.seed, MOODS), requests.visit_R, 1)
+    mood_R = (population.users.intent_UK[requests.user_R] <= drawn_R1).sum(1)
+    return np.minimum(mood_R, settings.categories - 1)
 
 
 @dataclass(frozen=True)
@@ -140,14 +154,16 @@ def walk(
         watched["dwell"] = dwell_RS[:, :place]
         step = Step(place, item_RM, page.score_RM, left_RM, active_R, chosen_RS[:, :place], watched)
         column_R = reranking.choose(requests, step, view)  # type: ignore[attr-defined]
-        at_R = first_R + column_R
-        there_R = left_X.take(at_R)
+        # NOBODY: nothing that is left may be shown, and the page ends there.
+        shown_R = np.asarray(column_R) != NOBODY
+        at_R = first_R + np.where(shown_R, column_R, 0)
+        there_R = left_X.take(at_R) & shown_R
         if (gone_R := active_R & ~there_R).any():
-            if left_RM[gone_R].any():
+            if left_RM[gone_R & shown_R].any():
                 raise UserError("re-ranking chose an item that was shown already")
             active_R = active_R & there_R
-        left_X[at_R] = False
-        chosen_RS[:, place] = column_R
+        left_X[at_R[shown_R]] = False
+        chosen_RS[:, place] = at_R - first_R
         draw_8R = draw_X8.take(at_R, axis=0).T
         category_R = ahead.category_RM.take(at_R)
         same_R = (recent_RN == category_R[:, None]).sum(1, dtype=np.int8)

@@ -21,7 +21,20 @@ from funnel.platform.stages import Policies
 from funnel.registry import POLICIES
 from funnel.simulator import Compared
 
-CURVES = ("dwell", "good_ctr", "duic_at_20", "discoverable_at_10_7d", "fresh.dwell", "small.dwell", "uploads")
+PRIMARY = ("dwell", "duic_at_5", "discoverable_at_5_7d")
+"""What a test is judged by: what users pay, how much is shown at all, what finds its way. All others are secondary."""
+ORDER = (*PRIMARY, *(metric for metric in METRICS if metric not in PRIMARY))
+LEVEL = 0.05
+CURVES = (
+    "dwell",
+    "good_ctr",
+    "duic_at_5",
+    "duic_at_20",
+    "discoverable_at_5_7d",
+    "fresh.dwell",
+    "small.dwell",
+    "uploads",
+)
 SHOWN = "Effects"
 WIDEST = 200.0
 """Percent: days whose interval is wider are left out of a plot."""
@@ -77,6 +90,17 @@ class PlatformSimulator:
         tables = run_pair(self.settings, self.compared, pair)
         return {"names": list(DAILY), **{name: table.tolist() for name, table in tables.items()}}
 
+    def check(self, outcome: Mapping[str, Any]) -> None:
+        names = ["control", "treatment"]
+        if self.compared.design == "user":
+            names += ["beside_control", "beside_treatment"]
+        if outcome["names"] != list(DAILY) or set(outcome) != {"names", *names}:
+            raise ValueError(f"names or tables are others than {', '.join(names)} of {len(DAILY)} figures")
+        for name in names:
+            table, shape = np.array(outcome[name], np.float64), (self.compared.days, len(DAILY))
+            if table.shape != shape or not np.isfinite(table).all() or (table < 0).any():
+                raise ValueError(f"{name} is no table of {shape[0]} days by {shape[1]} figures of at least 0")
+
     def summarise(self, outcomes: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
         tables = [{name: np.array(one[name]) for name in one if name != "names"} for one in outcomes]
         summary: dict[str, Any] = {"pairs": len(tables), "days": self.compared.days, "design": self.compared.design}
@@ -93,15 +117,15 @@ class PlatformSimulator:
     @classmethod
     def results(cls, summary: Mapping[str, Any]) -> Table:
         rows = []
-        for metric in METRICS:
+        for metric in ORDER:
             base, effect, low, high = figures_of(summary, metric)
             cells = ("no value", "") if effect is None else (f"{100 * effect:+.2f}%", span(low, high))
-            rows.append((metric, base, *cells))
+            rows.append((metric, base, *cells, "primary" if metric in PRIMARY else ""))
         title = (
             f"{summary['treatment']} against {summary['control']}, {summary['pairs']} pairs of {summary['days']} days, "
         )
         title += f"{str(summary['design']).replace('_', '-')}-diverted"
-        return Table(title, ("metric", "control, a pair", "effect", "95%"), tuple(rows))
+        return Table(title, ("metric", "control, a pair", "effect", "95%", ""), tuple(rows))
 
     @classmethod
     def panels(cls, record: Record) -> list[Panel]:
@@ -109,7 +133,7 @@ class PlatformSimulator:
         # Counts of items vary far more than what users do: on one scale the latter could not be read.
         for title, of_items in (("On what users do", False), ("On items, providers and fresh content", True)):
             rows = []
-            for metric in METRICS:
+            for metric in ORDER:
                 _, effect, low, high = figures_of(record.summary, metric)
                 if effect is not None and low is not None and high is not None and of_items == is_of_items(metric):
                     rows.append(Interval(metric, 100 * effect, 100 * low, 100 * high))
@@ -145,6 +169,7 @@ def effects(tables: Sequence[Mapping[str, np.ndarray]], days: slice) -> dict[str
         found[f"{metric}.effect"] = float(effect_P.sum() / base_P.sum())
         if len(tables) > 1 and (ends := paired(effect_P, base_P)):
             found |= {f"{metric}.effect.low": ends[0], f"{metric}.effect.high": ends[1]}
+            found[f"{metric}.effect.p"] = chance_of(effect_P)
     return found
 
 
@@ -186,12 +211,40 @@ def number(value: Any) -> float | None:
     return None if found is None else 100 * found
 
 
-def message(summary: Mapping[str, Any]) -> str:
-    """What the pairs say, in one sentence."""
-    sure = []
-    for metric in METRICS:
+def chance_of(effect_P: np.ndarray) -> float:
+    """Two-sided p of a paired t test of the effects against 0."""
+    error = float(effect_P.std(ddof=1)) / np.sqrt(len(effect_P))
+    if not error:
+        return 0.0 if effect_P.any() else 1.0
+    return float(2 * student.sf(abs(float(effect_P.mean())) / error, len(effect_P) - 1))
+
+
+def holm(chances: Mapping[str, float]) -> dict[str, float]:
+    """p by name, adjusted so that the chance to call any of them wrongly is at most the level [Holm 1979]."""
+    adjusted, largest = {}, 0.0
+    for place, name in enumerate(sorted(chances, key=chances.__getitem__)):
+        largest = max(largest, min(1.0, (len(chances) - place) * chances[name]))
+        adjusted[name] = largest
+    return adjusted
+
+
+def told(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
+    """Of these metrics the effects that are told from 0, all of them together at 95%: Holm's p and the interval."""
+    chances = {metric: finite(summary.get(f"{metric}.effect.p")) for metric in metrics}
+    adjusted = holm({metric: p for metric, p in chances.items() if p is not None})
+    found = []
+    for metric, p in adjusted.items():
         _, effect, low, high = figures_of(summary, metric)
-        if effect is not None and low is not None and high is not None and not low <= 0 <= high:
-            sure.append(f"{metric} {100 * effect:+.1f}%")
-    what = ", ".join(sure) if sure else "no difference that 95% intervals tell from 0"
-    return f"{summary['treatment']} against {summary['control']} ({summary['pairs']} pairs): {what}."
+        if effect is not None and low is not None and high is not None and p < LEVEL and not low <= 0 <= high:
+            found.append(f"{metric} {100 * effect:+.1f}%")
+    return found
+
+
+def message(summary: Mapping[str, Any]) -> str:
+    """What the pairs say, in two sentences: of the primary metrics, and of the others."""
+    what = told(summary, PRIMARY)
+    rest = [metric for metric in PRIMARY if not any(one.startswith(f"{metric} ") for one in what)]
+    first = ", ".join([*what, *([f"{', '.join(rest)} not told from 0"] if rest else [])])
+    others = told(summary, [metric for metric in METRICS if metric not in PRIMARY])
+    head = f"{summary['treatment']} against {summary['control']} ({summary['pairs']} pairs): {first}."
+    return f"{head} Secondary: {', '.join(others) if others else 'nothing told from 0'} (95% for each group, Holm)."

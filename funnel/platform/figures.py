@@ -4,6 +4,7 @@
     discoverable@X,Y   items uploaded since the world began that had X or more positive interactions in the last Y days;
                        those of the fresh slot do not count (they are the bootstrapping)
     fresh              of items uploaded less than `fresh_days` ago
+    effective_views    items watched for 30% of their length or more; visit_length: items seen in a visit
     small              of items of small providers (population.py)
 All sums are of whole numbers and of multiples of 1/16: exact in any order. Shapes: A arms, I items, T days.
 """
@@ -18,8 +19,10 @@ from funnel.platform.view import Feedback
 
 SUMS = ("requests", "visits", "exposures", "clicks", "positives", "dwell", "likes", "purchases", "core_exposures",
         "core_positives", "core_dwell", "fresh_exposures", "fresh_positives", "fresh_dwell", "small_exposures",
-        "small_positives", "small_dwell", "slot_exposures", "slot_positives")  # fmt: skip
+        "small_positives", "small_dwell", "slot_exposures", "slot_positives", "effective_views")  # fmt: skip
 DUIC = (5, 20, 50)
+EFFECTIVE = 0.3
+"""Share of an item's length from which on a view is effective."""
 DISCOVERABLE = ((5, 7), (10, 7), (20, 7))
 CORPUS = tuple(f"duic_{k}" for k in DUIC) + tuple(f"discoverable_{x}_{y}d" for x, y in DISCOVERABLE)
 UPLOADS = "uploads"
@@ -60,7 +63,7 @@ class Ledger:
         sums += [dwell.sum(dtype=np.float64), feedback.like_RS.sum(), feedback.purchase_RS.sum()]
         for group in (core, fresh, small):
             sums += [(seen & group).sum(), (good & group).sum(), (dwell * group).sum(dtype=np.float64)]
-        sums += [slot.sum(), (slot & good).sum()]
+        sums += [slot.sum(), (slot & good).sum(), effective(feedback, items.length_I.take(item_RS, mode="clip")).sum()]
         self.sum[:, arm] += sums
         count = self.today_AI.shape[1]
         self.today_AI[arm] += np.bincount(item_RS[seen], minlength=count)
@@ -83,6 +86,11 @@ class Ledger:
         return np.array(self.days).reshape(-1, len(DAILY), self.arms)
 
 
+def effective(feedback: Feedback, length_RS: np.ndarray) -> np.ndarray:
+    """bool_RS: watched for 30% of its length or more, an effective view."""
+    return feedback.seen_RS & (feedback.dwell_RS >= np.float32(EFFECTIVE) * length_RS)
+
+
 METRICS: dict[str, tuple[str, str]] = {
     "dwell": ("dwell", ""),
     "good_ctr": ("positives", "exposures"),
@@ -90,8 +98,10 @@ METRICS: dict[str, tuple[str, str]] = {
     "good_ctr.casual": ("casual_positives", "casual_exposures"),
     "positives": ("positives", ""),
     "likes": ("likes", ""),
+    "effective_views": ("effective_views", ""),
     "purchases": ("purchases", ""),
     "requests": ("requests", ""),
+    "visit_length": ("exposures", "visits"),
     "fresh.dwell": ("fresh_dwell", ""),
     "fresh.positives": ("fresh_positives", ""),
     "fresh.exposures": ("fresh_exposures", ""),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.errors import UserError
 from funnel.platform.draws import bits
 from funnel.platform.matching import recency
 from funnel.platform.numbers import gumbel_table, on_grid
@@ -27,6 +28,10 @@ class FusionSettings:
     """Weight of exp(-age / 3 days)."""
     noise: float = 0.5
     """Weight of Gumbel noise, drawn for each request and item."""
+
+    def __post_init__(self) -> None:
+        if self.noise < 0:
+            raise UserError(f"noise is {self.noise}, must be at least 0")
 
 
 class SumFusion(Policy):

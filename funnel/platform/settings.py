@@ -48,6 +48,9 @@ class PlatformSettings:
     """Weight of taste times item vector in the logit of a click."""
     intent: float = 0.6
     """Weight of how well an item fits what the user has come for, in the logit of a click."""
+    mood: float = 0.0
+    """Weight of how well an item fits what the user is in the mood for in a visit, a category that no system is told,
+    in the logit of a click; what a user does in a visit then says what else the user wants in it. 0: no moods."""
     fatigue: float = 0.6
     """By how much the logit of a click falls where all of the last items seen were of the same category."""
     response: float = 0.5
@@ -73,10 +76,19 @@ class PlatformSettings:
         for name in ("core", "core_taste", "casual_taste", "content"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}, must lie in 0..1")
-        for name in ("uploads", "visits", "visits_spread", "quality", "affinity", "intent", "fatigue", "response"):
+        for name in (
+            "uploads",
+            "visits_spread",
+            "quality",
+            "affinity",
+            "intent",
+            "mood",
+            "fatigue",
+            "response",
+        ):
             if not 0 <= getattr(self, name) < 1e6:
                 raise UserError(f"{name} is {getattr(self, name)}, must be a finite number of at least 0")
-        for name in ("core_activity", "fresh_days"):
+        for name in ("visits", "core_activity", "fresh_days"):
             if not 0 < getattr(self, name) < 1e6:
                 raise UserError(f"{name} is {getattr(self, name)}, must be a finite number above 0")
         if self.dimensions > 32:

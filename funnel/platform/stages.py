@@ -110,7 +110,8 @@ class ReRanking(Protocol):
     """How many ranked items it chooses a page from: at least the page's slots."""
 
     def choose(self, requests: Requests, step: Step, view: View) -> np.ndarray:
-        """int_R: the column of the item to show next, one that is left."""
+        """int_R: the column of the item to show next, one that is left; NOBODY: none of them may be shown, and the page
+        ends. Asked at every place, after each view, so what was watched can decide what comes next."""
 
 
 @dataclass

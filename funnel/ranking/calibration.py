@@ -25,6 +25,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.files import write_whole
+from models.hidden_cause import LIFT
 
 CALIBRATION = "calibration.json"
 FORMAT, VERSION = "counterpoint.calibration", 2
@@ -93,10 +94,17 @@ class Calibration:
     about: dict[str, Any] = field(default_factory=dict)
     """What it was fitted on: method, space, part, rows, negative_rate; of which model (Given.checksum)."""
 
+    @property
+    def right_for_clicks(self) -> bool:
+        return "cvr" in self.tasks and self.about.get("space") == "click"
+
     def apply(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Calibrated logits by task; float64 where there is a map."""
+        """Calibrated logits by task; float64 where there is a map. Where pCVR is made right for clicks, pCTCVR is q p:
+        what a hidden cause adds to that product is in p then."""
         return {
-            task: self.tasks[task].apply_logit(logit) if task in self.tasks else logit for task, logit in logits.items()
+            name: self.tasks[name].apply_logit(logit) if name in self.tasks else logit
+            for name, logit in logits.items()
+            if not (self.right_for_clicks and name == LIFT)
         }
 
     def to_dict(self) -> dict[str, Any]:

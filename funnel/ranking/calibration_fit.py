@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from data.encode import Encoder
 from data.errors import UserError
@@ -28,6 +26,7 @@ from funnel.network import BatchNetwork
 from funnel.ranking.calibration import METHODS, SPACES, Calibration, Calibrator
 from funnel.ranking.click_model import ClickModel
 from funnel.ranking.counts import predict
+from funnel.ranking.folds import fold_columns, with_folds
 
 FEWEST = 10
 """Positives and negatives that a step of the isotonic fit rests on, at least."""
@@ -75,8 +74,9 @@ def gather(
 ) -> FitData:
     """Score a part once and keep what a fit needs: 16 bytes a click, and counts."""
     encoder, data = Encoder(log.schema), FitData(log.schema.weight is not None)
-    for table in ordered_tables(log, part, log.schema.columns):
-        rows = encoder.encode(table)
+    folds = click_model.folds if click_model else 0
+    for table in ordered_tables(log, part, [*log.schema.columns, *fold_columns(log.schema, folds)]):
+        rows = with_folds(encoder.encode(table), table, log.schema, folds)
         given_R = click_model.logits_of(rows, device) if click_model else None
         click_R, conversion_R = (torch.tensor(rows.labels[name]) for name in ("click", "conversion"))
         weight_R = None if rows.weight_R is None else torch.tensor(rows.weight_R)
@@ -167,6 +167,8 @@ def platt(
 
     A fit that would turn the order around (the scores rank worse than chance there) becomes a shift alone.
     """
+    from sklearn.linear_model import LogisticRegression  # seconds to import, and a training has no need of it
+
     target_R = np.where(label_R > 0.5, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     scale = 1 / weight_R.mean()
     features = np.concatenate([logit_R, logit_R])[:, None]
@@ -198,6 +200,8 @@ def isotonic(logit_R: np.ndarray, label_R: np.ndarray, weight_R: np.ndarray, cou
     stretch, where all rare events lie, it would be too high. A shift of all knots makes the mean prediction of the fit
     its mean label.
     """
+    from sklearn.isotonic import IsotonicRegression
+
     level_R = IsotonicRegression(out_of_bounds="clip").fit_transform(logit_R, label_R, sample_weight=weight_R)
     order_R = np.lexsort((logit_R, level_R))
     new_R = np.diff(level_R[order_R], prepend=-1.0) > 1e-12

@@ -19,7 +19,7 @@ from funnel.network import BatchNetwork
 from funnel.problem import Outputs
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.propensity_health import PropensityHealth
-from models.objectives.terms import product_logit
+from models.hidden_cause import both_logit
 
 ROWS = 8192
 PROPENSITIES = "propensities"
@@ -64,7 +64,7 @@ class RankingCounts:
         self.spaces["ctr"].add(logits["ctr"], click_B, weight_B)
         weight_of_clicked_B = weight_B[clicked] if weight_B is not None else None
         self.spaces["cvr.click"].add(logits["cvr"][clicked], conversion_B[clicked], weight_of_clicked_B)
-        self.spaces["ctcvr"].add(product_logit(logits["ctr"], logits["cvr"]), conversion_B, weight_B)
+        self.spaces["ctcvr"].add(both_logit(logits), conversion_B, weight_B)
         if self.truth is not None:
             found = self.truth.lookup(table.column(self.key).to_numpy())
             potential_B = torch.from_numpy(self.truth.potential_R[found].astype(np.float32))
@@ -118,4 +118,4 @@ def predict(network: BatchNetwork, rows: Rows, device: torch.device) -> dict[str
     for begin in range(0, len(rows), ROWS):
         batch = Batch.of(rows.take(slice(begin, begin + ROWS))).to(device)
         pieces.append({task: logit_B.cpu() for task, logit_B in network(batch).items()})
-    return {task: torch.cat([piece[task] for piece in pieces]) for task in network.tasks}
+    return {task: torch.cat([piece[task] for piece in pieces]) for task in network.says}

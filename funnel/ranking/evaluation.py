@@ -20,9 +20,11 @@ from funnel.figures.slices import activity_edges, activity_labels
 from funnel.ranking.bias_experiments import Bias, Matching
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.counts import NO_TRUTH, space_figures
+from funnel.ranking.hidden_cause import clicks_of, judge
 from funnel.ranking.propensity_health import PropensityHealth
 from funnel.ranking.scored_part import CLICK, CONVERSION, POTENTIAL, ScoredPart
-from models.objectives.terms import product_logit
+from models.hidden_cause import LIFT, both_logit
+from models.instrument import SHIFT
 
 SLICE_GROUPS = 256
 NO_USERS = "the log's schema names no user"
@@ -73,6 +75,14 @@ class Scored:
             found = self.calibration.apply(found)
         return found["ctr"], found["cvr"]
 
+    def both(self, rows: np.ndarray, ctr: torch.Tensor, cvr: torch.Tensor, raw: bool = False) -> torch.Tensor:
+        """Float64 logit of pCTCVR."""
+        found = {"ctr": ctr, "cvr": cvr}
+        for_clicks = self.calibration is not None and not raw and self.calibration.right_for_clicks
+        if LIFT in self.part.extra and not for_clicks:
+            found[LIFT] = torch.from_numpy(rows[LIFT].astype(np.float64))
+        return both_logit(found)
+
     def views(self, rows: np.ndarray, raw: bool = False) -> dict[str, View]:
         ctr, cvr = self.logits(rows, raw)
         labels = rows["labels"]
@@ -81,7 +91,7 @@ class Scored:
         found = {
             "ctr": View(every, ctr.numpy(), click, weight),
             "cvr.click": View(click, cvr.numpy()[click], conversion[click], None if weight is None else weight[click]),
-            "ctcvr": View(every, product_logit(ctr, cvr).numpy(), conversion, weight),
+            "ctcvr": View(every, self.both(rows, ctr, cvr, raw).numpy(), conversion, weight),
         }
         if self.part.has_truth:
             found["cvr.entire"] = View(every, cvr.numpy(), potential, weight)
@@ -180,6 +190,10 @@ def figures_of(scored: Scored) -> Figures:
     add_propensity(scored, result)
     add_user_figures(scored, result)
     add_experiments(scored, result)
+    if SHIFT in scored.part.extra:
+        figures, reason = judge(clicks_of(scored.part))
+        result.figures |= {f"cause.{name}": value for name, value in figures.items()}
+        result.absent |= {"cause.claimed": reason} if reason else {}
     units = "users" if scored.part.has_users else "rows"
     result.figures |= {"bootstrap.units": units, "bootstrap.replicates": scored.replicates, "ece.bins": ECE_GROUPS}
     result.figures["rows"] = scored.part.rows

@@ -33,6 +33,7 @@ def evaluated(record: Record) -> list[Panel]:
         *calibration(record, evaluation_section(record), before="raw.", after=""),
         *slices(record),
         *experiments(record),
+        *hidden_cause(record),
         *propensity(record, "Propensity health of the evaluated part"),
     ]
 
@@ -120,6 +121,24 @@ def experiments(record: Record) -> list[Panel]:
     if ratios:
         found.append(Intervals("PIP: risk ratio of a click, matched on q", "", ratios, 1.0, equal, section))
     return found
+
+
+def hidden_cause(record: Record) -> list[Panel]:
+    """Strength of a hidden cause and the test of the instruments, each with its interval; and what is claimed."""
+    section = "Does a hidden cause drive clicks and conversions?"
+    rows = present((record.interval("cause.theta", "hidden cause (theta)"),
+                    record.interval("cause.exclusion", "instruments, beside it (gamma)")))  # fmt: skip
+    if not rows:
+        return []
+    claimed = bool(record.summary.get("cause.claimed"))
+    says = "A hidden cause is found: weighing clicks by their propensities cannot remove it, escm2_joint can."
+    if not claimed:
+        says = f"Nothing is claimed: {record.reason('cause.claimed')}."
+    note = (
+        "theta: covariance that the cause gives the logits of click and conversion. gamma: how far instruments predict "
+    )
+    note += "conversions beside it; they are valid where that is 0. What the model has not learnt counts as hidden too."
+    return [Sentence(says, section), Intervals("Hidden cause, judged by instruments", "", rows, 0.0, note, section)]
 
 
 def present(found: Iterable[Interval | None]) -> tuple[Interval, ...]:

@@ -39,10 +39,24 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     if "pip.risk_ratio" in summary:
         true = f"; true {line(summary, 'pip.true_risk_ratio', '.3f')}" if "pip.true_risk_ratio" in summary else ""
         lines.append(f"PIP: risk ratio of click on pCVR, matched on q, {line(summary, 'pip.risk_ratio', '.3f')}{true}")
+    lines += hidden_cause(summary)
     reasons: dict[str, list[str]] = {}
     for key, reason in summary["absent"].items():
+        if key == "cause.claimed" and "cause.theta" in summary:
+            continue  # said above
         reasons.setdefault(reason, []).append(key)
     return [*lines, *(f"absent: {', '.join(sorted(keys))} ({reason})" for reason, keys in reasons.items())]
+
+
+def hidden_cause(summary: Mapping[str, Any]) -> list[str]:
+    """What instruments say of a hidden cause of click and conversion, and whether anything is claimed."""
+    if "cause.theta" not in summary:
+        return []
+    verdict = "" if summary["cause.claimed"] else f"; nothing is claimed: {summary['absent']['cause.claimed']}"
+    return [
+        f"hidden cause of click and conversion: theta {line(summary, 'cause.theta', '.2f')}, instruments beside it "
+        f"{line(summary, 'cause.exclusion', '.2f')} ({summary['cause.clicks']:,} clicks){verdict}"
+    ]
 
 
 def slices_table(column: str, slices: Sequence[Mapping[str, Any]]) -> Table:

@@ -27,7 +27,7 @@ from funnel.network import BatchNetwork
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.export_pooling import exported_pooling
 from funnel.tools import Served
-from models.objectives.terms import log_product
+from models.hidden_cause import log_both
 from models.pooling import BagTensors
 
 SCORES = ("pctr", "pcvr", "pctcvr")
@@ -74,7 +74,7 @@ class Ranker(nn.Module):
         scores = {
             "pctr": logits["ctr"].sigmoid().float(),
             "pcvr": logits["cvr"].sigmoid().float(),
-            "pctcvr": log_product(logits["ctr"], logits["cvr"]).exp().float(),
+            "pctcvr": log_both(logits).exp().float(),
         }
         result = tuple(scores[name] for name in SCORES)
         if self.fuse is None:

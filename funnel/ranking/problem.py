@@ -29,8 +29,9 @@ from funnel.network import BatchNetwork, build_network
 from funnel.panels import Panel, Record, Table
 from funnel.problem import Given, Outputs
 from funnel.ranking.calibration import Calibration
-from funnel.ranking.click_model import ClickModel
+from funnel.ranking.click_model import ROLES, ClickModel
 from funnel.ranking.counts import PROPENSITIES, RankingCounts
+from funnel.ranking.folds import FOLD, LeftOut, fold_columns, no_folds, with_folds
 from funnel.ranking.presets import PRESETS, SPACES
 from funnel.ranking.results import WATCHED, results
 from funnel.rows import RowUnits
@@ -50,12 +51,16 @@ AIMS = [f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr") for figur
 class EntireSpaceSettings:
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    leave_out: str = ""
+    """Train without the rows of one fold of users, FOLD/FOLDS such as 1/3: a click model that weighs the rows it has
+    not seen (jobs.ensemble trains one for each fold). Figures are of all rows."""
     threshold: float | str = "auto"
     """Prediction from which on a row is called positive, for precision, recall and F1 among the figures: a probability,
     or auto = the mean label of the rows they are taken over."""
 
     def __post_init__(self) -> None:
         checked(self.threshold)
+        LeftOut.of(self.leave_out)
 
 
 class EntireSpace:
@@ -66,7 +71,8 @@ class EntireSpace:
     units: ClassVar[str] = "rows"
     roles: ClassVar[Mapping[str, str]] = {
         PROPENSITIES: "a run with the same features, whose CTR tower weighs the clicks in place of this run's own; it "
-        "may be trained for clicks alone (--preset clicks)"
+        "may be trained for clicks alone (--preset clicks); several are averaged",
+        **dict.fromkeys(ROLES[1:], "one more of them"),
     }
     goal: str = "ctcvr.log_loss"
     watched: ClassVar[Mapping[str, str]] = WATCHED
@@ -75,6 +81,7 @@ class EntireSpace:
         "calibrate": "funnel.ranking.calibrating",
         "evaluate": "funnel.ranking.evaluating",
         "export": "funnel.ranking.exporting",
+        "teach": "funnel.ranking.teaching",
     }
     presets: ClassVar[Presets] = PRESETS
     spaces: ClassVar[Spaces] = SPACES
@@ -96,6 +103,8 @@ class EntireSpace:
             raise UserError(
                 f"--given {PROPENSITIES}=...: objective {settings.objective.name} uses no propensities; leave it out"
             )
+        if settings.leave_out and log.schema.user is None:
+            raise UserError(f"leave_out {settings.leave_out}: the log's schema names no user, and folds are of users")
         needed = needed_labels(settings)
         require_labels(log, needed)
         facts = {name: check_labels(log, part) for name, part in parts.items()}
@@ -113,7 +122,7 @@ class EntireSpace:
         if not train.positives.get("conversion") or not facts["valid"].positives.get("conversion"):
             warnings.append("train or valid has no conversions: a model of clicks; its pcvr and pctcvr mean nothing")
         return {
-            "tasks": list(objective.tasks),
+            **towers(objective),
             "click_rate": train.weights["click"] / train.weight,
             "conversion_rate": train.weights.get("conversion", 0) / train.weights["click"],
             "numeric_mean": mean_N.tolist(),
@@ -125,7 +134,7 @@ class EntireSpace:
     @classmethod
     def facts_with(cls, facts: Mapping[str, Any], settings: EntireSpaceSettings) -> dict[str, Any]:
         """Facts of the same log for other settings: the towers follow the objective. Trials of a search differ so."""
-        return {**facts, "tasks": list(find_objective(settings.objective.name).tasks)}
+        return {**facts, "hidden_cause": False, **towers(find_objective(settings.objective.name))}
 
     def __init__(
         self,
@@ -136,8 +145,20 @@ class EntireSpace:
     ) -> None:
         self.settings, self.schema, self.facts = settings, schema, facts
         self.encoder = Encoder(schema)
-        self.columns = schema.columns
-        self.click_model = ClickModel(given[PROPENSITIES]) if given and PROPENSITIES in given else None
+        self.left_out = LeftOut.of(settings.leave_out)
+        runs = [given[role] for role in ROLES if role in given] if given else []
+        self.click_model = ClickModel(*runs) if runs else None
+        if self.folds and schema.user is None:
+            raise UserError(f"--given {PROPENSITIES}=...: trained without folds of users, and the log names no user")
+
+    @property
+    def folds(self) -> int:
+        """Into how many folds users are dealt, if this training or its click model has to know."""
+        return self.left_out.folds or (self.click_model.folds if self.click_model else 0)
+
+    @property
+    def columns(self) -> list[str]:
+        return [*self.schema.columns, *fold_columns(self.schema, self.folds)]
 
     @cached_property
     def objective(self) -> Objective:
@@ -162,15 +183,16 @@ class EntireSpace:
         return tuple(file.row_groups[index] for file, index in part.row_groups())
 
     def encode(self, table: pa.Table) -> RowUnits:
-        return RowUnits(self.encoder.encode(table))
+        return RowUnits(with_folds(self.encoder.encode(table), table, self.schema, self.folds))
 
     def empty(self) -> RowUnits:
-        return RowUnits(self.encoder.empty())
+        return RowUnits(no_folds(self.encoder.empty(), self.folds))
 
     def network(self, share: Share = EVERY_ROW, seed: int = 0) -> BatchNetwork:
         facts = self.facts
         tasks = tuple(facts["tasks"])
-        network = build_network(BatchNetwork, self.settings.model, self.schema, tasks, seed, share)
+        cause = self.settings.objective.theta if facts.get("hidden_cause") else None
+        network = build_network(BatchNetwork, self.settings.model, self.schema, tasks, seed, share, cause)
         network.ending = self.settings.objective.ending(tasks)
         if "numeric_mean" in facts:  # not in an older checkpoint, whose tensors say the same
             network.start_at({"ctr": facts["click_rate"], "cvr": facts["conversion_rate"]})
@@ -185,12 +207,12 @@ class EntireSpace:
         return dataclasses.replace(batch, given={PROPENSITIES: self.click_model.logits(batch)})
 
     def totals(self, outputs: Outputs, batch: Batch) -> Tensor:
-        return self.objective.totals(dict(outputs), labels_of(batch))
+        return self.objective.totals(dict(outputs), labels_of(batch, self.left_out))
 
     def loss(self, outputs: Outputs, batch: Batch, totals: Tensor, step: int, epoch: int = 0) -> dict[str, Tensor]:
         self.objective.step, self.objective.epoch = step, epoch
         # Nothing in the batch weighs anything: the sums above are 0 too, and 0 / TINY is no NaN.
-        return self.objective(dict(outputs), labels_of(batch), torch.where(totals == 0, TINY, totals))
+        return self.objective(dict(outputs), labels_of(batch, self.left_out), torch.where(totals == 0, TINY, totals))
 
     def counts(
         self, log: Log, part: Part, truth: bool = False, calibration: Calibration | None = None
@@ -223,10 +245,20 @@ class EntireSpace:
         return panels(record)
 
 
-def labels_of(batch: Batch) -> Labels:
-    """The batch's labels as objectives take them, with the click model's logits if it has them."""
+def towers(objective: type[Objective]) -> dict[str, Any]:
+    """Of the facts, what a network's form follows from beside the settings: {"tasks": ., ["hidden_cause": True]}"""
+    return {"tasks": list(objective.tasks), **({"hidden_cause": True} if objective.hidden_cause else {})}
+
+
+def labels_of(batch: Batch, left_out: LeftOut = LeftOut()) -> Labels:  # noqa: B008 - it is frozen
+    """The batch's labels as objectives take them, with the click model's logits if it has them; rows of the fold that
+    is left out weigh 0."""
     given = batch.given[PROPENSITIES] if batch.given else None
-    return Labels(batch.labels["click"], batch.labels["conversion"], batch.weight_B, given)
+    weight_B = batch.weight_B
+    if left_out.folds:
+        kept_B = (batch.labels[FOLD] != left_out.fold - 1).float()
+        weight_B = kept_B if weight_B is None else weight_B * kept_B
+    return Labels(batch.labels["click"], batch.labels["conversion"], weight_B, given)
 
 
 def needed_labels(settings: EntireSpaceSettings) -> tuple[str, ...]:

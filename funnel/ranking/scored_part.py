@@ -10,22 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.types as pat
 import torch
 
-from data.encode import Encoder, one_chunk
-from data.errors import UserError
-from data.hashing import hash_array
+from data.encode import Encoder
 from data.log import Log, Part
 from data.reading import ordered_tables
 from funnel.figures.slices import Slicing
 from funnel.network import BatchNetwork
 from funnel.ranking.click_model import ClickModel
 from funnel.ranking.counts import predict
+from funnel.ranking.folds import user_keys, with_folds
+from models.hidden_cause import LIFT
+from models.instrument import SHIFT
 
 BUCKET_ROWS = 1 << 20
 CLICK, CONVERSION, POTENTIAL = 1, 2, 4
+EXTRA = (LIFT, SHIFT)
 
 
 @dataclass
@@ -42,6 +42,8 @@ class ScoredPart:
     """Whether rows have weights."""
     has_click_model: bool = False
     """Whether a click model's logits are kept, which gave the training its propensities."""
+    extra: tuple[str, ...] = ()
+    """What the network says beside the logits of its tasks, which is kept too: of a hidden cause, of instruments."""
     rows: int = 0
     bucket_rows: int = BUCKET_ROWS
     kept: dict[int, list[np.ndarray]] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class ScoredPart:
         fixed = [("user", "u8"), ("ctr", "f4"), ("cvr", "f4"), ("labels", "u1")]
         fixed += [("weight", "f4")] if self.weighted else []
         fixed += [("click", "f4")] if self.has_click_model else []
+        fixed += [(name, "f4") for name in self.extra]
         return np.dtype(fixed + [(f"by{index}", "i2") for index in range(len(self.slicings))])
 
     def add(self, rows: np.ndarray) -> None:
@@ -96,7 +99,8 @@ def score_part(
     truth = log.truth(part) if log.has_truth(part) else None
     buckets = max(1, -(-part.rows // BUCKET_ROWS))
     weighted, given = schema.weight is not None, click_model is not None
-    scored = ScoredPart(folder, buckets, schema.user is not None, truth is not None, slicings, weighted, given)
+    has_users, extra = schema.user is not None, tuple(name for name in EXTRA if name in network.says)
+    scored = ScoredPart(folder, buckets, has_users, truth is not None, slicings, weighted, given, extra)
     wanted = [*schema.columns, schema.user, schema.exposure if truth else None, *(s.column for s in slicings)]
     columns = list(dict.fromkeys(name for name in wanted if name))
     encoder = Encoder(schema)
@@ -111,24 +115,15 @@ def score_part(
             potential_R = truth.potential_R[truth.lookup(table.column(schema.exposure).to_numpy())]
             labels_R = labels_R + POTENTIAL * (potential_R > 0)
         rows["labels"] = labels_R
+        for name in extra:
+            rows[name] = logits[name].numpy()
         if encoded.weight_R is not None:
             rows["weight"] = encoded.weight_R
         if click_model is not None:
-            rows["click"] = click_model.logits_of(encoded, device).numpy()
+            folded = with_folds(encoded, table, schema, click_model.folds)
+            rows["click"] = click_model.logits_of(folded, device).numpy()
         for index, slicing in enumerate(slicings):
             rows[f"by{index}"] = slicing.codes(table)
         scored.add(rows)
         on_rows(scored.rows)
     return scored
-
-
-def user_keys(table: pa.Table, name: str) -> np.ndarray:
-    """uint64_R: a hash of the user's id; all rows without one are one user."""
-    column = one_chunk(table, name)
-    if not (pat.is_integer(column.type) or pat.is_dictionary(column.type) or pat.is_string(column.type)
-            or pat.is_large_string(column.type)):  # fmt: skip
-        raise UserError(f"column {name!r} is of type {column.type}; a user is a whole number or a string")
-    key_R = hash_array(column)
-    if column.null_count:
-        key_R = np.where(column.is_null().to_numpy(zero_copy_only=False), np.uint64(0), key_R)
-    return key_R

@@ -21,7 +21,7 @@ from funnel.problem import Given
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.counts import predict
 from funnel.tools import Scores
-from models.objectives.terms import log_product
+from models.hidden_cause import log_both
 
 SCORES = ("pctr", "pcvr", "pctcvr")
 
@@ -95,7 +95,7 @@ def score(
         probabilities = {
             "pctr": logits["ctr"].sigmoid(),
             "pcvr": logits["cvr"].sigmoid(),
-            "pctcvr": log_product(logits["ctr"], logits["cvr"]).exp(),
+            "pctcvr": log_both(logits).exp(),
         }
         own = cast_table(table.select(list(dict.fromkeys(filter(None, keys.values())))), part.types, file.path)
         columns = {name: own.column(source) for name, source in keys.items() if source}

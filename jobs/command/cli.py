@@ -90,7 +90,11 @@ def parse(arguments: Options, words: Sequence[str], description: str = "") -> An
     parsed: Any
     try:
         with contextlib.redirect_stderr(said), own_code("the options make no valid settings"):
-            parsed, unknown = tyro.cli(kind, prog=command(), args=list(words), return_unknown_args=True, add_help=False)
+            # Help is ours: what a comment says of an option need not be read from the source for every command.
+            quick = (tyro.conf.HelptextFromCommentsOff,)
+            parsed, unknown = tyro.cli(
+                kind, prog=command(), args=list(words), return_unknown_args=True, add_help=False, config=quick
+            )
     except SystemExit as end:
         if end.code != USER_ERROR:
             raise

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from funnel.registry import FITTED, PROBLEMS, TUNABLES
+from funnel.registry import FITTED, OPERATIONS, PROBLEMS, TUNABLES
 
 OPTION = "--trust"
 HELP = f"{OPTION} NAME: run the code of this name, package.module:Class or file.py:Class, where a file names it."
-OWN = frozenset({*PROBLEMS.values(), *TUNABLES.values(), *FITTED.values()})
+OWN = frozenset({*PROBLEMS.values(), *TUNABLES.values(), *FITTED.values(), *OPERATIONS.values()})
 KEYS = ("problem", "objective", "name", "env")
 """Settings that name classes, or environments of Gymnasium: anything with a colon is code there."""
 CODE = re.compile(r"(?:.*\.py|[^\W\d]\w*(?:[./][^\W\d]\w*)*):[^\W\d]\w*")

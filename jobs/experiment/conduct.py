@@ -26,6 +26,7 @@ from jobs.command.signals import leave, stop_signals
 from jobs.command.simulated import find_policy
 from jobs.command.tables import print_table
 from jobs.command.trust import trust
+from jobs.experiment.files import digests
 from jobs.experiment.options import Arguments
 from jobs.experiment.pairs import run_pairs
 from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, inspect_run, read_json, start_run, write_json
@@ -60,6 +61,7 @@ def conduct(arguments: Arguments, console: Console) -> dict[str, Any]:
         "settings": plain(settings),
         **{name: getattr(compared, name) for name in ("design", "days", "warmup", "seed")},
         **facts,
+        **digests({"control": control, "treatment": treatment}),
         "pairs": arguments.pairs,
         "workers": arguments.workers,
     }
@@ -106,7 +108,15 @@ def all_pairs(simulator: Any, arguments: Arguments, out: Path, console: Console)
                 tell(1)
         except Stopped as stopped:
             leave(stopped, received[0])
-    return [read_json(path) for path in path_of.values()]
+    return [checked(simulator, path) for path in path_of.values()]
+
+
+def checked(simulator: Any, path: Path) -> dict[str, Any]:
+    """What a pair's file holds. Raises UserError that names the file if it is not what the simulator gave."""
+    with reading_from(path):
+        outcome: dict[str, Any] = read_json(path)
+        simulator.check(outcome)
+        return outcome
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from data.errors import UserError
 from data.files import make_directory, write_whole
 from funnel.numbers import compact, count, true_minus
 from funnel.panels import RUNS, Calibration, Cell, Curve, Glossary, Intervals, Panel, Record, Sentence, Series, Table
-from jobs.report import draw
 from jobs.report.compare import Shown, sections
 from jobs.report.places import place, repeatable, without_roots
 from jobs.report.runs import Run, panels_of
@@ -156,6 +155,8 @@ def value_at(panel: Curve, series: Series, place: tuple[str, float]) -> Cell:
 
 
 def drawn(panel: Curve | Intervals | Calibration, name: str) -> str:
+    from jobs.report import draw  # matplotlib takes its time to import, and commands that end with a page begin with us
+
     if isinstance(panel, Curve):
         return draw.curve(panel, name)
     return draw.intervals(panel, name) if isinstance(panel, Intervals) else draw.calibration(panel, name)

@@ -27,6 +27,7 @@ KINDS = {  # and who writes them
     "check": "jobs.check",
     "experiment": "jobs.experiment",
     "fit": "jobs.fit",
+    "operate": "jobs.operate",
 }
 PLACES = {
     "tune": "jobs.tune.panels",
@@ -34,6 +35,7 @@ PLACES = {
     "check": "jobs.check",
     "experiment": "jobs.experiment.panels",
     "fit": "jobs.fit",
+    "operate": "jobs.operate",
 }
 """Kinds that are commands of their own rather than a system, and who shows them."""
 NO_METRICS = ("evaluate", *PLACES)
@@ -155,7 +157,7 @@ def load_run(path: Path) -> Run:
     if kind not in KINDS:
         raise UserError(
             f"{path / RUN_FILE}: a {kind!r} run; a report takes runs of jobs.train, jobs.evaluate and jobs.evolve, "
-            "searches of jobs.tune, pipelines, experiments and fits"
+            "searches of jobs.tune, pipelines, experiments, fits and operations"
         )
     if not (path / SUMMARY_FILE).exists():
         raise UserError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 INK, MUTED, RULE, PAPER = "#101112", "#606162", "#d0d1d2", "#fcfdfe"
@@ -75,7 +76,8 @@ def to_svg(figure: Figure, name: str, alt: str) -> str:
     it. No namespaces, metadata or document type: HTML needs none, and so the page names no address at all."""
     buffer = io.StringIO()
     with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="svg")
+        # Not `savefig`, which draws everything once more before, for the layout that drawing makes itself.
+        FigureCanvasSVG(figure).print_svg(buffer)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style[ >].*?</style>", "", text, flags=re.DOTALL)
     viewbox = re.search(r'viewBox="[^"]*"', text)

@@ -30,6 +30,8 @@ from jobs.command.trust import check_names
 from jobs.run.directory import RUN_FILE, read_json
 
 OPTION = "--start-from"
+FOLDS = "fold-"
+"""What the directories of an ensemble's runs are called, before their number."""
 EVOLUTIONS = ("evolve", "evolve_objective")
 """What run.json calls a run of jobs.evolve; the latter of earlier versions."""
 
@@ -79,14 +81,27 @@ def model_to_start_from(run: Path, job: TrainJob) -> tuple[str, dict[str, Any], 
 
 
 def given_runs(words: Sequence[str], roles: Mapping[str, str]) -> dict[str, Path]:
-    """{role: run directory} of ROLE=RUN words. Raises UserError for a role that the problem does not have."""
-    runs = {}
+    """{role: run directory} of ROLE=RUN words. A role that is given again is ROLE-2, ROLE-3, ..., where the problem has
+    such. Raises UserError for a role that the problem does not have, or not so often."""
+    runs: dict[str, Path] = {}
     for word in words:
         role, equals, run = word.partition("=")
+        first = [name for name in roles if name.rpartition("-")[0] not in roles]
         if not equals or not run or role not in roles:
-            raise UserError(f"--given {word}: want ROLE=RUN with ROLE of {', '.join(roles) or 'none for this problem'}")
-        runs[role] = Path(run).expanduser().absolute()
+            raise UserError(f"--given {word}: want ROLE=RUN with ROLE of {', '.join(first) or 'none for this problem'}")
+        members = ensemble(Path(run).expanduser().absolute())
+        places = [role, *(name for name in roles if name.rpartition("-")[0] == role)]
+        free = [name for name in places if name not in runs]
+        if len(free) < len(members):
+            raise UserError(f"--given {word}: that is more than {len(places)} runs as {role}, which is the most")
+        runs.update(zip(free, members, strict=False))
     return runs
+
+
+def ensemble(run: Path) -> list[Path]:
+    """The run itself, or those of the folds in it (jobs.ensemble), in order."""
+    found = [path for path in run.glob(f"{FOLDS}*") if path.name.removeprefix(FOLDS).isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(FOLDS))) or [run]
 
 
 def check_given(given: Mapping[str, Path], job: TrainJob) -> dict[str, Any]:

@@ -25,6 +25,7 @@ TINY = 1e-12
 """What a total that may be 0 is raised to; the sum above it is 0 then."""
 TOWER = ".tower"
 """Behind a task's name: the same logit once more, with a gradient that ends in the task's tower."""
+MOST_THETA = 9.0
 TERMS = ("ctr", "c", "g", "imp")
 """What lambda_ and gamma_ are followed by: the terms CTR, CVR, CTCVR and imputation."""
 
@@ -75,6 +76,10 @@ class ObjectiveConfig:
     imputation: str = "error"
     """What the imputation tower of escm2_dr predicts: error (the loss itself, as in the paper) or label (the potential
     conversion, so that unclicked rows teach the CVR tower too)."""
+    theta: float | str = "learnt"
+    """Covariance that a hidden cause gives the logits of click and conversion (escm2_joint): a number that is held,
+    such as jobs.evaluate estimates of a run whose schema declares instruments, or learnt with the weights, which takes
+    thousands of steps and falls short."""
     alternate_every: int = 0
     """With a number n, escm2_dr trains its imputation for n steps, then its CVR tower for n, in turn; 0 = both."""
 
@@ -89,6 +94,8 @@ class ObjectiveConfig:
             if getattr(self, key) not in choices:
                 words = " or ".join([", ".join(map(repr, choices[:-1])), repr(choices[-1])])
                 raise UserError(f"objective.{key} must be {words}, got {getattr(self, key)!r}")
+        if self.theta != "learnt" and (isinstance(self.theta, str) or not abs(self.theta) <= MOST_THETA):
+            raise UserError(f"objective.theta must be 'learnt' or a number in -9..9, got {self.theta!r}")
         resolve_clip(self.clip, click_rate=0.5)
 
     def ending(self, tasks: Iterable[str]) -> tuple[str, ...]:
@@ -125,6 +132,8 @@ class Objective:
     """The towers it needs; ctr and cvr are what a funnel is scored with."""
     uses_propensities: ClassVar[bool] = False
     """Whether it weighs clicks by `inverse_propensity`: then a click model trained before may give the propensities."""
+    hidden_cause: ClassVar[bool] = False
+    """Whether its network has a hidden cause of click and conversion (models/hidden_cause.py)."""
     step: int = 0
     """Which update this is, set by the trainer: for what alternates."""
     epoch: int = 0

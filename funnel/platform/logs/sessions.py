@@ -3,6 +3,9 @@
 Pages of a visit are asked for in different rounds of a tick, so the rows of a tick are kept until it has ended.
 """
 
+from dataclasses import replace
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,11 +18,13 @@ from funnel.platform.view import Requests, View
 
 
 class Sessions(Exposures):
-    """The re-ranker's log. Labels beside click and purchase: effective_view, like, has_next."""
+    """The re-ranker's log. Labels beside click and purchase: effective_view, like, has_next. `rank_score` is what the
+    main system's order was made by."""
 
     def __init__(self, settings: PlatformSettings, name: str, history: int) -> None:
         super().__init__(settings, name, history)
-        self.schema = platform_schema(name, settings, "visit_id", history, truth=True)
+        schema = platform_schema(name, settings, "visit_id", history, truth=True)
+        self.schema = replace(schema, numeric=(*schema.numeric, "rank_score"))
         self._when: tuple[int, int] = (-1, -1)
         self._waiting: list[Tables] = []
 
@@ -27,7 +32,9 @@ class Sessions(Exposures):
         now = (requests.day, requests.tick)
         done = self.flush() if now != self._when else []
         self._when = now
-        self._waiting += super().tables(view, requests, passed, walked)
+        score_R = scores_of(passed, walked)
+        for table, truth in super().tables(view, requests, passed, walked):
+            self._waiting.append((table.append_column("rank_score", pa.array(score_R)), truth))
         return done
 
     def flush(self) -> list[Tables]:
@@ -40,3 +47,11 @@ class Sessions(Exposures):
         # An exposure's id is made of visit, page and place in this order.
         order = pc.sort_indices(rows.column("exposure_id"))
         return [(rows.take(order), truth.take(order))]
+
+
+def scores_of(passed: Passed, walked: Walked) -> np.ndarray:
+    """float32: the fusion's score of every item that was looked at, row by row."""
+    row_R, place_R = np.nonzero(walked.feedback.seen_RS)
+    item_R = walked.feedback.item_RS[row_R, place_R]
+    column_R = (passed.page.item_RM[row_R] == item_R[:, None]).argmax(1)
+    return passed.page.score_RM[row_R, column_R]

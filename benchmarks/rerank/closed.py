@@ -1,0 +1,125 @@
+"""Re-ranking in the platform's closed loop: what searches, feedback and rivals change against the point-wise order.
+
+    python benchmarks/rerank/closed.py live --world moods --seconds 150     # again, until done
+    python benchmarks/rerank/closed.py table
+
+Scorers are those of benchmarks/rerank/worlds.py, trained in other worlds. A world lives its first days in the main
+system's order, then some days under each policy, with common random numbers; differences are world by world, in percent
+of the control: the point-wise order of the scorer that is trained for it (no context at all).
+"""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.bench import markdown, write_result
+from benchmarks.rerank.worlds import PLACE, WORLDS, trained
+from funnel.platform.episodes import EpisodeSettings, changes, interval
+from funnel.rerank.tuning import COST, RerankEpisodes
+
+LINES = PLACE / "closed.jsonl"
+NUMBERS = range(5_000_000, 5_000_012)
+"""Worlds: none that a scorer has learnt from, none that is tuned on."""
+SIZE = {"users": 600, "items": 400, "uploads": 30.0}
+EPISODE = EpisodeSettings(first=3, days=5, settle=1)
+CONTROL = "point-wise scorer"
+SHOWN = ("effective_views", "likes", "visit_length", "good_ctr", "dwell")
+
+
+def arms(world: str) -> dict[str, dict[str, Any]]:
+    """Policies by name."""
+
+    def stage(kind: str, **more: Any) -> dict[str, Any]:
+        return {"reranking": {"kind": "list", "weights": str(trained(world, kind).absolute()), **more}}
+
+    found = {
+        CONTROL: stage("no context", method="pointwise"),
+        "main system's order": {},
+        "adaptive, t = .95": stage("full"),
+        "adaptive, no feedback": stage("no feedback"),
+        "greedy": stage("full", method="greedy"),
+        "point-wise, of the list scorer": stage("full", method="pointwise"),
+        "adaptive, leaving by place": stage("full", leave="place"),
+        "adaptive, told nothing that was watched": stage("full", context=False),
+        "full beam": stage("full", method="beam"),
+    }
+    return found
+
+
+def lines() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
+
+
+def live(world: str, until: float) -> bool:
+    """Go on until then, world by world; whether all is there."""
+    there = {(one["world"], one["number"], one["arm"]) for one in lines()}
+    episodes = RerankEpisodes(replace(WORLDS[world], **SIZE), EPISODE)
+    known = arms(world)
+    with LINES.open("a") as file:
+        for number in NUMBERS:
+            for arm, tree in known.items():
+                if (world, number, arm) in there:
+                    continue
+                if time.time() > until:
+                    return False
+                begun = time.process_time()
+                figures = dict(episodes.run(tree, number))
+                one = {"world": world, "number": number, "arm": arm, "figures": figures}
+                file.write(json.dumps({**one, "cpu_seconds": time.process_time() - begun}) + "\n")
+                file.flush()
+            episodes.begun.clear()
+    return True
+
+
+def table() -> None:
+    by = {(one["world"], one["number"], one["arm"]): one["figures"] for one in lines()}
+    text, figures = "", {}
+    for world in WORLDS:
+        names = [arm for arm in dict.fromkeys(arm for w, _, arm in by if w == world) if arm != CONTROL]
+        numbers = [n for n in NUMBERS if (world, n, CONTROL) in by]
+        rows = []
+        for arm in names:
+            own = [n for n in numbers if (world, n, arm) in by]
+            change = [changes(by[world, n, arm], by[world, n, CONTROL]) for n in own]
+            cost = sum(by[world, n, arm][COST] for n in own) / max(len(own), 1)
+            found = {name: interval(one[name] for one in change) for name in SHOWN}
+            figures[f"{world}, {arm}"] = {name: vars(value) for name, value in found.items()} | {COST: cost}
+            rows.append([arm, *found.values(), f"{cost:.0f}", len(own)])
+        header = ["policy", *(name.replace("_", " ") for name in SHOWN), "evaluations a decision", "worlds"]
+        text += f"\n**{world}** (% of the {CONTROL}'s order, 95% over worlds)\n\n" + markdown(header, rows)
+        with_feedback = [n for n in numbers if all((world, n, arm) in by for arm in names)]
+        if len(with_feedback) > 1:
+            text += "\n" + share_of_feedback(world, with_feedback, by)
+    write_result("rerank-closed", figures, text)
+
+
+def share_of_feedback(world: str, numbers: list[int], by: Any) -> str:
+    """What real-time feedback brings on top of the watched items alone, and its share of the gain."""
+    parts = []
+    for name in SHOWN[:3]:
+        whole, without = (
+            [changes(by[world, n, arm], by[world, n, CONTROL])[name] for n in numbers]
+            for arm in ("adaptive, t = .95", "adaptive, no feedback")
+        )
+        added = interval(a - b for a, b in zip(whole, without, strict=True))
+        share = sum(a - b for a, b in zip(whole, without, strict=True)) / sum(whole)
+        parts.append(f"{name.replace('_', ' ')} {added} points, {100 * share:.0f}% of the gain")
+    return "Feedback features add: " + "; ".join(parts) + ".\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("live", "table"))
+    parser.add_argument("--world", choices=tuple(WORLDS), default="moods")
+    parser.add_argument("--seconds", type=float, default=150.0)
+    given = parser.parse_args()
+    if given.what == "table":
+        table()
+    else:
+        print(live(given.world, time.time() + given.seconds))
+
+
+if __name__ == "__main__":
+    main()

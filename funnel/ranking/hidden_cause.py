@@ -1,0 +1,215 @@
+"""Is there a hidden cause of click and conversion, and how strong? Judged from clicked rows by instruments.
+
+Let m(x, z) = logit P(o = 1 | x, z), as a trained model says it, and s(z) what instruments z add to its click logit. For
+a cause of covariance theta = s h^2 (models/hidden_cause.py) a(m) solves sum_k w_k sigmoid(a + h v_k) = sigmoid(m), and
+
+    P(r = 1 | o = 1, x, z) = sum_k w_k sigmoid(a + h v_k) sigmoid(b + s h v_k) / sigmoid(m)
+    b = beta_0 + beta_1 p(x) + beta_2 u(x) + beta_3 u(x)^2  [+ gamma s(z)]
+
+with p the model's conversion logit and u its click logit without what the instruments add. u stands for whatever of the
+conversion p has missed that goes with clicks (a control function), so that theta follows from what z does, and not from
+how the model errs. Maximum likelihood; the interval is theta -+ 1.96 standard errors from the observed information,
+with scores summed by user [the sandwich of Huber 1967; Liang and Zeger 1986].
+
+**Exclusion**: z is to move conversions through clicks alone. Under a hidden cause z predicts r among clicks as well,
+but only where clicks are likely, and theta says by how much; gamma, fitted beside theta, is what is left.
+
+What the model has not learnt of the features is as hidden as what no column shows: theta counts both.
+Shapes: R clicked rows, P parameters, U users, K nodes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, log_expit, logit
+
+from funnel.ranking.scored_part import CLICK, CONVERSION, ScoredPart
+from models.hidden_cause import nodes
+from models.instrument import SHIFT
+
+MOST = 9.0
+"""|theta| is at most this: h = 3."""
+MOST_CLICKS = 200_000
+"""Of clicked rows; whole buckets of users until there are so many."""
+FEWEST = 100
+"""Conversions, and clicks without one, below which nothing is fitted."""
+WEAKEST = 0.1
+"""Standard deviation over clicks of what instruments add to the click logit, below which they tell nothing."""
+Z95 = 1.96
+POINTS = 4000
+MOST_STEPS = 50
+STEP = 1e-4
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """Clicked rows: logits of click and conversion, what instruments add to the former, conversion (0, 1), the user's
+    number (None: each row is one of its own), weight."""
+
+    click_R: np.ndarray
+    shift_R: np.ndarray
+    conversion_R: np.ndarray
+    label_R: np.ndarray
+    user_R: np.ndarray | None
+    weight_R: np.ndarray
+
+
+def clicks_of(part: ScoredPart) -> Clicks:
+    """The clicks of a scored part, as the model gave their logits (not calibrated)."""
+    kept, left = list[np.ndarray](), MOST_CLICKS
+    for rows in part.read():
+        kept.append(rows[rows["labels"] & CLICK > 0][:left])
+        left -= len(kept[-1])
+    rows = np.concatenate(kept)
+    click_R, shift_R, conversion_R = (rows[name].astype(np.float64) for name in ("ctr", SHIFT, "cvr"))
+    label_R = (rows["labels"] & CONVERSION > 0).astype(np.float64)
+    weight_R = rows["weight"].astype(np.float64) if part.weighted else np.ones(len(rows))
+    return Clicks(click_R, shift_R, conversion_R, label_R, rows["user"] if part.has_users else None, weight_R)
+
+
+def click_logit_within(m_R: np.ndarray, theta: float) -> np.ndarray:
+    """a with sum_k w_k sigmoid(a + h v_k) = sigmoid(m): Newton's method in logits, where it is nearly linear."""
+    node_1K, weight_K = grid()
+    shift_1K = np.sqrt(abs(theta)) * node_1K
+    a_R = m_R * np.sqrt(1 + abs(theta) * np.pi / 8)
+    for _ in range(4):
+        inside_RK = expit(a_R[:, None] + shift_1K)
+        value_R = np.clip(inside_RK @ weight_K, 1e-12, 1 - 1e-12)
+        slope_R = (inside_RK * (1 - inside_RK)) @ weight_K / (value_R * (1 - value_R))
+        a_R = a_R - (logit(value_R) - m_R) / np.maximum(slope_R, 1e-6)
+    return a_R
+
+
+def interpolated(m_R: np.ndarray, theta: float) -> np.ndarray:
+    """The same of many rows, by lines between POINTS of them: the map is smooth, and errors are below 1e-5."""
+    point_P = np.linspace(m_R.min() - 1e-6, m_R.max() + 1e-6, POINTS)
+    return np.interp(m_R, point_P, click_logit_within(point_P, theta))
+
+
+def grid() -> tuple[np.ndarray, np.ndarray]:
+    node_K, log_K = nodes()
+    return np.array(node_K)[None, :], np.exp(np.array(log_K))
+
+
+class Likelihood:
+    """log P(r | o = 1) of every clicked row and its slopes, as a function of (theta, beta)."""
+
+    def __init__(self, clicks: Clicks, with_shift: bool) -> None:
+        self.clicks = clicks
+        without_R = standard(clicks.click_R - clicks.shift_R)
+        columns = [np.ones_like(without_R), clicks.conversion_R, without_R, without_R**2]
+        self.design_RP = np.stack([*columns, *([clicks.shift_R - clicks.shift_R.mean()] if with_shift else [])], 1)
+
+    def rows(self, theta: float, b_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(log-likelihood, its slope in b) of every row."""
+        clicks = self.clicks
+        node_1K, weight_K = grid()
+        strength = np.sqrt(abs(theta))
+        click_RK = expit(interpolated(clicks.click_R, theta)[:, None] + strength * node_1K) * weight_K
+        one_RK = expit(b_R[:, None] + np.copysign(strength, theta) * node_1K)
+        label_R1 = clicks.label_R[:, None]
+        both_RK = click_RK * np.where(label_R1 > 0, one_RK, 1 - one_RK)
+        both_R = np.maximum(both_RK.sum(1), 1e-300)
+        return np.log(both_R) - log_expit(clicks.click_R), (both_RK * (label_R1 - one_RK)).sum(1) / both_R
+
+    def scores(self, parameter_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(log-likelihood_R, slopes (R, P)); the slope in theta is a difference of two."""
+        theta, b_R = float(parameter_P[0]), self.design_RP @ parameter_P[1:]
+        value_R, slope_R = self.rows(theta, b_R)
+        above_R, _ = self.rows(theta + STEP, b_R)
+        below_R, _ = self.rows(theta - STEP, b_R)
+        slopes_RP = np.concatenate([((above_R - below_R) / (2 * STEP))[:, None], slope_R[:, None] * self.design_RP], 1)
+        return value_R, slopes_RP
+
+    def total(self, parameter_P: np.ndarray) -> tuple[float, np.ndarray]:
+        value_R, slopes_RP = self.scores(parameter_P)
+        weight_R = self.clicks.weight_R
+        return -float(weight_R @ value_R) / weight_R.sum(), -(weight_R @ slopes_RP) / weight_R.sum()
+
+
+def standard(x_R: np.ndarray) -> np.ndarray:
+    return (x_R - x_R.mean()) / max(float(x_R.std()), 1e-9)
+
+
+def climbed(likelihood: Likelihood, parameters: int, start_P: np.ndarray | None = None) -> np.ndarray:
+    """Maximum likelihood by Newton's steps with the scores' outer product for a Hessian [Berndt, Hall, Hall and
+    Hausman 1974], each halved until it is uphill."""
+    weight_R = likelihood.clicks.weight_R
+    if start_P is None:
+        start_P = np.zeros(parameters)
+        start_P[[0, 2]] = 0.1, 1.0
+    found_P = start_P
+    value_R, slopes_RP = likelihood.scores(found_P)
+    for _ in range(MOST_STEPS):
+        slope_P = weight_R @ slopes_RP
+        step_P = np.linalg.pinv((weight_R[:, None] * slopes_RP).T @ slopes_RP) @ slope_P
+        if slope_P @ step_P < 1e-4:
+            break
+        for halved in 0.5 ** np.arange(12):
+            next_P = found_P + halved * step_P
+            next_P[0] = np.clip(next_P[0], -MOST, MOST)
+            tried_R, tried_RP = likelihood.scores(next_P)
+            if weight_R @ tried_R >= weight_R @ value_R:
+                break
+        else:
+            break
+        found_P, value_R, slopes_RP = next_P, tried_R, tried_RP
+    return found_P
+
+
+def fit(clicks: Clicks) -> tuple[np.ndarray, np.ndarray]:
+    """(theta, beta_0 to beta_3; their standard errors)."""
+    likelihood = Likelihood(clicks, with_shift=False)
+    parameters = 1 + likelihood.design_RP.shape[1]
+    found_P = climbed(likelihood, parameters)
+    information_PP = np.empty((parameters, parameters))
+    for index in range(parameters):
+        step_P = np.zeros(parameters)
+        step_P[index] = 1e-3 * (1 + abs(found_P[index]))
+        above_P, below_P = likelihood.total(found_P + step_P)[1], likelihood.total(found_P - step_P)[1]
+        information_PP[index] = (above_P - below_P) / (2 * step_P[index])
+    score_RP = likelihood.scores(found_P)[1] * clicks.weight_R[:, None]
+    if clicks.user_R is not None:
+        _, user_R = np.unique(clicks.user_R, return_inverse=True)
+        score_RP = np.stack([np.bincount(user_R, column_R) for column_R in score_RP.T], 1)
+    inverse_PP = np.linalg.pinv(clicks.weight_R.sum() * (information_PP + information_PP.T) / 2)
+    variance_PP = inverse_PP @ (score_RP.T @ score_RP) @ inverse_PP
+    return found_P, np.sqrt(np.maximum(np.diag(variance_PP), 0))
+
+
+def exclusion(clicks: Clicks, without_P: np.ndarray) -> tuple[float, float]:
+    """(gamma, half of its 95% interval). Its length follows from the likelihood ratio, gamma 1.96 / sqrt(2 log ratio):
+    where theta is small the likelihood has a kink, at which standard errors say nothing."""
+    likelihood = Likelihood(clicks, with_shift=True)
+    start_P = np.append(without_P, 0.0)
+    found_P = climbed(likelihood, len(start_P), start_P)
+    gain = 2 * len(clicks.label_R) * (likelihood.total(start_P)[0] - likelihood.total(found_P)[0])
+    gamma = float(found_P[-1])
+    return gamma, Z95 * abs(gamma) / float(np.sqrt(max(gain, 1e-9)))
+
+
+def judge(clicks: Clicks) -> tuple[dict[str, Any], str]:
+    """(figures "theta", "theta.low", "exclusion", "claimed", ..., why nothing is claimed or "").
+
+    No figures but the instruments' strength where there are too few conversions, or instruments that move nothing.
+    """
+    positives = int(clicks.label_R.sum())
+    strength = float(clicks.shift_R.std()) if len(clicks.shift_R) else 0.0
+    figures: dict[str, Any] = {"clicks": len(clicks.label_R), "instrument": strength, "claimed": False}
+    if min(positives, len(clicks.label_R) - positives) < FEWEST:
+        return figures, f"fewer than {FEWEST} clicks of either outcome"
+    if strength < WEAKEST:
+        return figures, "the instruments hardly move clicks"
+    found_P, error_P = fit(clicks)
+    theta, error = float(found_P[0]), float(error_P[0])
+    low, high = theta - Z95 * error, theta + Z95 * error
+    figures |= {"theta": theta, "theta.low": low, "theta.high": high}
+    figures |= {"strength": float(np.copysign(np.sqrt(abs(theta)), theta))}
+    gamma, half = exclusion(clicks, found_P)
+    figures |= {"exclusion": gamma, "exclusion.low": gamma - half, "exclusion.high": gamma + half}
+    if abs(gamma) > half:
+        return figures, "the instruments predict conversions beside what a hidden cause explains: they are not valid"
+    if low <= 0 <= high:
+        return figures, "the interval of the hidden cause covers 0"
+    return {**figures, "claimed": True}, ""
