@@ -35,7 +35,7 @@ class ShareReRankingSettings:
     """The same shares for everybody, one a category."""
     random: float = 0.0
     """Concentration of random shares (Dirichlet): 1 draws all mixes alike, more keeps near equal ones."""
-    candidates: int = 40
+    candidates: int = 60
     """Ranked items that a page is chosen from."""
 
     def __post_init__(self) -> None:
