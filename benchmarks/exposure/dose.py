@@ -66,13 +66,17 @@ def main(options: Options) -> None:
                 found[name].append(trained(log, Path(folder) / f"{seed}-{name}", options, seed, words))
                 seconds[name].append(time.process_time() - begun)
                 print(seed, name, f"{found[name][-1]:.4f}", flush=True)
+            report(kind, options, found, seconds)  # after each seed: a run that is stopped has the seeds it came to
+
+
+def report(kind: str, options: Options, found: dict[str, list[float]], seconds: dict[str, list[float]]) -> None:
     lines = []
     for (name, values), there in zip(found.items(), PUBLISHED[kind], strict=True):
         error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
         mean, ends = f"{np.mean(values):.4f} ± {error:.4f}", f"{min(values):.4f} to {max(values):.4f}"
         lines.append([name, mean, ends, f"{there}", f"{np.mean(seconds[name]):.0f}"])
     header = ["network", "AMSE, mean ± s.e.", "least to most", "published code", "CPU s"]
-    head = f"{kind}: {options.seeds} data seeds, {20 * options.epochs} steps\n\n"
+    head = f"{kind}: {len(found['VCNet'])} data seeds, {20 * options.epochs} steps\n\n"
     kept = {**dataclasses.asdict(options), "covariates": options.covariates.name if options.covariates else None}
     write_result(f"exposure-dose-{kind}", {"amse": found, "options": kept}, head + markdown(header, lines))
 

@@ -141,16 +141,21 @@ def main(options: Options) -> None:
                 results.setdefault(name, []).append(found)
                 print(seed, name, *(f"{figure:.4f}" for figure in found), flush=True)
                 begun = time.process_time()
-    lines = []
+            report(options, results)  # after each seed: a run that is stopped has the seeds it came to
+
+
+def report(options: Options, results: dict[str, list[tuple[float, float, float]]]) -> None:
+    lines, seeds = [], len(results["uniform"])
     for name, values in sorted(results.items(), key=lambda each: float(np.mean([one[0] for one in each[1]]))):
         mr, mtse, cpu = np.array(values).T
-        lines.append([name, f"{mr.mean():.3f} ({mr.min():.3f} to {mr.max():.3f})",
-                      f"{mtse.mean():.4f} ({mtse.min():.4f} to {mtse.max():.4f})", f"{cpu.mean():.0f}"])  # fmt: skip
+        regret = f"{mr.mean():.3f} ({mr.min():.3f} to {mr.max():.3f})"
+        error = f"{mtse.mean():.4f} ({mtse.min():.4f} to {mtse.max():.4f})"
+        lines.append([name, regret, error, f"{cpu.mean():.0f}"])
     kind = "semi-synthetic" if options.views else "simulation"
     noise = f"-noise-{options.noise:g}" if options.noise else ""
     table = markdown(["policy", "MR", "MTSE", "CPU s"], lines)
-    head = f"{kind}, noise {options.noise:g}; {options.seeds} data seeds, mean (least to most)\n\n"
-    kept = {**dataclasses.asdict(options), "views": options.views.name if options.views else None}
+    head = f"{kind}, noise {options.noise:g}; {seeds} data seeds, mean (least to most)\n\n"
+    kept = {**dataclasses.asdict(options), "seeds": seeds, "views": options.views.name if options.views else None}
     write_result(f"exposure-policies-{kind}{noise}", {"results": results, "options": kept}, head + table)
 
 
