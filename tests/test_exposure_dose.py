@@ -209,9 +209,9 @@ def test_shares_of_workers_add_up_to_the_global_loss(problem: Any, dose_log: Pat
 
 
 def test_training_through_the_loop(dose_log: Path, tmp_path: Path) -> None:
-    given = train.arguments_of("--problem", "vcnet", "--data", dose_log, "--out", tmp_path / "run", "--epochs", 12,
-                               "--batch-size", 50, "--workers", 0, "--group", "x1",
-                               "--optimizer.learning-rate", 0.005)  # fmt: skip
+    words = ("--problem", "vcnet", "--data", dose_log, "--out", tmp_path / "run", "--epochs", 12, "--batch-size", 50,
+             "--workers", 0, "--group", "x1", "--optimizer.learning-rate", 0.005)  # fmt: skip
+    given = train.arguments_of(*map(str, words))
     summary = train.run(given)
     assert summary["amse"] < 0.15
     assert summary["mse"] < 0.6

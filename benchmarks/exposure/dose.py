@@ -46,7 +46,7 @@ def trained(log: Path, out: Path, options: Options, seed: int, words: tuple[obje
         rate = IHDP_RATES[str(words[0])]
         more += ["--optimizer.learning-rate", rate, "--batch-size", 471, "--model.targeted-knots", 19]
         more += ["--model.targeted-rate", 0.001 / rate / 10]
-    given = train.arguments_of("--problem", *words, "--data", log, "--out", out, *more)
+    given = train.arguments_of(*map(str, ("--problem", *words, "--data", log, "--out", out, *more)))
     with contextlib.redirect_stdout(io.StringIO()):
         summary = train.run(given)
     return float(summary["amse"])
