@@ -21,6 +21,7 @@ from jobs import train
 from jobs.command.cli import parse
 from jobs.make_data import options_for
 from jobs.make_data import run as make_data
+from jobs.report import write_page
 from models.dose_response import dose_response
 from models.objectives.dose_response import dose_terms
 from models.varying_coefficient import Density, DoseConfig, truncated_powers, varying_coefficient
@@ -215,8 +216,10 @@ def test_training_through_the_loop(dose_log: Path, tmp_path: Path) -> None:
     summary = train.run(given)
     assert summary["amse"] < 0.15
     assert summary["mse"] < 0.6
-    page = (tmp_path / "run" / "report.html").read_text()
+    write_page([tmp_path / "run"], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
     assert "Average response by dose" in page
+    assert "rows)" in page
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert "x1" in json.dumps(evaluation)
 
