@@ -137,6 +137,7 @@ def test_returns_follow_from_theta_and_seed(estimate: str) -> None:
 def test_a_correction_that_rests_on_few_rows_is_penalised() -> None:
     own = objective("doubly_robust")
     theta = own.initial()
+    own.smallest = 0.0
     plain = own.evaluate_batch(theta[None], np.array([1], np.uint64))[0]
     own.smallest = 1e9
     assert own.evaluate_batch(theta[None], np.array([1], np.uint64))[0] == pytest.approx(plain - own.scale, rel=1e-3)
