@@ -25,7 +25,7 @@ from benchmarks.exposure.rivals import dml, drnet, outcome_argmax, vcnet
 from data.log import open_log
 from funnel.exposure.figures import main_regret, treatment_error
 from funnel.exposure.forest import ForestSettings, MDP2Forest
-from funnel.exposure.logs import ShareLog, ShareLogs, ShareWorld, of_views
+from funnel.exposure.logs import ShareLog, ShareLogs, ShareWorld, by_user, of_views
 from funnel.exposure.outcome import OutcomeModel, OutcomeSettings
 from funnel.exposure.reading import read_shares, rows_of
 from funnel.exposure.semisynthetic import Recipe, Response, clusters, respond
@@ -71,7 +71,7 @@ class World:
         self.response: Response | None = None
         if options.views:  # the same draws once more, for the response itself
             rows = of_views(options.views, settings, seed)
-            order = np.random.default_rng([seed, 5]).permutation(len(rows))
+            order = by_user(rows.features_RF, seed)
             users, user_R = np.unique(rows.features_RF, axis=0, return_inverse=True)
             cluster_R = clusters(users, Recipe(), seed)[user_R.ravel()]
             _, response = respond(rows, cluster_R, Recipe(), seed, options.noise)
