@@ -14,6 +14,7 @@ from funnel.exposure.fitted import ExposureForest, ForestFitSettings
 from funnel.exposure.forest import ForestSettings
 from funnel.exposure.platform_log import DayBook, MixLog, MixLogs
 from funnel.exposure.reading import read_shares, rows_of
+from funnel.exposure.shares import limits
 from funnel.exposure.simulation import simulate
 from funnel.exposure.stage import ShareReRanking, ShareReRankingSettings, random_shares
 from funnel.exposure.up_down import UpDown, UpDownSettings
@@ -22,6 +23,7 @@ from funnel.platform.settings import PlatformSettings
 from funnel.platform.stages import Policies, Step
 from funnel.platform.view import NOBODY
 from funnel.platform.world import new_world
+from funnel.rerank.limits import parsed
 
 SMALL = PlatformSettings(users=120, items=300, uploads=10.0, categories=4, slots=8, kept=60, visits=2.0)
 
@@ -108,6 +110,12 @@ def test_a_fitted_forest_re_ranks(tmp_path: Path) -> None:
     other = PlatformSettings(users=50, categories=5)
     with pytest.raises(UserError, match="4 shares for 5 categories"):
         Policies.of({"reranking": {"kind": "shares", "model": str(tmp_path / "run")}}, other, 0)
+
+
+def test_shares_as_limits_of_the_list_re_ranking() -> None:
+    found = limits(np.array([0.02, 0.38, 0.6]))
+    assert found == ["0:0:0.07", "1:0.33:0.43", "2:0.55:0.65"]
+    parsed(tuple(found), 3, 10, "page")
 
 
 def test_wrong_shares_are_refused() -> None:

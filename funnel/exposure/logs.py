@@ -74,8 +74,8 @@ def of_views(path: Path, settings: ShareWorld, seed: int) -> ShareRows:
 
 
 def by_user(features_RF: np.ndarray, seed: int) -> np.ndarray:
-    """An order of rows that draws users (rows of equal features) at random and keeps each one's together: parts of a log
-    then hold different users."""
+    """An order of rows that draws users (rows of equal features) at random and keeps each one's together, so that parts
+    of a log hold different users."""
     users, user_R = np.unique(features_RF, axis=0, return_inverse=True)
     return np.argsort(np.random.default_rng([seed, 5]).permutation(len(users))[user_R.ravel()], kind="stable")
 
