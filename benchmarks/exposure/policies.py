@@ -31,6 +31,7 @@ from funnel.exposure.logs import ShareLog, ShareLogs, ShareWorld, by_user, of_vi
 from funnel.exposure.outcome import OutcomeModel, OutcomeSettings
 from funnel.exposure.reading import read_shares, rows_of
 from funnel.exposure.semisynthetic import Recipe, Response, clusters, respond
+from funnel.exposure.shares import ShareRows
 from funnel.exposure.simulation import best_shares, value
 from jobs import evolve
 
@@ -60,6 +61,8 @@ class Options:
     """File that keeps results: the same command again goes on."""
     seconds: float = 1e9
     """CPU-seconds after which no new policy is begun."""
+    only: str = ""
+    """Compute those alone whose name begins so, of the others what is there already."""
     networks: bool = True
     """DRNet and VCNet one category at a time, which cost most."""
 
@@ -166,7 +169,8 @@ def main(options: Options) -> None:
                     return [*world.figures(shares()), time.process_time() - begun]
 
                 kind = f"{'views' if options.views else 'simulation'} {options.noise:g} {seed} {name}"
-                if (found := pieces.get(kind, compute)) is not None:
+                wanted = name.startswith(options.only) or kind in pieces.known
+                if wanted and (found := pieces.get(kind, compute)) is not None:
                     results.setdefault(name, []).append(found)
     report(options, results)
 
@@ -182,7 +186,9 @@ def report(options: Options, results: dict[str, list[list[float]]]) -> None:
     noise = f"-noise-{options.noise:g}" if options.noise else ""
     table = markdown(["policy", "MR", "MTSE", "CPU s", "data seeds"], lines)
     head = f"{kind}, noise {options.noise:g}; mean (least to most)\n\n"
-    own = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("cache", "seconds")}
+    own = {
+        name: value for name, value in dataclasses.asdict(options).items() if name not in ("cache", "seconds", "only")
+    }
     kept = {**own, "views": options.views.name if options.views else None}
     write_result(f"exposure-policies-{kind}{noise}", {"results": results, "options": kept}, head + table)
 

@@ -106,6 +106,6 @@ def check_policy(
 
 
 def limits(shares_K: np.ndarray, slack: float = 0.05) -> list[str]:
-    """Shares as the limits of the list re-ranking (funnel/rerank), "CATEGORY:LEAST:MOST": the same , as its
-    search knows categories and no users. slack: how far a page may be from them."""
+    """Shares as the limits of the list re-ranking (funnel/rerank), "CATEGORY:LEAST:MOST": of everybody, as
+    its search knows categories and no users. slack: how far a page may be from them."""
     return [f"{k}:{max(share - slack, 0):.3g}:{min(share + slack, 1):.3g}" for k, share in enumerate(shares_K)]
