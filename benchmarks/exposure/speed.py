@@ -47,7 +47,7 @@ def one_size(size: int) -> dict[str, float]:
     found, trees = {"rows": float(size), "data_mb": peak()}, 2 if size > 100_000 else 5
     for leaves in ("points", "additive"):
         begun = time.process_time()
-        forest = MDP2Forest(ForestSettings(trees=trees, leaves=leaves)).fit(rows, 0)  # type: ignore[arg-type]
+        forest = MDP2Forest(ForestSettings(trees=trees, leaves=leaves)).fit(rows, 0)
         found[f"{leaves}.tree_s"] = (time.process_time() - begun) / trees
         begun = time.process_time()
         forest.shares(rows.features_RF[:100_000])
