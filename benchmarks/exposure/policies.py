@@ -55,7 +55,7 @@ class Options:
     views: Path | None = None
     noise: float = 0.0
     rows: int = 50_000
-    generations: int = 150
+    generations: int = 250
     pairs: int = 16
     cache: Path | None = None
     """File that keeps results: the same command again goes on."""
