@@ -105,7 +105,7 @@ class World:
 def evolved(world: World, options: Options, seed: int, words: tuple[object, ...]) -> np.ndarray:
     """What `jobs.evolve --objective exposure` gives the users that judge, from its policy.json."""
     out = world.folder / f"run-{seed}-{'-'.join(map(str, words)).strip('-')}"
-    size = ("--generations", options.generations, "--pairs", options.pairs, "--users", 300)
+    size = ("--generations", options.generations, "--pairs", options.pairs, "--users", 500)
     given = evolve.arguments_of("--objective", "exposure", *words, "--seed", seed, "--workers", 0, "--out", out, *size)
     with contextlib.redirect_stdout(io.StringIO()):
         evolve.run(given)
