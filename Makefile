@@ -28,7 +28,7 @@ demo: env  ## Log with known truth -> ESCM2 training on Ray -> fusion weights by
 
 test: env  ## All tests
 	$(RUN) -m pytest -m "not ray" -n 2 --dist worksteal
-	$(RUN) -m pytest -m ray
+	$(RUN) -m pytest -m ray -n 2 --dist loadfile
 
 test-fast: env  ## Tests that start no Ray and take no seconds
 	$(RUN) -m pytest -m "not ray and not slow" -n 2 --dist worksteal

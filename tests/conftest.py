@@ -1,4 +1,5 @@
-"""Fixtures that several rooms share. Tests that need Ray share one session cluster; it is started once, on demand.
+"""Fixtures that several rooms share. Tests that need Ray share one cluster in each process of pytest-xdist, which is
+started once, on demand.
 
 So do processes that tests start (`forking`): they are forked from one that has imported everything.
 """

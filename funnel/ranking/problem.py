@@ -134,7 +134,8 @@ class EntireSpace:
     @classmethod
     def facts_with(cls, facts: Mapping[str, Any], settings: EntireSpaceSettings) -> dict[str, Any]:
         """Facts of the same log for other settings: the towers follow the objective. Trials of a search differ so."""
-        return {**facts, "hidden_cause": False, **towers(find_objective(settings.objective.name))}
+        shared = {name: fact for name, fact in facts.items() if name != "hidden_cause"}
+        return {**shared, **towers(find_objective(settings.objective.name))}
 
     def __init__(
         self,
