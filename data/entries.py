@@ -7,6 +7,8 @@ from data.fields import column_name, expect_keys
 from data.sources import Source, source_of
 from data.transforms import Chain, chain_of
 
+KINDS_OF_IDS = ("integers", "text")
+
 
 def without_source(entry: Any, sources: dict[str, Source]) -> Any:
     """A categorical entry without its 'from', which is added to `sources`; with the size that this gives it."""
@@ -48,3 +50,19 @@ def known_statistics(value: object) -> dict[str, tuple[tuple[float, ...], ...]]:
         raise UserError(
             "'statistics' must be an object of feature: lists of numbers, as a training leaves it"
         ) from None
+
+
+def label_columns(value: object) -> dict[str, str]:
+    """The checked 'labels'. Raises UserError unless it is an object of name: column."""
+    if not isinstance(value, dict):
+        raise UserError('\'labels\' must be an object of name: column, such as {"click": "clicked"}')
+    return {str(name): column_name(column, f"label {name!r}") or "" for name, column in value.items()}
+
+
+def id_kinds(value: object) -> dict[str, str]:
+    """The checked 'kinds'."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(kind in KINDS_OF_IDS for kind in value.values()):
+        raise UserError(f"'kinds' must be an object of column: {' or '.join(map(repr, KINDS_OF_IDS))}")
+    return {str(name): kind for name, kind in value.items()}

@@ -14,12 +14,14 @@ from data.errors import UserError
 from data.history import list_column
 from data.population import AGES, CATEGORIES, CHANNELS, CITIES, PRICE_UNIT, SEGMENTS, Population
 from data.schema import CategoricalField, Many, Schema, TruthColumns
-from data.world import CANDIDATES, SHARDS, Exposures, World, address
+from data.world import CANDIDATES, SHARDS, TIMES, Exposures, World, address
 from data.world import GeneratedLog as GeneratedLog
 from data.worlds import INSTRUMENTS
 from data.write import PartFacts, PartWriter, new_log, truth_table
 
 PARTS = ("train", "valid", "test")
+DAYS = ((0, 8), (8, 1), (9, 1))
+"""First day and number of days of each, where a log tells times."""
 FIRST_DAY = date(2026, 1, 1)
 WHOLE_DAY = "_SUCCESS"
 """The file that says that a day is there whole."""
@@ -100,6 +102,8 @@ def shard_tables(world: World, part: int, shard: int) -> tuple[pa.Table, pa.Tabl
     if world.config.world == "conflict":
         columns["value"] = world.value(shown).astype(np.float32)
     columns |= {"click": click_R.astype(np.int8), "conversion": (click_R & potential_R).astype(np.int8)}
+    if world.config.delay:
+        columns |= moments(world, part, shard, shown, click_R & potential_R)
     truth = truth_table(
         generated_schema(world.config),
         exposure_R,
@@ -108,6 +112,21 @@ def shard_tables(world: World, part: int, shard: int) -> tuple[pa.Table, pa.Tabl
         conversion_probability=truly.conversion_R,
     )
     return pa.table(columns), truth
+
+
+def moments(
+    world: World, part: int, shard: int, shown: Exposures, converted_R: np.ndarray
+) -> dict[str, pa.Array | np.ndarray]:
+    """The columns time and conversion_time, missing where there is no conversion."""
+    begin, days = DAYS[part] if part < len(PARTS) else (part - len(PARTS), 1)
+    rng = address(world.config.seed, TIMES, part, shard)
+    request = begin + days * rng.random(SHARD_REQUESTS)
+    time_R = np.repeat(request, CANDIDATES)
+    then_R = time_R + world.delays(shown, rng)
+    start = int((FIRST_DAY - date(1970, 1, 1)).days)
+    time, then = ((86_400_000 * (start + days_R)).astype(np.int64) for days_R in (time_R, then_R))
+    kind = pa.timestamp("ms")
+    return {"time": pa.array(time).cast(kind), "conversion_time": pa.array(then, mask=~converted_R).cast(kind)}
 
 
 def features(people: Population, shown: Exposures, rng: np.random.Generator) -> dict[str, pa.Array | np.ndarray]:
@@ -162,6 +181,8 @@ def generated_schema(config: GeneratedLog) -> Schema:
         request="request_id",
         value="value" if config.world == "conflict" else None,
         truth=TruthColumns("exposure_id", "potential_conversion", "propensity", "conversion_probability"),
+        time="time" if config.delay else None,
+        conversion_time="conversion_time" if config.delay else None,
         instrument=INSTRUMENTS if config.world == "instrument" else (),
     )
 

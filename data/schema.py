@@ -8,7 +8,8 @@
                      {"name": "history", "share": "item_id", "many": {"pooling": "mean", "max": 50}}],
      "numeric": ["price"], "labels": {"click": "clicked", "conversion": "bought"},
      "exposure": "exposure_id", "user": "user_id", "request": "request_id",
-     "weight": null, "value": null, "reward": null, "instrument": ["hour"], "kinds": {},
+     "weight": null, "value": null, "reward": null, "time": null, "conversion_time": null,
+     "instrument": ["hour"], "kinds": {},
      "truth": {"key": "exposure_id", "potential_conversion": "potential_conversion",
                "propensity": "propensity", "conversion_probability": "conversion_probability"}}
 
@@ -35,7 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.entries import known_statistics, numeric_name, without_source
+from data.entries import id_kinds, known_statistics, label_columns, numeric_name, without_source
 from data.errors import UserError
 from data.fields import CategoricalField as CategoricalField
 from data.fields import Many as Many
@@ -52,9 +53,10 @@ REQUIRED_KEYS = ("format", "version", "name", "categorical", "numeric", "labels"
 VERSION_1_LABELS = ("click", "conversion")
 WITHIN = {"conversion": "click"}
 """A label that is 1 only where another one is."""
-COLUMN_KEYS = ("exposure", "user", "request", "weight", "value", "reward")
+COLUMN_KEYS = ("exposure", "user", "request", "weight", "value", "reward", "time", "conversion_time")
+NEWER = ("reward", "time", "conversion_time")
+"""Of these, keys that are left out of schema.json where they name nothing."""
 OPTIONAL_KEYS = (*COLUMN_KEYS, "instrument", "kinds", "statistics", "treatment", "outcome", "truth")
-KINDS_OF_IDS = ("integers", "text")
 TRUTH_KEYS = ("key", "potential_conversion", "propensity", "conversion_probability")
 
 
@@ -95,6 +97,10 @@ class Schema:
     """By numeric feature that is transformed."""
     statistics: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     """By feature with measured steps or a measured bucket: the numbers of each step, or the bucket's boundaries."""
+    time: str | None = None
+    """The moment of the exposure."""
+    conversion_time: str | None = None
+    """That of its conversion; missing where there is none."""
     instrument: tuple[str, ...] = ()
     """Features that move clicks and, it is declared, not conversions: the click tower alone reads them."""
 
@@ -128,8 +134,7 @@ class Schema:
     @property
     def all_columns(self) -> list[str]:
         """`columns` and the identifiers and values beside them, each once."""
-        others = [self.exposure, self.user, self.request, self.value, self.reward]
-        return list(dict.fromkeys([*self.columns, *(name for name in others if name), *self.measured]))
+        return list(dict.fromkeys([*self.columns, *self.own, *self.measured]))
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -139,8 +144,14 @@ class Schema:
     @property
     def keys(self) -> list[str]:
         """Columns that are read for another reason than that they are features."""
-        others = [self.exposure, self.user, self.request, self.value, self.reward, self.weight]
-        return list(dict.fromkeys([*self.labels.values(), *(name for name in others if name), *self.measured]))
+        more = [self.weight] if self.weight else []
+        return list(dict.fromkeys([*self.labels.values(), *self.own, *more, *self.measured]))
+
+    @property
+    def own(self) -> list[str]:
+        """Columns of identifiers, values and moments."""
+        names = (self.exposure, self.user, self.request, self.value, self.reward, self.time, self.conversion_time)
+        return [name for name in names if name]
 
     def raw(self, names: Sequence[str]) -> list[str]:
         """The columns of the files behind columns of these names, each once."""
@@ -201,7 +212,7 @@ class Schema:
             ],
             "numeric": [self.entry(name) for name in self.numeric],
             "labels": dict(self.labels),
-            **{key: getattr(self, key) for key in COLUMN_KEYS if key != "reward" or self.reward},
+            **{key: getattr(self, key) for key in COLUMN_KEYS if key not in NEWER or getattr(self, key)},
             **({"instrument": list(self.instrument)} if self.instrument else {}),
             **({"kinds": dict(self.kinds)} if self.kinds else {}),
             **(
@@ -283,26 +294,10 @@ def renewed(value: object) -> object:
     return {**rest, "version": VERSION, "labels": {label: value.get(label) for label in VERSION_1_LABELS}}
 
 
-def label_columns(value: object) -> dict[str, str]:
-    """The checked 'labels'. Raises UserError unless it is an object of name: column."""
-    if not isinstance(value, dict):
-        raise UserError('\'labels\' must be an object of name: column, such as {"click": "clicked"}')
-    return {str(name): column_name(column, f"label {name!r}") or "" for name, column in value.items()}
-
-
-def id_kinds(value: object) -> dict[str, str]:
-    """The checked 'kinds'."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(kind in KINDS_OF_IDS for kind in value.values()):
-        raise UserError(f"'kinds' must be an object of column: {' or '.join(map(repr, KINDS_OF_IDS))}")
-    return {str(name): kind for name, kind in value.items()}
-
-
 def check_sources(schema: Schema) -> None:
     """Raise UserError where a feature that is made of other columns cannot be that, or hides a column that is read."""
     own = {schema.exposure: "exposure", schema.user: "user", schema.request: "request", schema.weight: "weight",
-           schema.value: "value", schema.reward: "reward"}  # fmt: skip
+           schema.value: "value", schema.reward: "reward", schema.time: "time"}  # fmt: skip
     for name, source in schema.sources.items():
         if name in own:
             raise UserError(f"column {name!r} is the {own[name]!r} and cannot be made of {source.column!r}: rename it")
@@ -337,6 +332,8 @@ def check_fields(schema: Schema) -> None:
     if schema.reward:
         forbidden[schema.reward] = "the reward, which is known only afterwards,"
     forbidden |= dict.fromkeys(schema.measured, "a treatment or an outcome")
+    if schema.conversion_time:
+        forbidden[schema.conversion_time] = "the conversion's time, which is known only afterwards,"
     for key, name in schema.truth.to_dict().items() if schema.truth else ():
         if name is not None:
             forbidden.setdefault(name, f"the truth column {key!r}")

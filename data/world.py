@@ -29,6 +29,8 @@ segment's orders are large or small. So no single score orders a list well by cl
 clicked is also what is bought. The world "instrument" is "aligned" with hidden = 1, half of the click score's variance
 from presentation, and channel, hour and position declared as instruments: they move clicks, and conversions only with a
 presentation_sells other than 0.
+With delay > 0 a log tells the moment of each exposure, uniform over the days of its part, and that of its conversion,
+which comes Exp(1/days) later with days = delay sqrt(price_i), prices in those of the median item.
 b_click solves E[q] = click_rate and b_conversion solves E[q p]/E[q] = conversion_rate on a fixed sample of exposures.
 
 Tastes z lie in 4 dimensions around 12 segments' and 40 categories' centres; one user or item in twenty is filed under a
@@ -49,7 +51,15 @@ from data.worlds import CANDIDATES, check, completed
 from data.worlds import GeneratedLog as GeneratedLog
 
 SAMPLE_ROWS = 2**18
-POPULATION, SAMPLE, SHARDS, HISTORY, CONFLICT = 0, 1, 2, 3, 4  # the first word of every address under the seed
+POPULATION, SAMPLE, SHARDS, HISTORY, CONFLICT, TIMES = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+)
+"""The first word of every address under the seed."""
 CHANNEL_EFFECT = np.array([0.6, -0.4, 0.8, -1.0])
 
 
@@ -160,6 +170,11 @@ class World:
     def probabilities(self, shown: Exposures) -> Probabilities:
         click_R, conversion_R = self.scores(shown)
         return Probabilities(sigmoid(self.click_intercept + click_R), sigmoid(self.conversion_intercept + conversion_R))
+
+    def delays(self, shown: Exposures, rng: np.random.Generator) -> np.ndarray:
+        """Days from each click to its conversion, if there is one."""
+        mean_R = self.config.delay * np.exp(0.5 * self.population.log_price_I[shown.item_R])
+        return mean_R * rng.exponential(size=len(mean_R))
 
     def value(self, shown: Exposures) -> np.ndarray:
         """What a conversion of each exposure is worth: the price paid, by the segment's order size."""

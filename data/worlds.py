@@ -97,6 +97,9 @@ class GeneratedLog:
     """By how much the conversion logit falls for each e-fold of the price; conflict: 0.3, else 0."""
     segment_value: float | None = None
     """Standard deviation over segments of the log of how much they order; conflict: 0.3, else 0 (and no value)."""
+    delay: float = 0.0
+    """Mean days from a click to its conversion, for an item of the median price (dear ones take longer); 0 = the log
+    tells no times. With times train spans eight days, valid and test one each, and --days one a day."""
     history: int = 0
     """At most so many items that the user clicked before, as a multi-valued field that shares the item's rows; 0 = no
     such column."""
@@ -125,6 +128,8 @@ def check(config: GeneratedLog) -> None:
         raise UserError(f"seed is {config.seed}, must not be negative")
     if config.history < 0:
         raise UserError(f"history is {config.history}, must be at least 0")
+    if not 0 <= config.delay <= 1000:
+        raise UserError(f"delay is {config.delay}, must lie in 0..1000 days")
     knobs = completed(config)
     for name in ("click_rate", "conversion_rate"):
         if not 0 < knobs[name] < 1:

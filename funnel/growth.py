@@ -12,6 +12,7 @@ from data.schema import Schema
 from funnel.network import BatchNetwork
 
 TABLES, POOLS, STANDARDISE, SECOND = "embedding.tables.", "embedding.pools.", "standardise.", "pairs.second"
+SHALLOW = "shallow."
 
 
 @torch.no_grad()
@@ -36,6 +37,10 @@ def grow(small: BatchNetwork, before: Schema, large: BatchNetwork, now: Schema) 
             large.embedding.output_width + numbers,
         ]
     )
+    instruments = columns
+    if small.shallow is not None and large.shallow is not None:  # the input without them, and they alone
+        instruments = places(columns[small.shallow.own], large.shallow.own)
+        columns = places(columns[small.shallow.rest], large.shallow.rest)
     found, wanted = small.state_dict(), large.state_dict()
     pools = [field.name for field in now.many]
     for name, tensor in found.items():
@@ -56,7 +61,13 @@ def grow(small: BatchNetwork, before: Schema, large: BatchNetwork, now: Schema) 
         elif wanted[name].shape == tensor.shape:
             wanted[name].copy_(tensor)
         else:
-            spread(tensor, wanted[name], columns)
+            spread(tensor, wanted[name], instruments if name.startswith(SHALLOW) else columns)
+
+
+def places(columns: Tensor, among: Tensor) -> Tensor:
+    """Where each of the columns stands among others."""
+    where = {column: place for place, column in enumerate(among.tolist())}
+    return torch.tensor([where[column] for column in columns.tolist()], dtype=torch.int64)
 
 
 def in_order(small: BatchNetwork, own: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -14,11 +14,8 @@ What is learnt is theta = s h^2, the covariance that the cause gives the two log
 has a stationary point at 0, where theta has a slope. All sums are of logarithms. Shapes: B rows, K nodes.
 """
 
-import math
 from collections.abc import Mapping
-from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
@@ -34,16 +31,22 @@ CAUSE, LIFT = "cause", "lift"
 """Names of a network's outputs: theta for each row, in training; log P(o, r = 1) - log(q p) elsewhere."""
 
 
-@cache
 def nodes(count: int = NODES) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(v_k, log w_k) of the standard normal law: sums of w_k f(v_k) are exact for polynomials of degree 2 count - 1."""
-    node_K, weight_K = np.polynomial.hermite_e.hermegauss(count)
-    return tuple(node_K.tolist()), tuple(np.log(weight_K / math.sqrt(2 * math.pi)).tolist())
+    """(v_k, log w_k) of the standard normal law: sums of w_k f(v_k) are exact for polynomials of degree 2 count - 1.
+
+    Eigenvalues and first components of the law's Jacobi matrix [Golub and Welsch, Math. Comp. 1969].
+    """
+    beside_K = torch.arange(1, count, dtype=torch.float64).sqrt()
+    node_K, vector_KK = torch.linalg.eigh(torch.diag(beside_K, 1) + torch.diag(beside_K, -1))
+    return tuple(node_K.tolist()), tuple(vector_KK[0].square().log().tolist())
+
+
+NODE_K, LOG_WEIGHT_K = nodes()
 
 
 def grid(like: Tensor) -> tuple[Tensor, Tensor]:
     """(v_K1, log w_K1) of the tensor's type and device."""
-    node_K, log_K = (like.new_tensor(values).unsqueeze(1) for values in nodes())
+    node_K, log_K = (like.new_tensor(values).unsqueeze(1) for values in (NODE_K, LOG_WEIGHT_K))
     return node_K, log_K
 
 

@@ -143,7 +143,7 @@ def test_intercepts_meet_the_rates_for_any_knobs(knobs: dict[str, float]) -> Non
     assert q.mean() == pytest.approx(world.knobs["click_rate"], rel=0.05)
     assert q @ p / q.sum() == pytest.approx(world.knobs["conversion_rate"], rel=0.05)
     logit = np.log(q / (1 - q))
-    assert logit.std() == pytest.approx(np.hypot(config.selection, config.hidden), rel=0.03)
+    assert logit.std() == pytest.approx(np.hypot(config.selection, world.knobs["hidden"]), rel=0.03)
 
 
 def test_without_confounding_clicks_tell_the_truth() -> None:

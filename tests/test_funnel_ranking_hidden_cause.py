@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from funnel.ranking import hidden_cause
 from funnel.ranking.hidden_cause import Clicks, Likelihood, click_logit_within, fit, grid, judge
 
 
@@ -64,6 +65,14 @@ def test_nothing_is_claimed_of_weak_instruments_or_few_clicks() -> None:
     figures, reason = judge(drawn(2, 1.0, rows=500))
     assert "theta" not in figures
     assert "fewer than" in reason
+
+
+def test_a_theta_at_its_bound_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hidden_cause, "MOST", 0.5)
+    figures, reason = judge(drawn(3, 1.0, rows=8000))
+    assert not figures["claimed"]
+    assert "exclusion" not in figures
+    assert "theta beyond 0.5" in reason
 
 
 def test_errors_are_by_user() -> None:

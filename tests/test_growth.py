@@ -56,13 +56,19 @@ SHAPES = {
         "--model.backbone.name", "shared_bottom", "--model.crossing", "dcn_v2", "--model.cross-rank", 2],
     "cgc": ["--model.backbone.name", "cgc"],
     "pairs": ["--model.crossing", "fm"],
+    "pairs, instruments": ["--model.crossing", "fm"],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_grown_network_says_what_the_small_one_said(shape: str, listed_log: Path, tmp_path: Path) -> None:
-    before = edited(listed_log, tmp_path / "before", fewer)
-    now = edited(listed_log, tmp_path / "now", wider)
+    declared = "instruments" in shape
+
+    def instruments(schema: dict[str, Any]) -> None:
+        schema["instrument"] = ["position", "discount"] if declared else []
+
+    before = edited(edited(listed_log, tmp_path / "fewer", fewer), tmp_path / "before", instruments)
+    now = edited(edited(listed_log, tmp_path / "wider", wider), tmp_path / "now", instruments)
     run = tmp_path / "run"
     train.run(arguments(before, run, *SHAPES[shape]))
     went_on = tmp_path / "grown"
@@ -74,7 +80,9 @@ def test_a_grown_network_says_what_the_small_one_said(shape: str, listed_log: Pa
     network = large.problem.network(seed=5)
     grow(small.network, small.schema, network, large.schema)
     network.eval()
-    if shape == "pairs":  # which are those of all fields: the new ones, and the width they have made two of, left out
+    if shape.startswith(
+        "pairs"
+    ):  # which are those of all fields: the new ones, and the width they have made two of, left out
         table, rows = network.embedding.blocks[[one.name for one in large.schema.categorical].index("user_city")]
         with torch.no_grad():
             network.embedding.tables[table].weight[rows] = 0

@@ -38,7 +38,7 @@ def test_a_calibrated_run_shows_before_and_after_and_scores_with_it(
     assert summary["calibration.method"] == "platt"
     assert json.loads((finished / "summary.json").read_text()) == summary
     curves = json.loads((finished / "evaluation.json").read_text())["calibrated"]["calibration"]
-    assert curves.keys() == {"ctr", "cvr.click", "cvr.entire", "ctcvr"}
+    assert curves.keys() == {"ctr", "cvr.click", "cvr.entire", "cvr.weighted", "ctcvr"}
 
     after = scored(finished, small_log, tmp_path / "after.parquet")
     again = scored(finished, small_log, tmp_path / "again.parquet", raw=True)

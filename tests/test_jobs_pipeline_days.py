@@ -178,3 +178,21 @@ def test_a_log_of_days_may_gain_columns(days: Path, tmp_path: Path, capsys: pyte
         pipeline.run(watched(days, out))
     assert len(lines(out)) == 2
     assert "trained on without it" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_day_is_trained_on_what_was_known_by_its_end(tmp_path: Path) -> None:
+    """--as-of train: conversions that came on a later day are none yet."""
+    days = tmp_path / "days"
+    shape = {"rows": 4000, "seed": 3, "click_rate": 0.4, "conversion_rate": 0.5, "delay": 0.5, **WORLD}
+    generate_days(GeneratedLog(world="aligned", **shape), 2, days)
+    out = tmp_path / "out"
+    pipeline.run(watched(days, out, "--as-of", "train", "--objective.delay", "exponential"))
+    ends = []
+    for name in ("2026-01-01", "2026-01-02"):
+        facts = load_run(out / "days" / name / "train").problem.facts
+        table = pq.read_table(out / "days" / name / "log" / "train")
+        clicks, final = (float(table.column(label).to_numpy().sum()) for label in ("click", "conversion"))
+        assert facts["conversion_rate"] < 0.85 * final / clicks
+        ends.append(facts["as_of"])
+    assert 0 < ends[1] - ends[0] < 2 * 86_400_000_000

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from support import keep_calibration
 
 from data.encode import Encoder
+from data.errors import UserError
 from data.generate import generate_log
 from data.log import open_log
 from data.world import GeneratedLog
@@ -228,3 +229,22 @@ def test_propensity_health_is_of_the_propensities_that_weigh_the_clicks(
     evaluated = evaluate.run(evaluate.Arguments(run=run, data=str(small_log), part="test", out=tmp_path / "other"))
     assert "propensity.effective_share" not in evaluated
     assert "cannot be had" in evaluated["absent"]["propensity.effective_sample_size"]
+
+
+def test_an_epoch_may_be_chosen_by_weighed_clicks(small_log: Path, clicks: Path, tmp_path: Path) -> None:
+    """The figure is the loss of the clicks weighed by the click model; an objective that weighs none has no such."""
+    out = tmp_path / "run"
+    chosen = ("--stop-metric", "cvr.weighted.log_loss", "--objective.name", "escm2_ips")
+    summary = train.run(arguments(small_log, out, *weighed_by(clicks), *chosen))
+    log, found = open_log(small_log), load_run(out)
+    rows = Encoder(log.schema).encode(pa.concat_tables(list(log.read(log.part("test")))))
+    clicked = rows.labels["click"] > 0.5
+    clip = found.problem.clip
+    q = click_model(clicks).logits_of(rows, CPU).double().sigmoid().clamp(min=clip)[clicked]
+    with torch.no_grad():
+        logit = found.network(Batch.of(rows))["cvr"].double()[clicked]
+    label = torch.tensor(rows.labels["conversion"][clicked]).double()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, label, reduction="none")
+    assert summary["cvr.weighted.log_loss"] == pytest.approx(((loss / q).sum() / (1 / q).sum()).item(), rel=1e-5)
+    with pytest.raises(UserError, match="objective naive weighs no clicks"):
+        train.run(arguments(small_log, tmp_path / "other", "--objective.name", "naive", *chosen[:2]))

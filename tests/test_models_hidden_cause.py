@@ -11,7 +11,16 @@ from scipy.stats import norm
 
 from data.errors import UserError
 from models.entire_space import EntireSpaceModel, ModelConfig
-from models.hidden_cause import CAUSE, LIFT, HiddenCause, both_logit, log_clicked, log_clicked_and, marginal_logit
+from models.hidden_cause import (
+    CAUSE,
+    LIFT,
+    HiddenCause,
+    both_logit,
+    log_clicked,
+    log_clicked_and,
+    marginal_logit,
+    nodes,
+)
 from models.instrument import SHIFT, Instruments
 from models.objectives.base import Labels, ObjectiveConfig
 from models.objectives.escm2_joint import Escm2Joint
@@ -166,3 +175,10 @@ def test_a_theta_that_is_none_is_refused() -> None:
     for wrong in ("strong", 10.0, float("nan")):
         with pytest.raises(UserError, match="theta must be 'learnt' or a number"):
             ObjectiveConfig(theta=wrong)
+
+
+def test_nodes_are_those_of_numpy() -> None:
+    node_K, weight_K = np.polynomial.hermite_e.hermegauss(15)
+    found = nodes()
+    np.testing.assert_allclose(found[0], node_K, atol=1e-12)
+    np.testing.assert_allclose(np.exp(found[1]), weight_K / np.sqrt(2 * np.pi), atol=1e-14)

@@ -15,6 +15,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from scipy import stats
 
 from benchmarks.bench import markdown, write_result
 from benchmarks.evaluation import true_propensities
+from benchmarks.evaluation.debias_methods import ESTIMATED, FOLDS, INSTRUMENTS, METHODS, TRUE_Q, TWO_STAGES
 from benchmarks.settings import Settings, training
 from data.generate import generate_log
 from data.loaders.speed_dating import load_speed_dating
@@ -41,63 +43,15 @@ from distributed.training.validation import count
 from funnel.network import BatchNetwork
 from funnel.problem import Given
 from funnel.ranking import calibrating
-from funnel.ranking.hidden_cause import Z95, Clicks, clicks_of, exclusion, fit
+from funnel.ranking.click_model import ROLES
+from funnel.ranking.hidden_cause import clicks_of, judge
 from funnel.ranking.presets import PRESETS, clicks
-from funnel.ranking.problem import PROPENSITIES
 from funnel.ranking.scored_part import score_part
 from jobs.command.preset import find_preset
 from models.objectives.base import Labels, Objective
 from models.objectives.terms import binary_cross_entropy
 from models.registry import OBJECTIVES
 
-TWO_STAGES = "two stages"
-"""Beside a method's settings: a click model that is trained before gives the propensities; its settings, or True."""
-INSTRUMENTS = "instruments"
-"""Beside a method's settings: the schema declares channel, hour and position as instruments, in whatever world."""
-TRUE_Q = "true q"
-"""Beside a method's settings: the true propensities weigh the clicks."""
-ESTIMATED = "estimated"
-"""In place of a theta: the one that the run of FIRST, naive with instruments, estimates of its training part; 0 where
-that cannot be told from 0, or its validation part speaks against the instruments."""
-
-
-def objective(name: str, **values: Any) -> dict[str, Any]:
-    """Settings of an objective by dotted key. What is left out is as the dated results were measured: lambda_c = .1,
-    and an imputation in the same weight that trains the shared layers."""
-    own: dict[str, Any] = {"lambda_c": 0.1, "imputation_gradient": "shared", **values}
-    own.setdefault("lambda_imp", own["lambda_c"])
-    return {"objective.name": name, **{f"objective.{key}": value for key, value in own.items()}}
-
-
-ALONE = {"lambda_c": 1, "lambda_g": 0}  # without the CTCVR term
-FM_CLICKS = {"model.crossing": "fm", "optimizer.embedding_learning_rate": 0.02}
-METHODS: dict[str, dict[str, Any]] = {
-    "naive": objective("naive"),
-    "MTL-IMP": objective("mtl_imp"),
-    "ESMM": objective("esmm"),
-    "ESCM2-IPS": objective("escm2_ips"),
-    "ESCM2-IPS, lambda_c = 1": objective("escm2_ips", lambda_c=1),
-    "ESCM2-DR": objective("escm2_dr"),
-    "ESCM2-DR, labels": objective("escm2_dr", imputation="label"),
-    "ESCM2-SNIPS": objective("escm2_snips"),
-    "ESCM2-SNIPS alone": objective("escm2_snips", **ALONE),
-    "ESCM2-MRDR": objective("escm2_mrdr"),
-    "ESCM2-MRDR, labels": objective("escm2_mrdr", imputation="label"),
-    "two stages, IPS": {TWO_STAGES: True, **objective("escm2_ips", lambda_c=1)},
-    "two stages, IPS alone": {TWO_STAGES: True, **objective("escm2_ips", **ALONE)},
-    "two stages, SNIPS": {TWO_STAGES: True, **objective("escm2_snips", lambda_c=1)},
-    "two stages, SNIPS alone": {TWO_STAGES: True, **objective("escm2_snips", **ALONE)},
-    "two stages, DR": {TWO_STAGES: True, **objective("escm2_dr", lambda_c=1)},
-    "two stages, DR alone, labels": {TWO_STAGES: True, **objective("escm2_dr", **ALONE, imputation="label")},
-    "naive, instruments": {INSTRUMENTS: True, **objective("naive")},
-    "IPS, true q": {TRUE_Q: True, **objective("escm2_ips", lambda_c=1)},
-    "IPS alone, true q": {TRUE_Q: True, **objective("escm2_ips", **ALONE)},
-    "two stages, IPS, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_ips", lambda_c=1)},
-    "two stages, IPS alone, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_ips", **ALONE)},
-    "joint": {INSTRUMENTS: True, **objective("escm2_joint", lambda_c=1, theta=ESTIMATED)},
-    "joint, theta learnt": {INSTRUMENTS: True, **objective("escm2_joint", lambda_c=1)},
-    "oracle": {**objective("oracle"), "stop_metric": "cvr.click.log_loss"},
-}
 CLICKS, FIRST = "clicks", "first"
 """Runs of the click model and of the one that theta is estimated by, beside the log."""
 
@@ -215,11 +169,16 @@ def train_one(run: Path, log: Log, folder: Path, settings: Settings) -> dict[str
     theta = own.get("objective.theta")
     if theta == ESTIMATED:
         theta = own["objective.theta"] = estimated_theta(folder / FIRST, log, shared_settings)
-    given = {}
+    given: dict[str, str] = {}
     if TWO_STAGES in settings:
-        more = settings[TWO_STAGES] if isinstance(settings[TWO_STAGES], dict) else {}
+        more = dict(settings[TWO_STAGES]) if isinstance(settings[TWO_STAGES], dict) else {}
         place = folder / "-".join([CLICKS, *map(str, more.values())])
-        given[PROPENSITIES] = str(click_model(place, log, {**shared_settings, **more}))
+        folds = range(1, more.pop(FOLDS, 0) + 1)
+        if folds:
+            place.mkdir(exist_ok=True)
+        left_out = [(place / str(fold), {"leave_out": f"{fold}/{len(folds)}"}) for fold in folds]
+        members = [click_model(run, log, {**shared_settings, **more, **own}) for run, own in left_out or [(place, {})]]
+        given = dict(zip(ROLES, map(str, members), strict=False))
     job = training(run, log, own, given)
     if TRUE_Q in settings:
         facts = {**job.facts, true_propensities.LOCATION: job.location}
@@ -231,7 +190,7 @@ def train_one(run: Path, log: Log, folder: Path, settings: Settings) -> dict[str
         job = moved(job, log, open_log(directory))
     figures = run_training(job, workers=0) | ({"theta": theta} if isinstance(theta, float) else {})
     if name != "oracle":
-        after = recalibrated(run, open_log(job.location), given.get(PROPENSITIES))
+        after = recalibrated(run, open_log(job.location), given)
         figures |= {f"platt.{key}": value for key, value in after.items()}
     return {key: value for key, value in figures.items() if isinstance(value, int | float)}
 
@@ -241,17 +200,15 @@ def estimated_theta(run: Path, log: Log, settings: Settings) -> float:
     if not run.exists():
         run.mkdir()
         run_training(training(run, log, {**METHODS["naive"], **settings}), workers=0)
-    network = load_run(run).network
+    network, told = load_run(run).network, dict[str, dict[str, Any]]()
     assert isinstance(network, BatchNetwork)
-
-    def clicks_in(part: str) -> Clicks:
-        with tempfile.TemporaryDirectory() as folder:
-            return clicks_of(score_part(network, log, log.part(part), CPU, Path(folder), []))
-
-    held_out, seen = clicks_in("valid"), clicks_in("train")
-    gamma, half = exclusion(held_out, fit(held_out)[0])
-    (theta, *_), (error, *_) = fit(seen)
-    return 0.0 if abs(gamma) > half or abs(theta) < Z95 * error else float(theta)
+    for part in ("valid", "train"):
+        with tempfile.TemporaryDirectory() as place:
+            told[part] = judge(clicks_of(score_part(network, log, log.part(part), CPU, Path(place), [])))[0]
+    held_out, seen = told["valid"], told["train"]
+    valid = held_out.get("exclusion.low", -1) <= 0 <= held_out.get("exclusion.high", 1)
+    found = "exclusion" in seen and not seen["theta.low"] <= 0 <= seen["theta.high"]
+    return float(seen["theta"]) if valid and found else 0.0
 
 
 def moved(job: TrainJob, log: Log, oracle: Log) -> TrainJob:
@@ -276,11 +233,12 @@ def click_model(run: Path, log: Log, settings: Settings) -> Path:
     return run
 
 
-def recalibrated(run: Path, log: Log, propensities: str | None) -> dict[str, Any]:
-    """Figures of entire-space CVR on the test part after the map of jobs.calibrate --space entire."""
+def recalibrated(run: Path, log: Log, runs: Mapping[str, str]) -> dict[str, Any]:
+    """Figures of entire-space CVR on the test part after the map of jobs.calibrate --space entire; `runs`: what the
+    training was given, by role."""
 
     def given(role: str) -> Given | None:
-        return opened(Path(propensities)) if propensities else None
+        return opened(Path(runs[role])) if role in runs else None
 
     found = calibrating.calibrate(opened(run), given, log, calibrating.Settings("platt", "entire"), count)
     figures = {key.removeprefix("calibrated."): value for key, value in found.figures.items()}

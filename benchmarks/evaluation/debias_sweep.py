@@ -26,8 +26,9 @@ import numpy as np
 import tyro
 
 from benchmarks.bench import markdown, write_result
-from benchmarks.evaluation.debias import METHODS as BASIC
-from benchmarks.evaluation.debias import named_settings, objective, train_one
+from benchmarks.evaluation.debias import named_settings, train_one
+from benchmarks.evaluation.debias_methods import METHODS as BASIC
+from benchmarks.evaluation.debias_methods import objective
 from benchmarks.settings import Settings, options
 from data.generate import generate_log
 from data.log import open_log

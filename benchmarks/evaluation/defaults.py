@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 import tyro
 
 from benchmarks.bench import markdown, write_result
-from benchmarks.evaluation.debias import SPEED_DATING, objective
+from benchmarks.evaluation.debias import SPEED_DATING
+from benchmarks.evaluation.debias_methods import objective
 from benchmarks.settings import training
 from data.generate import generate_log
 from data.loaders.speed_dating import load_speed_dating

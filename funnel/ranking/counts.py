@@ -20,10 +20,13 @@ from funnel.problem import Outputs
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.propensity_health import PropensityHealth
 from models.hidden_cause import both_logit
+from models.objectives.propensity import inverse_propensity
 
 ROWS = 8192
 PROPENSITIES = "propensities"
 """The role of a click model that gives the propensities."""
+WEIGHTED = "cvr.weighted"
+"""CVR over clicked exposures, each weighed by its inverse propensity: an estimate of the figures over all exposures."""
 NO_TRUTH = "the log has no truth: conversions of unclicked exposures are not observed"
 
 
@@ -43,6 +46,8 @@ class RankingCounts:
     """Whether the outputs hold click logits of a model of their own, which gave the training its propensities."""
     threshold: float | None = None
     """For precision, recall and F1 (funnel/figures/binary.py)."""
+    weighs: bool = False
+    """Whether the training weighs clicks: then its figures on weighed clicks are counted too."""
     spaces: dict[str, BinaryMetrics] = field(default_factory=dict)
     propensity: PropensityHealth = field(init=False)
 
@@ -50,6 +55,8 @@ class RankingCounts:
         self.propensity = PropensityHealth(self.clip)
         for space in ("ctr", "cvr.click", "ctcvr", *(("cvr.entire",) if self.truth else ())):
             self.spaces.setdefault(space, BinaryMetrics(self.weighted, threshold=self.threshold))
+        if self.weighs:
+            self.spaces.setdefault(WEIGHTED, BinaryMetrics(weighted=True, threshold=self.threshold))
         self.clicks = BinaryMetrics(self.weighted) if self.click_model else self.spaces["ctr"]
 
     @property
@@ -72,6 +79,10 @@ class RankingCounts:
         # What weighs the clicks: the given click model, else the CTR tower as it is in training, not calibrated.
         weighing_B = outputs[PROPENSITIES] if self.click_model else outputs["ctr"]
         self.propensity.add(weighing_B, click_B, weight_B)
+        if self.weighs:
+            inverse_B = inverse_propensity(weighing_B[clicked].double(), self.clip)
+            counted_B = inverse_B if weight_of_clicked_B is None else inverse_B * weight_of_clicked_B
+            self.spaces[WEIGHTED].add(logits["cvr"][clicked], conversion_B[clicked], counted_B)
         if self.click_model:
             self.clicks.add(weighing_B, click_B, weight_B)
 

@@ -17,6 +17,7 @@ from funnel.figures.binary import BINS, ECE_GROUPS, FIGURES, BinaryMetrics
 from funnel.figures.bootstrap import GROUPS, Replicates, ScoreGroups, chunks, fine_bins, interval, intervals
 from funnel.figures.grouped_auc import GroupedAuc
 from funnel.figures.slices import activity_edges, activity_labels
+from funnel.ranking.balance import balance_of
 from funnel.ranking.bias_experiments import Bias, Matching
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.counts import NO_TRUTH, space_figures
@@ -221,6 +222,7 @@ def add_propensity(scored: Scored, result: Figures) -> None:
             clicks.add(*columns)
     result.figures |= {f"propensity.{name}": value for name, value in health.figures().items()}
     result.curves["propensity"] = {**health.figures(), "weight_histogram": health.weight_histogram()}
+    result.figures |= balance_of(scored.part, scored.clip, whole, 1)[0]
     if "ctr.ece" in result.figures:
         result.figures["propensity.ece"] = clicks.ece() if own else result.figures["ctr.ece"]
 
@@ -329,10 +331,12 @@ def per_user(user_R: np.ndarray) -> np.ndarray:
 def sliced(scored: Scored, labels: tuple[str, ...], codes: Codes) -> list[dict[str, Any]]:
     counted = scored.by_slice(codes, len(labels))
     bounds = scored.bootstrap(codes, counted, SLICE_GROUPS)
+    balances = balance_of(scored.part, scored.clip, codes, len(labels))
     found = []
-    for label, spaces, low_high in zip(labels, counted, bounds, strict=True):
+    for label, spaces, low_high, balance in zip(labels, counted, bounds, balances, strict=True):
         if not spaces["ctr"].count:
             continue
         figures, absent = space_figures(spaces)
-        found.append({"label": label, "rows": spaces["ctr"].count, "figures": figures | low_high, "absent": absent})
+        figures |= low_high if scored.no_click_model else {**low_high, **balance}
+        found.append({"label": label, "rows": spaces["ctr"].count, "figures": figures, "absent": absent})
     return found

@@ -22,6 +22,8 @@ EVALUATED = {
 }
 
 
+BALANCE = "The mean pCVR of clicks weighed by 1/q, as a share of that of exposures: 1 where q is right. Where it is "
+BALANCE += "not, so much of the bias is left by weighing."
 RANKED = ("auc", "gauc", "log_loss")
 """Figures of which the larger, or the smaller, is the better."""
 
@@ -97,6 +99,10 @@ def slices(record: Record) -> list[Panel]:
                 if rows:
                     name = f"{title}: {figure.upper()}"
                     found.append(Intervals(name, "", rows, line, note, f"By {entry['column']}", small=True))
+        rows = present(interval(one["figures"], "balance.pcvr", one["label"]) for one in known)
+        if rows:
+            title = "Balance of pCVR: weighed clicks / exposures"
+            found.append(Intervals(title, "", rows, 1.0, BALANCE, f"By {entry['column']}", small=True))
     return found
 
 

@@ -34,6 +34,11 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
             f"({summary['propensity.effective_share']:.0%} of clicks), largest weight "
             f"{summary['propensity.largest_weight']:.1f}, {summary['propensity.share_clipped']:.1%} clipped"
         )
+    if "balance.pcvr" in summary:
+        lines.append(
+            f"balance (1 is right): weighed clicks stand for {line(summary, 'balance.rows', '.3f')} of the exposures "
+            f"and {line(summary, 'balance.pcvr', '.3f')} of their predicted conversions"
+        )
     truth = f", true mean {line(summary, 'ieb.mean_truth', '.4f')}" if "ieb.mean_truth" in summary else ""
     lines.append(f"IEB: mean pCVR over all exposures {line(summary, 'ieb.mean_prediction', '.4f')}{truth}")
     if "pip.risk_ratio" in summary:
@@ -63,13 +68,14 @@ def slices_table(column: str, slices: Sequence[Mapping[str, Any]]) -> Table:
     """CTR and CVR of each slice; CVR over all exposures where the log has the truth."""
     entire = any("cvr.entire.auc" in one["figures"] for one in slices)
     cvr = "cvr.entire" if entire else "cvr.click"
-    keys = (("ctr.auc", ".4f"), ("ctr.pcoc", ".3f"), (f"{cvr}.auc", ".4f"), (f"{cvr}.pcoc", ".3f"))
+    keys = (("ctr.auc", ".4f"), ("ctr.pcoc", ".3f"), (f"{cvr}.auc", ".4f"), (f"{cvr}.pcoc", ".3f"),
+            ("balance.pcvr", ".3f"))  # fmt: skip
     rows: list[tuple[Cell, ...]] = [
         (str(one["label"]), int(one["rows"]), *(line(one["figures"], key, form) for key, form in keys))
         for one in slices
     ]
     note = f"CVR over {'all exposures (truth)' if entire else 'clicks'}"
-    columns = (column, "rows", "CTR AUC", "CTR PCOC", "CVR AUC", "CVR PCOC")
+    columns = (column, "rows", "CTR AUC", "CTR PCOC", "CVR AUC", "CVR PCOC", "balance of pCVR")
     return Table(f"by {column}", columns, tuple(rows), note)
 
 

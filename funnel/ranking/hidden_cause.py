@@ -25,7 +25,7 @@ import numpy as np
 from scipy.special import expit, log_expit, logit
 
 from funnel.ranking.scored_part import CLICK, CONVERSION, ScoredPart
-from models.hidden_cause import nodes
+from models.hidden_cause import LOG_WEIGHT_K, NODE_K
 from models.instrument import SHIFT
 
 MOST = 9.0
@@ -88,8 +88,7 @@ def interpolated(m_R: np.ndarray, theta: float) -> np.ndarray:
 
 
 def grid() -> tuple[np.ndarray, np.ndarray]:
-    node_K, log_K = nodes()
-    return np.array(node_K)[None, :], np.exp(np.array(log_K))
+    return np.array(NODE_K)[None, :], np.exp(np.array(LOG_WEIGHT_K))
 
 
 class Likelihood:
@@ -206,6 +205,8 @@ def judge(clicks: Clicks) -> tuple[dict[str, Any], str]:
     low, high = theta - Z95 * error, theta + Z95 * error
     figures |= {"theta": theta, "theta.low": low, "theta.high": high}
     figures |= {"strength": float(np.copysign(np.sqrt(abs(theta)), theta))}
+    if abs(theta) > 0.95 * MOST:
+        return figures, f"the clicks are best explained by a theta beyond {MOST:g}: too few of them, or no such cause"
     gamma, half = exclusion(clicks, found_P)
     figures |= {"exclusion": gamma, "exclusion.low": gamma - half, "exclusion.high": gamma + half}
     if abs(gamma) > half:

@@ -30,7 +30,8 @@ from funnel.panels import Panel, Record, Table
 from funnel.problem import Given, Outputs
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.click_model import ROLES, ClickModel
-from funnel.ranking.counts import PROPENSITIES, RankingCounts
+from funnel.ranking.counts import PROPENSITIES, WEIGHTED, RankingCounts
+from funnel.ranking.delays import DELAY, ELAPSED, known_by, moment_of, none_known, time_columns
 from funnel.ranking.folds import FOLD, LeftOut, fold_columns, no_folds, with_folds
 from funnel.ranking.presets import PRESETS, SPACES
 from funnel.ranking.results import WATCHED, results
@@ -38,12 +39,13 @@ from funnel.rows import RowUnits
 from funnel.spaces import Presets, Spaces
 from models.entire_space import ModelConfig
 from models.objectives.base import TINY, Labels, Objective, ObjectiveConfig
+from models.objectives.delays import DELAYS
 from models.objectives.propensity import resolve_clip
 from models.registry import BACKBONES, build_objective, find_objective, lookup
 from models.rows import EVERY_ROW, Share
 
 LABELS = ("click", "conversion")
-AIMS = [f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr") for figure in ("auc", "log_loss")]
+AIMS = [f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr", WEIGHTED) for figure in ("auc", "log_loss")]
 """Figures by which an epoch may be chosen."""
 
 
@@ -51,6 +53,9 @@ AIMS = [f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr") for figur
 class EntireSpaceSettings:
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    as_of: str = ""
+    """Train on the conversions that were known at this moment, such as 2026-01-31, or train: the last moment of the
+    training part; what is later keeps its labels. The schema names `time` and `conversion_time`. Left out: all."""
     leave_out: str = ""
     """Train without the rows of one fold of users, FOLD/FOLDS such as 1/3: a click model that weighs the rows it has
     not seen (jobs.ensemble trains one for each fold). Figures are of all rows."""
@@ -105,6 +110,9 @@ class EntireSpace:
             )
         if settings.leave_out and log.schema.user is None:
             raise UserError(f"leave_out {settings.leave_out}: the log's schema names no user, and folds are of users")
+        if settings.objective.delay != "none" and not (settings.as_of and objective.takes_delays):
+            why = "needs as_of" if objective.takes_delays else f"means nothing to objective {settings.objective.name}"
+            raise UserError(f"objective.delay {settings.objective.delay}: {why}")
         needed = needed_labels(settings)
         require_labels(log, needed)
         facts = {name: check_labels(log, part) for name, part in parts.items()}
@@ -122,9 +130,10 @@ class EntireSpace:
         if not train.positives.get("conversion") or not facts["valid"].positives.get("conversion"):
             warnings.append("train or valid has no conversions: a model of clicks; its pcvr and pctcvr mean nothing")
         return {
-            **towers(objective),
+            **towers(objective, settings.objective),
             "click_rate": train.weights["click"] / train.weight,
             "conversion_rate": train.weights.get("conversion", 0) / train.weights["click"],
+            **(moment_of(settings.as_of, log, parts["train"]) if settings.as_of else {}),
             "numeric_mean": mean_N.tolist(),
             "numeric_std": std_N.tolist(),
             "parts": {name: counted(fact) for name, fact in facts.items()},
@@ -134,8 +143,8 @@ class EntireSpace:
     @classmethod
     def facts_with(cls, facts: Mapping[str, Any], settings: EntireSpaceSettings) -> dict[str, Any]:
         """Facts of the same log for other settings: the towers follow the objective. Trials of a search differ so."""
-        shared = {name: fact for name, fact in facts.items() if name != "hidden_cause"}
-        return {**shared, **towers(find_objective(settings.objective.name))}
+        rest = {key: fact for key, fact in facts.items() if key not in ("hidden_cause", "weighs_clicks")}
+        return {**rest, **towers(find_objective(settings.objective.name), settings.objective)}
 
     def __init__(
         self,
@@ -147,6 +156,7 @@ class EntireSpace:
         self.settings, self.schema, self.facts = settings, schema, facts
         self.encoder = Encoder(schema)
         self.left_out = LeftOut.of(settings.leave_out)
+        self.as_of: int | None = facts.get("as_of")
         runs = [given[role] for role in ROLES if role in given] if given else []
         self.click_model = ClickModel(*runs) if runs else None
         if self.folds and schema.user is None:
@@ -159,7 +169,8 @@ class EntireSpace:
 
     @property
     def columns(self) -> list[str]:
-        return [*self.schema.columns, *fold_columns(self.schema, self.folds)]
+        more = fold_columns(self.schema, self.folds) + (time_columns(self.schema) if self.as_of is not None else [])
+        return list(dict.fromkeys([*self.schema.columns, *more]))
 
     @cached_property
     def objective(self) -> Objective:
@@ -184,10 +195,11 @@ class EntireSpace:
         return tuple(file.row_groups[index] for file, index in part.row_groups())
 
     def encode(self, table: pa.Table) -> RowUnits:
-        return RowUnits(with_folds(self.encoder.encode(table), table, self.schema, self.folds))
+        rows = known_by(self.encoder.encode(table), table, self.schema, self.as_of)
+        return RowUnits(with_folds(rows, table, self.schema, self.folds))
 
     def empty(self) -> RowUnits:
-        return RowUnits(no_folds(self.encoder.empty(), self.folds))
+        return RowUnits(no_folds(none_known(self.encoder.empty(), self.as_of), self.folds))
 
     def network(self, share: Share = EVERY_ROW, seed: int = 0) -> BatchNetwork:
         facts = self.facts
@@ -221,11 +233,14 @@ class EntireSpace:
         known = log.truth(part) if truth and log.has_truth(part) else None
         weighted, given = self.schema.weight is not None, self.click_model is not None
         threshold = checked(self.settings.threshold)
-        return RankingCounts(self.clip, calibration, weighted, known, log.schema.exposure, given, threshold)
+        weighs = bool(self.facts.get("weighs_clicks"))
+        return RankingCounts(self.clip, calibration, weighted, known, log.schema.exposure, given, threshold, weighs)
 
     def smaller_is_better(self, figure: str) -> bool:
         if figure not in AIMS:
             raise UserError(f"stop_metric {figure!r}: want one of {', '.join(AIMS)}")
+        if figure.startswith(WEIGHTED) and not self.facts.get("weighs_clicks"):
+            raise UserError(f"stop_metric {figure}: objective {self.settings.objective.name} weighs no clicks")
         valid = self.facts.get("parts", {}).get("valid", {})
         if not figure.startswith("ctr.") and valid.get("conversions", 1) == 0:
             raise UserError(
@@ -246,9 +261,11 @@ class EntireSpace:
         return panels(record)
 
 
-def towers(objective: type[Objective]) -> dict[str, Any]:
-    """Of the facts, what a network's form follows from beside the settings: {"tasks": ., ["hidden_cause": True]}"""
-    return {"tasks": list(objective.tasks), **({"hidden_cause": True} if objective.hidden_cause else {})}
+def towers(objective: type[Objective], config: ObjectiveConfig) -> dict[str, Any]:
+    """Of the facts, what follows from the objective: {"tasks": ., ["hidden_cause": True], ["weighs_clicks": True]}"""
+    said = {"hidden_cause": objective.hidden_cause, "weighs_clicks": objective.uses_propensities}
+    tasks = [*objective.tasks, *DELAYS[config.delay]]
+    return {"tasks": tasks, **{name: True for name, true in said.items() if true}}
 
 
 def labels_of(batch: Batch, left_out: LeftOut = LeftOut()) -> Labels:  # noqa: B008 - it is frozen
@@ -259,7 +276,8 @@ def labels_of(batch: Batch, left_out: LeftOut = LeftOut()) -> Labels:  # noqa: B
     if left_out.folds:
         kept_B = (batch.labels[FOLD] != left_out.fold - 1).float()
         weight_B = kept_B if weight_B is None else weight_B * kept_B
-    return Labels(batch.labels["click"], batch.labels["conversion"], weight_B, given)
+    elapsed_B, delay_B = batch.labels.get(ELAPSED), batch.labels.get(DELAY)
+    return Labels(batch.labels["click"], batch.labels["conversion"], weight_B, elapsed_B, delay_B, given)
 
 
 def needed_labels(settings: EntireSpaceSettings) -> tuple[str, ...]:
@@ -287,9 +305,9 @@ def refuse_empty(where: str, facts: LabelFacts, needed: tuple[str, ...]) -> None
 def refuse_one_class(figure: str, valid: Mapping[str, int]) -> None:
     """Raise UserError for an AUC that the validation part, of so many rows, clicks and conversions, does not have."""
     space = figure.rpartition(".")[0]
-    among, label = {"ctr": ("rows", "clicks"), "cvr.click": ("clicks", "conversions")}.get(
-        space, ("rows", "conversions")
-    )
+    of_clicks = ("clicks", "conversions")
+    known = {"ctr": ("rows", "clicks"), "cvr.click": of_clicks, WEIGHTED: of_clicks}
+    among, label = known.get(space, ("rows", "conversions"))
     total, positives = valid.get(among), valid.get(label)
     if figure.endswith(".auc") and total is not None and positives in (0, total):
         raise UserError(

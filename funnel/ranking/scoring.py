@@ -37,6 +37,8 @@ def for_scoring(log: Log, trained: Schema, truth: bool = False) -> Log:
         value=own.value,
         reward=own.reward,
         weight=own.weight,
+        time=own.time,
+        conversion_time=own.conversion_time,
         truth=own.truth if truth else None,
     )
     return dataclasses.replace(log, schema=schema)

@@ -65,7 +65,13 @@ def model_to_start_from(run: Path, job: TrainJob) -> tuple[str, dict[str, Any], 
     record = finished_record(run, f"{OPTION} {run}")
     if record.get("problem", DEFAULT_PROBLEM) != job.problem:
         raise UserError(f"{OPTION} {run}: trained as {record.get('problem', DEFAULT_PROBLEM)}, this is {job.problem}")
-    new = new_features(f"{OPTION} {run}", Schema.from_dict(record["schema"], f"{directory}: schema"), job.schema)
+    known = Schema.from_dict(record["schema"], f"{directory}: schema")
+    new = new_features(f"{OPTION} {run}", known, job.schema)
+    lost = set(known.instrument) ^ (set(job.schema.instrument) & set(known.features))
+    if lost or bool(known.instrument) != bool(job.schema.instrument):
+        word = "" if known.instrument else " no"
+        raise UserError(f"{OPTION} {run}: its model has{word} instruments ({', '.join(known.instrument)}); --data has "
+                        f"{', '.join(job.schema.instrument) or 'none'}")  # fmt: skip
     before = flat({"model": record["config"].get("model", {})})
     now = flat({"model": plain(job.settings).get("model", {})})
     for key in sorted(before.keys() | now.keys()):

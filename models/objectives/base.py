@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
+from models.objectives.delays import DELAYS, RATE, elapsed_time, exponential, fake_negative, log_known
 from models.objectives.propensity import inverse_propensity, resolve_clip
-from models.objectives.terms import binary_cross_entropy, product_cross_entropy
+from models.objectives.terms import binary_cross_entropy, log_product, product_cross_entropy
 
 EXPOSURES, CLICKS = 0, 1
 """Where Labels.totals() has what."""
@@ -31,6 +32,7 @@ TERMS = ("ctr", "c", "g", "imp")
 
 
 CHOICES = {
+    "delay": tuple(DELAYS),
     "imputation": ("error", "label"),
     "cvr_gradient": ("shared", "tower"),
     "imputation_gradient": ("shared", "tower"),
@@ -76,6 +78,14 @@ class ObjectiveConfig:
     imputation: str = "error"
     """What the imputation tower of escm2_dr predicts: error (the loss itself, as in the paper) or label (the potential
     conversion, so that unclicked rows teach the CVR tower too)."""
+    delay: str = "none"
+    """What an unconverted click says where conversions come late (with as_of; docs/propensities.md): none (it has not
+    converted), exponential (it may still: delays are exponential, at a rate that is learnt), fake_negative (every
+    converted click was a negative before) or elapsed (those that convert after delay_window were)."""
+    delay_window: float = 1.0
+    """Days that a click waits for its conversion (delay: elapsed)."""
+    delay_mature: float = 4.0
+    """Age in days from which on clicks teach how many conversions come after the window (delay: elapsed)."""
     theta: float | str = "learnt"
     """Covariance that a hidden cause gives the logits of click and conversion (escm2_joint): a number that is held,
     such as jobs.evaluate estimates of a run whose schema declares instruments, or learnt with the weights, which takes
@@ -94,6 +104,11 @@ class ObjectiveConfig:
             if getattr(self, key) not in choices:
                 words = " or ".join([", ".join(map(repr, choices[:-1])), repr(choices[-1])])
                 raise UserError(f"objective.{key} must be {words}, got {getattr(self, key)!r}")
+        if not 0 < self.delay_window <= self.delay_mature < math.inf:
+            raise UserError(
+                f"objective.delay_window must be above 0 and at most delay_mature, got {self.delay_window} and "
+                f"{self.delay_mature}"
+            )
         if self.theta != "learnt" and (isinstance(self.theta, str) or not abs(self.theta) <= MOST_THETA):
             raise UserError(f"objective.theta must be 'learnt' or a number in -9..9, got {self.theta!r}")
         resolve_clip(self.clip, click_rate=0.5)
@@ -111,6 +126,10 @@ class Labels:
     click_B: Tensor
     conversion_B: Tensor
     weight_B: Tensor | None = None
+    elapsed_B: Tensor | None = None
+    """Days from the exposure to the moment at which conversions were known; None: they are final."""
+    delay_B: Tensor | None = None
+    """Days to the conversion, where it is known."""
     click_logit_B: Tensor | None = None
     """Click logits of a model trained before, to take propensities from; None: the CTR tower gives them."""
 
@@ -130,6 +149,8 @@ class Objective:
 
     tasks: tuple[str, ...] = ("ctr", "cvr")
     """The towers it needs; ctr and cvr are what a funnel is scored with."""
+    takes_delays: ClassVar[bool] = False
+    """Whether `delay` means anything to it."""
     uses_propensities: ClassVar[bool] = False
     """Whether it weighs clicks by `inverse_propensity`: then a click model trained before may give the propensities."""
     hidden_cause: ClassVar[bool] = False
@@ -174,11 +195,28 @@ class Objective:
         return labels.weigh(labels.click_B * (term_B + others_B * unclicked_B)).sum() / totals[EXPOSURES]
 
     def ctcvr_terms(self, logits: dict[str, Tensor], labels: Labels) -> Tensor:
-        """delta(c, q p) of every row; with `ctcvr_gradient: click` the CVR tower learns from clicked rows alone."""
+        """delta(c, q p) of every row; with `ctcvr_gradient: click` the CVR tower learns from clicked rows alone. With
+        exponential delays c is known by now with probability q p (1 - exp(-lambda e))."""
         cvr_B = logits["cvr"]
         if self.config.ctcvr_gradient == "click":
             cvr_B = torch.where(labels.click_B > 0.5, cvr_B, cvr_B.detach())
-        return product_cross_entropy(logits["ctr"], cvr_B, labels.conversion_B)
+        if self.config.delay != "exponential" or labels.elapsed_B is None:
+            return product_cross_entropy(logits["ctr"], cvr_B, labels.conversion_B)
+        log_B = log_product(logits["ctr"], cvr_B) + log_known(logits[RATE], labels.elapsed_B)
+        return -labels.conversion_B * log_B - (1 - labels.conversion_B) * (-log_B.expm1()).clamp(min=1e-30).log()
+
+    def conversion_loss(self, logits: dict[str, Tensor], labels: Labels) -> Tensor:
+        """The loss of each row's conversion, as if it was clicked: delta(r, p), or what `delay` makes of it."""
+        logit_B = self.own(logits, "cvr")
+        if self.config.delay == "none" or labels.elapsed_B is None or labels.delay_B is None:
+            return binary_cross_entropy(logit_B, labels.conversion_B)
+        if self.config.delay == "fake_negative":
+            return fake_negative(logit_B, labels.conversion_B)
+        if self.config.delay == "elapsed":
+            window, mature = self.config.delay_window, self.config.delay_mature
+            known = (labels.conversion_B, labels.elapsed_B, labels.delay_B)
+            return elapsed_time(logits, logit_B, *known, window, mature)
+        return exponential(logit_B, logits[RATE], labels.conversion_B, labels.elapsed_B, labels.delay_B)
 
     def own(self, logits: dict[str, Tensor], task: str) -> Tensor:
         """The task's logit for the task's own term; its gradient ends in the tower, if the network gives such a one."""

@@ -24,13 +24,14 @@ from models.objectives.terms import binary_cross_entropy
 
 
 class Escm2Dr(Objective):
+    takes_delays = True
     uses_propensities = True
     tasks = ("ctr", "cvr", "imputation")
 
     def __call__(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> dict[str, Tensor]:
         ctr, ctcvr = self.ctr(logits, labels, totals), self.ctcvr(logits, labels, totals)
         cvr_B, imputation_B = self.own(logits, "cvr"), self.own(logits, "imputation")
-        delta_B = binary_cross_entropy(cvr_B, labels.conversion_B)
+        delta_B = self.conversion_loss(logits, labels)
         weight_B = labels.click_B * self.inverse_propensity(logits, labels)
         if self.config.imputation == "label":
             label_B = imputation_B.sigmoid()

@@ -9,15 +9,15 @@ L = lambda_ctr L_CTR + lambda_c L_CVR + lambda_g L_CTCVR
 from torch import Tensor
 
 from models.objectives.base import EXPOSURES, Labels, Objective
-from models.objectives.terms import binary_cross_entropy
 
 
 class Escm2Ips(Objective):
+    takes_delays = True
     uses_propensities = True
 
     def __call__(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> dict[str, Tensor]:
         ctr, ctcvr = self.ctr(logits, labels, totals), self.ctcvr(logits, labels, totals)
-        delta_B = binary_cross_entropy(self.own(logits, "cvr"), labels.conversion_B)
+        delta_B = self.conversion_loss(logits, labels)
         weight_B = labels.click_B * self.inverse_propensity(logits, labels)
         cvr = labels.weigh(weight_B * delta_B).sum() / totals[EXPOSURES]
         return {"loss": self.combine(ctr, cvr, ctcvr), "ctr": ctr, "cvr": cvr, "ctcvr": ctcvr}

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from models.objectives.base import CLICKS, TINY, Labels, Objective
-from models.objectives.terms import binary_cross_entropy
 
 WEIGHTS = CLICKS + 1
 
 
 class Escm2Snips(Objective):
+    takes_delays = True
     uses_propensities = True
 
     def totals(self, logits: dict[str, Tensor], labels: Labels) -> Tensor:
@@ -26,7 +26,7 @@ class Escm2Snips(Objective):
 
     def __call__(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> dict[str, Tensor]:
         ctr, ctcvr = self.ctr(logits, labels, totals), self.ctcvr(logits, labels, totals)
-        delta_B = binary_cross_entropy(self.own(logits, "cvr"), labels.conversion_B)
+        delta_B = self.conversion_loss(logits, labels)
         cvr = labels.weigh(self.weights(logits, labels) * delta_B).sum() / totals[WEIGHTS].clamp(min=TINY)
         return {"loss": self.combine(ctr, cvr, ctcvr), "ctr": ctr, "cvr": cvr, "ctcvr": ctcvr}
 

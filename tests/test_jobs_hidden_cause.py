@@ -1,0 +1,139 @@
+"""A log with a hidden cause and instruments, from schema.json to the exported file."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from support import arguments, error_line
+
+from data.encode import Encoder
+from data.errors import UserError
+from data.generate import generate_log
+from data.log import open_log
+from data.schema import Schema
+from data.world import GeneratedLog, World, address
+from distributed.finished_run import load_run
+from funnel.batch import Batch
+from jobs import calibrate, evaluate, export, score, train
+from models.hidden_cause import log_clicked_and
+
+JOINT = ("--objective.name", "escm2_joint")
+
+
+@pytest.fixture(scope="module")
+def hidden_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("logs") / "hidden"
+    shape = {"rows": 12_000, "rows_per_group": 2000, "users": 200, "items": 100, "click_rate": 0.4}
+    generate_log(GeneratedLog(world="instrument", seed=1, conversion_rate=0.4, **shape), directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def joint(hidden_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("joint") / "run"
+    quick = ("--optimizer.learning-rate", 0.03, "--optimizer.embedding", "adam", "--epochs", 2)
+    train.run(arguments(hidden_log, out, *JOINT, "--objective.theta", 1.0, *quick))
+    return out
+
+
+def test_the_world_has_its_cause_and_its_instruments(hidden_log: Path) -> None:
+    """E[v | click] > 0, and the logits' means over the truth obey the knobs; nothing but presentation moves with it."""
+    schema = open_log(hidden_log).schema
+    assert schema.instrument == ("channel", "hour", "position")
+    assert Schema.from_dict(schema.to_dict()) == schema
+    plain = GeneratedLog(world="instrument", users=200, items=100)
+    sells = dataclasses.replace(plain, presentation_sells=0.5)
+    for config, moves in ((plain, False), (sells, True)):
+        world = World(config)
+        shown = world.draw_exposures(address(5), 400)
+        other = dataclasses.replace(shown, position_R=shown.position_R[::-1], hidden_R=shown.hidden_R)
+        one, two = world.scores(shown), world.scores(other)
+        assert not np.allclose(one[0], two[0])
+        assert np.allclose(one[1], two[1]) is not moves
+        still = world.scores(dataclasses.replace(shown, hidden_R=0 * shown.hidden_R))
+        for logit, without in zip(one, still, strict=True):
+            np.testing.assert_allclose(logit - without, world.knobs["hidden"] * shown.hidden_R, atol=1e-12)
+
+
+def test_scores_are_those_of_the_joint_law(joint: Path, hidden_log: Path, tmp_path: Path) -> None:
+    """pctcvr is P(click, conversion), above the product; in the exported graph as well."""
+    score.run(score.Arguments(run=joint, data=str(hidden_log), out=tmp_path / "scored.parquet"))
+    found = pq.read_table(tmp_path / "scored.parquet")
+    pctr, pcvr, pctcvr = (found.column(name).to_numpy() for name in ("pctr", "pcvr", "pctcvr"))
+    assert (pctcvr > pctr * pcvr).all()
+    log, network = open_log(hidden_log), load_run(joint).network.train()
+    rows = Encoder(log.schema).encode(next(log.read(log.part("test"))))
+    with torch.no_grad():
+        raw = network(Batch.of(rows))
+    both = log_clicked_and(raw["ctr"], raw["cvr"], torch.tensor(1.0), torch.ones(len(rows))).exp()
+    np.testing.assert_allclose(pctcvr[: len(rows)], both.numpy(), rtol=1e-4)
+    summary = json.loads((joint / "summary.json").read_text())
+    assert summary["ctcvr.pcoc"] == pytest.approx(
+        pctcvr.mean() / found.column("conversion").to_numpy().mean(), rel=1e-4
+    )
+    told = export.run(export.Arguments(run=joint, data=str(hidden_log), out=tmp_path / "served", formats=("pt2",)))
+    assert told is not None
+    checked = json.loads((tmp_path / "served" / "serving.json").read_text())["check"]["largest_difference"]["pt2"]
+    assert max(checked.values()) < 1e-5
+
+
+def test_a_calibration_for_clicks_puts_the_cause_into_pcvr(joint: Path, hidden_log: Path, tmp_path: Path) -> None:
+    calibrate.run(calibrate.arguments_of("--run", str(joint), "--space", "click"))
+    score.run(score.Arguments(run=joint, data=str(hidden_log), out=tmp_path / "scored.parquet"))
+    found = pq.read_table(tmp_path / "scored.parquet")
+    pctr, pcvr, pctcvr = (found.column(name).to_numpy() for name in ("pctr", "pcvr", "pctcvr"))
+    np.testing.assert_allclose(pctcvr, pctr * pcvr, rtol=1e-4)
+    calibrate.run(calibrate.arguments_of("--run", str(joint), "--method", "none"))
+
+
+def test_evaluate_says_what_instruments_tell(
+    joint: Path, hidden_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = evaluate.run(evaluate.Arguments(run=joint, data=str(hidden_log), part="train", replicates=40))
+    assert told["cause.theta.low"] < told["cause.theta"] < told["cause.theta.high"]
+    assert told["cause.exclusion.low"] < told["cause.exclusion"] < told["cause.exclusion.high"]
+    held = told["cause.exclusion.low"] <= 0 <= told["cause.exclusion.high"]
+    covers = told["cause.theta.low"] <= 0 <= told["cause.theta.high"]
+    assert told["cause.claimed"] is (held and not covers)
+    assert ("cause.claimed" in told["absent"]) is not told["cause.claimed"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "hidden cause of click and conversion: theta" in said
+    assert ("nothing is claimed" in said) is not told["cause.claimed"]
+    page = (joint / "evaluations" / "train" / "report.html").read_text()
+    assert "Does a hidden cause drive clicks and conversions?" in page
+
+
+def test_theta_may_be_learnt(hidden_log: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train.run(arguments(hidden_log, run, *JOINT))
+    network: Any = load_run(run).network
+    assert 0 < network.cause.theta.item() < 3
+
+
+def test_an_instrument_that_is_none_is_refused(
+    hidden_log: Path, joint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = open_log(hidden_log).schema.to_dict()
+    for names, words in (
+        (["weather"], "'weather', which is no feature"),
+        (["hour", "hour"], "'hour' twice"),
+        ("hour", "must be a list"),
+        ([feature["name"] for feature in entry["categorical"]] + entry["numeric"], "names every feature"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Schema.from_dict({**entry, "instrument": names})
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for part in ("train", "valid", "test"):
+        (plain / part).symlink_to(hidden_log / part)
+    (plain / "schema.json").write_text(json.dumps({**entry, "instrument": [], "truth": None}))
+    words = ("--data", plain, "--out", tmp_path / "next", "--workers", 0, "--start-from", joint, *JOINT)
+    words += ("--model.embedding-width", 4, "--model.backbone.expert-hidden", 8, "--model.tower-hidden", 4)
+    assert "its model has instruments (channel, hour, position); --data has none" in error_line(
+        train, words, monkeypatch, capsys
+    )
