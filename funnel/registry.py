@@ -33,6 +33,7 @@ TUNABLES: Mapping[str, str] = {
 FITTED: Mapping[str, str] = {
     "incentives": "funnel.incentives.fitted:IncentiveEffects",
     "exposure": "funnel.exposure.fitted:ExposureForest",
+    "up_down": "funnel.exposure.up_down:UpDown",
 }
 """What jobs.fit --system NAME fits on arrays (funnel/fitted.py)."""
 OPERATIONS: Mapping[str, str] = {"incentives": "funnel.incentives.operation:IncentiveOperation"}
@@ -48,6 +49,7 @@ LOGGED: Mapping[str, str] = {
     "incentives": "funnel.incentives.logs:RewardLogs",
     "shares": "funnel.exposure.logs:ShareLogs",
     "dose": "funnel.exposure.logs:DoseLogs",
+    "platform_shares": "funnel.exposure.platform_log:MixLogs",
 }
 """Worlds of which jobs.make_data --world NAME writes logs (funnel/simulator.py: Logging); data/worlds.py has others."""
 
@@ -85,6 +87,7 @@ STAGES: Mapping[str, Stage] = {
             "none": "funnel.platform.reranking:AsRanked",
             "list": "funnel.rerank.stage:ListReRanking",
             "shuffled": "funnel.rerank.stage:Shuffled",
+            "shares": "funnel.exposure.stage:ShareReRanking",
         },
     ),
 }

@@ -17,6 +17,7 @@ from funnel.exposure.shares import ShareRows
 from funnel.exposure.simulation import best_shares, simulate, value
 from funnel.exposure.tree import TreeSettings, grow
 from funnel.fitted import here
+from jobs.cluster.ray_map import RayMap
 
 
 def by_hand(edges: list[float], share: np.ndarray, outcome: np.ndarray) -> list[float]:
@@ -205,6 +206,17 @@ def test_the_forest_is_the_same_bits_however_it_is_mapped_and_stored(leaves: Any
     np.testing.assert_array_equal(again.shares(rows.features_RF), one.shares(rows.features_RF))
     other = ExposureForest.fit(settings, arrays, 8, here)
     assert not np.array_equal(other.shares(rows.features_RF), one.shares(rows.features_RF))
+
+
+@pytest.mark.ray
+def test_on_ray_it_is_the_same_bits(ray_cluster: None) -> None:
+    rows, settings = simulate(1500, 4), ForestFitSettings(forest=ForestSettings(trees=3, features_tried=3))
+    plain, facts = ExposureForest.fit(settings, arrays_of(rows), 7, here).state()
+    for workers in (1, 2):
+        found, others = ExposureForest.fit(settings, arrays_of(rows), 7, RayMap(workers)).state()
+        assert others == facts
+        for key, values in found.items():
+            np.testing.assert_array_equal(plain[key], values)
 
 
 def test_shares_are_allocated_exactly() -> None:

@@ -20,7 +20,7 @@ ALLOWED = {
     "data": {"numpy", "pyarrow", "fsspec", "scipy"},
     "es": {"data", "numpy", "ray", "safetensors", "filelock", "gymnasium", "cma"},
     "funnel": {"models", "data", "es", "torch", "numpy", "pyarrow", "scipy", "sklearn", "pydantic", "threadpoolctl"}
-    | {"onnx", "onnxscript", "onnxruntime", "faiss"},
+    | {"onnx", "onnxscript", "onnxruntime", "faiss", "networkx", "safetensors"},
     "distributed": {"funnel", "models", "data", "torch", "numpy", "ray", "safetensors", "tensorboardX"},
 }
 # What a room may import of another: modules, or rooms inside them. Without an entry, all of it.

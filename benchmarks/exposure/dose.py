@@ -3,22 +3,23 @@
     python -m benchmarks.exposure.dose                                    # VCNet's simulation, 5 data seeds
     python -m benchmarks.exposure.dose --covariates ihdp.csv              # IHDP, 5 draws and splits
 
-The published code, run on such data, gave on the simulation VCNet .0153 (with targeted regularisation .0146), DRNet .0411
-(.0249); on five splits of one draw of IHDP VCNet .340 (.522), DRNet 1.174 (.770). An epoch is 20 steps of all rows.
+The published code, run on such data, gave on the simulation VCNet .0153 (with targeted regularisation .0146), DRNet
+.0411 (.0249); on five splits of one draw of IHDP VCNet .340 (.522), DRNet 1.174 (.770). An epoch is 20 steps.
 """
 
 import contextlib
 import dataclasses
 import io
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
 
 from benchmarks.bench import markdown, write_result
+from benchmarks.exposure.pieces import Pieces
 from funnel.exposure.logs import DoseLog, DoseLogs, DoseWorld
 from jobs import train
 
@@ -38,6 +39,10 @@ class Options:
     first: int = 0
     covariates: Path | None = None
     epochs: int = 40
+    cache: Path | None = None
+    """File that keeps results: the same command again goes on."""
+    seconds: float = 1e9
+    """CPU-seconds after which no new training is begun."""
 
 
 def trained(log: Path, out: Path, options: Options, seed: int, words: tuple[object, ...]) -> float:
@@ -46,7 +51,7 @@ def trained(log: Path, out: Path, options: Options, seed: int, words: tuple[obje
         rate = IHDP_RATES[str(words[0])]
         more += ["--optimizer.learning-rate", rate, "--batch-size", 471, "--model.targeted-knots", 19]
         more += ["--model.targeted-rate", 0.001 / rate / 10]
-    given = train.arguments_of("--problem", *words, "--data", log, "--out", out, *more)
+    given = train.arguments_of(*map(str, ("--problem", *words, "--data", log, "--out", out, *more)))
     with contextlib.redirect_stdout(io.StringIO()):
         summary = train.run(given)
     return float(summary["amse"])
@@ -54,26 +59,35 @@ def trained(log: Path, out: Path, options: Options, seed: int, words: tuple[obje
 
 def main(options: Options) -> None:
     kind = "ihdp" if options.covariates else "simulation"
+    pieces = Pieces(options.cache, options.seconds)
     found: dict[str, list[float]] = {name: [] for name in MODELS}
-    seconds: dict[str, list[float]] = {name: [] for name in MODELS}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.first, options.first + options.seeds):
             log = Path(folder) / f"log-{seed}"
-            world = DoseWorld(kind, options.covariates)  # type: ignore[arg-type]
-            DoseLogs.write(world, DoseLog(repeat=20, seed=seed), {}, "", log)
             for name, words in MODELS.items():
-                begun = time.process_time()
-                found[name].append(trained(log, Path(folder) / f"{seed}-{name}", options, seed, words))
-                seconds[name].append(time.process_time() - begun)
-                print(seed, name, f"{found[name][-1]:.4f}", flush=True)
+                out = Path(folder) / f"{seed}-{name}"
+
+                def compute(seed: int = seed, log: Path = log, out: Path = out, words: Any = words) -> float:
+                    if not log.exists():
+                        world = DoseWorld(kind, options.covariates)  # type: ignore[arg-type]
+                        DoseLogs.write(world, DoseLog(repeat=20, seed=seed), {}, "", log)
+                    return trained(log, out, options, seed, words)
+
+                if (amse := pieces.get(f"{kind} {seed} {name}", compute)) is not None:
+                    found[name].append(amse)
+    report(kind, options, found)
+
+
+def report(kind: str, options: Options, found: dict[str, list[float]]) -> None:
     lines = []
     for (name, values), there in zip(found.items(), PUBLISHED[kind], strict=True):
         error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
-        lines.append([name, f"{np.mean(values):.4f} ± {error:.4f}", f"{min(values):.4f} to {max(values):.4f}", f"{there}",
-                      f"{np.mean(seconds[name]):.0f}"])  # fmt: skip
-    header = ["network", "AMSE, mean ± s.e.", "least to most", "published code", "CPU s"]
-    head = f"{kind}: {options.seeds} data seeds, {20 * options.epochs} steps\n\n"
-    kept = {**dataclasses.asdict(options), "covariates": options.covariates.name if options.covariates else None}
+        mean, ends = f"{np.mean(values):.4f} ± {error:.4f}", f"{min(values):.4f} to {max(values):.4f}"
+        lines.append([name, mean, ends, f"{there}", len(values)])
+    header = ["network", "AMSE, mean ± s.e.", "least to most", "published code", "data seeds"]
+    head = f"{kind}, {20 * options.epochs} steps\n\n"
+    own = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("cache", "seconds")}
+    kept = {**own, "covariates": options.covariates.name if options.covariates else None}
     write_result(f"exposure-dose-{kind}", {"amse": found, "options": kept}, head + markdown(header, lines))
 
 

@@ -13,28 +13,37 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tyro
 
 from benchmarks.bench import markdown, write_result
+from benchmarks.exposure.pieces import Pieces
 from benchmarks.exposure.rivals import dml, drnet, outcome_argmax, vcnet
 from data.log import open_log
 from funnel.exposure.figures import main_regret, treatment_error
 from funnel.exposure.forest import ForestSettings, MDP2Forest
-from funnel.exposure.logs import ShareLog, ShareLogs, ShareWorld, of_views
+from funnel.exposure.logs import ShareLog, ShareLogs, ShareWorld, by_user, of_views
 from funnel.exposure.outcome import OutcomeModel, OutcomeSettings
 from funnel.exposure.reading import read_shares, rows_of
 from funnel.exposure.semisynthetic import Recipe, Response, clusters, respond
+from funnel.exposure.shares import ShareRows
 from funnel.exposure.simulation import best_shares, value
 from jobs import evolve
 
-EVOLUTIONS = {
+FORESTS: dict[str, dict[str, object]] = {
+    "points": {"leaves": "points"},
+    "points, soft .1": {"leaves": "points", "soft": 0.1},
+    "additive": {"leaves": "additive"},
+}
+EVOLUTIONS: dict[str, tuple[object, ...]] = {
     "evolution on an outcome model, network": ("--estimate", "model"),
     "evolution on an outcome model, linear": ("--estimate", "model", "--hidden", 0),
+    "evolution on an outcome model, network, no overlap floor": ("--estimate", "model", "--overlap.floor", 0),
     "evolution on doubly robust estimates, network": ("--estimate", "doubly_robust"),
 }
 
@@ -48,6 +57,12 @@ class Options:
     rows: int = 50_000
     generations: int = 250
     pairs: int = 16
+    cache: Path | None = None
+    """File that keeps results: the same command again goes on."""
+    seconds: float = 1e9
+    """CPU-seconds after which no new policy is begun."""
+    only: str = ""
+    """Compute those alone whose name begins so, of the others what is there already."""
     networks: bool = True
     """DRNet and VCNet one category at a time, which cost most."""
 
@@ -70,7 +85,7 @@ class World:
         self.response: Response | None = None
         if options.views:  # the same draws once more, for the response itself
             rows = of_views(options.views, settings, seed)
-            order = np.random.default_rng([seed, 5]).permutation(len(rows))
+            order = by_user(rows.features_RF, seed)
             users, user_R = np.unique(rows.features_RF, axis=0, return_inverse=True)
             cluster_R = clusters(users, Recipe(), seed)[user_R.ravel()]
             _, response = respond(rows, cluster_R, Recipe(), seed, options.noise)
@@ -104,52 +119,77 @@ def evolved(world: World, options: Options, seed: int, words: tuple[object, ...]
     return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
 
-def policies(world: World, options: Options, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+def policies(world: World, options: Options, seed: int) -> dict[str, Callable[[], np.ndarray]]:
+    """What gives the users that judge their shares, by name."""
     train, test, x_UF = world.train, world.test, world.test.features_RF
-    users, mean_K = len(test), world.train.shares_RK.mean(axis=0)
-    assert train.best_RK is not None
-    yield "logging policy", test.shares_RK
-    yield "uniform", np.full((users, len(mean_K)), 1 / len(mean_K))
-    yield "the log's mean shares", np.tile(mean_K, (users, 1))
-    yield "best constant (knows the truth)", np.tile(train.best_RK.mean(axis=0), (users, 1))
+    users, mean_K, best_RK = len(test), world.train.shares_RK.mean(axis=0), world.train.best_RK
+    assert best_RK is not None
+    found: dict[str, Callable[[], np.ndarray]] = {
+        "logging policy": lambda: test.shares_RK,
+        "uniform": lambda: np.full((users, len(mean_K)), 1 / len(mean_K)),
+        "the log's mean shares": lambda: np.tile(mean_K, (users, 1)),
+        "best constant (knows the truth)": lambda: np.tile(best_RK.mean(axis=0), (users, 1)),
+    }
     tried = round(0.5 * len(train.feature_names))
-    for name, more in {"points": {"leaves": "points"}, "points, soft .1": {"leaves": "points", "soft": 0.1},
-                       "additive": {"leaves": "additive"}}.items():  # fmt: skip
-        yield f"forest, {name}", MDP2Forest(ForestSettings(**more)).fit(train, seed).shares(x_UF)  # type: ignore[arg-type]
-        varied = ForestSettings(features_tried=tried, **more)  # type: ignore[arg-type]
-        yield f"forest, {name}, half of the features a split", MDP2Forest(varied).fit(train, seed).shares(x_UF)
-    yield "DML, one category at a time", dml(train, x_UF, seed)
-    model = OutcomeModel.fit(train, OutcomeSettings(), seed)
-    yield "outcome model, best shares of each user", outcome_argmax(model, x_UF, mean_K)
+    for name, more in FORESTS.items():
+        for told, drawn in (("", 0), (", half of the features a split", tried)):
+            settings = ForestSettings(features_tried=drawn, **more)  # type: ignore[arg-type]
+            found[f"forest, {name}{told}"] = partial(forest_shares, settings, train, x_UF, seed)
+    found["DML, one category at a time"] = partial(dml, train, x_UF, seed)
+    found["outcome model, best shares of each user"] = partial(model_shares, train, x_UF, mean_K, seed)
     for name, words in EVOLUTIONS.items():
-        yield name, evolved(world, options, seed, ("--data", world.log, *words))
+        found[name] = partial(evolved, world, options, seed, ("--data", world.log, *words))
     if world.response is None:
-        yield "evolution on the simulator, network", evolved(world, options, seed, ("--estimate", "simulator"))
+        found["evolution on the simulator, network"] = partial(
+            evolved, world, options, seed, ("--estimate", "simulator")
+        )
     if options.networks:
-        yield "DRNet, one category at a time", drnet(train, x_UF, seed)
-        yield "VCNet, one category at a time", vcnet(train, x_UF, seed)
+        found["DRNet, one category at a time"] = partial(drnet, train, x_UF, seed)
+        found["VCNet, one category at a time"] = partial(vcnet, train, x_UF, seed)
+    return found
+
+
+def forest_shares(settings: ForestSettings, train: ShareRows, features_UF: np.ndarray, seed: int) -> np.ndarray:
+    return MDP2Forest(settings).fit(train, seed).shares(features_UF)
+
+
+def model_shares(train: ShareRows, features_UF: np.ndarray, mean_K: np.ndarray, seed: int) -> np.ndarray:
+    return outcome_argmax(OutcomeModel.fit(train, OutcomeSettings(), seed), features_UF, mean_K)
 
 
 def main(options: Options) -> None:
-    results: dict[str, list[tuple[float, float, float]]] = {}
+    pieces, results = Pieces(options.cache, options.seconds), dict[str, list[list[float]]]()
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.first, options.first + options.seeds):
-            world, begun = World(options, seed, Path(folder)), time.process_time()
-            for name, shares_UK in policies(world, options, seed):
-                found = (*world.figures(shares_UK), time.process_time() - begun)
-                results.setdefault(name, []).append(found)
-                print(seed, name, *(f"{figure:.4f}" for figure in found), flush=True)
-                begun = time.process_time()
+            world = World(options, seed, Path(folder))
+            for name, shares in policies(world, options, seed).items():
+
+                def compute(world: World = world, shares: Callable[[], np.ndarray] = shares) -> list[float]:
+                    begun = time.process_time()
+                    return [*world.figures(shares()), time.process_time() - begun]
+
+                kind = f"{'views' if options.views else 'simulation'} {options.noise:g} {seed} {name}"
+                wanted = name.startswith(options.only) or kind in pieces.known
+                if wanted and (found := pieces.get(kind, compute)) is not None:
+                    results.setdefault(name, []).append(found)
+    report(options, results)
+
+
+def report(options: Options, results: dict[str, list[list[float]]]) -> None:
     lines = []
     for name, values in sorted(results.items(), key=lambda each: float(np.mean([one[0] for one in each[1]]))):
         mr, mtse, cpu = np.array(values).T
-        lines.append([name, f"{mr.mean():.3f} ({mr.min():.3f} to {mr.max():.3f})",
-                      f"{mtse.mean():.4f} ({mtse.min():.4f} to {mtse.max():.4f})", f"{cpu.mean():.0f}"])  # fmt: skip
+        regret = f"{mr.mean():.3f} ({mr.min():.3f} to {mr.max():.3f})"
+        error = f"{mtse.mean():.4f} ({mtse.min():.4f} to {mtse.max():.4f})"
+        lines.append([name, regret, error, f"{cpu.mean():.0f}", len(values)])
     kind = "semi-synthetic" if options.views else "simulation"
     noise = f"-noise-{options.noise:g}" if options.noise else ""
-    table = markdown(["policy", "MR", "MTSE", "CPU s"], lines)
-    head = f"{kind}, noise {options.noise:g}; {options.seeds} data seeds, mean (least to most)\n\n"
-    kept = {**dataclasses.asdict(options), "views": options.views.name if options.views else None}
+    table = markdown(["policy", "MR", "MTSE", "CPU s", "data seeds"], lines)
+    head = f"{kind}, noise {options.noise:g}; mean (least to most)\n\n"
+    own = {
+        name: value for name, value in dataclasses.asdict(options).items() if name not in ("cache", "seconds", "only")
+    }
+    kept = {**own, "views": options.views.name if options.views else None}
     write_result(f"exposure-policies-{kind}{noise}", {"results": results, "options": kept}, head + table)
 
 

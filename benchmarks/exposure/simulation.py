@@ -19,7 +19,7 @@ from funnel.exposure.forest import ForestSettings, MDP2Forest
 from funnel.exposure.shares import ShareRows
 from funnel.exposure.simulation import simulate, value
 
-POINTS = {"leaves": "points"}
+POINTS: dict[str, object] = {"leaves": "points"}
 VARIANTS: dict[str, dict[str, object]] = {
     "points: eq. 2-3, argmax, 20 quantiles": POINTS,
     "points: 20 bins of a feature": {**POINTS, "feature_bins": 20},
@@ -64,7 +64,7 @@ def policies(train: ShareRows, test: ShareRows, seed: int) -> dict[str, tuple[fl
         found[name] = (*figures(forest.shares(test.features_RF), test), time.process_time() - begun)
     mixed = dataclasses.replace(train, shares_RK=train.shares_RK[np.random.default_rng(seed).permutation(len(train))])
     for leaves in ("points", "additive"):
-        forest = MDP2Forest(ForestSettings(leaves=leaves)).fit(mixed, seed)  # type: ignore[arg-type]
+        forest = MDP2Forest(ForestSettings(leaves=leaves)).fit(mixed, seed)
         found[f"negative control: {leaves}, shares permuted between rows"] = (
             *figures(forest.shares(test.features_RF), test),
             0.0,

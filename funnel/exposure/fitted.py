@@ -23,7 +23,7 @@ from funnel.exposure.overlap import Overlap, OverlapSettings
 from funnel.exposure.panels import forest_panels, policy_results, sentence
 from funnel.exposure.preference import ShareGrid
 from funnel.exposure.reading import read_shares, rows_of
-from funnel.exposure.shares import ShareRows, check_policy
+from funnel.exposure.shares import ShareRows, check_policy, limits
 from funnel.exposure.tree import Tree
 from funnel.exposure.value import Judge, compare
 from funnel.fitted import Arrays, Map, here
@@ -146,6 +146,7 @@ class ExposureForest:
             "importance": importance(self.forest),
             "groups": groups_of(self.forest, judging.features_RF, own),
             "curves": curves_of(self.forest, judging.features_RF),
+            "limits": limits(own.mean(axis=0)),
         }
         return summary, plots
 

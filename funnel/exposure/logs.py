@@ -73,6 +73,13 @@ def of_views(path: Path, settings: ShareWorld, seed: int) -> ShareRows:
     return found
 
 
+def by_user(features_RF: np.ndarray, seed: int) -> np.ndarray:
+    """An order of rows that draws users (rows of equal features) at random and keeps each one's together, so that parts
+    of a log hold different users."""
+    users, user_R = np.unique(features_RF, axis=0, return_inverse=True)
+    return np.argsort(np.random.default_rng([seed, 5]).permutation(len(users))[user_R.ravel()], kind="stable")
+
+
 class ShareLogs:
     """What jobs.make_data --world shares writes (funnel/simulator.py: Logging)."""
 
@@ -95,8 +102,7 @@ class ShareLogs:
             if settings.views is None:
                 raise UserError("--views FILE is needed for --kind views: Parquet of user_id, video_id, watch_ratio")
             rows = of_views(settings.views, settings, asked.seed)
-            order = np.random.default_rng([asked.seed, 5]).permutation(len(rows))
-            rows = rows.take(order)
+            rows = rows.take(by_user(rows.features_RF, asked.seed))
         else:
             rows = simulate(asked.rows, asked.seed, settings.noise)
         columns = {

@@ -8,7 +8,6 @@ import hashlib
 from typing import Any, ClassVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from funnel.exposure.outcome import OutcomeModel
 from funnel.exposure.overlap import Overlap
@@ -64,12 +63,11 @@ class ShareObjective:
         return np.where(refused_R[:, None], self.fallback_K, shares_RK)
 
     def evaluate_batch(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> np.ndarray:
-        with threadpool_limits(1):  # bits do not depend on how many threads a worker has
-            found = []
-            for theta_D, seed in zip(theta_PD, seeds_P.tolist(), strict=True):
-                some = np.random.default_rng(seed).choice(len(self.rows), self.users, replace=False)
-                found.append(self.worth(self.policy.shares(theta_D, self.standard_RF[some]), some))
-            return np.array(found)
+        found = []
+        for theta_D, seed in zip(theta_PD, seeds_P.tolist(), strict=True):
+            some = np.random.default_rng(seed).integers(0, len(self.rows), self.users)
+            found.append(self.worth(self.policy.shares(theta_D, self.standard_RF[some]), some))
+        return np.array(found)
 
     def worth(self, shares_UK: np.ndarray, some_U: np.ndarray) -> float:
         """The estimated mean outcome of shares for these of the rows."""

@@ -20,7 +20,7 @@ PIECE = 2048
 
 @dataclass(frozen=True)
 class OverlapSettings:
-    groups: int = 8
+    user_groups: int = 8
     """Groups of users that are alike."""
     kernels: int = 256
     """Logged rows of a group that its density is made of."""
@@ -47,7 +47,7 @@ class Overlap:
             scale_F = np.nanstd(rows.features_RF, axis=0)
         scale_F = np.where(scale_F > 0, scale_F, 1.0)
         x_RF = np.nan_to_num((rows.features_RF - mean_F) / scale_F)
-        groups = min(settings.groups, max(1, len(rows) // 50))
+        groups = min(settings.user_groups, max(1, len(rows) // 50))
         some = random.permutation(len(rows))[:20_000]
         centre_GF = KMeans(groups, n_init=1, random_state=seed).fit(x_RF[some]).cluster_centers_
         # Silverman's width for K - 1 free shares, from the mean variance of a share
@@ -69,7 +69,7 @@ class Overlap:
     def group(self, features_RF: np.ndarray) -> np.ndarray:
         """(R,) the group of each user: the nearest centre."""
         x_RF = np.nan_to_num((features_RF - self.mean_F) / self.scale_F)
-        square_RG = (x_RF**2).sum(axis=1)[:, None] - 2 * x_RF @ self.centre_GF.T + (self.centre_GF**2).sum(axis=1)
+        square_RG = np.stack([((x_RF - centre_F) ** 2).sum(axis=1) for centre_F in self.centre_GF], axis=1)
         return square_RG.argmin(axis=1)
 
     def log_density(self, group_R: np.ndarray, shares_RK: np.ndarray) -> np.ndarray:
@@ -90,8 +90,11 @@ def log_density(shares_RK: np.ndarray, kernels_MK: np.ndarray, width: float, own
     found = []
     for begin in range(0, len(shares_RK), PIECE):
         piece = shares_RK[begin : begin + PIECE]
-        square = (piece**2).sum(axis=1)[:, None] - 2 * piece @ kernels_MK.T + (kernels_MK**2).sum(axis=1)
-        exponent = -np.maximum(square, 0.0) / (2 * width**2)
+        # summed category by category, so that bits do not depend on BLAS and its threads
+        square = np.zeros((len(piece), len(kernels_MK)))
+        for share, kernel_M in zip(piece.T, kernels_MK.T, strict=True):
+            square += (share[:, None] - kernel_M) ** 2
+        exponent = square / (-2 * width**2)
         if own:
             exponent[np.arange(len(piece)), begin + np.arange(len(piece))] = -np.inf
         top = exponent.max(axis=1, keepdims=True)

@@ -35,10 +35,12 @@ class ShareGrid:
         shown, so that one point at least lies within."""
         found = []
         for share_R in shares_RK.T:
-            edges = np.unique(np.quantile(share_R, np.linspace(0, 1, quantiles + 1)))
+            edges = np.unique(np.quantile(share_R, np.linspace(0, 1, quantiles + 1), method="lower"))
             if len(edges) < 4:
                 shown = share_R[share_R > edges[0]]
-                edges = np.unique(np.concatenate([edges[:1], np.quantile(shown, np.linspace(0, 1, quantiles))]))
+                edges = np.unique(
+                    np.concatenate([edges[:1], np.quantile(shown, np.linspace(0, 1, quantiles), method="lower")])
+                )
             if len(edges) < 3:  # two values in all: the point between them
                 edges = np.array([edges[0], edges.mean(), edges[-1]])
             found.append(edges)

@@ -103,3 +103,9 @@ def check_policy(
         refuse(beyond_U, f"share {name!r}", wanted, shares_UK[:, k])
     sum_U = shares_UK.sum(axis=1)
     refuse(np.abs(sum_U - 1) > TOLERANCE, "the sum of the shares", f"1 to within {TOLERANCE:g}", sum_U)
+
+
+def limits(shares_K: np.ndarray, slack: float = 0.05) -> list[str]:
+    """Shares as the limits of the list re-ranking (funnel/rerank), "CATEGORY:LEAST:MOST": of everybody, as
+    its search knows categories and no users. slack: how far a page may be from them."""
+    return [f"{k}:{max(share - slack, 0):.3g}:{min(share + slack, 1):.3g}" for k, share in enumerate(shares_K)]

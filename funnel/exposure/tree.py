@@ -229,7 +229,7 @@ def _best(
     for level in found:
         left = [histograms.left(each) for each in level]
         right = [histograms.node(each)[:, None] - part for each, part in zip(level, left, strict=True)]
-        worths.append([Worth.of(grid, *side, order_K, settings.temperature) for side in (left, right)])
+        worths.append([Worth.of(grid, side[0], side[1], order_K, settings.temperature) for side in (left, right)])
     score_VC = worths[0][0].score + worths[0][1].score
     if settings.penalty > 0:
         lost_VC = sum(train.penalty(val) for train, val in zip(worths[0], worths[1], strict=True))

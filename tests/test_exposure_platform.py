@@ -1,0 +1,147 @@
+"""Shares on the platform: the re-ranking keeps them, a log of drawn mixes, and up or down of a category."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.errors import UserError
+from data.log import open_log
+from funnel.effects.nuisances import NuisanceSettings
+from funnel.exposure.fitted import ExposureForest, ForestFitSettings
+from funnel.exposure.forest import ForestSettings
+from funnel.exposure.platform_log import DayBook, MixLog, MixLogs
+from funnel.exposure.reading import read_shares, rows_of
+from funnel.exposure.shares import limits
+from funnel.exposure.simulation import simulate
+from funnel.exposure.stage import ShareReRanking, ShareReRankingSettings, random_shares
+from funnel.exposure.up_down import UpDown, UpDownSettings
+from funnel.fitted import here
+from funnel.platform.settings import PlatformSettings
+from funnel.platform.stages import Policies, Step
+from funnel.platform.view import NOBODY
+from funnel.platform.world import new_world
+from funnel.rerank.limits import parsed
+
+SMALL = PlatformSettings(users=120, items=300, uploads=10.0, categories=4, slots=8, kept=60, visits=2.0)
+
+
+def seen(policy: dict[str, Any], days: int = 2) -> np.ndarray:
+    """What users saw of each category on the last day, (U, K)."""
+    world = new_world(SMALL, 3, [Policies.of(policy, SMALL, 3)])
+    book = DayBook(SMALL.users, SMALL.categories)
+    world.run(days - 1)
+    world.watch = book
+    world.run_day()
+    return book.seen_UK
+
+
+def test_the_next_item_is_of_the_category_that_lags_most() -> None:
+    settings = ShareReRankingSettings(shares=(0.1, 0.5, 0.3, 0.1))
+    stage = ShareReRanking(settings, SMALL, 0)
+    view: Any = SimpleNamespace(items=SimpleNamespace(category_I=np.array([0, 0, 1, 1, 2, 3])))
+    requests: Any = Gone(user_R=np.array([7, 8]))
+    items = np.array([[0, 1, 2, 3, 4, 5], [0, 1, 4, 5, NOBODY, NOBODY]])
+    left, shown = items != NOBODY, []
+    for place in range(4):
+        seen_RP = np.array(shown, dtype=int).reshape(place, 2).T
+        step = Step(place, items, np.zeros(items.shape, np.float32), left, np.ones(2, bool), seen_RP, {})
+        chosen = stage.choose(requests, step, view)
+        shown.append(chosen)
+        left = left.copy()
+        left[[0, 1], chosen] = False
+    # lags are (.1 .5 .3 .1), (.2 0 .6 .2), (.3 .5 -.1 .3), (.4 0 .2 .4): of equal ones the better rank
+    assert [int(chosen[0]) for chosen in shown] == [2, 4, 3, 0]
+    # without category 1 (.1 . .3 .1), (.2 . -.4 .2), (-.7 . -.1 .3), then what is left
+    assert [int(chosen[1]) for chosen in shown] == [2, 0, 3, 1]
+    free, kept = (
+        np.abs(own / own.sum(axis=1, keepdims=True).clip(1) - np.array(settings.shares))[own.sum(axis=1) >= 8].sum(
+            axis=1
+        )
+        for own in (seen({}), seen({"reranking": {"kind": "shares", "shares": list(settings.shares)}}))
+    )
+    assert np.mean(kept) < np.mean(free) - 0.1
+
+
+class Gone(SimpleNamespace):
+    """Requests, as far as the stage looks at them."""
+
+    def __len__(self) -> int:
+        return len(self.user_R)
+
+
+def test_random_shares_are_dirichlet_draws_of_user_and_day() -> None:
+    found = random_shares(20_000, 4, 1.0, 5, 2)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-12)
+    np.testing.assert_allclose(found.mean(axis=0), 0.25, atol=0.01)
+    np.testing.assert_allclose(found.var(axis=0), 0.25 * 0.75 / 5, rtol=0.05)  # Dirichlet(1, 1, 1, 1)
+    firm = random_shares(20_000, 4, 5.0, 5, 2)
+    np.testing.assert_allclose(firm.var(axis=0), 0.25 * 0.75 / 21, rtol=0.05)
+    np.testing.assert_array_equal(random_shares(10, 4, 1.0, 5, 2), found[:10])
+    assert not np.array_equal(random_shares(10, 4, 1.0, 5, 3), found[:10])
+
+
+def test_a_log_of_mixes(tmp_path: Path) -> None:
+    MixLogs.write(SMALL, MixLog(rows=200, warmup=1), {}, "", tmp_path / "log")
+    log = open_log(tmp_path / "log")
+    assert log.schema.treatment is not None
+    arrays = read_shares(log, "train")
+    rows = rows_of(arrays, log.schema.numeric, log.schema.treatment.vector)
+    assert len(rows) == 160
+    assert rows.categories == ("category_0", "category_1", "category_2", "category_3")
+    assert rows.shares_RK.std(axis=0).min() > 0.05
+    assert rows.outcome_R.min() >= 0
+    with pytest.raises(UserError, match="re-ranks pages itself"):
+        MixLogs.write(SMALL, MixLog(rows=200), {"reranking": {"kind": "none"}}, "mine", tmp_path / "x")
+
+
+def test_a_fitted_forest_re_ranks(tmp_path: Path) -> None:
+    from jobs.fit import write_model
+
+    MixLogs.write(SMALL, MixLog(rows=400, warmup=1), {}, "", tmp_path / "log")
+    settings = ForestFitSettings(forest=ForestSettings(trees=2, leaf_rows=40))
+    fitted = ExposureForest.fit(settings, ExposureForest.read(settings, open_log(tmp_path / "log"), "train"), 0, here)
+    write_model(tmp_path / "run" / "model", fitted, "exposure", settings)
+    assert seen({"reranking": {"kind": "shares", "model": str(tmp_path / "run")}}, 1).sum() > 0
+    with pytest.raises(UserError, match="holds no fitted model"):
+        Policies.of({"reranking": {"kind": "shares", "model": str(tmp_path)}}, SMALL, 0)
+    other = PlatformSettings(users=50, categories=5)
+    with pytest.raises(UserError, match="4 shares for 5 categories"):
+        Policies.of({"reranking": {"kind": "shares", "model": str(tmp_path / "run")}}, other, 0)
+
+
+def test_shares_as_limits_of_the_list_re_ranking() -> None:
+    found = limits(np.array([0.02, 0.38, 0.6]))
+    assert found == ["0:0:0.07", "1:0.33:0.43", "2:0.55:0.65"]
+    parsed(tuple(found), 3, 10, "page")
+
+
+def test_wrong_shares_are_refused() -> None:
+    with pytest.raises(UserError, match="exclude each other"):
+        ShareReRankingSettings(shares=(0.5, 0.5), random=1.0)
+    with pytest.raises(UserError, match=r"shares \[0.5, 0.6\] sum to 1.1"):
+        ShareReRankingSettings(shares=(0.5, 0.6))
+    with pytest.raises(UserError, match="2 shares for 4 categories"):
+        Policies.of({"reranking": {"kind": "shares", "shares": [0.5, 0.5]}}, SMALL, 0)
+
+
+@pytest.mark.parametrize("learner", ["dml", "x"])
+def test_up_or_down(learner: Any) -> None:
+    """Of the simulation more game is right for those under 45, and more life for the others."""
+    rows = simulate(6000, 2)
+    arrays = {"x": rows.features_RF, "treatment": rows.shares_RK, "outcome.value": rows.outcome_R,
+              "features": np.array(rows.feature_names), "categories": np.array(rows.categories)}  # fmt: skip
+    settings = UpDownSettings(learner=learner, nuisances=NuisanceSettings(learner="linear"))
+    fitted = UpDown.fit(settings, arrays, 0, here)
+    effect = fitted.effects(rows.features_RF)
+    young = rows.features_RF[:, 0] < 45
+    assert effect[young, 2].mean() > effect[~young, 2].mean() + 0.1
+    assert effect[~young, 3].mean() > effect[young, 3].mean() + 0.1
+    stored, facts = fitted.state()
+    again = UpDown.restore(settings, stored, facts)
+    np.testing.assert_allclose(again.effects(rows.features_RF[:50]), effect[:50], rtol=1e-12)
+    figures, _ = fitted.judge(arrays, 0, 0)
+    assert figures["up_down.game.advised.low"] > 0
+    assert UpDown.results(figures) is not None
