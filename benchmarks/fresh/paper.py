@@ -95,13 +95,10 @@ def design_rows() -> list[list[Any]]:
 def table() -> None:
     lived = Lived.read(LINES)
     rows, figures = points(lived)
-    worlds = len(lived.worlds("none", "slot", "multi"))
-    text = f"Changes in percent (95% interval over {worlds} worlds of {WORLD.users:,} users, "
-    text += (
-        f"days {EPISODE.settle + 1} to {EPISODE.days} of the policy). The slot of points 1 and 9 is on {RATE:g} of all "
-    )
-    text += "pages, the funnels of points 2 to 8 are on every page.\n\n"
-    text += markdown(["point", "what", "here", "paper", "seen"], rows)
+    text = f"Changes in percent (95% interval over worlds of {WORLD.users:,} users, days {EPISODE.settle + 1} to "
+    text += f"{EPISODE.days} of the policy). The slot of points 1 and 9 is on {RATE:g} of all pages, the funnels of "
+    text += "points 2 to 8 are on every page.\n\n"
+    text += markdown(["point", "what", "here", "paper", "seen", "worlds"], rows)
     pairs = min((sum(one["design"] == design for one in read()) for design in DESIGNS), default=0)
     text += f"\n9. The slot against none by both designs ({pairs} pairs of {HALVED.users:,} users, split in two):\n\n"
     text += markdown(["figure", "user-corpus co-diverted", "user-diverted"], design_rows())
