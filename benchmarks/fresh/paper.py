@@ -99,9 +99,11 @@ def table() -> None:
     text += f"{EPISODE.days} of the policy). The slot of points 1 and 9 is on {RATE:g} of all pages, the funnels of "
     text += "points 2 to 8 are on every page.\n\n"
     text += markdown(["point", "what", "here", "paper", "seen", "worlds"], rows)
-    pairs = min((sum(one["design"] == design for one in read()) for design in DESIGNS), default=0)
-    text += f"\n9. The slot against none by both designs ({pairs} pairs of {HALVED.users:,} users, split in two):\n\n"
-    text += markdown(["figure", "user-corpus co-diverted", "user-diverted"], design_rows())
+    if pairs := min((sum(one["design"] == design for one in read()) for design in DESIGNS), default=0):
+        text += (
+            f"\n9. The slot against none by both designs ({pairs} pairs of {HALVED.users:,} users, split in two):\n\n"
+        )
+        text += markdown(["figure", "user-corpus co-diverted", "user-diverted"], design_rows())
     text += "\nThe slot's effect on the discoverable corpus, day by day of the policy:\n\n"
     days = range(EPISODE.days)
     by_day = [lived.change("slot", "none", "discoverable_at_5_7d", slice(day, day + 1)) for day in days]
