@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("what", choices=("search", "pareto", "judge", "table", "efficiency"))
     parser.add_argument("--method", choices=METHODS, default="es")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--name", default="fresh-tuning", help="of the table's result files")
     parser.add_argument("--seconds", type=float, default=150.0)
     given = parser.parse_args()
     until = time.time() + given.seconds
@@ -73,7 +74,7 @@ def main() -> None:
     elif given.what == "judge":
         until_done(lambda: judge(given.workers, until))
     elif given.what == "table":
-        table()
+        table(given.name)
     else:
         efficiency()
 
@@ -204,7 +205,7 @@ def judged() -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def table() -> None:
+def table(name_of_results: str) -> None:
     objective, known = FreshObjective(SETTINGS), policies()
     by = {(one["policy"], one["world"]): one["change"] for one in judged()}
     worlds = [number for number in sorted({world for _, world in by}) if all((name, number) in by for name in known)]
@@ -223,7 +224,7 @@ def table() -> None:
             "first", "max_age")  # fmt: skip
     numbers = [[name, *(f"{tree['slot'][key]:.3g}" for key in keys)] for name, tree in known.items()]
     text += "\n" + markdown(["policy", *keys], numbers)
-    write_result("fresh-tuning", {"judged": figures, "policies": known, "settings": plain(SETTINGS)}, text)
+    write_result(name_of_results, {"judged": figures, "policies": known, "settings": plain(SETTINGS)}, text)
 
 
 @dataclasses.dataclass
