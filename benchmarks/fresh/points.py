@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
-from benchmarks.fresh.worlds import AUDIENCE, MAIN, NONE, RATE, Lived, arm
+from benchmarks.fresh.worlds import AUDIENCE, EPISODE, MAIN, NONE, RATE, Lived, arm
 from funnel.platform.episodes import Interval
 
 PS = (0.0, 0.4, 0.8, 1.0)
@@ -31,6 +31,8 @@ ARMS: dict[str, dict[str, Any]] = {
 """p = .8, n_low = 4, n_grad = 160 is "multi": a slot on every page; "slot" is the same on RATE of them."""
 
 Row = list[Any]
+DAYS, LAST = slice(EPISODE.settle, None), slice(-3, None)
+"""Days of the policy that count, and the last of them."""
 
 
 def name_of(kind: str, value: float) -> str:
@@ -43,13 +45,14 @@ def points(lived: Lived) -> tuple[list[Row], dict[str, Any]]:
     rows: list[Row] = []
     figures: dict[str, Any] = {}
 
-    def row(point: str, what: str, one: str, base: str, metric: str, paper: str, sign: int) -> None:
+    def row(point: str, what: str, one: str, base: str, metric: str, paper: str, sign: int, days: slice = DAYS) -> None:
         """`sign`: of what the paper saw; 0: level, or within a range that the row's text says."""
-        if len(lived.worlds(one, base)) < 2:
+        if len(worlds := lived.worlds(one, base)) < 2:
             return
-        found = lived.change(one, base, metric)
-        figures[f"{point} {what}: {metric}"] = vars(found)
-        rows.append([point, f"{what}: {metric}", str(found), paper, verdict(found, sign)])
+        found = lived.change(one, base, metric, days)
+        name = f"{what}: {metric}" + (", the last 3 days" if days == LAST else "")
+        figures[f"{point} {name}"] = vars(found)
+        rows.append([point, name, str(found), paper, verdict(found, sign), len(worlds)])
 
     for metric, paper, sign in (
         ("duic_at_5", "+4 to +7.2", 1), ("duic_at_20", "+4 to +7.2", 1), ("dwell", "-.12", 0),
@@ -57,6 +60,8 @@ def points(lived: Lived) -> tuple[list[Row], dict[str, Any]]:
         (f"{AUDIENCE}dwell", "+5.5", 1), (f"{AUDIENCE}positives", "", 1), ("uploads", "up", 1),
     ):  # fmt: skip
         row("1", "slot against none", "slot", NONE, metric, paper, sign)
+    row("1", "slot against none", "slot", NONE, "discoverable_at_5_7d", "up, growing", 1, LAST)
+    row("1", "a slot on every page against none", "multi", NONE, "discoverable_at_5_7d", "", 1, LAST)
     for metric, sign in (("duic_at_5", 1), ("duic_at_20", 1), ("dwell", 0), ("discoverable_at_5_7d", 1)):
         row("1", "a slot on every page against none", "multi", NONE, metric, "", sign)
     for metric, paper in (("duic_at_5", "+3.3"), ("fresh.dwell", "+2.6")):

@@ -145,7 +145,13 @@ def table() -> None:
     text = f"Networks trained in the loop, {worlds} worlds; changes in percent (95% interval).\n\n"
     text += markdown(["point", "what", "here", "paper", "seen"], rows)
     text += "\n" + markdown(
-        ["arm", "rounds a world (two-tower, sequence)", "recall@50 at the end", "CPU s a world"], cost
+        [
+            "arm",
+            "rounds a world (two-tower, sequence)",
+            "recall@50 at the end (1: fewer than 50 items)",
+            "CPU s a world",
+        ],
+        cost,
     )
     write_result("fresh-trained", {"points": figures, "lines": [short(line) for line in lines]}, text)
 

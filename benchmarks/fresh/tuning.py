@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("what", choices=("search", "pareto", "judge", "table", "efficiency"))
     parser.add_argument("--method", choices=METHODS, default="es")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--name", default="fresh-tuning", help="of the table's result files")
     parser.add_argument("--seconds", type=float, default=150.0)
     given = parser.parse_args()
     until = time.time() + given.seconds
@@ -73,7 +74,7 @@ def main() -> None:
     elif given.what == "judge":
         until_done(lambda: judge(given.workers, until))
     elif given.what == "table":
-        table()
+        table(given.name)
     else:
         efficiency()
 
@@ -204,7 +205,7 @@ def judged() -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def table() -> None:
+def table(name_of_results: str) -> None:
     objective, known = FreshObjective(SETTINGS), policies()
     by = {(one["policy"], one["world"]): one["change"] for one in judged()}
     worlds = [number for number in sorted({world for _, world in by}) if all((name, number) in by for name in known)]
@@ -223,7 +224,7 @@ def table() -> None:
             "first", "max_age")  # fmt: skip
     numbers = [[name, *(f"{tree['slot'][key]:.3g}" for key in keys)] for name, tree in known.items()]
     text += "\n" + markdown(["policy", *keys], numbers)
-    write_result("fresh-tuning", {"judged": figures, "policies": known, "settings": plain(SETTINGS)}, text)
+    write_result(name_of_results, {"judged": figures, "policies": known, "settings": plain(SETTINGS)}, text)
 
 
 @dataclasses.dataclass
@@ -268,28 +269,35 @@ def efficiency() -> None:
         raise SystemExit("give OMP_NUM_THREADS=1: with more threads the plain loop would be given more than one core")
     settings = dataclasses.replace(SETTINGS, worlds=2, per_evaluation=2)
     cpu_s: dict[int, list[float]] = {0: [], 1: [], 2: []}
+    clock_s: dict[int, list[float]] = {0: [], 1: [], 2: []}
     idle: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as place:
         for turn, workers in enumerate((0, 1, 2, 0)):
             notes = Path(place) / str(turn)
             chosen = ESConfig(generations=3, pairs=4, sigma=0.3, centre_every=0, workers=workers)
-            history = engine.run(Warm(settings, str(notes)), chosen).history
+            history = engine.run(Warm(settings, str(notes)), chosen).history[1:]
             lines = [line.split() for line in notes.read_text().splitlines()]
             # Calls of the first generation and, last, of theta itself are left out.
             counted = [(int(count), float(seconds)) for count, seconds in lines][chosen.pairs : 3 * chosen.pairs]
-            cpu_s[workers].append(sum(seconds for _, seconds in counted) / sum(count for count, _ in counted))
+            evaluations = sum(count for count, _ in counted)
+            cpu_s[workers].append(sum(seconds for _, seconds in counted) / evaluations)
+            clock_s[workers].append(sum(one["seconds"] for one in history) * max(workers, 1) / evaluations)
             if workers:
-                idle[workers] += [one["idle_share"] for one in history[1:]]
-    here = float(np.mean(cpu_s[0]))
-    rows = [["in this process", f"{here:.3f} ({min(cpu_s[0]):.3f} to {max(cpu_s[0]):.3f})", "", ""]]
+                idle[workers] += [one["idle_share"] for one in history]
+    here, by_clock = float(np.mean(cpu_s[0])), float(np.mean(clock_s[0]))
+    spans = [f"{np.mean(found):.3f} ({min(found):.3f} to {max(found):.3f})" for found in (cpu_s[0], clock_s[0])]
+    rows = [["in this process", *spans, "", "", ""]]
     for workers in (1, 2):
-        own, share = cpu_s[workers][0], float(np.mean(idle[workers]))
+        own, clock, share = cpu_s[workers][0], clock_s[workers][0], float(np.mean(idle[workers]))
+        found = [f"{own:.3f}", f"{clock:.3f}", f"{100 * share:.2f}%"]
         rows.append(
-            [f"{workers} workers", f"{own:.3f}", f"{100 * share:.2f}%", f"{100 * here / own * (1 - share):.1f}%"]
+            [f"{workers} workers", *found, f"{100 * here / own * (1 - share):.1f}%", f"{100 * by_clock / clock:.1f}%"]
         )
-    text = f"Evaluations of {here:.1f} CPU s each, 16 a run; efficiency: {EFFICIENCY}.\n\n"
-    text += markdown(["who", "CPU s an evaluation", "idle", "efficiency"], rows)
-    write_result("fresh-efficiency", {"cpu_s": cpu_s, "idle": idle}, text)
+    text = f"Evaluations of {here:.1f} CPU s each, 16 a run. Efficiency: {EFFICIENCY}; by the clock: seconds of an "
+    text += "evaluation in this process / seconds of all workers for one.\n\n"
+    header = ["who", "CPU s an evaluation", "seconds of a worker", "idle", "efficiency", "by the clock"]
+    text += markdown(header, rows)
+    write_result("fresh-efficiency", {"cpu_s": cpu_s, "clock_s": clock_s, "idle": idle}, text)
 
 
 if __name__ == "__main__":

@@ -120,12 +120,12 @@ class PlatformSimulator:
         for metric in ORDER:
             base, effect, low, high = figures_of(summary, metric)
             cells = ("no value", "") if effect is None else (f"{100 * effect:+.2f}%", span(low, high))
-            rows.append((metric, base, *cells, "primary" if metric in PRIMARY else ""))
+            rows.append((metric, base, *cells, "primary" if metric in PRIMARY else "secondary"))
         title = (
             f"{summary['treatment']} against {summary['control']}, {summary['pairs']} pairs of {summary['days']} days, "
         )
         title += f"{str(summary['design']).replace('_', '-')}-diverted"
-        return Table(title, ("metric", "control, a pair", "effect", "95%", ""), tuple(rows))
+        return Table(title, ("metric", "control, a pair", "effect", "95%", "kind"), tuple(rows))
 
     @classmethod
     def panels(cls, record: Record) -> list[Panel]:
