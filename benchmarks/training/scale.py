@@ -76,7 +76,8 @@ def main(arguments: Arguments) -> None:
     header = ["rows a worker", "table rows", "table", "cores a worker", "workers", "ms a step", "rows/s", "efficiency"]
     header += [*PARTS, "MB sent a worker and step", "GiB of table a worker", f"{arguments.rows_a_day:.0e} rows take"]
     about = f"""Parts from {many.name}, {beside.name}, replicated tables from {growth.name}:
-{BASE.fields} fields, {BASE.width} wide, MMoE of 4 experts 128-64, {costs.dense:,} dense weights. Columns {", ".join(PARTS)}: milliseconds of the step. Assumed:
+{BASE.fields} fields, {BASE.width} wide, MMoE of 4 experts 128-64, {costs.dense:,} dense weights.
+Columns {", ".join(PARTS)}: milliseconds of the step. Assumed:
 
 1. {arguments.gigabit:g} Gbit/s a worker; {arguments.latency_us:g} us latency, once an all-to-all.
 2. A message costs a core what the loopback costs here ({costs.call * 1e6:.0f} us an all-to-all,
