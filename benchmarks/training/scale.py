@@ -150,8 +150,8 @@ class Costs:
             found += [Case(rows, "replicated", count) for count in more]
             for way in ((1, "plans", 4), (2, "plans", 4), (2, "rows", 4), (2, "plans", 2)):
                 found += [Case(rows, "sharded", count, *way) for count in more]
-            for way in ((1, "plans"), (2, "rows")):
-                found += [Case(rows, "sharded", count, *way, near=NEAR) for count in more if count > NEAR]
+            for cores, ahead in ((1, "plans"), (2, "rows")):
+                found += [Case(rows, "sharded", count, cores, ahead, near=NEAR) for count in more if count > NEAR]
         return found
 
 
