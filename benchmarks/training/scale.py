@@ -1,19 +1,21 @@
 """What training would do on more workers than this machine holds: measured parts, formulas, stated assumptions.
 
     python -m benchmarks.training.cost_growth && python -m benchmarks.training.one_of_many
+    python -m benchmarks.training.beside_the_wire
     python -m benchmarks.training.scale
     python -m benchmarks.training.scale --gigabit 25 --table-rows 1000000000
 
 A worker is one core. With sharded tables its step on b rows takes
 
-    s(b, W) + p(b, W) + messages + bytes / bandwidth + latency + jitter t(b)
+    s(b, W) + messages + wire + max(0, p(b, W) - h wire) + jitter t(b),  wire = bytes / bandwidth + latency
 
 s, the step, and p, the plan of the batch to come, are the CPU seconds of one worker of W that one_of_many.py measured;
 t(b) is the same for a worker alone. Messages are all-to-alls: between all workers for row numbers, vectors and
 gradients; between the rows and the columns of their grid (tables/grid.py) for counts, totals and dense gradients, these
 to be added up and back; few workers have no grid, and dense gradients go twice round a ring. Each costs the core what
 one_of_many.py measured a call, a message and a byte. The wire adds its bytes and one latency for each: gloo sends the
-messages of an all-to-all at once.
+messages of an all-to-all at once. The plan, and its messages, are made while a worker waits for the wire: during the
+share h of that time, which beside_the_wire.py measured.
 
 With two cores a worker, plans are made on the second one: p, and the messages of counts and row numbers, are hidden
 behind the step. Ahead of "rows" too, what two batches do not share travels there as well, and only the rest of the
@@ -57,7 +59,8 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     growth, many = (sorted(RESULTS.glob(f"*-{name}.json"))[-1] for name in ("cost-growth", "one-of-many"))
-    costs = Costs(json.loads(growth.read_text())["runs"], json.loads(many.read_text()))
+    beside = sorted(RESULTS.glob("*-beside-the-wire.json"))[-1:]  # if it was not measured, nothing is hidden
+    costs = Costs(*(json.loads(path.read_text()) for path in (growth, many, *beside)))
     rows, found = [], []
     for batch in arguments.batch:
         for case in costs.cases(arguments.workers):
@@ -71,8 +74,9 @@ def main(arguments: Arguments) -> None:
             ])  # fmt: skip
     header = ["rows a worker", "table rows", "table", "cores a worker", "workers", "ms a step", "rows/s", "efficiency"]
     header += [*PARTS, "MB sent a worker and step", "GiB of table a worker", f"{arguments.rows_a_day:.0e} rows take"]
-    about = f"""Parts from {many.name}, replicated tables from {growth.name}: {BASE.fields} fields, {BASE.width} wide,
-MMoE of 4 experts 128-64, {costs.dense:,} dense weights. Columns {", ".join(PARTS)}: milliseconds of the step. Assumed:
+    about = f"""Parts from {", ".join(path.name for path in (many, *beside))}, replicated tables from {growth.name}:
+{BASE.fields} fields, {BASE.width} wide, MMoE of 4 experts 128-64, {costs.dense:,} dense weights.
+Columns {", ".join(PARTS)}: milliseconds of the step. Assumed:
 
 1. {arguments.gigabit:g} Gbit/s a worker; {arguments.latency_us:g} us latency, once an all-to-all.
 2. A message costs a core what the loopback costs here ({costs.call * 1e6:.0f} us an all-to-all,
@@ -82,6 +86,7 @@ MMoE of 4 experts 128-64, {costs.dense:,} dense weights. Columns {", ".join(PART
 5. Reading keeps up, on a thread that is not counted (alone neither); two cores a worker are compared with one worker
    alone, which has no use for its second.
 6. A global batch of so many rows learns as well a row as a smaller one.
+7. With one core the plan is made during {costs.hidden:.0%} of the time on the wire.
 
 Memory is for {arguments.table_rows:,} table rows.
 
@@ -117,7 +122,9 @@ class Case:
 class Costs:
     """What cost_growth.py and one_of_many.py measured, in seconds and counts."""
 
-    def __init__(self, growth: dict[str, Any], many: dict[str, Any]) -> None:
+    def __init__(self, growth: dict[str, Any], many: dict[str, Any], beside: dict[str, Any] | None = None) -> None:
+        growth = growth["runs"]
+
         def middle(knob: str, label: str, key: str) -> float:
             return float(np.median([run[key] for run in growth[knob][label]]))
 
@@ -127,6 +134,10 @@ class Costs:
         extra = (middle("workers", "2 replicated", "ms") - half) / 1e3
         self.handing = extra / middle("workers", "2 replicated", "distinct")
         self.one = {(run["rows"], run["workers"], run["batch"]): run for run in many["runs"]}
+        self.hidden = 0.0
+        if beside is not None:
+            more = [np.median(own["wire"]) - np.median(own["no wire"]) for own in beside["seconds"].values()]
+            self.hidden = max(0.0, float(1 - more[-1] / more[0]))
         self.call, self.message, self.byte = many["call_s"], many["message_s"], many["byte_s"]
         network = table_size.make_job("", BASE).open_problem(CPU).network(EVERY_ROW, seed=0)
         self.dense = sum(parameter.numel() for parameter in network.parameters())
@@ -139,8 +150,8 @@ class Costs:
             found += [Case(rows, "replicated", count) for count in more]
             for way in ((1, "plans", 4), (2, "plans", 4), (2, "rows", 4), (2, "plans", 2)):
                 found += [Case(rows, "sharded", count, *way) for count in more]
-            for way in ((1, "plans"), (2, "rows")):
-                found += [Case(rows, "sharded", count, *way, near=NEAR) for count in more if count > NEAR]
+            for cores, ahead in ((1, "plans"), (2, "rows")):
+                found += [Case(rows, "sharded", count, cores, ahead, near=NEAR) for count in more if count > NEAR]
         return found
 
 
@@ -183,7 +194,7 @@ def predict(costs: Costs, arguments: Arguments, batch: int, case: Case) -> dict[
             parts["messages"] = 2 * direct + shared + costs.byte * waited
             parts["wire"] = waited / bandwidth + (2 + turns) * latency
             if case.cores == 1:
-                parts["plan"] = beside
+                parts["plan"] = max(0.0, beside - costs.hidden * parts["wire"])
             else:  # hidden, unless it takes longer than the step
                 parts["plan"] = max(0.0, beside + (sent - waited) / bandwidth - sum(parts.values()))
     seconds = sum(parts.values())

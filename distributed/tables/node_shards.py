@@ -195,7 +195,8 @@ class NodeShard(Sharded):
 
     def sum(self, route: Route, outgoing: tuple[Tensor, Tensor], group: Group = None) -> Sums:
         gradient_MRE, far = outgoing
-        lies_A = route.lies_A
+        asked, lies_A = route.asked, route.lies_A
+        assert asked is not None
         assert lies_A is not None
         if not self.node.sums.alone:
             come = self.send(far.to(self.wire), route.out, route.back, "rows", group)
@@ -203,7 +204,6 @@ class NodeShard(Sharded):
             gradient_MRE[len(near.ranks) + near.place, : len(come)] = come
             away_A = lies_A >= len(near.ranks) * self.room
             lies_A = lies_A.masked_scatter(away_A, self.arrivals(len(come)))  # of a part of a plan: without gaps
-        asked = route.asked
         return Sums(asked.ids_U, sum_rows(gradient_MRE.flatten(0, 1), lies_A[asked.order_R], asked.begin_U))
 
 

@@ -20,7 +20,9 @@ What batch k alone touches is not read in step k + 1: its gradients may come, an
 step reads, and every update, is what it would be without: the same bits.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -40,14 +42,15 @@ class Route:
     """Rows that travel together. Vectors of rows_A go to who asked for them (back[w] to worker w), and this worker gets
     those of index_U (None: all of its distinct rows), out[w] of them from worker w; gradients go the other way.
 
-    asked: the distinct ones of rows_A, and where they are among them; key_U: where the rows of this worker lie, if the
-    shards of all workers, equally long, are laid one after the other; lies_A: see node_shards.py.
+    asked: the distinct ones of rows_A, and where they are among them (None: no gradients go this way); key_U: where the
+    rows of this worker lie, if the shards of all workers, equally long, are laid one after the other; lies_A: see
+    node_shards.py.
     """
 
     out: list[int]
     back: list[int]
     rows_A: Tensor
-    asked: Distinct
+    asked: Distinct | None
     key_U: Tensor
     index_U: Tensor | None = None
     lies_A: Tensor | None = None
@@ -60,22 +63,28 @@ class Route:
         assert self.index_U is not None
         values_UE.index_copy_(0, self.index_U, own)
 
-    def part(self, mask_U: Tensor, mask_A: Tensor, mask_V: Tensor) -> "Route":
-        """Only these rows; mask_V of the distinct rows agrees with mask_A."""
-        ids_V, position_A, order_A, begin_V = self.asked
-        number_A, number_V = mask_A.cumsum(0).sub_(1), mask_V.cumsum(0).sub_(1)
-        kept_A = order_A[mask_A[order_A]]
-        size_V = torch.cat([begin_V, begin_V.new_tensor([len(order_A)])]).diff()[mask_V]
-        asked = Distinct(ids_V[mask_V], number_V[position_A[mask_A]], number_A[kept_A], size_V.cumsum(0).sub_(size_V))
-        return Route(
-            [int(mask.sum()) for mask in mask_U.split(self.out)],
-            [int(mask.sum()) for mask in mask_A.split(self.back)],
-            self.rows_A[mask_A],
-            asked,
-            self.key_U[mask_U],
-            mask_U.nonzero().flatten(),
-            None if self.lies_A is None else self.lies_A[mask_A],
+    def fetching(self, mask_U: Tensor, mask_A: Tensor) -> "Route":
+        """Only these rows, for vectors alone."""
+        index_U, index_A = (mask.nonzero().flatten() for mask in (mask_U, mask_A))
+        out, back = within(index_U, self.out), within(index_A, self.back)
+        rows_A, key_U = self.rows_A.index_select(0, index_A), self.key_U.index_select(0, index_U)
+        return Route(out, back, rows_A, None, key_U, index_U)
+
+    def sending(self, mask_U: Tensor, mask_A: Tensor, mask_V: Tensor) -> "Route":
+        """Only these rows, for gradients alone, on a CPU; mask_V of the distinct rows agrees with mask_A."""
+        assert self.asked is not None
+        ids_V, none, order_A, begin_V = self.asked
+        index_U, index_A, index_V = (mask.nonzero().flatten() for mask in (mask_U, mask_A, mask_V))
+        number_A = mask_A.cumsum(0).sub_(1)
+        kept_A = order_A.index_select(0, mask_A.index_select(0, order_A).nonzero().flatten())
+        size_V = torch.cat([begin_V[1:], begin_V.new_tensor([len(order_A)])[: len(begin_V)]]).sub_(begin_V)
+        size_V = size_V.index_select(0, index_V)
+        asked = Distinct(
+            ids_V.index_select(0, index_V), none[:0], number_A.index_select(0, kept_A), size_V.cumsum(0).sub_(size_V)
         )
+        lies_A = None if self.lies_A is None else self.lies_A.index_select(0, index_A)
+        out, back = within(index_U, self.out), within(index_A, self.back)
+        return Route(out, back, self.rows_A[:0], asked, self.key_U[:0], index_U, lies_A)
 
 
 @dataclass
@@ -98,6 +107,7 @@ class Plan:
         if device == self.own.ids_U.device:
             return self
         route = self.whole
+        assert route.asked is not None
         whole = Route(route.out, route.back, route.rows_A.to(device), route.asked.to(device), route.key_U.to(device))
         return Plan(self.own.to(device), whole, self.more)
 
@@ -168,6 +178,8 @@ class Sharded:
     def divide(self, before: Plan, plan: Plan, group: Group = None) -> None:
         """Find what two batches that follow each other share, for both; owners tell who asked."""
         one, two = before.whole, plan.whole
+        assert one.asked is not None
+        assert two.asked is not None
         urgent_V, late_V = common(one.asked.ids_U, two.asked.ids_U)
         urgent_A, late_A = urgent_V[one.asked.position_R], late_V[two.asked.position_R]
         both = zip(urgent_A.split(one.back), late_A.split(two.back), strict=True)
@@ -177,10 +189,10 @@ class Sharded:
         come = self.tell(marks, out, [a + b for a, b in zip(one.out, two.out, strict=True)], group).bool()
         pieces = come.split(back)
         urgent_U, late_U = torch.cat(pieces[::2]), torch.cat(pieces[1::2])
-        before.urgent = one.part(urgent_U, urgent_A, urgent_V)
-        before.deferred = one.part(~urgent_U, ~urgent_A, ~urgent_V)
-        plan.late = two.part(late_U, late_A, late_V)
-        plan.early = two.part(~late_U, ~late_A, ~late_V)
+        before.urgent = one.sending(urgent_U, urgent_A, urgent_V)
+        before.deferred = one.sending(~urgent_U, ~urgent_A, ~urgent_V)
+        plan.late = two.fetching(late_U, late_A)
+        plan.early = two.fetching(~late_U, ~late_A)
 
     def tell(self, marks: Tensor, out: list[int], back: list[int], group: Group) -> Tensor:
         return exchange(marks, out, back, "marks", group)
@@ -246,8 +258,15 @@ class Sharded:
         return route.own(touched.gradient())
 
     def sum(self, route: Route, outgoing: Any, group: Group = None) -> Sums:
+        assert route.asked is not None
         gradient_AE = exchange(outgoing.to(self.wire), route.out, route.back, "rows", group).float()
         return Sums(route.asked.ids_U, add_by_rank(route.asked, gradient_AE, route.back))
+
+
+def within(index_N: Tensor, sizes: Sequence[int]) -> list[int]:
+    """How many of the sorted places lie in each of consecutive pieces of these sizes."""
+    ends = torch.searchsorted(index_N, torch.tensor(list(accumulate(sizes))))
+    return ends.diff(prepend=ends.new_zeros(1)).tolist()
 
 
 def common(one_V: Tensor, two_V: Tensor) -> tuple[Tensor, Tensor]:
