@@ -49,7 +49,7 @@ class IncentiveTuningSettings:
     strategies: int = 5
     """menu: how many beside nothing."""
     by: Literal["truth", "estimate"] = "truth"
-    """menu: effects that the search sees: the world's own, or those that DML learns from random rows of 27 strategies."""
+    """menu: effects that the search sees: the world's own, or what DML learns from random rows of 27 strategies."""
     rows: int = 20_000
     """menu by estimate: random rows that DML learns from."""
     users: int = 2_000
