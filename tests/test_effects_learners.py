@@ -153,7 +153,7 @@ def test_vectors_beyond_those_tried_are_refused() -> None:
     basis = TreatmentBasis.of(tried, 2)
     refuse_beyond(basis, tried, np.array([[1.0, 0.5], [0.5, 0.5]])[:0], [])
     refuse_beyond(basis, tried, tried, [str(n) for n in range(6)])
-    with pytest.raises(UserError, match="strategy 1 .*outside of the treatments that were tried"):
+    with pytest.raises(UserError, match=r"strategy 1 .*outside of the treatments that were tried"):
         refuse_beyond(basis, tried, np.array([[1.0, 1.0], [4.0, 1.0]]), ["strategy 0", "strategy 1"])
     line = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])  # the second number was never tried alone
     with pytest.raises(UserError, match="outside"):
