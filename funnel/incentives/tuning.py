@@ -98,7 +98,7 @@ class IncentiveTuning:
         groups = [there_N[k * settings.users : (k + 1) * settings.users] for k in range(3)]
         model = tried = None
         if settings.by == "estimate":
-            model, tried = estimated(settings, self.seed), grid_arms()
+            model, tried = estimated(settings, self.seed), tried_arms()
         menu = (settings.strategies, settings.budget)
         self.objective = MenuObjective(world, groups[0], *menu, model, tried)
         self.judges: dict[str, MenuObjective] = {
@@ -229,8 +229,8 @@ class IncentiveTuning:
 
 
 def estimated(settings: IncentiveTuningSettings, seed: int) -> Any:
-    """DML over vectors, from even draws of 27 strategies in a world of other users."""
-    arms_A3 = grid_arms()
+    """DML over vectors, from even draws of nothing and 27 strategies in a world of other users."""
+    arms_A3 = tried_arms()
     world = World(replace(settings.world, users=3 * settings.rows), seed + 1)
     user_N = world.present()[: settings.rows]
     x_NF = world.features(user_N)
@@ -240,6 +240,10 @@ def estimated(settings: IncentiveTuningSettings, seed: int) -> Any:
     value_N = outcome.retained_N + MINUTE * outcome.minutes_N
     rows = TreatedRows(x_NF, value_N, arm_N, arms_A3, propensity_RA=even_NA)
     return fit_dml(rows, DMLSettings(), NuisanceSettings(), seed)
+
+
+def tried_arms() -> np.ndarray:
+    return np.concatenate([np.zeros((1, 3)), grid_arms()])
 
 
 def user_gains(judge: MenuObjective, theta_D: np.ndarray) -> np.ndarray:
