@@ -133,7 +133,7 @@ def test_effects_are_learnt_on_the_loop(tmp_path: Path, name: str, kind: type) -
     finished = load_run(run)
     effect = finished.problem.effects(finished.network, x_RN)[:, 1]  # type: ignore[attr-defined]
     true = 1 + x_RN[:, 1]
-    assert np.corrcoef(effect, true)[0, 1] > 0.9
+    assert np.corrcoef(effect, true)[0, 1] > 0.8
     assert abs(effect.mean() - true.mean()) < 0.2
     assert finished.problem.representation(finished.network, x_RN).shape == (1000, 32)  # type: ignore[attr-defined]
 

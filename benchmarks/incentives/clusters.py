@@ -88,9 +88,9 @@ def measured(seed: int, epochs: int) -> dict[str, Any]:
     for count in COUNTS:
         groups = {
             "features": Clusters.fit(x_NF, count, seed).of(x_NF),
-            "representation": Clusters.fit(z_NZ, count, seed).of(z_NZ),
+            "representation": Clusters.fit(z_NZ, count, seed, False).of(z_NZ),
             "deep": deep_clusters(z_NZ, count, seed).of(z_NZ),
-            "effects": Clusters.fit(effect_NA[:, 1:], count, seed).of(effect_NA[:, 1:]),
+            "effects": Clusters.fit(effect_NA[:, 1:], count, seed, False).of(effect_NA[:, 1:]),
         }
         for kind, group_N in groups.items():
             found[f"{kind}.{count}"] = gained(per_group(effect_NA, cost_NA, group_N, 1.0).arm_R) / best

@@ -39,7 +39,7 @@ FIGURES = ("mean.true.gain", "true.share", "mean.cost", "mean.moved", "mean.reta
 class Arguments:
     seeds: int = 5
     days: int = 30
-    users: int = 10_000
+    users: int = 5_000
     cache: Path = Path("/tmp/incentives-daily.jsonl")
     name: str = "incentives-daily"
 

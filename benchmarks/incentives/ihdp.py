@@ -129,8 +129,10 @@ def main(arguments: Arguments) -> None:
     rows = []
     for name in (*VARIANTS, "X-learner, boosting", "T-learner, boosting"):
         each = [one for one in own if one["name"] == name]
-        cells = [f"{np.mean([one[key] for one in each]):.2f} ({np.min([one[key] for one in each]):.2f}-"
-                 f"{np.max([one[key] for one in each]):.2f})" for key in ("pehe.in", "pehe.out", "ate.in", "ate.out")]  # fmt: skip
+        cells = []
+        for key in ("pehe.in", "pehe.out", "ate.in", "ate.out"):
+            values = [one[key] for one in each]
+            cells.append(f"{np.mean(values):.2f} ({np.min(values):.2f}-{np.max(values):.2f})")
         rows.append([name, *cells, PUBLISHED.get(name, "")])
     rows.append(["BNN", "", "", "", "", PUBLISHED["BNN"]])
     head = ["", "√PEHE in", "√PEHE out", "ATE in", "ATE out", "published (√PEHE in / out, ATE in / out)"]

@@ -3,7 +3,7 @@
 Two losses on a linear map h of what an effect network sees in a user (models/dragonnet.py: `representation`), as SCCL
 [Zhang et al., NAACL 2021] has them for texts:
 
-    cluster      KL(P || Q), Q_rg ~ 1 / (1 + |h_r - c_g|^2) (Student's t), P_rg ~ Q_rg^2 / sum_r Q_rg   [Xie et al. 2016]
+    cluster      KL(P || Q), Q_rg ~ 1 / (1 + |h_r - c_g|^2), P_rg ~ Q_rg^2 / sum_r Q_rg   [DEC, Xie et al. 2016]
     contrastive  -log exp(h_r . h'_r / tau) / sum over the other rows of the batch, h' of the same user with noise
 
 Centres begin at k-means'. Shapes: R rows, Z of the representation, H of the map, G clusters, B rows of a batch.
@@ -57,16 +57,17 @@ def deep_clusters(z_RZ: np.ndarray, count: int, seed: int = 0, settings: DeepSet
     """Fitted on representations; at most as many clusters as rows."""
     settings = settings or DeepSettings()
     draws = np.random.default_rng([seed, 0x5CC1])
-    mean_Z, std_Z = z_RZ.mean(0), z_RZ.std(0)
-    std_Z = np.where(std_Z > 1e-9, std_Z, 1.0)
+    # One scale for all: what varies little in a representation says little.
+    mean_Z = z_RZ.mean(0)
+    std_Z = np.full(z_RZ.shape[1], max(float((z_RZ - mean_Z).std()), 1e-9))
     scaled_RZ = ((z_RZ - mean_Z) / std_Z).astype(np.float32)
     # Begin with the directions in which users differ most.
     _, _, axes_ZZ = np.linalg.svd(scaled_RZ[draws.permutation(len(scaled_RZ))[:20_000]], full_matrices=False)
     width = min(settings.width, axes_ZZ.shape[0])
     start_ZH = axes_ZZ[:width].T.astype(np.float32)
-    begun = Clusters.fit(scaled_RZ @ start_ZH, count, seed)
+    begun = Clusters.fit(scaled_RZ @ start_ZH, count, seed, standardise=False)
     map_ZH = nn.Parameter(torch.from_numpy(start_ZH.copy()))
-    centre_GH = nn.Parameter(torch.from_numpy((begun.centre_GF * begun.std_F + begun.mean_F).astype(np.float32)))
+    centre_GH = nn.Parameter(torch.from_numpy((begun.centre_GF + begun.mean_F).astype(np.float32)))
     optimizer = torch.optim.Adam([map_ZH, centre_GH], settings.rate)
     for _ in range(settings.steps):
         rows_B = draws.integers(0, len(scaled_RZ), min(settings.batch, len(scaled_RZ)))
