@@ -92,7 +92,9 @@ class IncentiveEffects:
     @classmethod
     def read(cls, settings: EffectSettings, log: Log, part: str) -> dict[str, np.ndarray]:
         arrays = read_part(log, part)
-        treated(settings, arrays).check(part)
+        outcome_of(arrays, parsed_weights(settings.outcomes), "outcomes: ")
+        if part == "train":  # others may lack an arm: they teach nothing
+            treated(settings, arrays).check(part)
         return arrays
 
     @classmethod
