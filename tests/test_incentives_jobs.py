@@ -154,6 +154,13 @@ def test_what_cannot_be_asked_is_one_line(reward_log: Path, tmp_path: Path) -> N
         fit.run(fit.arguments_of("--data", log, "--out", tmp_path / "run"))
 
 
+def test_a_budget_below_the_cheapest_plan_is_refused(tmp_path: Path) -> None:
+    words = ["--world", "incentives", "--rows", "3000", "--users", "2500", "--strategies", "grid"]
+    make_data.run(parse(make_data.options_for, [*words, "--out", str(tmp_path / "log")]))
+    with pytest.raises(UserError, match=r"budget is 0.05 a user, but the cheapest strategy of each comes to 0\.2"):
+        fit.run(fit.arguments_of("--data", tmp_path / "log", "--out", tmp_path / "run", "--budget", "0.05"))
+
+
 def test_days_are_decided_within_budget_and_caps(daily: Path) -> None:
     lines = [json.loads(line) for line in (daily / "days.jsonl").read_text().splitlines()]
     assert [line["phase"] for line in lines] == ["random"] * 3 + ["decided"] * 6

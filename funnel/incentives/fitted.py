@@ -105,13 +105,18 @@ class IncentiveEffects:
         if len(rows.arms_AT) < len(arms_AT):
             raise UserError(f"the randomised rows have {len(rows.arms_AT)} arms of {len(arms_AT)}: the others were "
                             "given to nobody there")  # fmt: skip
+        costs = {"cost": cost_facts(arrays)}
+        cheapest = float(costs_of(costs["cost"], rows.x_RF).min(1).mean())
+        if cheapest > settings.budget:
+            raise UserError(f"budget is {settings.budget:g} a user, but the cheapest strategy of each comes to "
+                            f"{cheapest:.4g}")  # fmt: skip
         share_A = np.bincount(rows.arm_R, minlength=rows.arms) / len(rows)
         if settings.propensities == "logged":
             rows = replace(rows, propensity_RA=np.full((len(rows), rows.arms), 1 / rows.arms))
         model = fit_effects(settings, rows, seed, map)
         report = balance(settings, rows, seed)
         facts = {"rows": len(rows), "arms": arms_AT.tolist(), "share_of_arm": share_A.tolist(), **report}
-        return cls(settings, model, arms_AT, facts | {"cost": cost_facts(arrays)})
+        return cls(settings, model, arms_AT, facts | costs)
 
     def effects(self, x_RF: np.ndarray) -> np.ndarray:
         """What each arm brings against the cheapest one, (R, A)."""
@@ -127,12 +132,7 @@ class IncentiveEffects:
     def cost(self, x_RF: np.ndarray) -> np.ndarray:
         """What each arm costs each user, (R, A): at least 0, by a linear model of the share of the bill that is taken,
         or the arm's mean."""
-        known = self.facts["cost"]
-        if known["kind"] == "mean":
-            return np.tile(np.array(known["by_arm"]), (len(x_RF), 1))
-        centred_RF = np.nan_to_num(x_RF - np.array(known["mean"]))
-        claim_R = np.clip(known["level"] + centred_RF @ np.array(known["slope"]), 0.0, 1.0)
-        return np.asarray(claim_R[:, None] * np.array(known["bill"])[None])
+        return costs_of(self.facts["cost"], x_RF)
 
     def describe(self) -> str:
         what = "DML over treatment vectors" if self.settings.learner == "dml" else f"{self.settings.learner}-learner"
@@ -163,6 +163,15 @@ class IncentiveEffects:
         from funnel.incentives.panels import panels
 
         return panels(record)
+
+
+def costs_of(known: Mapping[str, Any], x_RF: np.ndarray) -> np.ndarray:
+    """What `cost_facts` say of these users, (R, A)."""
+    if known["kind"] == "mean":
+        return np.tile(np.array(known["by_arm"]), (len(x_RF), 1))
+    centred_RF = np.nan_to_num(x_RF - np.array(known["mean"]))
+    claim_R = np.clip(known["level"] + centred_RF @ np.array(known["slope"]), 0.0, 1.0)
+    return np.asarray(claim_R[:, None] * np.array(known["bill"])[None])
 
 
 def rows_to_fit(settings: EffectSettings, arrays: Arrays) -> np.ndarray:
