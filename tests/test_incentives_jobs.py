@@ -13,6 +13,9 @@ from safetensors.numpy import load_file, save_file
 from data.errors import UserError
 from data.log import open_log
 from data.schema import Schema
+from funnel.effects.dml import DMLSettings
+from funnel.effects.nuisances import NuisanceSettings
+from funnel.incentives.fitted import EffectSettings, IncentiveEffects
 from jobs import fit, make_data, operate
 from jobs.command.cli import parse
 
@@ -235,3 +238,32 @@ def test_settings_that_leave_nobody_are_refused() -> None:
     ):
         with pytest.raises(UserError, match=message):
             operate.arguments_of("--out", "x", *words)
+
+
+def test_the_sensitive_get_effects_of_their_own_from_their_rows_alone() -> None:
+    """With few rows the common model serves them; with enough, theirs is what their rows alone give."""
+    draws = np.random.default_rng(0)
+    rows = 4000
+    x_RF = np.column_stack([draws.normal(size=rows), draws.random(rows) < 0.4]).astype(np.float32)
+    arm_R = draws.integers(0, 3, rows)
+    effect_R = np.where(x_RF[:, 1] > 0.5, -0.5, 1.0) * arm_R
+    arrays = {"x": x_RF, "arm": arm_R, "treatment": np.array([[0.0], [1.0], [2.0]])[arm_R], "cost": arm_R * 1.0,
+              "randomised": np.ones(rows, bool), "propensity": np.full(rows, 1 / 3),
+              "outcome.y": effect_R + draws.normal(0, 0.1, rows)}  # fmt: skip
+    plain = {
+        "outcomes": ("y=1",),
+        "fit_on": "randomised",
+        "propensities": "logged",
+        "own": 1,
+        "dml": DMLSettings(degree=1, basis="constant", penalty=0.0),
+        "nuisances": NuisanceSettings("linear"),
+    }
+    found = {least: IncentiveEffects.fit(EffectSettings(**plain, own_rows=least), arrays, 0) for least in (1000, 5000)}  # type: ignore[arg-type]
+    ask_RF = np.array([[0, 0], [0, 1]], np.float32)
+    assert found[1000].effects(ask_RF)[1] == pytest.approx([0, -0.5, -1.0], abs=0.03)
+    assert not found[5000].facts["own"]
+    assert (found[5000].effects(ask_RF)[0] == found[5000].effects(ask_RF)[1]).all()
+    again = IncentiveEffects.restore(found[1000].settings, *found[1000].state())
+    np.testing.assert_array_equal(again.effects(ask_RF), found[1000].effects(ask_RF))
+    with pytest.raises(UserError, match="own is 7, but there are 2 numeric features"):
+        IncentiveEffects.fit(EffectSettings(**(plain | {"own": 7})), arrays, 0)  # type: ignore[arg-type]

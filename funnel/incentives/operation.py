@@ -86,6 +86,11 @@ class IncentiveOperation:
         self.candidate: IncentiveEffects | None = None
         self.trial: Trial | None = None
         self.fitted_on = -1
+        # The sensitive are few and respond in their own way: their effects are not those of all.
+        self.effects = replace(
+            settings.effects, budget=settings.budget, fit_on="randomised", propensities="logged",
+            own=source.sensitive if settings.effects.own < 0 else settings.effects.own,
+        )  # fmt: skip
         self.history: list[dict[str, np.ndarray]] = []
         self.arm_of: dict[int, int] = {}
 
@@ -142,8 +147,7 @@ class IncentiveOperation:
         if self.standing is not None and (day - self.fitted_on < settings.refit or self.trial is not None):
             return {}
         rows = {name: np.concatenate([each[name] for each in self.history]) for name in self.history[0]}
-        effects = replace(settings.effects, budget=settings.budget, fit_on="randomised", propensities="logged")
-        found = IncentiveEffects.fit(effects, rows, self.seed + day, map)
+        found = IncentiveEffects.fit(self.effects, rows, self.seed + day, map)
         self.fitted_on, before = day, self.standing
         if before is None:
             self.standing = found
@@ -246,10 +250,9 @@ class IncentiveOperation:
             return {field.partition(":")[2]: value for field, value in arrays.items()
                     if field.partition(":")[0] == name}  # fmt: skip
 
-        effects = replace(self.settings.effects, budget=self.settings.budget)
         for name in ("standing", "candidate"):
             if name in facts:
-                setattr(self, name, IncentiveEffects.restore(effects, under(name), facts[name]))
+                setattr(self, name, IncentiveEffects.restore(self.effects, under(name), facts[name]))
         self.fitted_on = int(facts["fitted_on"])
         self.history = [under(f"history.{number}") for number in range(int(facts["history"]))]
         if "trial:sums" in arrays:
