@@ -29,7 +29,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cadence and gate": {"cadence": WEEKLY, "gate": GATE},
     "cadence, no gate": {"cadence": WEEKLY, "gate": NO_GATE},
     "daily, no gate": {"cadence": DAILY, "gate": NO_GATE},
-    "daily, no gate, daily refit": {"cadence": DAILY, "gate": NO_GATE, "refit": 1},
     "clusters, cadence and gate": {"cadence": WEEKLY, "gate": GATE, "by": "cluster"},
 }
 FIGURES = ("mean.true.gain", "true.share", "mean.cost", "mean.moved", "mean.retained", "mean.due")
@@ -39,7 +38,7 @@ FIGURES = ("mean.true.gain", "true.share", "mean.cost", "mean.moved", "mean.reta
 class Arguments:
     seeds: int = 5
     days: int = 30
-    users: int = 5_000
+    users: int = 4_000
     cache: Path = Path("/tmp/incentives-daily.jsonl")
     name: str = "incentives-daily"
 

@@ -53,7 +53,7 @@ PUBLISHED = {
 @dataclass
 class Arguments:
     folder: Path = Path("../shared/data/ihdp")
-    epochs: int = 60
+    epochs: int = 40
     replications: int = 5
     cache: Path = Path("/tmp/incentives-ihdp.jsonl")
 
