@@ -34,6 +34,7 @@ from funnel.effects.rows import TreatedRows
 from funnel.registry import find_problem
 from funnel.settings import changed
 
+REPEATED = 10
 SIZES = {"model.hidden": [100, 100, 100], "model.head": [50, 50]}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "TARNet": ("cfr", {"balance": 0.0, "model.normalise": False, **SIZES}),
@@ -53,7 +54,8 @@ PUBLISHED = {
 @dataclass
 class Arguments:
     folder: Path = Path("../shared/data/ihdp")
-    epochs: int = 40
+    epochs: int = 10
+    """Of REPEATED passes over the train part each: an epoch ends with a validation and a checkpoint."""
     replications: int = 5
     cache: Path = Path("/tmp/incentives-ihdp.jsonl")
 
@@ -71,8 +73,9 @@ def written(place: Path, path: Path, seed: int) -> tuple[dict[str, np.ndarray], 
         own = order_R[begin:end]
         begin = end
         (place / part).mkdir(parents=True)
-        columns = {**dict(zip(names, x_RF[own].T, strict=True)), "arm": arm_R[own].astype(int), "y": y_R[own]}
-        pq.write_table(pa.table(columns), place / part / "a.parquet", row_group_size=64)
+        log = np.tile(own, REPEATED) if part == "train" else own
+        columns = {**dict(zip(names, x_RF[log].T, strict=True)), "arm": arm_R[log].astype(int), "y": y_R[log]}
+        pq.write_table(pa.table(columns), place / part / "a.parquet", row_group_size=512)
         found |= {f"{part}.x": x_RF[own], f"{part}.effect": (mu1_R - mu0_R)[own], f"{part}.arm": arm_R[own].astype(int),
                   f"{part}.y": y_R[own]}  # fmt: skip
     schema.save(place / "schema.json")
