@@ -90,7 +90,7 @@ def decision(seed: int, arguments: Arguments) -> dict[str, float]:
 def menu(seed: int, arguments: Arguments) -> dict[str, float]:
     found = {}
     for by in ("truth", "estimate"):
-        settings = IncentiveTuningSettings(by=by, users=2000, world=WorldSettings(users=30_000))  # type: ignore[arg-type]
+        settings = IncentiveTuningSettings(by=by, users=2000, world=WorldSettings(users=30_000))
         tunable = IncentiveTuning.open(settings, seed)
         judge = tunable.judges["test"]
         theta_D = evolved(tunable.objective, seed, arguments, 0.2)

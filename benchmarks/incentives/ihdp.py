@@ -68,7 +68,8 @@ def written(place: Path, path: Path, seed: int) -> tuple[dict[str, np.ndarray], 
     ends = [round(share * len(rows_RC)) for share in (0.63, 0.9, 1.0)]
     names = tuple(f"x{f}" for f in range(x_RF.shape[1]))
     schema = Schema("ihdp", (), names, {}, treatment=TreatmentColumns("arm"), outcome={"y": "y"})
-    found, begin = {}, 0
+    found: dict[str, np.ndarray] = {}
+    begin = 0
     for part, end in zip(("train", "valid", "test"), ends, strict=True):
         own = order_R[begin:end]
         begin = end
@@ -84,7 +85,7 @@ def written(place: Path, path: Path, seed: int) -> tuple[dict[str, np.ndarray], 
 
 def errors(found: dict[str, np.ndarray], predict: Any) -> dict[str, float]:
     """sqrt PEHE and ATE error inside and outside."""
-    figures = {}
+    figures: dict[str, float] = {}
     for name, parts in (("in", ("train", "valid")), ("out", ("test",))):
         x_RF = np.concatenate([found[f"{part}.x"] for part in parts])
         wrong_R = predict(x_RF) - np.concatenate([found[f"{part}.effect"] for part in parts])

@@ -11,7 +11,7 @@ standing ones only through the gate (gate.py). In the simulated world a share of
 which effects are learnt from; the first days are all random. Shapes: U users, N who are there, A arms.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -216,7 +216,7 @@ class IncentiveOperation:
         told = self.source.act(morning, arm_N)
         if told is None:
             return {}
-        figures = dict(told.figures)
+        figures: dict[str, Any] = dict(told.figures)
         decided_N = group_N < 2
         if self.trial is not None and self.candidate is not None:
             self.trial.add(told.value_N[decided_N], group_N[decided_N] == 1)
@@ -264,7 +264,7 @@ class IncentiveOperation:
     def replay(cls, snapshot: Mapping[str, np.ndarray], facts: Mapping[str, Any], where: str) -> str:
         return replay_snapshot(snapshot, facts, where)
 
-    def summarise(self, days: list[Mapping[str, Any]]) -> dict[str, Any]:
+    def summarise(self, days: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         from funnel.incentives.operation_panels import summarise
 
         return summarise(days, self.settings.budget)

@@ -67,7 +67,7 @@ def weak(mean_A: np.ndarray, error_A: np.ndarray, cost_A: np.ndarray, level: flo
     cheapest is never weak: it is what others are compared with."""
     low_A, high_A = mean_A - level * error_A, mean_A + level * error_A
     beaten_AA = (low_A[None, :] > high_A[:, None]) & (cost_A[None, :] <= cost_A[:, None])
-    found_A = beaten_AA.any(1)
+    found_A = np.asarray(beaten_AA.any(1))
     found_A[int(np.argmin(cost_A))] = False
     return np.asarray(found_A)
 

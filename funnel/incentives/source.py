@@ -45,10 +45,13 @@ class Told:
 
 
 class Source(Protocol):
-    closed: bool
-    """Whether what is decided acts on what comes."""
-    sensitive: int
-    """Place of the feature that marks sensitive users."""
+    @property
+    def closed(self) -> bool:
+        """Whether what is decided acts on what comes."""
+
+    @property
+    def sensitive(self) -> int:
+        """Place of the feature that marks sensitive users."""
 
     def ready(self, day: int) -> bool: ...
     def morning(self, day: int) -> Morning: ...
