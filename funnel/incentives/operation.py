@@ -56,7 +56,7 @@ class OperationSettings:
     explore: float = 0.1
     """Share of the users whose strategies stay random, drawn each day."""
     strategies: Literal["ladder", "grid"] = "ladder"
-    """Of the simulated world; ladder: six, from nothing to eight rewards a day; grid: 27, three levels of each number."""
+    """Of the simulated world; ladder: six, from nothing to eight a day; grid: 27, three levels of each number."""
     world: WorldSettings = field(default_factory=lambda: WorldSettings(users=10_000))
     effects: EffectSettings = field(default_factory=lambda: EffectSettings(fit_on="randomised", propensities="logged"))
     cadence: CadenceSettings = field(default_factory=CadenceSettings)
