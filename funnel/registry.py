@@ -28,6 +28,7 @@ TUNABLES: Mapping[str, str] = {
     "rerank": "funnel.rerank.tuning:RerankTuning",
     "exposure": "funnel.exposure.tuning:ExposureTuning",
     "incentives": "funnel.incentives.tuning:IncentiveTuning",
+    "prerank": "funnel.prerank.tuning:PreRankTuning",
 }
 """What jobs.evolve --objective NAME tunes, beside the plain objectives of es/objectives/registry.py."""
 FITTED: Mapping[str, str] = {
@@ -62,7 +63,13 @@ class Stage:
 
 STAGES: Mapping[str, Stage] = {
     "matching": Stage("lists", {"lists": "funnel.platform.matching:Lists"}),
-    "preranking": Stage("plain", {"plain": "funnel.platform.preranking:PlainPreRanking"}),
+    "preranking": Stage(
+        "plain",
+        {
+            "plain": "funnel.platform.preranking:PlainPreRanking",
+            "trained": "funnel.prerank.trained:TrainedPreRanking",
+        },
+    ),
     "ranking": Stage("plain", {"plain": "funnel.platform.ranking:PlainRanking"}),
     "fusion": Stage("sum", {"sum": "funnel.platform.fusion:SumFusion"}),
     "slot": Stage(

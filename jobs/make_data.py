@@ -8,6 +8,7 @@
     python -m jobs.make_data --source table --input RAW --time ts --out /tmp/log    (Parquet or CSV, a file or a folder)
     python -m jobs.make_data --source speed_dating --input DIR --fold 0 --out /tmp/log
     python -m jobs.make_data --source ali_ccp --input DIR --lists 210 109_14 --out /tmp/log
+    python -m jobs.make_data --source recflow --input all_stage --out /tmp/log      (stages, for jobs.train --problem)
 
 The log is written beside --out and renamed when it is whole: a run that is killed leaves no log, only a hidden
 directory .NAME.HOST-PID.partial, which the next one beside it removes.
@@ -29,6 +30,7 @@ from data.errors import UserError
 from data.generate import GeneratedLog, generate_days, generate_log
 from data.loaders.ali_ccp import LISTS, load_ali_ccp
 from data.loaders.ali_express import load_ali_express
+from data.loaders.recflow import load_recflow
 from data.loaders.speed_dating import load_speed_dating
 from data.loaders.table import TableOptions, load_table
 from data.loaders.table_draft import KINDS, ROLES, Draft
@@ -106,7 +108,7 @@ class MakeData(GeneratedLog):
 
     out: Path
     """Directory to make; it must be absent or empty."""
-    source: Literal["generated", "table", "speed_dating", "ali_ccp", "ali_express"] = "generated"
+    source: Literal["generated", "table", "speed_dating", "ali_ccp", "ali_express", "recflow"] = "generated"
     """Where the rows come from; table: Parquet or CSV of your own."""
     input: str | None = None
     """Directory or file of the table (any URI) or of the public data set; nothing is downloaded."""
@@ -173,6 +175,8 @@ def make(
         return load_speed_dating(source, out, args.folds, args.fold, args.seed, progress)
     if args.source == "ali_ccp":
         return load_ali_ccp(source, out, seed=args.seed, lists=args.lists, progress=progress)
+    if args.source == "recflow":
+        return load_recflow(source, out, args.seed, progress)
     return load_ali_express(source, out, seed=args.seed, progress=progress)
 
 
@@ -197,7 +201,7 @@ def check_arguments(args: MakeData) -> None:
     if args.source != "generated" and args.input is None:
         raise UserError(f"--source {args.source} needs --input, the directory of its files")
     if args.source == "generated" and args.input is not None:
-        raise UserError("--input goes with --source table, speed_dating, ali_ccp or ali_express")
+        raise UserError("--input goes with --source table, speed_dating, ali_ccp, ali_express or recflow")
     fixed = [] if args.source == "generated" else ["days", *(name for name in KNOBS if name != "seed")]
     fixed += [] if args.source == "speed_dating" else ["folds", "fold"]
     fixed += [] if args.source == "ali_ccp" else ["lists"]

@@ -1,4 +1,4 @@
-"""The losses of pre-ranking against formulas: list-wise with several positives, distillation, survival, the baseline."""
+"""The losses of pre-ranking against formulas: several positives, distillation, survival, the point-wise baseline."""
 
 import itertools
 import math

@@ -7,41 +7,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from support import CPU, Killed, change_column, events, same_bits, settings_of, stream_of
+from support import CPU, Killed, events, same_bits, stream_of
 
-from data.errors import UserError
 from data.log import open_log
 from distributed.finished_run import load_run
-from distributed.training.job import TrainJob
-from distributed.training.launch import prepare, run_training
+from distributed.training.launch import run_training
 from distributed.training.learner import Learner
 from distributed.training.validation import count
 from funnel.figures.grouped_auc import auc_by_user
 from funnel.panels import Curve, Record
 from funnel.prerank.counts import ONE, PreRankCounts, grid, ranks
 from funnel.prerank.problem import PreRank
-from funnel.prerank.samples import first_of_each, packed, unpacked
-from funnel.prerank.settings import PreRankSettings
-from jobs import train
-from tests.support_prerank import QUICK, by_hand, cascade, row
-
-SMALL = {
-    "batch_size": 16,
-    "epochs": 2,
-    "log_steps": 5,
-    "stream.lanes": 6,
-    "stream.shuffle_rows": 40,
-    "k": 16,
-    "shown": 5,
-    "ranked": 5,
-    "cut": 8,
-    "model.hidden": (8,),
-    "model.output": 4,
-    "optimizer.learning_rate": 0.02,
-}
+from funnel.prerank.samples import draw_order, packed, unpacked
+from tests.support_prerank import by_hand, cascade, job_of, problem_of, row, teacher_run
 
 
 @pytest.fixture(scope="module")
@@ -51,26 +31,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ranker trained on what was shown in the same world."""
-    place = tmp_path_factory.mktemp("teacher")
-    log = cascade(place / "shown", log="exposures")
-    words = ["--workers", "0", "--epochs", "1", "--batch-size", "200", "--model.backbone.expert-hidden", "8",
-             "--objective.name", "esmm", "--calibrate", "platt"]  # fmt: skip
-    train.run(train.arguments_of("--data", str(log), "--out", str(place / "run"), *words))
-    return place / "run"
-
-
-def job_of(run: Path, log_dir: Path, given: dict[str, str] | None = None, **more: Any) -> TrainJob:
-    run.mkdir(parents=True, exist_ok=True)
-    settings = settings_of({**SMALL, **{key.replace("__", "."): value for key, value in more.items()}}, PreRankSettings)
-    return prepare(run, open_log(log_dir), *settings, started=0.0, problem="prerank", given=given)
-
-
-def problem_of(log_dir: Path, **settings: Any) -> PreRank:
-    log = open_log(log_dir)
-    own = PreRankSettings(**{"k": 3, "shown": 2, "ranked": 1, "cut": 1, **settings})
-    facts = PreRank.prepare(own, log, {name: log.part(name) for name in ("train", "valid", "test")})
-    return PreRank(own, log.schema, facts, {})
+    return teacher_run(tmp_path_factory.mktemp("teacher"))
 
 
 # ---- samples
@@ -119,8 +80,9 @@ def test_drawing_the_first_of_each_list() -> None:
     list_R = np.array([0, 0, 0, 1, 1, 2])
     share_R = np.array([5, 1, 3, 9, 2, 7], np.uint64)
     among_R = np.array([1, 1, 1, 1, 0, 0], bool)
-    assert first_of_each(list_R, share_R, among_R, 2).tolist() == [False, True, True, True, False, False]
-    assert not first_of_each(list_R, share_R, among_R, 0).any()
+    place_R = draw_order(list_R, share_R, among_R)
+    assert place_R[:4].tolist() == [2, 0, 1, 0]
+    assert (place_R[4:] > 1 << 30).all()
 
 
 def test_one_triple_for_each_user_and_item(tmp_path: Path) -> None:
@@ -324,6 +286,7 @@ def test_training_learns_and_resumes_to_the_same_bits(
     assert PreRank.panels(record)
 
 
+@pytest.mark.slow
 def test_every_variant_trains(stages: Path, teacher: Path, tmp_path: Path) -> None:
     taught = {"teacher": str(teacher)}
     for name, settings, given in (
@@ -344,98 +307,3 @@ def test_the_page_shows_curves_over_k() -> None:
     curves = [panel for panel in panels if isinstance(panel, Curve)]
     assert [curve.title for curve in curves] == ["ASPH by k", "ISPH by k"]
     assert curves[0].series[0].y == [0.1, 0.5]
-
-
-# ---- what is refused
-
-
-def simple() -> list[dict[str, Any]]:
-    rows = []
-    for request in range(4):
-        for item in range(1, 7):
-            stage = "shown" if item < 3 else "ranked" if item == 3 else "cut"
-            rows.append(row(request, item, stage, click=int(item == 1), purchase=int(item == 1)))
-    rows[5].update(elsewhere_click=1, elsewhere_purchase=1)
-    return rows
-
-
-def refused(tmp_path: Path, change: dict[str, Any], place: int, **settings: Any) -> str:
-    rows = simple()
-    rows[place].update(change)
-    with pytest.raises(UserError) as raised:
-        problem_of(by_hand(tmp_path / "log", rows), **settings)
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("change", "place", "message"),
-    [
-        ({"prerank_neg": 1}, 2, "row 2: stages out of order: 'prerank_neg' and 'rank_neg' are both 1"),
-        ({"rerank_pos": 0}, 7, "row 7: stages out of order: 'realshow' is 1 where 'rerank_pos' is 0"),
-        ({"click": 1}, 4, "row 4: column 'click' is 1 where 'realshow' is 0"),
-        ({"elsewhere_purchase": 1}, 4, "row 4: column 'elsewhere_purchase' is 1 where 'elsewhere_click' is 0"),
-        ({"item_id": 1}, 3, "row 3: request 0 has this item (column 'item_id') in a row before"),
-        ({"prerank_neg": 2}, 4, "row 4: column 'prerank_neg' is missing or neither 0 nor 1"),
-        ({"purchase": 1}, 1, "row 1: column 'purchase' is 1 where 'click' is 0; a conversion needs a click"),
-    ],
-)
-def test_a_log_that_contradicts_itself_is_refused(
-    tmp_path: Path, change: dict[str, Any], place: int, message: str
-) -> None:
-    assert message in refused(tmp_path, change, place)
-
-
-def test_a_request_without_exposed_items_is_refused(tmp_path: Path) -> None:
-    rows = simple()
-    for one in rows[6:8]:
-        one.update(realshow=0, rerank_pos=0, rank_pos=0, rank_neg=1, click=0, purchase=0)
-    with pytest.raises(UserError, match="row 6: request 1 has no exposed item"):
-        problem_of(by_hand(tmp_path / "log", rows))
-
-
-def test_settings_that_cannot_be_are_refused(tmp_path: Path, stages: Path) -> None:
-    log = by_hand(tmp_path / "log", simple())
-    with pytest.raises(UserError, match="valid: k is 6, but no request has more than 6 candidates"):
-        problem_of(log, k=6)
-    with pytest.raises(UserError, match="both --query and --item"):
-        problem_of(log, query=("*",))
-    with pytest.raises(UserError, match="no feature matches --item"):
-        problem_of(log, item=("thing_*",))
-    with pytest.raises(UserError, match="shown is 10, but ranking is handed 5"):
-        PreRankSettings(k=5)
-    with pytest.raises(UserError, match="nothing to learn"):
-        PreRankSettings(exposure_weight=0, click_weight=0, purchase_weight=0)
-    with pytest.raises(UserError, match="exposure_weight must be a number of at least 0, got nan"):
-        PreRankSettings(exposure_weight=float("nan"))
-    with pytest.raises(UserError, match=r"no column 'elsewhere_click'.*--labels in"):
-        bare = cascade(tmp_path / "bare")
-        for part in ("train", "valid", "test"):
-            for path in (bare / part).glob("*.parquet"):
-                pq.write_table(pq.read_table(path).drop_columns(["elsewhere_click"]), path, row_group_size=400)
-        problem_of(bare, k=16, shown=5)
-
-
-def test_a_score_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    log = cascade(tmp_path / "log")
-
-    def broken(values: np.ndarray) -> np.ndarray:
-        changed = values.copy()
-        changed[7] = np.inf
-        return changed
-
-    change_column(log, "test", "rank_score", broken)
-    with pytest.raises(UserError, match=r"test/part-00000.*row 7: column 'rank_score' is no finite number"):
-        problem_of(log, k=16, shown=5)
-
-
-def test_a_teacher_of_another_schema_is_refused(stages: Path, teacher: Path, tmp_path: Path) -> None:
-    other = by_hand(tmp_path / "log", simple())
-    job = job_of(tmp_path / "run", other, {"teacher": str(teacher)}, k=3, shown=2, ranked=1, cut=1)
-    with pytest.raises(UserError, match="the teacher has the feature 'user_taste_0', which the log has not"):
-        job.open_problem(CPU)
-    with pytest.raises(UserError, match="ask no teacher"):
-        job_of(tmp_path / "run", stages, {"teacher": str(teacher)}, distill="none")
-    words = ["--data", str(other), "--out", str(tmp_path / "out"), "--problem", "prerank", *QUICK]
-    with pytest.raises(UserError, match=r"--given teacher=.*user_taste_0"):
-        train.run(train.arguments_of(*words, "--k", "3", "--shown", "2", "--given", f"teacher={teacher}"))

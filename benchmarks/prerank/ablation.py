@@ -8,6 +8,7 @@ variant is trained by the project's own loop on the same log and judged on the s
 """
 
 import json
+import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -86,12 +87,16 @@ def run(arguments: Arguments) -> None:
     until = time.time() + arguments.seconds
     torch.set_num_threads(1)
     arguments.lines.parent.mkdir(parents=True, exist_ok=True)
-    done = {(line["seed"], line["variant"]) for line in known(arguments.lines)}
     wanted = arguments.variants or (*LOGGED, *VARIANTS)
-    for seed in arguments.seeds:
-        for name in wanted:
-            if (seed, name) in done or time.time() > until:
-                continue
+    gated = {name for one in GATES for name in one[2:4]}
+    # What the gates need comes first, of every seed.
+    order = sorted((name not in gated, seed, wanted.index(name)) for seed in arguments.seeds for name in wanted)
+    for _, seed, place in order:
+        name = wanted[place]
+        if time.time() > until:
+            return
+        there = (seed, name) in {(line["seed"], line["variant"]) for line in known(arguments.lines)}
+        if not there and claimed(arguments.lines.parent / f"{seed}-{name}.claim"):
             begun = time.process_time()
             figures = logged(seed, name) if name in LOGGED else trained(seed, name, arguments)
             line = {"seed": seed, "variant": name, "figures": figures, "cpu_s": time.process_time() - begun}
@@ -100,9 +105,27 @@ def run(arguments: Arguments) -> None:
             print(seed, name, {key: round(100 * figures[key], 1) for key in SHOWN if key in figures}, flush=True)
 
 
+def claimed(path: Path) -> bool:
+    """Whether it is ours to do: nobody who is alive does it."""
+    try:
+        with path.open("x") as file:
+            file.write(str(os.getpid()))
+        return True
+    except FileExistsError:
+        owner = path.read_text().strip()
+        if owner.isdigit() and Path(f"/proc/{owner}").exists():
+            return False
+        path.write_text(str(os.getpid()))
+        return True
+
+
 def log_of(seed: int, kind: str) -> Path:
     """The log of a seed, made once."""
     place = MEMORY / "prerank-ablation" / f"{kind}{seed}"
+    lock = place.with_suffix(".claim")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while not place.exists() and not claimed(lock):
+        time.sleep(1)  # another process makes it
     if not place.exists():
         words = ("--world", "cascade", "--log", kind, "--seed", str(seed), "--out", str(place))
         make_data.run(parse(make_data.options_for, words))
@@ -116,6 +139,9 @@ def teacher_of(seed: int) -> Path:
              "--seed", seed, "--objective.name", "esmm", "--model.backbone.name", "shared_bottom",
              "--model.backbone.expert-hidden", 32, "--model.tower-hidden", 16, "--optimizer.learning-rate", 3e-3,
              "--calibrate", "platt")  # fmt: skip
+    lock = place.with_suffix(".claim")
+    while not (place / "summary.json").exists() and not claimed(lock):
+        time.sleep(1)
     if not (place / "summary.json").exists():
         train.run(train.arguments_of(*map(str, words)))
     return place
@@ -231,6 +257,8 @@ def report(of: dict[Any, Any], seeds: list[int], what: str, figure: str, one: st
 def spread(values: list[float], form: str = ".1f") -> str:
     if not values:
         return "-"
+    if len(values) == 1:
+        return f"{values[0]:{form}}"
     return f"{np.mean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 

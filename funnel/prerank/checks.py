@@ -195,10 +195,8 @@ class Group:
         row_E = np.flatnonzero(self.values[name])
         picked = self.table.take(pa.array(row_E))
         user_E, item_E = (hash_array(one_chunk(picked, column)) for column in (user, item_id))
-        if TIME in picked.column_names:
-            time_E = number(picked, TIME, wide=True)
-        else:
-            time_E = np.zeros(len(row_E))
+        timed = TIME in picked.column_names
+        time_E = number(picked, TIME, wide=True) if timed else np.zeros(len(row_E))
         return user_E, item_E, time_E, self.pair_R[row_E]
 
 

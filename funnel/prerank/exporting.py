@@ -97,28 +97,23 @@ def items_of(
     """(the requests of the part's first rows, the place of each of their rows' item; -1 where a later row of the part
     says something else of the item, index of all items of the part)."""
     kept: list[PreRankUnits] = []
-    held = 0
+    kept_hashes: list[np.ndarray] = []
     hashes, ids, found = [], [], []
     for table in log.read(log.part(part), list(dict.fromkeys([*problem.columns, problem.settings.item_id]))):
         units = problem.encode(table)
         item_R = one_chunk(table, problem.settings.item_id)
         hash_R = hash_array(item_R)
-        # The last row of each item: numpy keeps the first, so from behind.
-        _, back_I = np.unique(hash_R[::-1], return_index=True)
-        row_I = np.sort(len(hash_R) - 1 - back_I)
+        row_I = last_of_each(hash_R)
         vector_RO = vectors(network.eval(), units.batch())[1].numpy()
         hashes.append(hash_R[row_I])
         ids.append(item_R.take(pa.array(row_I)))
         found.append(vector_RO[row_I])
+        held = sum(map(len, kept_hashes))
         if held < rows:
-            count = max(int(np.searchsorted(units.lists.begin_L1, rows - held)), 1)
-            kept.append(units.take(slice(0, count)))
-            held += int(kept[-1].lists.begin_L1[-1])
-            kept_hashes = [hash_R[: int(kept[-1].lists.begin_L1[-1])]] if len(kept) == 1 else [
-                *kept_hashes, hash_R[: int(kept[-1].lists.begin_L1[-1])]]  # fmt: skip
+            kept.append(units.take(slice(0, max(int(np.searchsorted(units.lists.begin_L1, rows - held)), 1))))
+            kept_hashes.append(hash_R[: len(kept[-1].lists.rows)])
     hash_A, vector_AO = np.concatenate(hashes), np.concatenate(found)
-    _, back_I = np.unique(hash_A[::-1], return_index=True)
-    last_I = np.sort(len(hash_A) - 1 - back_I)
+    last_I = last_of_each(hash_A)
     index = TopK(pa.concat_arrays(ids).take(pa.array(last_I)), np.ascontiguousarray(vector_AO[last_I]))
     units = PreRankUnits.join(kept)
     order_I = np.argsort(hash_A[last_I])
@@ -126,6 +121,12 @@ def items_of(
     own_RO = np.concatenate([vectors(network, piece)[1].numpy() for piece in pieces(units)])
     same_R = np.abs(index.vector_IO[place_R] - own_RO).max(1, initial=0.0) < 1e-4
     return units, np.where(same_R, place_R, -1), index
+
+
+def last_of_each(hash_R: np.ndarray) -> np.ndarray:
+    """int64: where each value stands last, rising. numpy finds the first ones, so from behind."""
+    _, back_I = np.unique(hash_R[::-1], return_index=True)
+    return np.sort(len(hash_R) - 1 - back_I)
 
 
 def pieces(units: PreRankUnits) -> list[PreRankBatch]:

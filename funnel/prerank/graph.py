@@ -1,5 +1,6 @@
 """A tower traced, written as a torch.export program and as ONNX, and read back as a function."""
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,8 +28,11 @@ def traced(tower: UserTower) -> torch.export.ExportedProgram:
 
 
 def save_program(program: torch.export.ExportedProgram, path: Path) -> None:
+    # By way of memory: where a write fails, torch's own writer ends the process.
+    written = io.BytesIO()
+    torch.export.save(program, written)
     with naming(path):
-        torch.export.save(program, path)
+        path.write_bytes(written.getvalue())
 
 
 def save_onnx(tower: UserTower, program: torch.export.ExportedProgram, path: Path) -> None:
@@ -47,7 +51,7 @@ def save_onnx(tower: UserTower, program: torch.export.ExportedProgram, path: Pat
     for node in converted.model.graph:
         node.metadata_props.clear()
     with naming(path):
-        converted.save(path, external_data=tower.weight.numel() * 4 > ONE_FILE_BYTES)  # type: ignore[operator]
+        converted.save(path, external_data=tower.weight.numel() * 4 > ONE_FILE_BYTES)
 
 
 def load(kind: str, path: Path) -> Graph:

@@ -6,8 +6,8 @@
     L = a_ex L_ex + a_cl L_cl + a_pur L_pur + L_distill, a mean over requests                [ASMOL, arXiv 2305.13647]
 
 A sample is a request's exposed rows, and a draw of its ranked and its cut ones (samples.py). Positives of L_pur: what
-was bought, also elsewhere; of L_cl: clicked or bought; of L_ex: shown, clicked or bought. L_distill = a_cl L_ctr + a_pur
-L_ctcvr, from a finished ranker's calibrated probabilities. Shapes: D drawn rows, L requests.
+was bought, also elsewhere; of L_cl: clicked or bought; of L_ex: shown, clicked or bought. L_distill is a_cl L_ctr +
+a_pur L_ctcvr, from a finished ranker's calibrated probabilities. Shapes: D drawn rows, L requests.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.credentials import shown
 from data.encode import Encoder, numeric_moments, one_chunk
@@ -33,7 +33,7 @@ from funnel.prerank.features import sides
 from funnel.prerank.losses import pointwise_loss, request_loss
 from funnel.prerank.network import PreRankNetwork
 from funnel.prerank.panels import WATCHED, panels, results
-from funnel.prerank.samples import ELSEWHERE, MARKS, OPTIONAL, marks, repeats_of
+from funnel.prerank.samples import ELSEWHERE, MARKS, NEEDED, OPTIONAL, marks, packed, repeats_of
 from funnel.prerank.settings import PreRankSettings
 from funnel.prerank.units import PreRankBatch, PreRankUnits
 from funnel.problem import Given, Outputs
@@ -114,7 +114,7 @@ class PreRank:
         self.encoder = Encoder(schema)
         self.sides = sides(settings, schema)
         self.repeats = repeats_of(facts)
-        flags = ["realshow", "rerank_pos", "rank_pos", "rank_neg", "prerank_neg", *facts.get("columns", ())]
+        flags = [*NEEDED, *facts.get("columns", ())]
         self.columns = list(dict.fromkeys([*schema.columns, schema.request, settings.item_id, *flags]))
         self.teacher = None
         if given and TEACHER in given:
@@ -146,7 +146,6 @@ class PreRank:
         rows, numerics = sum(self.encoder.field_rows), len(self.schema.numeric)
         network = PreRankNetwork(self.settings, rows, numerics, self.sides, seed, share)
         for tower in network.rankers:
-            assert isinstance(tower.standardise, nn.Module)
             tower.standardise.mean.copy_(torch.tensor(self.facts["numeric_mean"], dtype=torch.float64))
             tower.standardise.std.copy_(torch.tensor(self.facts["numeric_std"], dtype=torch.float64))
         return network
@@ -221,8 +220,6 @@ def refuse_nothing(settings: PreRankSettings, where: str, counts: Mapping[str, i
 
 def packed_repeats(found: Mapping[str, Any]) -> dict[str, str]:
     """Of all parts together: a pair of request and item is of one part."""
-    from funnel.prerank.samples import packed
-
     whole = {}
     for name in ELSEWHERE:
         pairs = [fact.repeats[name] for fact in found.values() if name in fact.repeats]

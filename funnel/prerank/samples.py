@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from data.encode import one_chunk
 from data.hashing import hash_array, splitmix64
+from funnel.lists.units import request_begins
 from funnel.prerank.settings import PreRankSettings
 
 NEEDED = ("realshow", "rerank_pos", "rank_pos", "rank_neg", "prerank_neg")
@@ -66,10 +67,10 @@ def marks(
     found["elsewhere_click"] |= found["elsewhere_purchase"]
     allowed_R = flag(table, "sampled") if "sampled" in table.column_names else np.ones(table.num_rows, bool)
     list_R: np.ndarray = np.repeat(np.arange(len(length_L)), length_L)
-    share_R = splitmix64(pair_R ^ splitmix64(np.array([settings.draw_seed], np.uint64)))
+    share_R = shares(pair_R, settings.draw_seed)
     drawn_R = found["exposed"].copy()
     for name, most in (("ranked", settings.ranked), ("cut", settings.cut)):
-        drawn_R |= first_of_each(list_R, share_R, found[name] & allowed_R, most)
+        drawn_R |= draw_order(list_R, share_R, found[name] & allowed_R) < most
     if settings.keep:
         drawn_R |= found["elsewhere_click"]
     found["drawn"] = drawn_R
@@ -81,16 +82,33 @@ def pairs(request_R: np.ndarray, item_R: np.ndarray) -> np.ndarray:
     return splitmix64(request_R ^ splitmix64(item_R))
 
 
-def first_of_each(list_R: np.ndarray, share_R: np.ndarray, among_R: np.ndarray, most: int) -> np.ndarray:
-    """bool_R: of each list's rows that are `among`, the `most` of the least shares."""
-    taken_R = np.zeros(len(list_R), bool)
+def shares(pair_R: np.ndarray, seed: int) -> np.ndarray:
+    """uint64_R: what is drawn first has the least."""
+    return splitmix64(pair_R ^ splitmix64(np.array([seed], np.uint64)))
+
+
+def draw_order(list_R: np.ndarray, share_R: np.ndarray, among_R: np.ndarray) -> np.ndarray:
+    """int64_R: each row's place among its list's rows that are `among`, by share; very large for the others."""
+    place_R = np.full(len(list_R), 1 << 40)
     row_A = np.flatnonzero(among_R)
-    if most and len(row_A):
-        row_A = row_A[np.lexsort((share_R[row_A], list_R[row_A]))]
-        list_A = list_R[row_A]
-        place_A = np.arange(len(row_A)) - np.searchsorted(list_A, list_A)
-        taken_R[row_A[place_A < most]] = True
-    return taken_R
+    row_A = row_A[np.lexsort((share_R[row_A], list_R[row_A]))]
+    list_A = list_R[row_A]
+    place_R[row_A] = np.arange(len(row_A)) - np.searchsorted(list_A, list_A)
+    return place_R
+
+
+def draw_places(settings: PreRankSettings, table: pa.Table, request: str) -> np.ndarray:
+    """int64_R: each row's place in the draw of its stage."""
+    begin_L1 = request_begins(one_chunk(table, request))
+    length_L = np.diff(begin_L1)
+    request_R = hash_array(one_chunk(table, request).take(pa.array(begin_L1[:-1]))).repeat(length_L)
+    share_R = shares(pairs(request_R, hash_array(one_chunk(table, settings.item_id))), settings.draw_seed)
+    list_R: np.ndarray = np.repeat(np.arange(len(length_L)), length_L)
+    found = stages(table)
+    allowed_R = flag(table, "sampled") if "sampled" in table.column_names else np.ones(table.num_rows, bool)
+    orders = [draw_order(list_R, share_R, found[name] & allowed_R) for name in ("ranked", "cut")]
+    least: np.ndarray = np.minimum(*orders)
+    return least
 
 
 def packed(numbers: np.ndarray) -> str:

@@ -24,6 +24,10 @@ OUTPUT = "query"
 class UserTower(nn.Module):
     """`inputs` names the graph's arguments in order."""
 
+    weight: Tensor
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, ranker: PreRanker, schema: Schema) -> None:
         super().__init__()
         side = ranker.query
@@ -87,7 +91,9 @@ def mean_of(vector_SE: Tensor, begin_B: Tensor) -> Tensor:
     format knows."""
     running_SE = vector_SE.double().cumsum(0)
     running_SE = torch.cat([running_SE.new_zeros(1, running_SE.shape[1]), running_SE])
-    end_B = torch.cat([begin_B[1:], begin_B.new_full((1,), vector_SE.shape[0])])
+    begin_B1 = torch.cat([begin_B, begin_B.new_full((1,), vector_SE.shape[0])])
+    # Not begin_B1[1:]: a trace would take from it that there are two rows or more.
+    end_B = begin_B1[torch.arange(begin_B.shape[0], device=begin_B.device) + 1]
     length_B1 = (end_B - begin_B).unsqueeze(1)
     total_BE = running_SE[end_B] - running_SE[begin_B]
     return (total_BE / length_B1.clamp(min=1)).float()

@@ -6,6 +6,7 @@ No pickles: reading one runs no code. Shapes: as the network's.
 """
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def save_weights(problem: PreRank, network: PreRankNetwork, path: Path) -> None:
     }
     tensors: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
     with naming(path), path.open("wb") as file:
-        np.savez(file, **tensors, **{ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)})
+        np.savez(file, **tensors | {ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)})
 
 
 def load_weights(path: Path) -> tuple[PreRank, PreRankNetwork]:
@@ -49,7 +50,7 @@ def load_weights(path: Path) -> tuple[PreRank, PreRankNetwork]:
             tensors = {name: torch.from_numpy(file[name]) for name in file.files if name != ABOUT}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; jobs.export --run RUN writes {WEIGHTS}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: no pre-ranker's weights ({first_line(error)})") from None
     if about.get("format") != FORMAT or about.get("version") != VERSION:
         raise UserError(f"{path}: format {about.get('format')!r} version {about.get('version')!r}; "

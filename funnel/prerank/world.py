@@ -17,6 +17,7 @@ pre-ranker is badly aimed (popularity 1.5), and popularity buys exposure but not
 Shapes: L requests, U users, I items, Q queries, C candidates, P shown, D dimensions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,7 +180,10 @@ class Cascade:
 
     def utility(self, user_L: np.ndarray, query_L: np.ndarray, item_LC: np.ndarray) -> np.ndarray:
         parts, settings = self.parts_of(user_L, query_L, item_LC), self.settings
-        return sum(np.float32(getattr(settings, name)) * part_LC for name, part_LC in parts.items())  # type: ignore
+        total_LC: np.ndarray = np.zeros(item_LC.shape, np.float32)
+        for name, part_LC in parts.items():
+            total_LC += np.float32(getattr(settings, name)) * part_LC
+        return total_LC
 
     def click_chance(self, utility_LP: np.ndarray, user_L: np.ndarray) -> np.ndarray:
         return sigmoid(utility_LP + self.activity_U[user_L][:, None] + self.click_bias)
@@ -268,8 +272,11 @@ class Cascade:
         # A purchase is a click too, also where a later click of the same item is bound to a later request.
         both = np.unique(np.concatenate([np.stack(one, 1) for one in bound]), axis=0)
         bound[1] = (both[:, 0], both[:, 1])
-        whole = [np.concatenate(one) for one in zip(*found, strict=True)]
-        return Requests(user_L, query_L, time_L, *whole, bound[0], bound[1])
+        item_LC, prerank_LC, rank_LC, kept_LC, shown_LP, click_LP, buy_LP = (
+            np.concatenate(one) for one in zip(*found, strict=True)
+        )
+        ours = (item_LC, prerank_LC, rank_LC, kept_LC, shown_LP, click_LP, buy_LP)
+        return Requests(user_L, query_L, time_L, *ours, bought=bound[0], clicked=bound[1])
 
     def elsewhere(
         self, user_L: np.ndarray, query_L: np.ndarray, item_LC: np.ndarray, first: int, mean: float,
@@ -289,17 +296,19 @@ class Cascade:
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
+    found: np.ndarray = 1 / (1 + np.exp(-x))
+    return found
 
 
 def gumbel(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    return -np.log(-np.log(rng.random(shape) * (1 - 2e-16) + 1e-16))
+    drawn: np.ndarray = -np.log(-np.log(rng.random(shape) * (1 - 2e-16) + 1e-16))
+    return drawn
 
 
-def bisect(rate: object, wanted: float) -> float:
+def bisect(rate: Callable[[float], float], wanted: float) -> float:
     """Where a rising function of one number is as wanted."""
     low, high = -30.0, 30.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if rate(middle) < wanted else (low, middle)  # type: ignore[operator]
+        low, high = (middle, high) if rate(middle) < wanted else (low, middle)
     return (low + high) / 2

@@ -1,4 +1,4 @@
-"""The ranker as a teacher of earlier stages (funnel/tools.py: Teaching): its calibrated probabilities, batch by batch."""
+"""The ranker as a teacher of earlier stages (funnel/tools.py: Teaching): calibrated probabilities of batches."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from data.errors import UserError
 from funnel.batch import Batch
 from funnel.problem import Given
 from funnel.ranking.calibration import Calibration
-from models.objectives.terms import log_product
+from models.hidden_cause import log_both
 
 
 class RankerTeacher:
@@ -27,7 +27,7 @@ class RankerTeacher:
         logits = self.network(batch)
         if self.calibration is not None:
             logits = self.calibration.apply(dict(logits))
-        both_B = log_product(logits["ctr"], logits["cvr"]).exp()
+        both_B = log_both(logits).exp()
         return {"click": logits["ctr"].sigmoid().float(), "purchase": both_B.float()}
 
 

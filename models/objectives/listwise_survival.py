@@ -1,10 +1,10 @@
 """Surviving all stages of a cascade, as a loss [after LCRON: Learning Cascade Ranking as One Network, ICML 2025, arXiv
 2503.09492].
 
-An item that is among the first k_m of the *whole* list by the scores of stage m is among the first k_m of whatever part
-of the list reaches that stage. So the product over stages of "among the first k_m of the whole list" is a lower bound of
-surviving all of them. "Among the first k" is made differentiable by a relaxed permutation matrix (NeuralSort, Grover et
-al., ICLR 2019):
+An item that is among the first k_m of the *whole* list by the scores of stage m is among the first k_m of whatever
+part of the list reaches that stage. So the product over stages of "among the first k_m of the whole list" is a lower
+bound of surviving all of them. "Among the first k" is made differentiable by a relaxed permutation matrix (NeuralSort,
+Grover et al., ICLR 2019):
 
     row i of the matrix = softmax(((n + 1 - 2 i) s - A 1) / tau),  A_jm = |s_j - s_m|,   n: items of the list
     m_j                 = min(1, sum of the first k rows in column j)

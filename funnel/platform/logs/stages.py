@@ -53,7 +53,8 @@ class Stages:
         rows, columns = passed.matched_RC.shape
         ranked_QC = np.zeros((rows, columns), bool)
         np.put_along_axis(ranked_QC, passed.kept_RK, True, 1)
-        there_QC = passed.matched_RC != NOBODY
+        # A request whose every ranked item was shown lately has no page: nothing is to be learnt from it.
+        there_QC = (passed.matched_RC != NOBODY) & walked.feedback.seen_RS.any(1, keepdims=True)
         item_QC, bought_QC, clicked_QC = passed.matched_RC, *self.bought_elsewhere(requests, passed.matched_RC, view)
         drawn_QC = ranked_QC | self.drawn(requests, there_QC & ~ranked_QC)
         row_R, column_R = np.nonzero(there_QC & (drawn_QC | bought_QC | clicked_QC))
