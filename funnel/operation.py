@@ -5,7 +5,7 @@ day whole (its snapshot, its figures, the state), so that an operation goes on a
 funnel/registry.py lists ours.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self
 
@@ -54,7 +54,7 @@ class Operation(Protocol):
         """Decide again from a snapshot and compare. Returns what was found, in words; raises UserError for a snapshot
         that is another version's or has been changed."""
 
-    def summarise(self, days: list[Mapping[str, Any]]) -> dict[str, Any]:
+    def summarise(self, days: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """summary.json from the figures of all days, with "message"."""
 
     @classmethod

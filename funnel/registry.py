@@ -27,6 +27,7 @@ TUNABLES: Mapping[str, str] = {
     "fresh": "funnel.fresh.tuning:FreshTuning",
     "rerank": "funnel.rerank.tuning:RerankTuning",
     "exposure": "funnel.exposure.tuning:ExposureTuning",
+    "incentives": "funnel.incentives.tuning:IncentiveTuning",
     "prerank": "funnel.prerank.tuning:PreRankTuning",
 }
 """What jobs.evolve --objective NAME tunes, beside the plain objectives of es/objectives/registry.py."""

@@ -131,7 +131,7 @@ def write_model(directory: Path, fitted: Any, system: str, settings: Any) -> Non
     """The arrays first, the facts last: a directory with facts is whole."""
     arrays, facts = fitted.state()
     make_directory(directory)
-    write_whole(directory / ARRAYS, save({key: np.ascontiguousarray(value) for key, value in arrays.items()}))
+    write_whole(directory / ARRAYS, save({key: np.asarray(value, order="C") for key, value in arrays.items()}))
     write_json(directory / FACTS, {"system": system, "settings": plain(settings), "facts": facts})
 
 

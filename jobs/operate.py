@@ -161,7 +161,7 @@ def keep(place: Path, day: int, found: Day, operation: Any) -> None:
 def write_arrays(directory: Path, name: str, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
     own = directory / name
     make_directory(own)
-    content = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+    content = {key: np.asarray(value, order="C") for key, value in arrays.items()}
     write_whole(own / "arrays.safetensors", save(content), durable=False)
     write_json(own / "facts.json", facts)
 

@@ -35,6 +35,8 @@ class DragonNet(nn.Module):
     def __init__(self, config: DragonNetConfig, features: int, arms: int, seed: int) -> None:
         super().__init__()
         self.config, self.arms = config, arms
+        self.mean_N: Tensor
+        self.std_N: Tensor
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("mean_N", torch.zeros(features))
         self.register_buffer("std_N", torch.ones(features))

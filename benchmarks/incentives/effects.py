@@ -40,6 +40,8 @@ CLUSTERS = (10, 50, 200, 1000)
 class Arguments:
     question: Literal["learners", "vectors", "logging"] = "learners"
     seeds: int = 5
+    rows: tuple[int, ...] = ()
+    """Sizes of the training rows, of those that the question has; none: all."""
     cache: Path = Path("/tmp/incentives-effects.jsonl")
     users: int = 20_000
     """Users that the effects are spent on."""
@@ -52,6 +54,10 @@ class Case:
     strategies: str = "ladder"
     log: str = "even"
     budgets: tuple[float, ...] = (1.0, 2.0, 3.5)
+
+
+def asked(arguments: Arguments) -> list[Case]:
+    return [case for case in cases(arguments.question) if not arguments.rows or case.rows in arguments.rows]
 
 
 def cases(question: str) -> list[Case]:
@@ -165,7 +171,7 @@ def run(arguments: Arguments) -> Iterator[dict[str, Any]]:
             one = json.loads(line)
             known[one["key"]] = one
     for seed in range(arguments.seeds):
-        for case in cases(arguments.question):
+        for case in asked(arguments):
             key = f"{case} {seed} {arguments.users}"
             if key not in known:
                 one = {"key": key, **vars(case), "seed": seed, **measured(case, seed, arguments.users)}
@@ -191,9 +197,9 @@ def spread(values: list[float]) -> str:
 
 def main(arguments: Arguments) -> None:
     found = list(run(arguments))
-    budgets = cases(arguments.question)[0].budgets
+    budgets = asked(arguments)[0].budgets
     rows = []
-    for case in cases(arguments.question):
+    for case in asked(arguments):
         own = [one for one in found if (one["learner"], one["rows"] if case.log != "slice" else case.rows, one["log"])
                == (case.learner, case.rows, case.log) and one["strategies"] == case.strategies]  # fmt: skip
         for budget in budgets:

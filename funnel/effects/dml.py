@@ -44,9 +44,11 @@ class DMLSettings:
     """Features of the user that effects are linear in: constant < linear < squares < pairs; auto: what the held-out
     loss says, of those up to `richest`."""
     richest: Kind = "pairs"
+    """auto: the richest features of the user that are tried."""
     most_columns: int = 1200
     """auto: a basis with more coefficients is not tried; sums take their square in time and memory."""
     folds: int = 5
+    """Over how many folds outcomes and treatments are cross-fitted."""
     penalty: float = -1.0
     """Of coefficients, as so many rows; below 0: what the held-out loss says."""
     features: tuple[int, ...] = ()

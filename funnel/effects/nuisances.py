@@ -27,8 +27,11 @@ class NuisanceSettings:
     learner: Learner = "boosting"
     """boosting: scikit-learn's histogram gradient boosting; linear: ridge regression on `basis`."""
     trees: int = 100
+    """boosting: how many, one after the other."""
     leaves: int = 15
+    """boosting: of a tree, at most."""
     learning_rate: float = 0.08
+    """boosting: what a tree's values are multiplied with."""
     smallest_leaf: int = 20
     """Rows of a leaf, at least."""
     basis: Kind = "squares"

@@ -22,14 +22,14 @@ class Clusters:
     centre_GF: np.ndarray
 
     @classmethod
-    def fit(cls, x_RF: np.ndarray, count: int, seed: int = 0) -> "Clusters":
-        """k-means; at most as many clusters as rows."""
+    def fit(cls, x_RF: np.ndarray, count: int, seed: int = 0, standardise: bool = True) -> "Clusters":
+        """k-means; at most as many clusters as rows. Numbers of one unit, such as effects, need no standardising."""
         from sklearn.cluster import KMeans
         from threadpoolctl import threadpool_limits
 
         x_NF = x_RF[some_rows(len(x_RF), ROWS, seed)].astype(np.float64)
         mean_F, std_F = np.nanmean(x_NF, 0), np.nanstd(x_NF, 0)
-        std_F = np.where(std_F > 0, std_F, 1.0)
+        std_F = np.where((std_F > 0) & standardise, std_F, 1.0)
         z_NF = np.nan_to_num((x_NF - mean_F) / std_F)
         with threadpool_limits(1):
             model = KMeans(min(count, len(z_NF)), n_init=1, random_state=seed).fit(z_NF)

@@ -27,6 +27,8 @@ from funnel.fitted import Arrays, Map, here
 from funnel.panels import Panel, Record, Table
 
 Learner = Literal["dml", "t", "s", "x", "dr"]
+OWN = "own:"
+"""Before the names of arrays of the model of their own."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class EffectSettings:
     """Cost a user, on average, under which the judged policy stays."""
     clusters: int = 50
     """Into how many k-means divides the users, for the policy by cluster."""
+    own: int = -1
+    """Column of a 0/1 feature (its place among the numeric ones, from 0) whose users get a model of their own, where
+    they have enough rows: the sensitive, say; below 0: none."""
+    own_rows: int = 1000
+    """Rows that a model of their own takes, at least."""
     dml: DMLSettings = field(default_factory=DMLSettings)
     arms: LearnerSettings = field(default_factory=lambda: LearnerSettings(learner="x"))
     nuisances: NuisanceSettings = field(default_factory=NuisanceSettings)
@@ -86,13 +93,16 @@ class IncentiveEffects:
         model: VectorEffects | ArmEffects,
         arms_AT: np.ndarray,
         facts: Mapping[str, Any],
+        own: VectorEffects | ArmEffects | None = None,
     ) -> None:
-        self.settings, self.model, self.arms_AT, self.facts = settings, model, arms_AT, facts
+        self.settings, self.model, self.arms_AT, self.facts, self.own = settings, model, arms_AT, facts, own
 
     @classmethod
     def read(cls, settings: EffectSettings, log: Log, part: str) -> dict[str, np.ndarray]:
         arrays = read_part(log, part)
-        treated(settings, arrays).check(part)
+        outcome_of(arrays, parsed_weights(settings.outcomes), "outcomes: ")
+        if part == "train":  # others may lack an arm: they teach nothing
+            treated(settings, arrays).check(part)
         return arrays
 
     @classmethod
@@ -103,19 +113,32 @@ class IncentiveEffects:
         if len(rows.arms_AT) < len(arms_AT):
             raise UserError(f"the randomised rows have {len(rows.arms_AT)} arms of {len(arms_AT)}: the others were "
                             "given to nobody there")  # fmt: skip
+        costs = {"cost": cost_facts(arrays)}
+        cheapest = float(costs_of(costs["cost"], rows.x_RF).min(1).mean())
+        if cheapest > settings.budget:
+            raise UserError(f"budget is {settings.budget:g} a user, but the cheapest strategy of each comes to "
+                            f"{cheapest:.4g}")  # fmt: skip
         share_A = np.bincount(rows.arm_R, minlength=rows.arms) / len(rows)
         if settings.propensities == "logged":
             rows = replace(rows, propensity_RA=np.full((len(rows), rows.arms), 1 / rows.arms))
         model = fit_effects(settings, rows, seed, map)
-        report = balance(settings, rows, seed)
-        facts = {"rows": len(rows), "arms": arms_AT.tolist(), "share_of_arm": share_A.tolist(), **report}
-        return cls(settings, model, arms_AT, facts | {"cost": cost_facts(arrays)})
+        report, own = balance(settings, rows, seed), own_model(settings, rows, seed, map)
+        facts = {
+            "own": own is not None,
+            "rows": len(rows),
+            "arms": arms_AT.tolist(),
+            "share_of_arm": share_A.tolist(),
+            **report,
+        }
+        return cls(settings, model, arms_AT, facts | costs, own)
 
     def effects(self, x_RF: np.ndarray) -> np.ndarray:
         """What each arm brings against the cheapest one, (R, A)."""
-        if isinstance(self.model, VectorEffects):
-            return self.model.effects(x_RF, self.arms_AT)
-        return self.model.effects(x_RF)
+        found_RA = effects_of(self.model, x_RF, self.arms_AT)
+        if self.own is not None and len(x_RF):
+            own_N = np.flatnonzero(x_RF[:, self.settings.own] > 0.5)
+            found_RA[own_N] = effects_of(self.own, x_RF[own_N], self.arms_AT)
+        return found_RA
 
     def standard_errors(self, x_RF: np.ndarray) -> np.ndarray | None:
         if isinstance(self.model, VectorEffects):
@@ -125,25 +148,27 @@ class IncentiveEffects:
     def cost(self, x_RF: np.ndarray) -> np.ndarray:
         """What each arm costs each user, (R, A): at least 0, by a linear model of the share of the bill that is taken,
         or the arm's mean."""
-        known = self.facts["cost"]
-        if known["kind"] == "mean":
-            return np.tile(np.array(known["by_arm"]), (len(x_RF), 1))
-        centred_RF = np.nan_to_num(x_RF - np.array(known["mean"]))
-        claim_R = np.clip(known["level"] + centred_RF @ np.array(known["slope"]), 0.0, 1.0)
-        return np.asarray(claim_R[:, None] * np.array(known["bill"])[None])
+        return costs_of(self.facts["cost"], x_RF)
 
     def describe(self) -> str:
         what = "DML over treatment vectors" if self.settings.learner == "dml" else f"{self.settings.learner}-learner"
         return f"effects of {len(self.arms_AT)} strategies by {what} on {self.facts['rows']:,} rows"
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        return self.model.arrays() | {"strategies": self.arms_AT}, {**self.facts, "model": dict(self.model.facts)}
+        facts: dict[str, Any] = {**self.facts, "model": dict(self.model.facts)}
+        arrays = self.model.arrays() | {"strategies": self.arms_AT}
+        if self.own is not None:
+            facts["own_model"] = dict(self.own.facts)
+            arrays |= {f"{OWN}{key}": value for key, value in self.own.arrays().items()}
+        return arrays, facts
 
     @classmethod
     def restore(cls, settings: EffectSettings, arrays: Arrays, facts: Mapping[str, Any]) -> Self:
-        own = {key: value for key, value in arrays.items() if key != "strategies"}
+        common = {key: value for key, value in arrays.items() if key != "strategies" and not key.startswith(OWN)}
+        own = {key.removeprefix(OWN): value for key, value in arrays.items() if key.startswith(OWN)}
         kind: Any = VectorEffects if settings.learner == "dml" else ArmEffects
-        return cls(settings, kind.restore(own, facts["model"]), arrays["strategies"], facts)
+        second = kind.restore(own, facts["own_model"]) if own else None
+        return cls(settings, kind.restore(common, facts["model"]), arrays["strategies"], facts, second)
 
     def judge(self, arrays: Arrays, resamples: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         from funnel.incentives.judging import judge
@@ -161,6 +186,33 @@ class IncentiveEffects:
         from funnel.incentives.panels import panels
 
         return panels(record)
+
+
+def effects_of(model: VectorEffects | ArmEffects, x_RF: np.ndarray, arms_AT: np.ndarray) -> np.ndarray:
+    return model.effects(x_RF, arms_AT) if isinstance(model, VectorEffects) else model.effects(x_RF)
+
+
+def own_model(settings: EffectSettings, rows: TreatedRows, seed: int, map: Map) -> VectorEffects | ArmEffects | None:
+    """The effects of users whose feature `own` is 1, from their rows alone; None where they are too few, or some arm
+    was given to hardly any of them."""
+    if settings.own < 0:
+        return None
+    if settings.own >= rows.x_RF.shape[1]:
+        raise UserError(f"own is {settings.own}, but there are {rows.x_RF.shape[1]} numeric features")
+    mine = rows.take(np.flatnonzero(rows.x_RF[:, settings.own] > 0.5))
+    enough = len(mine) >= settings.own_rows
+    if not enough or np.bincount(mine.arm_R, minlength=rows.arms).min() < settings.arms.smallest_arm:
+        return None
+    return fit_effects(settings, mine, seed + 1, map)
+
+
+def costs_of(known: Mapping[str, Any], x_RF: np.ndarray) -> np.ndarray:
+    """What `cost_facts` say of these users, (R, A)."""
+    if known["kind"] == "mean":
+        return np.tile(np.array(known["by_arm"]), (len(x_RF), 1))
+    centred_RF = np.nan_to_num(x_RF - np.array(known["mean"]))
+    claim_R = np.clip(known["level"] + centred_RF @ np.array(known["slope"]), 0.0, 1.0)
+    return np.asarray(claim_R[:, None] * np.array(known["bill"])[None])
 
 
 def rows_to_fit(settings: EffectSettings, arrays: Arrays) -> np.ndarray:

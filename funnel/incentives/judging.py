@@ -64,6 +64,8 @@ def judge(effects: Any, arrays: Any, resamples: int, seed: int) -> tuple[dict[st
         "significant": all(gain.significant for gain in gains),
         "message": verdict("Giving each user a strategy of his own", gains, "+.4g", "a user by dr"),
     }
+    plots["overlap"] = effects.facts["overlap"]
+    plots["model"] = {key: value for key, value in effects.model.facts.items() if not isinstance(value, dict)}
     plots["shares"] = {
         name: (np.bincount(arm_R, minlength=len(effects.arms_AT)) / len(arm_R)).tolist()
         for name, arm_R in policies.items()

@@ -28,7 +28,7 @@ def stability(before_NA: np.ndarray, after_NA: np.ndarray, error_NA: np.ndarray 
     both = [each[:, 1:].ravel() for each in (before_NA, after_NA)]
     spread = min(float(each.std()) for each in both)
     figures = {
-        "effects.correlation": float(np.corrcoef(*both)[0, 1]) if spread > 0 else 0.0,
+        "effects.correlation": float(np.corrcoef(both[0], both[1])[0, 1]) if spread > 0 else 0.0,
         "effects.change": float(np.sqrt((change_NA**2).mean())),
     }
     if error_NA is not None:

@@ -11,7 +11,7 @@ standing ones only through the gate (gate.py). In the simulated world a share of
 which effects are learnt from; the first days are all random. Shapes: U users, N who are there, A arms.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -56,6 +56,7 @@ class OperationSettings:
     explore: float = 0.1
     """Share of the users whose strategies stay random, drawn each day."""
     strategies: Literal["ladder", "grid"] = "ladder"
+    """Of the simulated world; ladder: six, from nothing to eight a day; grid: 27, three levels of each number."""
     world: WorldSettings = field(default_factory=lambda: WorldSettings(users=10_000))
     effects: EffectSettings = field(default_factory=lambda: EffectSettings(fit_on="randomised", propensities="logged"))
     cadence: CadenceSettings = field(default_factory=CadenceSettings)
@@ -86,6 +87,11 @@ class IncentiveOperation:
         self.candidate: IncentiveEffects | None = None
         self.trial: Trial | None = None
         self.fitted_on = -1
+        # The sensitive are few and respond in their own way: their effects are not those of all.
+        self.effects = replace(
+            settings.effects, budget=settings.budget, fit_on="randomised", propensities="logged",
+            own=source.sensitive if settings.effects.own < 0 else settings.effects.own,
+        )  # fmt: skip
         self.history: list[dict[str, np.ndarray]] = []
         self.arm_of: dict[int, int] = {}
 
@@ -142,8 +148,7 @@ class IncentiveOperation:
         if self.standing is not None and (day - self.fitted_on < settings.refit or self.trial is not None):
             return {}
         rows = {name: np.concatenate([each[name] for each in self.history]) for name in self.history[0]}
-        effects = replace(settings.effects, budget=settings.budget, fit_on="randomised", propensities="logged")
-        found = IncentiveEffects.fit(effects, rows, self.seed + day, map)
+        found = IncentiveEffects.fit(self.effects, rows, self.seed + day, map)
         self.fitted_on, before = day, self.standing
         if before is None:
             self.standing = found
@@ -212,7 +217,7 @@ class IncentiveOperation:
         told = self.source.act(morning, arm_N)
         if told is None:
             return {}
-        figures = dict(told.figures)
+        figures: dict[str, Any] = dict(told.figures)
         decided_N = group_N < 2
         if self.trial is not None and self.candidate is not None:
             self.trial.add(told.value_N[decided_N], group_N[decided_N] == 1)
@@ -246,10 +251,9 @@ class IncentiveOperation:
             return {field.partition(":")[2]: value for field, value in arrays.items()
                     if field.partition(":")[0] == name}  # fmt: skip
 
-        effects = replace(self.settings.effects, budget=self.settings.budget)
         for name in ("standing", "candidate"):
             if name in facts:
-                setattr(self, name, IncentiveEffects.restore(effects, under(name), facts[name]))
+                setattr(self, name, IncentiveEffects.restore(self.effects, under(name), facts[name]))
         self.fitted_on = int(facts["fitted_on"])
         self.history = [under(f"history.{number}") for number in range(int(facts["history"]))]
         if "trial:sums" in arrays:
@@ -261,7 +265,7 @@ class IncentiveOperation:
     def replay(cls, snapshot: Mapping[str, np.ndarray], facts: Mapping[str, Any], where: str) -> str:
         return replay_snapshot(snapshot, facts, where)
 
-    def summarise(self, days: list[Mapping[str, Any]]) -> dict[str, Any]:
+    def summarise(self, days: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         from funnel.incentives.operation_panels import summarise
 
         return summarise(days, self.settings.budget)

@@ -16,7 +16,7 @@ def known(days: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], li
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 
-def summarise(days: list[Mapping[str, Any]], budget: float) -> dict[str, Any]:
+def summarise(days: Sequence[Mapping[str, Any]], budget: float) -> dict[str, Any]:
     """Means over the days that were decided."""
     decided = [each for each in days if each.get("phase") == "decided"]
     found: dict[str, Any] = {"days": len(days), "days.decided": len(decided), "budget": budget}

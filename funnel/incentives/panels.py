@@ -71,7 +71,27 @@ def panels(record: Record) -> list[Panel]:
             shown.append(curve(title, plots[key], x, y))
     if shares := plots.get("shares"):
         shown.append(arms_table(shares))
+    if overlap := plots.get("overlap"):
+        shown.append(overlap_table(overlap))
+    if model := plots.get("model"):
+        rows = tuple((name.replace("_", " "), str(value)) for name, value in model.items())
+        shown.append(Table("What was fitted", ("", ""), rows, section=SECTION))
     return [*shown, Glossary(TERMS)]
+
+
+def overlap_table(found: Mapping[str, Any]) -> Table:
+    """Who could have got what, by strategy."""
+    rows = tuple(
+        (f"strategy {a}", f"{count:,}", f"{found['smallest'][a]:.4f}", percent(found["rare"][a]),
+         f"{found['effective'][a]:,.0f}")
+        for a, count in enumerate(found["rows"])
+    )  # fmt: skip
+    note = (
+        f"Largest standardised difference of a feature's mean between a strategy's users and everybody: "
+        f"{found['worst_before']:.2f} as they are, {found['worst_after']:.2f} weighted by 1 / propensity."
+    )
+    head = ("", "rows", "propensity (1% quantile)", "users below 1%", "rows after weighting")
+    return Table("Who could have got what", head, rows, note, SECTION)
 
 
 def curve(title: str, one: Mapping[str, Any], x: str, y: str) -> Curve:

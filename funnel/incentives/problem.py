@@ -166,8 +166,8 @@ class DragonNetProblem:
 
     def network(self, share: Share = EVERY_ROW, seed: int = 0) -> TreatedNetwork:
         network = DragonNet(self.settings.model, len(self.schema.numeric), self.arms, seed)
-        network.mean_N.copy_(torch.tensor(self.facts["numeric_mean"]))
         std_N = torch.tensor(self.facts["numeric_std"])
+        network.mean_N.copy_(torch.tensor(self.facts["numeric_mean"]))
         network.std_N.copy_(torch.where(std_N > 0, std_N, torch.ones_like(std_N)))
         return TreatedNetwork(network)
 

@@ -15,7 +15,7 @@ from data.log import open_log
 from funnel.effects.reading import read_part
 from funnel.incentives.plan import per_user
 from funnel.incentives.strategies import STRATEGIES
-from funnel.incentives.world import LoggingPolicy, World, WorldSettings
+from funnel.incentives.world import FEATURES, LoggingPolicy, World, WorldSettings
 
 MINUTE = 0.01
 NAMED = ("activity", "tenure", "sensitive")
@@ -45,8 +45,13 @@ class Told:
 
 
 class Source(Protocol):
-    closed: bool
-    """Whether what is decided acts on what comes."""
+    @property
+    def closed(self) -> bool:
+        """Whether what is decided acts on what comes."""
+
+    @property
+    def sensitive(self) -> int:
+        """Place of the feature that marks sensitive users."""
 
     def ready(self, day: int) -> bool: ...
     def morning(self, day: int) -> Morning: ...
@@ -61,6 +66,7 @@ class SimulatedDays:
     """World in a closed loop."""
 
     closed: ClassVar[bool] = True
+    sensitive: ClassVar[int] = FEATURES.index("sensitive")
     KEPT = ("tired_U", "was_there_U", "retained_U")
 
     def __init__(self, settings: WorldSettings, strategies: str, seed: int) -> None:
@@ -142,6 +148,8 @@ class LoggedDays:
         if absent:
             raise UserError(f"{data}/schema.json: no numeric feature {absent[0]!r}; cadence and caps need "
                             f"{', '.join(NAMED)}")  # fmt: skip
+
+        self.sensitive = self.names.index("sensitive")
 
     def ready(self, day: int) -> bool:
         return day < len(self.log.part_names())

@@ -39,6 +39,7 @@ class WorldSettings:
     """Who the users are and how they respond."""
 
     users: int = 20_000
+    """How many there are; about half of them come on a day."""
     new_share: float = 0.15
     """Of the users, who join during the first 30 days."""
     sensitive_share: float = 0.1

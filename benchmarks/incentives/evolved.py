@@ -1,0 +1,125 @@
+"""What evolution adds: the decision tuned on its own value beside two-stage and a gradient surrogate; new menus.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.incentives.evolved --seeds 5
+
+decision: 20,000 even rows of the rewarded world. Two-stage fits effects on all of them (or on half); the others fit on
+half and correct the effects on the other half: evolution by the doubly robust value under the budget, the surrogate by
+gradients through a softmax at the two-stage price. menu: five strategies moved by evolution, by the true effects or by
+DML on 20,000 rows of 28 strategies, beside where it began and beside all 28. Judged by the truth on 10,000 and 2,000
+other users; gains a user times 1,000, budget 1.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from benchmarks.bench import markdown, write_result
+from benchmarks.incentives.effects import MINUTE, Case, day_of, spread, training_rows
+from es import engine
+from es.config import ESConfig
+from funnel.effects.basis import UserBasis
+from funnel.effects.dml import DMLSettings, fit_dml
+from funnel.effects.nuisances import NuisanceSettings
+from funnel.effects.value import Logged
+from funnel.incentives.decision import DecisionObjective, softened
+from funnel.incentives.plan import mix_for_all, per_user
+from funnel.incentives.tuning import IncentiveTuning, IncentiveTuningSettings, tried_arms, user_gains
+from funnel.incentives.world import WorldSettings
+from funnel.off_policy.estimators import cross_fitted_rewards
+
+BUDGET = 1.0
+
+
+@dataclass
+class Arguments:
+    seeds: int = 5
+    generations: int = 20
+    pairs: int = 12
+    cache: Path = Path("/tmp/incentives-evolved.jsonl")
+
+
+def evolved(objective: Any, seed: int, arguments: Arguments, sigma: float) -> np.ndarray:
+    config = ESConfig(seed=seed, generations=arguments.generations, pairs=arguments.pairs, sigma=sigma,
+                      learning_rate=0.1, centre_every=0, workers=0)  # fmt: skip
+    return np.asarray(engine.run(objective, config).theta)
+
+
+def decision(seed: int, arguments: Arguments) -> dict[str, float]:
+    rows = training_rows(Case("dml", 20_000), seed)
+    world, user_N = day_of(28_000, 10_000 + seed, rows.arms_AT)
+    user_N = user_N[:10_000]
+    x_NF, truth = world.features(user_N), world.truth(user_N, rows.arms_AT)
+    true_NA = truth.value(MINUTE) - truth.value(MINUTE)[:, :1]
+    own_N = np.arange(len(user_N))
+
+    def gained(value_NA: np.ndarray) -> float:
+        return 1000 * float(true_NA[own_N, per_user(value_NA, truth.cost_NA, BUDGET).arm_R].mean())
+
+    teach, tune = rows.take(np.arange(0, len(rows), 2)), rows.take(np.arange(1, len(rows), 2))
+    half = fit_dml(teach, DMLSettings(), NuisanceSettings(), seed)
+    whole = fit_dml(rows, DMLSettings(), NuisanceSettings(), seed)
+    basis = UserBasis.of(tune.x_RF, "linear")
+    level_AR = cross_fitted_rewards(basis(tune.x_RF)[:, 1:].T, tune.arm_R, tune.outcome_R, rows.arms, seed=seed)
+    logged = Logged(tune.arm_R, np.full(len(tune), 1 / rows.arms), tune.outcome_R, level_AR.T)
+    assert logged.level_RA is not None
+    robust_RA, at = logged.level_RA.copy(), np.arange(len(tune))
+    robust_RA[at, tune.arm_R] += (tune.outcome_R - robust_RA[at, tune.arm_R]) * rows.arms
+    effect_RA = half.effects(tune.x_RF, rows.arms_AT)
+    claims_R = 0.3 + 0.6 * tune.x_RF[:, 6:7]
+    cost_RA = claims_R * (rows.arms_AT[:, 0] * rows.arms_AT[:, 2])[None]
+    objective = DecisionObjective(basis(tune.x_RF), effect_RA, cost_RA, robust_RA, BUDGET)
+    held_NA, psi_NG = half.effects(x_NF, rows.arms_AT), basis(x_NF)
+    learnt = {"evolution": evolved(objective, seed, arguments, 0.1), "surrogate": softened(objective)}
+    found = {name: gained(objective.corrected(theta_D, psi_NG, held_NA)) for name, theta_D in learnt.items()}
+    found |= {
+        f"{name} on its rows": 1000 * float(objective.evaluate_batch(theta_D[None], np.zeros(1, np.uint64))[0])
+        for name, theta_D in {**learnt, "two-stage, half": objective.initial()}.items()
+    }
+    return found | {
+        "two-stage, half": gained(held_NA),
+        "two-stage, all rows": gained(whole.effects(x_NF, rows.arms_AT)),
+        "best mix": 1000 * float(true_NA[own_N, mix_for_all(true_NA, truth.cost_NA, BUDGET)].mean()),
+        "true effects": gained(true_NA),
+    }
+
+
+def menu(seed: int, arguments: Arguments) -> dict[str, float]:
+    found = {}
+    for by in ("truth", "estimate"):
+        settings = IncentiveTuningSettings(by=by, users=2000, world=WorldSettings(users=30_000))
+        tunable = IncentiveTuning.open(settings, seed)
+        judge = tunable.judges["test"]
+        theta_D = evolved(tunable.objective, seed, arguments, 0.2)
+        found[f"evolved by {by}"] = 1000 * float(user_gains(judge, theta_D).mean())
+        found["where it began"] = 1000 * float(user_gains(judge, judge.initial()).mean())
+        vectors_A3 = tried_arms()
+        plan = per_user(judge.gains(vectors_A3), judge.costs(vectors_A3), BUDGET)
+        found["all 28 strategies"] = 1000 * plan.allocation.value / len(judge.user_N)
+    return found
+
+
+def main(arguments: Arguments) -> None:
+    known: dict[int, dict[str, Any]] = {}
+    if arguments.cache.exists():
+        known = {one["seed"]: one for one in map(json.loads, arguments.cache.read_text().splitlines())}
+    for seed in range(arguments.seeds):
+        if seed not in known:
+            known[seed] = {"seed": seed, "decision": decision(seed, arguments), "menu": menu(seed, arguments)}
+            with arguments.cache.open("a") as file:
+                file.write(json.dumps(known[seed]) + "\n")
+    found, tables = [known[seed] for seed in range(arguments.seeds)], []
+    for what, first in (("decision", "two-stage, all rows"), ("menu", "where it began")):
+        base = [one[what][first] for one in found]
+        rows = [[name, spread([one[what][name] for one in found]),
+                 spread([one[what][name] - each for one, each in zip(found, base, strict=True)])]
+                for name in found[0][what]]  # fmt: skip
+        tables.append(f"{what}\n\n" + markdown(["", "gain a user /1000", f"less {first}"], rows))
+    write_result("incentives-evolved", {"seeds": found}, "\n".join(tables))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))

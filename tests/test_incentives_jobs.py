@@ -1,0 +1,269 @@
+"""Incentives from the command line: a log, effects fitted and judged, days operated and replayed, bad input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from data.errors import UserError
+from data.log import open_log
+from data.schema import Schema
+from funnel.effects.dml import DMLSettings
+from funnel.effects.nuisances import NuisanceSettings
+from funnel.incentives.fitted import EffectSettings, IncentiveEffects
+from jobs import fit, make_data, operate
+from jobs.command.cli import parse
+
+TREES = ("--nuisances.trees", "10")
+SMALL = ("--effects.nuisances.trees", "10", "--effects.dml.folds", "2", "--effects.dml.richest", "linear")
+
+
+@pytest.fixture(scope="module")
+def reward_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("rewards") / "log"
+    words = ["--world", "incentives", "--rows", "6000", "--users", "2500", "--logging.randomised", "0.5"]
+    make_data.run(parse(make_data.options_for, [*words, "--out", str(out)]))
+    return out
+
+
+@pytest.fixture(scope="module")
+def effects_run(reward_log: Path) -> Path:
+    out = reward_log.parent / "effects"
+    fit.run(fit.arguments_of("--data", reward_log, "--out", out, "--resamples", "20", *TREES, "--dml.folds", "2"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def daily(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("operation") / "daily"
+    operate.run(operate.arguments_of("--out", out, "--days", "9", *WORLD))
+    return out
+
+
+WORLD = ("--world.users", "1500", "--warmup", "3", "--refit", "3", "--gate.days", "2", "--gate.share", "0.2", *SMALL)
+
+
+def test_a_log_of_rewards_says_who_got_what(reward_log: Path) -> None:
+    log = open_log(reward_log)
+    schema = log.schema
+    assert Schema.from_dict(schema.to_dict()) == schema
+    assert schema.treatment is not None
+    assert schema.treatment.vector == ("amount", "interval", "number")
+    parts = [pa.concat_tables(log.read(log.part(name), [*schema.all_columns])) for name in ("train", "valid", "test")]
+    assert sum(map(len, parts)) == 6000
+    users = [set(part["user_id"].to_pylist()) for part in parts]
+    assert not users[0] & users[2]
+    assert not users[0] & users[1]
+    train = parts[0]
+    assert set(train["arm"].to_pylist()) == set(range(6))
+    np.testing.assert_allclose(np.asarray(train["propensity"])[np.asarray(train["randomised"])], 1 / 6)
+    again = {"name": "x", "treatment": {"propensity": "p"}}
+    with pytest.raises(UserError, match="'treatment' names neither an 'arm' nor a 'vector'"):
+        Schema.from_dict({**schema.to_dict(), **again})
+    with pytest.raises(UserError, match="column 'arm' is a treatment or an outcome and cannot be a feature"):
+        Schema.from_dict({**schema.to_dict(), "numeric": [*schema.numeric, "arm"]})
+
+
+def test_effects_are_fitted_judged_and_read_again(reward_log: Path, effects_run: Path) -> None:
+    summary = json.loads((effects_run / "summary.json").read_text())
+    for key in ("user.dr", "cluster.snips", "user.over.mix.dr", "auuc", "qini", "aucc"):
+        assert summary[f"{key}.low"] <= summary[key] <= summary[f"{key}.high"], key
+    # A fifth of the test part's rows decides: what is spent is near the budget of 1.
+    assert summary["user.cost.low"] < 1.0 < summary["user.cost.high"] + 0.2
+    assert summary["overlap.worst_after"] < summary["overlap.worst_before"]
+    model = fit.read_model(effects_run)
+    x_RF = model.read(model.settings, open_log(reward_log), "test")["x"]
+    effect_RA = model.effects(x_RF)
+    assert (effect_RA[:, 0] == 0).all()
+    assert effect_RA[:, 1:].mean() > 0.02
+    assert model.cost(x_RF).min() >= 0
+    assert model.cost(x_RF)[:, 0].max() == 0
+    assert "Uplift curve" in (effects_run / "report.html").read_text()
+
+
+def test_the_same_command_again_shows_what_is_there(reward_log: Path, effects_run: Path) -> None:
+    words = ("--data", reward_log, "--out", effects_run, *TREES, "--dml.folds", "2")
+    before = (effects_run / "model" / "arrays.safetensors").stat().st_mtime_ns
+    fit.run(fit.arguments_of(*words, "--resamples", "20"))
+    assert (effects_run / "model" / "arrays.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="resamples"):
+        fit.run(fit.arguments_of(*words, "--resamples", "21"))
+
+
+@pytest.mark.parametrize("learner", ["s", "x"])
+def test_learners_of_arms_from_the_command_line(reward_log: Path, tmp_path: Path, learner: str) -> None:
+    words = ("--learner", learner, "--resamples", "0", "--nuisances.learner", "linear", "--arms.final", "linear")
+    summary = fit.run(fit.arguments_of("--data", reward_log, "--out", tmp_path / "run", *words))
+    assert np.isfinite(summary["user.dr"])
+    model = fit.read_model(tmp_path / "run")
+    assert model.effects(np.zeros((3, 10), np.float32)).shape == (3, 6)
+
+
+def broken(log: Path, place: Path, column: str, row: int, value: object) -> Path:
+    """A copy of the log with one value of its train part replaced."""
+    copy = Path(shutil.copytree(log, place))
+    path = next((copy / "train").iterdir())
+    table = pq.read_table(path)
+    values = table[column].to_pylist()
+    values[row] = value
+    at = table.column_names.index(column)
+    pq.write_table(table.set_column(at, column, pa.array(values, table[column].type)), path)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("minutes", float("inf"), "row 5: column 'minutes' is infinite"),
+        ("retained_next_day", None, "row 5: column 'retained_next_day' is missing"),
+        ("cost", -1.0, "row 5: column 'cost' is -1; a cost is at least 0"),
+        ("cost", None, "row 5: column 'cost' is missing"),
+        ("propensity", 0.0, "row 5: column 'propensity' is 0; a propensity lies between 0 and 1"),
+        ("propensity", 1.0, r"row 5: column 'propensity' is 1; .*nothing else could happen"),
+        ("arm", -2, "row 5: column 'arm' is -2; arms are numbered from 0"),
+        ("arm", 8, "arm [67]: nobody got it, so its effect cannot be learnt"),
+        ("loyalty", float("inf"), "row 5: column 'loyalty' is infinite"),
+    ],
+)
+def test_bad_rows_are_one_line(reward_log: Path, tmp_path: Path, column: str, value: object, message: str) -> None:
+    log = broken(reward_log, tmp_path / "log", column, 5, value)
+    with pytest.raises(UserError, match=message) as caught:
+        fit.run(fit.arguments_of("--data", log, "--out", tmp_path / "run"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_asked_is_one_line(reward_log: Path, tmp_path: Path) -> None:
+    def asked(*words: str) -> None:
+        fit.run(fit.arguments_of("--data", reward_log, "--out", tmp_path / "run", *words))
+
+    with pytest.raises(UserError, match="no outcome 'joy'; the log has retained, minutes"):
+        asked("--outcomes", "joy=1")
+    with pytest.raises(UserError, match="goes with fit_on randomised"):
+        asked("--propensities", "logged")
+    with pytest.raises(UserError, match="budget is -1"):
+        asked("--budget", "-1")
+    with pytest.raises(UserError, match="no system 'incentive': did you mean incentives"):
+        asked("--system", "incentive")
+    schema = json.loads((reward_log / "schema.json").read_text())
+    log = Path(shutil.copytree(reward_log, tmp_path / "bare"))
+    (log / "schema.json").write_text(json.dumps({k: v for k, v in schema.items() if k != "treatment"}))
+    with pytest.raises(UserError, match=r"schema.json: names no 'treatment' columns"):
+        fit.run(fit.arguments_of("--data", log, "--out", tmp_path / "run"))
+
+
+def test_a_budget_below_the_cheapest_plan_is_refused(tmp_path: Path) -> None:
+    words = ["--world", "incentives", "--rows", "3000", "--users", "2500", "--strategies", "grid"]
+    make_data.run(parse(make_data.options_for, [*words, "--out", str(tmp_path / "log")]))
+    with pytest.raises(UserError, match=r"budget is 0.05 a user, but the cheapest strategy of each comes to 0\.2"):
+        fit.run(fit.arguments_of("--data", tmp_path / "log", "--out", tmp_path / "run", "--budget", "0.05"))
+
+
+def test_days_are_decided_within_budget_and_caps(daily: Path) -> None:
+    lines = [json.loads(line) for line in (daily / "days.jsonl").read_text().splitlines()]
+    assert [line["phase"] for line in lines] == ["random"] * 3 + ["decided"] * 6
+    for line in lines[3:]:
+        assert line["cost"] <= 1.02  # the estimated share that users take is a hair off
+        place = daily / "days" / f"{line['day']:05d}" / "snapshot"
+        arrays = load_file(place / "arrays.safetensors")
+        facts = json.loads((place / "facts.json").read_text())
+        rows = np.arange(len(arrays["arm_N"]))
+        assert arrays["allowed_NA"][rows, arrays["arm_N"]].all()
+        assert arrays["cost_NA"][rows, arrays["arm_N"]].sum() <= facts["budget"]
+    assert lines[4]["due"] < lines[4]["users"]
+    assert any("gate" in line for line in lines)
+    summary = json.loads((daily / "summary.json").read_text())
+    assert 0.3 < summary["true.share"] <= 1
+    assert "Users with another strategy" in (daily / "report.html").read_text()
+
+
+def test_a_day_is_replayed_from_its_snapshot(daily: Path, tmp_path: Path) -> None:
+    place = daily / "days" / "00005"
+    found = operate.run(operate.arguments_of("--replay", place))
+    assert "the same strategies for all" in found["message"]
+    copy = Path(shutil.copytree(place, tmp_path / "day"))
+    arrays = load_file(copy / "snapshot" / "arrays.safetensors")
+    arrays["arm_N"][:3] = (arrays["arm_N"][:3] + 1) % 6
+    save_file(arrays, copy / "snapshot" / "arrays.safetensors")
+    with pytest.raises(UserError, match=r"3 of .* users get another strategy than the snapshot says"):
+        operate.run(operate.arguments_of("--replay", copy))
+    facts = copy / "snapshot" / "facts.json"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "version": 9}))
+    with pytest.raises(UserError, match=r"version 9; this reads 'counterpoint.incentives' version 1"):
+        operate.run(operate.arguments_of("--replay", copy))
+    with pytest.raises(UserError, match="on that day nothing was decided"):
+        operate.run(operate.arguments_of("--replay", daily / "days" / "00001"))
+
+
+def test_an_operation_that_was_stopped_goes_on_to_the_same_days(daily: Path, tmp_path: Path) -> None:
+    """Five days, then nine with the same command: every decision is the one of nine days at once."""
+    out = tmp_path / "daily"
+    for days in ("5", "9"):
+        operate.run(operate.arguments_of("--out", out, "--days", days, *WORLD))
+    assert (out / "days.jsonl").read_text() == (daily / "days.jsonl").read_text()
+    names = [f"days/{day:05d}/snapshot/arrays.safetensors" for day in range(3, 9)]
+    assert all((out / name).read_bytes() == (daily / name).read_bytes() for name in names)
+
+
+def test_days_of_a_log_are_decided_until_they_end(reward_log: Path, tmp_path: Path) -> None:
+    """A log whose parts are days: strategies for the users of each, and a wait for the next part."""
+    days = tmp_path / "days"
+    days.mkdir()
+    shutil.copy(reward_log / "schema.json", days / "schema.json")
+    for number, part in enumerate(("train", "test")):
+        shutil.copytree(reward_log / part, days / f"day-{number:02d}")
+    words = ("--data", days, "--out", tmp_path / "run", "--days", "3", "--warmup", "1", *SMALL)
+    summary = operate.run(operate.arguments_of(*words))
+    assert summary["days.decided"] == 1
+    arrays = load_file(tmp_path / "run" / "days" / "00001" / "snapshot" / "arrays.safetensors")
+    users = set(arrays["user_N"].tolist())
+    assert len(users) == len(arrays["user_N"]) > 300
+    schema = json.loads((days / "schema.json").read_text())
+    (days / "schema.json").write_text(json.dumps({**schema, "numeric": schema["numeric"][:5]}))
+    with pytest.raises(UserError, match="no numeric feature 'activity'; cadence and caps need"):
+        operate.run(operate.arguments_of("--data", days, "--out", tmp_path / "other"))
+
+
+def test_settings_that_leave_nobody_are_refused() -> None:
+    for words, message in (
+        (("--explore", "0"), "explore is 0"),
+        (("--explore", "0.6", "--gate.share", "0.5"), "leave nobody"),
+        (("--gate.days", "20"), "must lie between 1 and patience"),
+        (("--cadence.every", "0"), "every is 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            operate.arguments_of("--out", "x", *words)
+
+
+def test_the_sensitive_get_effects_of_their_own_from_their_rows_alone() -> None:
+    """With few rows the common model serves them; with enough, theirs is what their rows alone give."""
+    draws = np.random.default_rng(0)
+    rows = 4000
+    x_RF = np.column_stack([draws.normal(size=rows), draws.random(rows) < 0.4]).astype(np.float32)
+    arm_R = draws.integers(0, 3, rows)
+    effect_R = np.where(x_RF[:, 1] > 0.5, -0.5, 1.0) * arm_R
+    arrays = {"x": x_RF, "arm": arm_R, "treatment": np.array([[0.0], [1.0], [2.0]])[arm_R], "cost": arm_R * 1.0,
+              "randomised": np.ones(rows, bool), "propensity": np.full(rows, 1 / 3),
+              "outcome.y": effect_R + draws.normal(0, 0.1, rows)}  # fmt: skip
+    plain = {
+        "outcomes": ("y=1",),
+        "fit_on": "randomised",
+        "propensities": "logged",
+        "own": 1,
+        "dml": DMLSettings(degree=1, basis="constant", penalty=0.0),
+        "nuisances": NuisanceSettings("linear"),
+    }
+    found = {least: IncentiveEffects.fit(EffectSettings(**plain, own_rows=least), arrays, 0) for least in (1000, 5000)}  # type: ignore[arg-type]
+    ask_RF = np.array([[0, 0], [0, 1]], np.float32)
+    assert found[1000].effects(ask_RF)[1] == pytest.approx([0, -0.5, -1.0], abs=0.03)
+    assert not found[5000].facts["own"]
+    assert (found[5000].effects(ask_RF)[0] == found[5000].effects(ask_RF)[1]).all()
+    again = IncentiveEffects.restore(found[1000].settings, *found[1000].state())
+    np.testing.assert_array_equal(again.effects(ask_RF), found[1000].effects(ask_RF))
+    with pytest.raises(UserError, match="own is 7, but there are 2 numeric features"):
+        IncentiveEffects.fit(EffectSettings(**(plain | {"own": 7})), arrays, 0)  # type: ignore[arg-type]
