@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from funnel.platform.episodes import Episodes, EpisodeSettings, interval
 
 from benchmarks.bench import markdown, write_result
 from funnel.exposure.platform_log import MixLog, MixLogs
+from funnel.platform.episodes import Episodes, EpisodeSettings, interval
 from funnel.platform.settings import PlatformSettings
 from jobs import fit
 
