@@ -100,6 +100,7 @@ def test_clicks_overstate_conversion_and_the_true_weights_undo_it(log: Log) -> N
     assert abs(weighted.sum() - p.sum()) < 4 * np.sqrt((p / q - p**2).sum())
 
 
+@pytest.mark.slow
 def test_a_model_of_clicks_alone_is_wrong_about_all_exposures_and_weights_repair_it(log: Log) -> None:
     """The reason for entire-space objectives must be in the data: a small logistic regression shows it."""
     linear_model = pytest.importorskip("sklearn.linear_model")

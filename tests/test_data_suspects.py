@@ -242,6 +242,7 @@ def test_order_values_in_whole_cents_are_scored(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pq.read_table(out)["value"].to_numpy(), cents.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_slices_by_a_64_bit_id(tmp_path: Path) -> None:
     """Whole numbers beyond 2^53, and widths that differ from file to file."""
     shop = np.arange(ROWS) % 40 + 2**60 + 1

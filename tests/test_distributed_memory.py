@@ -44,6 +44,7 @@ def count_faults(rank: int, folder: str) -> None:
     Path(folder, str(rank)).write_text(str(sum(found) if known else "unknown"))
 
 
+@pytest.mark.slow
 def test_a_thread_takes_again_what_it_has_freed(tmp_path: Path) -> None:
     gang(count_faults, (str(tmp_path),), 2)
     without, with_it = ((tmp_path / str(rank)).read_text() for rank in range(2))

@@ -71,6 +71,7 @@ def test_resume_gives_the_bits_of_the_unbroken_run(
     assert again[-1] == logged[-1]
 
 
+@pytest.mark.slow
 def test_weights_that_change_are_addressed_by_epoch(
     small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -195,6 +195,7 @@ def test_what_an_algorithm_would_not_heed_is_refused(settings, named):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_xnes_learns_the_shape_of_a_narrow_valley():
     """Rosenbrock in 10 dimensions, from -9: 1e-2 after 6,000 evaluations on each of five seeds, where snes, a sigma
     per coordinate, is not within 1 on any."""

@@ -135,6 +135,7 @@ def test_what_is_packed_is_unpacked(sigma):
     assert unpack_reply(pack_reply(failed)) is failed
 
 
+@pytest.mark.slow
 def test_checkpoints_take_their_share_of_the_time_and_no_more(tmp_path, monkeypatch):
     """Saving made to take 20 ms: with generations of a millisecond, one in some hundred generations is saved."""
     saved, original = [], RunRecord.checkpoint

@@ -26,6 +26,7 @@ def test_the_simplex_is_all_weights_in_equal_steps():
         assert tuple(np.full(scores, 1 / scores).round(9)) in rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["product", "sum", "rank"])
 def test_the_best_point_is_the_best_of_all(kind):
     log = make_log(requests=200)

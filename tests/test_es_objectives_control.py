@@ -125,6 +125,7 @@ def test_bins_cover_the_actions():
     assert control.evaluate_batch(theta[None], SEEDS[:1]).shape == (1,)
 
 
+@pytest.mark.slow
 def test_cart_pole_is_learnt():
     control = Control(policy="linear", max_steps=200)
     config = ESConfig(pairs=16, generations=20, sigma=0.1, learning_rate=0.1, seed=1)

@@ -127,6 +127,7 @@ def test_wrong_shares_are_refused() -> None:
         Policies.of({"reranking": {"kind": "shares", "shares": [0.5, 0.5]}}, SMALL, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learner", ["dml", "x"])
 def test_up_or_down(learner: Any) -> None:
     """Of the simulation more game is right for those under 45, and more life for the others."""

@@ -154,6 +154,7 @@ def test_evolution_on_the_simulator_finds_better_shares(tmp_path: Path) -> None:
     assert len(policy["layers"][0]) == 7
 
 
+@pytest.mark.slow
 def test_forest_and_policy_from_a_log(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     log = tmp_path / "log"
     make_data.run(make_data_arguments("--world", "shares", "--rows", 3000, "--out", log))

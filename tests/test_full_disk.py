@@ -60,7 +60,7 @@ def left(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.rglob("*") if path.name != ".lock")
 
 
-@pytest.mark.parametrize(("size", "name"), [(100, "run.json"), (3000, "step-00000012"), (30000, "step-00000012")])
+@pytest.mark.parametrize(("size", "name"), [(100, "run.json"), (6000, "step-00000012"), (30000, "step-00000012")])
 def test_train(small_log, tmp_path, said, size, name):
     words = ("--data", small_log, "--out", tmp_path / "run", "--workers", 0, "--epochs", 1, "--batch-size", 400)
     assert said(size, train, *words).name == name
@@ -153,6 +153,7 @@ def test_export(trained_run, tmp_path, tmp_path_factory):
     assert not left(tmp_path)
 
 
+@pytest.mark.slow
 def test_export_of_the_description(trained_run, tmp_path, said, monkeypatch):
     """serving.json is one of the files: without it nothing is exported."""
 

@@ -186,6 +186,7 @@ def test_what_cannot_be_is_refused(late_log: Path, small_log: Path) -> None:
         type(log.schema).from_dict(leak)
 
 
+@pytest.mark.slow
 def test_a_training_learns_what_conversions_come_to(late_log: Path, tmp_path: Path) -> None:
     """On final labels of later days: naive on what was known is far too low, exponential delays are nearly right."""
     shared = {"as_of": "train", "objective__name": "naive", "epochs": 3}

@@ -88,6 +88,7 @@ def mutated(draw, original):
     return value
 
 
+@pytest.mark.slow
 @fuzz(150)
 @given(mutated(SCHEMA))
 def test_a_mutated_schema_is_refused_or_means_what_it_says(value):

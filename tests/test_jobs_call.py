@@ -165,6 +165,7 @@ def test_searches_and_pipelines_are_given_their_options(small_log, tmp_path, mon
     assert (piped.workers, piped.tuning.k, piped.es.generations) == (0, 5, 7)
 
 
+@pytest.mark.slow
 def test_an_interrupt_saves_and_the_same_call_goes_on_to_the_same_bits(small_log, tmp_path, monkeypatch):
     given = {**SMALL, "data": small_log, "epochs": 4, "log_steps": 1}
     out, proper = tmp_path / "stopped", Learner.step

@@ -129,6 +129,7 @@ runpy.run_module("jobs.evolve", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_to_the_same_result(scored, tmp_path):
     """Killed after generation 30, where it is made to wait."""
     expected = run(arguments(scored, tmp_path / "straight", generations=200))

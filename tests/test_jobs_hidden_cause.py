@@ -60,6 +60,7 @@ def test_the_world_has_its_cause_and_its_instruments(hidden_log: Path) -> None:
             np.testing.assert_allclose(logit - without, world.knobs["hidden"] * shown.hidden_R, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_joint_law(joint: Path, hidden_log: Path, tmp_path: Path) -> None:
     """pctcvr is P(click, conversion), above the product; in the exported graph as well."""
     score.run(score.Arguments(run=joint, data=str(hidden_log), out=tmp_path / "scored.parquet"))

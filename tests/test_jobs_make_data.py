@@ -80,6 +80,7 @@ def test_somebodys_directory_is_refused_with_one_line_and_code_2(tmp_path: Path)
     assert errors == f"error: {tmp_path}: is not empty; choose a new directory\n"
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_log(tmp_path: Path) -> None:
     process = start("--rows", "100000000", "--out", str(tmp_path / "log"))
     wait_until(lambda: bool(list(tmp_path.glob(".log.*.partial/train/*.parquet"))))

@@ -45,6 +45,7 @@ def retrain(place: Path) -> None:
         (place / "kept").rename(place / "run" / "evaluations")
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_made_again_when_its_run_was(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = evaluated(place)
     assert evaluated(place) == first
@@ -107,6 +108,7 @@ def test_a_calibration_that_is_another_runs_or_edited(place: Path, tmp_path: Pat
     score.run(given)
 
 
+@pytest.mark.slow
 def test_a_policy_knows_the_model_whose_scores_it_was_tuned_on(place: Path, tmp_path: Path) -> None:
     log, run = str(place / "log"), place / "run"
     scored = score.run(score.Arguments(run=run, data=log, out=tmp_path / "scored.parquet"))

@@ -163,6 +163,7 @@ def test_an_owner_elsewhere_that_is_seen_again(tmp_path: Path, monkeypatch: pyte
     assert json.loads(lock.read_text()) == ELSEWHERE
 
 
+@pytest.mark.slow
 def test_an_owner_elsewhere_that_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once if its last touch is old, else once it has been silent for so long."""
     signed_by(tmp_path / "old", ELSEWHERE, age_s=owner.LOST_S + 1)

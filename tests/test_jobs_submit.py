@@ -60,6 +60,7 @@ def test_environment_is_checked():
         read_assignment("A")
 
 
+@pytest.mark.slow
 def test_no_server_is_one_line_within_seconds():
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and never answers
         port = silent.getsockname()[1]

@@ -172,6 +172,7 @@ def test_a_python_call_is_the_command(tmp_path: Path) -> None:
         experiment.experiment(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_and_takes_more_pairs(tmp_path: Path) -> None:
     policy = tmp_path / "mine.json"
     policy.write_text(json.dumps(SLOT))

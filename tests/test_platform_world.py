@@ -144,6 +144,7 @@ def test_counts_add_up() -> None:
     assert (world.corpus.live[2] <= world.corpus.live[0]).all()
 
 
+@pytest.mark.slow
 def test_popularity_feeds_itself() -> None:
     """The main system learns from what it showed: the more popularity weighs, the fewer items have the exposures."""
     settings = dataclasses.replace(SMALL, users=600)

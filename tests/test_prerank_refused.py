@@ -11,12 +11,17 @@ from support import CPU, change_column
 from data.errors import UserError
 from funnel.prerank.settings import PreRankSettings
 from jobs import train
-from tests.support_prerank import QUICK, by_hand, cascade, job_of, problem_of, row
+from tests.support_prerank import QUICK, by_hand, cascade, job_of, problem_of, row, teacher_run
 
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cascade(tmp_path_factory.mktemp("cascade") / "stages")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return teacher_run(tmp_path_factory.mktemp("teacher"))
 
 
 def simple() -> list[dict[str, Any]]:

@@ -11,8 +11,9 @@ from support_rerank import write_sessions
 from data.errors import UserError
 from data.log import open_log
 from distributed.finished_run import load_run
+from funnel.graph_files import load as load_graph
 from funnel.rerank.export import scored
-from funnel.rerank.graph import loaded
+from funnel.rerank.graph import INPUTS
 from funnel.rerank.units import Sessions
 from funnel.rerank.weights import load
 from jobs import calibrate, evolve, export, train
@@ -59,7 +60,7 @@ def test_a_trained_scorer_becomes_files_that_say_the_same(tmp_path: Path) -> Non
     ]
     inputs[4] = inputs[4].astype(np.float32)
     for kind in ("onnx", "pt2"):
-        outputs = loaded(kind, out / f"list_scorer.{kind}")(inputs)
+        outputs = load_graph(kind, out / f"list_scorer.{kind}", INPUTS)(inputs)
         for h, value_CI in enumerate(outputs):
             assert value_CI.shape == (2, 3)
             assert value_CI[0, 0] == pytest.approx(expected_B3[begin, h], abs=1e-6)

@@ -232,6 +232,7 @@ def test_moods_change_what_users_do_and_no_mood_changes_nothing() -> None:
 # ---- tuning
 
 
+@pytest.mark.slow
 def test_the_numbers_are_tuned_under_a_limit(weights: Path) -> None:
     settings = read(
         RerankTuningSettings,

@@ -18,7 +18,9 @@ import torch
 from benchmarks.bench import markdown, write_result
 from benchmarks.rerank.worlds import logs, trained
 from data.log import open_log
-from funnel.rerank.graph import ListGraph, export_program, loaded, save_onnx
+from funnel.graph_files import load as load_graph
+from funnel.graph_files import save_onnx, traced
+from funnel.rerank.graph import INPUTS, ListGraph
 from funnel.rerank.list_value import Chances, SearchSettings
 from funnel.rerank.scorer import NetworkScorer, NumpyScorer, Watched
 from funnel.rerank.search import search
@@ -91,13 +93,13 @@ def main() -> None:
         path = Path(folder) / "list_scorer.onnx"
         views = problem.views.schema
         graph = ListGraph(weights.scorer, weights.maps, len(views.single), len(views.numeric))
-        save_onnx(graph, export_program(graph), path)
+        save_onnx(graph, traced(graph), path)
         size = path.stat().st_size
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        run = loaded("onnx", path, options)
+        run = load_graph("onnx", path, INPUTS, options)
     both = requests(weights, sessions, run)
     left_RM = np.ones((1, CANDIDATES), bool)
     rows, figures = [], {}

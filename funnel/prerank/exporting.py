@@ -20,7 +20,7 @@ from data.errors import UserError
 from data.fields import CategoricalField
 from data.hashing import hash_array
 from data.log import Log
-from funnel.prerank.graph import load, save_onnx, save_program, traced
+from funnel.graph_files import load, save_onnx, save_program, traced
 from funnel.prerank.index import ITEMS, VECTORS, TopK
 from funnel.prerank.network import PreRankNetwork
 from funnel.prerank.problem import PreRank
@@ -66,8 +66,8 @@ def export(
             save_program(program, path)
         else:
             save_onnx(tower, program, path)
-        graph = load(kind, path)
-        found = [graph(tower.arguments(piece)) for piece in pieces(units)]
+        graph = load(kind, path, tower.inputs)
+        found = [graph(tower.arguments(piece))[0] for piece in pieces(units)]
         differences[kind] = {OUTPUT: largest(np.concatenate(found), wanted_LO)}
         refuse(differences[kind], path.name, tolerance)
     item_IO.save(directory)

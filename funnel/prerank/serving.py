@@ -7,11 +7,13 @@ The graph reads the columns of the query's side alone, in the schema's order. Sh
 fields, N numeric features, S values of a list, O width, I items.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from data.errors import UserError
 from data.schema import Schema
+from funnel.graph_files import Exported
 from funnel.lists.units import ListBatch
 from funnel.prerank.network import PreRankNetwork
 from funnel.prerank.units import rows_of
@@ -21,9 +23,10 @@ EXAMPLE_ROWS = 5  # not 1, which a trace would take for a constant
 OUTPUT = "query"
 
 
-class UserTower(nn.Module):
+class UserTower(Exported):
     """`inputs` names the graph's arguments in order."""
 
+    outputs = (OUTPUT,)
     weight: Tensor
     mean: Tensor
     std: Tensor
@@ -73,7 +76,7 @@ class UserTower(nn.Module):
         varies = {f"{field}.ids": torch.export.Dim(f"values_{m}", min=0) for m, field in enumerate(self.many)}
         return tuple({0: varies.get(name, batch)} for name in self.inputs)
 
-    def arguments(self, batch: ListBatch) -> tuple[Tensor, ...]:
+    def arguments(self, batch: ListBatch) -> list[np.ndarray]:
         """What the graph reads of a batch's requests: their first rows."""
         first = rows_of(batch.rows, batch.begin_L1[:-1])
         found = {
@@ -83,7 +86,7 @@ class UserTower(nn.Module):
         for field, place in zip(self.many, self.bags, strict=True):
             bag = first.bags[place]
             found |= {f"{field}.ids": bag.ids_S, f"{field}.begins": bag.offset_B1[:-1].contiguous()}
-        return tuple(found[name] for name in self.inputs)
+        return [found[name].numpy() for name in self.inputs]
 
 
 def mean_of(vector_SE: Tensor, begin_B: Tensor) -> Tensor:

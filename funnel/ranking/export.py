@@ -10,19 +10,11 @@ Shapes: B rows (dynamic, from 1), K categorical fields, N numeric features, S va
 a multi-valued field, M scores that are fused.
 """
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from data.files import naming
 from data.schema import Schema
+from funnel.graph_files import Exported, traced
 from funnel.network import BatchNetwork
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.export_pooling import exported_pooling
@@ -33,10 +25,9 @@ from models.pooling import BagTensors
 SCORES = ("pctr", "pcvr", "pctcvr")
 FUSED, VALUE = "fused", "value"
 EXAMPLE_ROWS = 5  # not 1, which a trace would take for a constant
-ONE_FILE_BYTES = 1 << 30  # an ONNX file itself ends at 2 GiB
 
 
-class Ranker(nn.Module):
+class Ranker(Exported):
     """What is served: the model's probabilities, calibrated and fused where that is wanted, as jobs.score gives them.
 
     `inputs` and `outputs` name the graph's arguments and results in order.
@@ -114,96 +105,6 @@ def with_end(ids_S: Tensor, begin_B: Tensor) -> BagTensors:
 
 
 def export_program(ranker: Ranker) -> torch.export.ExportedProgram:
-    """Trace the ranker (put into evaluation mode, no gradients; on the CPU) with a dynamic batch.
-
-    The program says nothing of where its source stood.
-    """
-    ranker.eval().requires_grad_(False)
-    with torch.no_grad(), quiet(), exported_pooling(ranker.model.embedding):
-        # Strict: the models ask for len(tensor), which the other mode would take for a constant.
-        program = torch.export.export(ranker, ranker.example(), dynamic_shapes=(ranker.dynamic_shapes(),), strict=True)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)
-    return program
-
-
-class Uninterrupted(io.RawIOBase):
-    """A file for torch's writer, which ends the process where a write fails: the first error is kept for later."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.file, self.path = path.open("wb", buffering=0), path
-        self.error: OSError | None = None
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, place: int, whence: int = 0) -> int:
-        return self.file.seek(place, whence)
-
-    def tell(self) -> int:
-        return self.file.tell()
-
-    def write(self, content: Any) -> int:
-        left = memoryview(content).cast("B")
-        size = len(left)
-        while self.error is None and len(left):
-            try:
-                left = left[self.file.write(left) or 0 :]
-            except OSError as error:
-                self.error = error
-        return size
-
-    def finish(self) -> None:
-        """Raises the OSError of the first write that failed, with the file's name."""
-        self.file.close()
-        if self.error is not None:
-            raise OSError(self.error.errno, self.error.strerror, str(self.path))
-
-
-def save_program(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write the program as torch.export.save does. Raises OSError, naming the file, for a full disk."""
-    file = Uninterrupted(path)
-    try:
-        torch.export.save(program, file)  # type: ignore[arg-type]
-    finally:
-        file.finish()
-
-
-def save_onnx(ranker: Ranker, program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write the program as ONNX. Weights beyond 1 GiB go to PATH.data, which has to stay beside it."""
-    with torch.no_grad(), quiet():
-        converted = torch.onnx.export(
-            program,
-            ranker.example(),
-            dynamo=True,
-            input_names=list(ranker.inputs),
-            output_names=list(ranker.outputs),
-            dynamic_shapes=(ranker.dynamic_shapes(),),
-            verbose=False,
-        )
-    assert converted is not None
-    for node in converted.model.graph:
-        node.metadata_props.clear()
-    weights = sum(tensor.nbytes for tensor in program.state_dict.values())
-    with naming(path):
-        converted.save(path, external_data=weights > ONE_FILE_BYTES)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the warnings that torch's exporters and ONNX's packages give about their own insides."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    """Trace the ranker with a dynamic batch."""
+    with exported_pooling(ranker.model.embedding):
+        return traced(ranker)

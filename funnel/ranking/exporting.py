@@ -6,11 +6,12 @@ from typing import Any
 
 from data.errors import UserError
 from data.log import Log
+from funnel.graph_files import load, save_onnx, save_program
 from funnel.problem import Given
 from funnel.ranking.calibration import Calibration
-from funnel.ranking.export import SCORES, VALUE, Ranker, export_program, save_onnx, save_program
+from funnel.ranking.export import SCORES, VALUE, Ranker, export_program
 from funnel.ranking.scoring import for_scoring
-from funnel.ranking.serving_check import compare, load, real_rows, refuse
+from funnel.ranking.serving_check import compare, real_rows, refuse
 from funnel.ranking.serving_file import describe_inputs, describe_outputs, encodings, example_rows
 from funnel.tools import Served
 
@@ -48,7 +49,7 @@ def export(
             save_program(program, path)
         else:
             save_onnx(ranker, program, path)
-        differences[kind] = compare(load(kind, path), ranker, real)
+        differences[kind] = compare(load(kind, path, ranker.inputs), ranker, real)
         refuse(differences[kind], path.name, tolerance, len(real.table))
     numeric = str(ranker.numeric_type).removeprefix("torch.")
     return {

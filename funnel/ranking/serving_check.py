@@ -3,9 +3,8 @@
 R rows, M scores.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ import torch
 from data.encode import Encoder, Rows
 from data.errors import UserError
 from data.log import Log, Part, PartFile
+from funnel.graph_files import Graph
 from funnel.ranking.export import FUSED, SCORES, VALUE, Ranker, bag_inputs
 from funnel.ranking.scoring import score
 from funnel.tools import Served
@@ -69,27 +69,6 @@ def first_groups(part: Part, rows: int) -> Part:
                 break
         files.append(replace(file, row_groups=file.row_groups[:kept]))
     return replace(part, files=tuple(files))
-
-
-Graph = Callable[[list[np.ndarray]], list[np.ndarray]]
-
-
-def load(kind: str, path: Path) -> Graph:
-    """The file, read back, as a function from the inputs to the outputs."""
-    if kind == "pt2":
-        module = torch.export.load(path).module()
-
-        def run_program(inputs: list[np.ndarray]) -> list[np.ndarray]:
-            with torch.no_grad():
-                return [tensor.numpy() for tensor in module(*map(torch.from_numpy, inputs))]
-
-        return run_program
-
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
-    return lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))
 
 
 def compare(graph: Graph, ranker: Ranker, real: RealRows) -> dict[str, float]:

@@ -13,10 +13,11 @@ import torch
 
 from data.errors import UserError
 from data.log import Log
+from funnel.graph_files import load, save_onnx, save_program, traced
 from funnel.problem import Given
 from funnel.rerank.calibration import load as load_calibration
 from funnel.rerank.counts import TITLES, Maps
-from funnel.rerank.graph import INPUTS, ListGraph, export_program, loaded, save_onnx, save_program
+from funnel.rerank.graph import INPUTS, ListGraph
 from funnel.rerank.problem import Rerank, SessionNetwork
 from funnel.rerank.units import Sessions
 from funnel.rerank.weights import load as load_weights
@@ -52,14 +53,14 @@ def export(
     again = load_weights(directory / NAMES["npz"])
     found_B3 = scored(SessionNetwork(again.scorer).eval(), sessions, again.maps)
     differences = {"npz": largest(found_B3, expected_B3)}
-    program = export_program(graph)
+    program = traced(graph)
     for kind in formats:
         path = directory / NAMES[kind]
         if kind == "pt2":
             save_program(program, path)
         else:
             save_onnx(graph, program, path)
-        run_file = loaded(kind, path)
+        run_file = load(kind, path, INPUTS)
         found_B3 = np.concatenate([diagonal(run_file(inputs)) for inputs in session_inputs(graph, sessions)])
         differences[kind] = largest(found_B3, expected_B3)
     for kind, found in differences.items():
