@@ -194,6 +194,7 @@ def make_scheduler(how: How, trials: Path, time_attr: str, last: int, space: Dom
         return PopulationBasedTraining(
             time_attr=time_attr,
             perturbation_interval=1,
+            synch=True,  # who takes over whose weights must not depend on which trial was faster
             hyperparam_mutations=dict(space),
             custom_explore_fn=within(space),
         )
