@@ -16,7 +16,7 @@ from data.schema import Schema
 from funnel.effects.dml import DMLSettings
 from funnel.effects.nuisances import NuisanceSettings
 from funnel.incentives.fitted import EffectSettings, IncentiveEffects
-from jobs import fit, make_data, operate
+from jobs import check, fit, make_data, operate
 from jobs.command.cli import parse
 
 TREES = ("--nuisances.trees", "10")
@@ -267,3 +267,13 @@ def test_the_sensitive_get_effects_of_their_own_from_their_rows_alone() -> None:
     np.testing.assert_array_equal(again.effects(ask_RF), found[1000].effects(ask_RF))
     with pytest.raises(UserError, match="own is 7, but there are 2 numeric features"):
         IncentiveEffects.fit(EffectSettings(**(plain | {"own": 7})), arrays, 0)  # type: ignore[arg-type]
+
+
+def test_check_counts_rows_by_arm(tmp_path, capsys) -> None:
+    """A part's counts may be a list, one an arm."""
+    log = tmp_path / "log"
+    make_data.run(parse(make_data.options_for, ["--world", "incentives", "--rows", "600", "--out", str(log)]))
+    capsys.readouterr()
+    summary = check.run(check.Arguments(data=str(log), problem="dragonnet"))
+    arms = next(value for value in summary["parts"]["train"].values() if isinstance(value, list))
+    assert " ".join(f"{one:,}" for one in arms) in " ".join(capsys.readouterr().out.split())
