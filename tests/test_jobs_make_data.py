@@ -17,6 +17,7 @@ from data.log import open_log
 from funnel.registry import LOGGED
 from jobs import make_data
 from jobs.command.cli import parse
+from jobs.command.options import options_of
 from jobs.make_data import MakeData, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,3 +122,9 @@ def test_logs_of_treatments_are_not_counted_by_clicks_and_lead_to_what_they_are_
 def test_the_help_names_every_world() -> None:
     assert make_data.__doc__ is not None
     assert all(f"{name}" in make_data.__doc__ for name in LOGGED)
+
+
+@pytest.mark.parametrize("world", LOGGED)
+def test_every_option_of_a_world_says_what_it_is(world) -> None:
+    silent = [option.name for option in options_of(make_data.options_for(["--world", world])) if not option.meaning]
+    assert not silent
