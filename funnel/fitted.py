@@ -43,6 +43,9 @@ class Fitted(Protocol):
         """The arrays of a part, checked. Raises UserError in one line, naming file, column and row, for what cannot be
         fitted on."""
 
+    # `check(settings, train, judging, where)`, a class method, may be left out: it raises UserError for what shows only
+    # once both parts are read, before workers are started and hours are spent. `where` is the log.
+
     @classmethod
     def fit(cls, settings: Any, arrays: Arrays, seed: int, map: Map) -> Self:
         """The same bits for any map. Raises UserError where the arrays leave what is asked open."""

@@ -51,7 +51,10 @@ class Logging(Protocol):
     log_settings_type: ClassVar[type]
     """Dataclass of what is written: `rows`, `seed`, ..."""
     presets: ClassVar[Mapping[str, str]]
-    """Policies by name, as Simulator has them."""
+    """Policies by name, as Simulator has them. A world that has none writes under no policy."""
+
+    # `leads_to: ClassVar[tuple[str, ...]]` may be left out: the command that such a log is for, without --data and
+    # --out, as ("fit", "--system", "incentives"); without it ("check",).
 
     @classmethod
     def write(

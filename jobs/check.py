@@ -107,6 +107,11 @@ def verdict(warnings: list[str]) -> str:
     return f"can be trained; {number} to look at"
 
 
+def counts(value: float | list[float] | None) -> str:
+    """A count of a part, or one for each arm and the like."""
+    return " ".join(map(count, value)) if isinstance(value, list) else count(value)
+
+
 def labelled(log: Log, part: Part) -> Iterator[tuple[pa.Table, dict[str, np.ndarray]]]:
     """Row groups of a part with their labels."""
     for table in ordered_tables(log, part, log.schema.all_columns):
@@ -168,7 +173,7 @@ def panels(record: Record) -> list[Panel]:
         note = "Numbers that a model may learn from more easily once they are transformed (docs/data.md)."
         found.append(Table(HELP, ("Nr", "What"), tuple(enumerate(proposals, 1)), note, SECTION))
     names = list(dict.fromkeys(name for entry in parts.values() for name in entry))
-    rows = tuple((part, *(count(entry.get(name)) for name in names)) for part, entry in parts.items())
+    rows = tuple((part, *(counts(entry.get(name)) for name in names)) for part, entry in parts.items())
     found.append(Table("Parts", ("Part", *names), rows, section=SECTION))
     columns = dict(record.summary.get("columns") or {})
     later = [part for part in LATER if any(f"{part}.psi" in entry for entry in columns.values())]

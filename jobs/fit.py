@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save
 import jobs.report
 from data.errors import UserError
 from data.files import make_directory, write_whole
+from data.filesystems import shown
 from data.log import open_log
 from funnel.fitted import Map, here
 from funnel.panels import Panel, Record
@@ -99,6 +100,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     inspect_run(out, KIND, record, MAY_CHANGE)
     log = open_log(arguments.data)
     arrays = {part: kind.read(settings, log, part) for part in dict.fromkeys(("train", arguments.part))}
+    if check := getattr(kind, "check", None):
+        check(settings, arrays["train"], arrays[arguments.part], shown(arguments.data))
     with owned(out):
         if inspect_run(out, KIND, record, MAY_CHANGE) is RunState.DONE:
             console.print(f"{out} is finished already:", soft_wrap=True)

@@ -10,12 +10,16 @@
     python -m jobs.make_data --source ali_ccp --input DIR --lists 210 109_14 --out /tmp/log
     python -m jobs.make_data --source recflow --input all_stage --out /tmp/log      (stages, for jobs.train --problem)
 
+Simulated worlds with options of their own (--world NAME --help): platform; platform_shares (a platform whose users are
+shown different mixes of categories); fresh (the platform's log of what users took); cascade (a funnel of four stages);
+incentives (users who are paid to come back); shares (shares of exposure); dose (responses to a dose).
+
 The log is written beside --out and renamed when it is whole: a run that is killed leaves no log, only a hidden
 directory .NAME.HOST-PID.partial, which the next one beside it removes.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -34,6 +38,7 @@ from data.loaders.recflow import load_recflow
 from data.loaders.speed_dating import load_speed_dating
 from data.loaders.table import TableOptions, load_table
 from data.loaders.table_draft import KINDS, ROLES, Draft
+from data.log import open_log
 from data.nearest import correction
 from data.sources import zone_of
 from data.world import check
@@ -43,7 +48,7 @@ from funnel.registry import LOGGED
 from jobs.command.call import Place, Result, call
 from jobs.command.cli import glance, main
 from jobs.command.console import Console
-from jobs.command.simulated import Simulated, simulated_options, write_simulated
+from jobs.command.simulated import Simulated, following_simulated, simulated_options, write_simulated
 
 
 @dataclass(frozen=True)
@@ -146,13 +151,15 @@ def run(args: MakeData | Simulated) -> Path:
         if isinstance(args, Simulated):
             title, task = args.world, bar.add_task(args.world, total=args.config.rows)
             facts = write_simulated(args, out, lambda rows: bar.advance(task, rows))
+            rows = sum(part.rows for part in facts.values())
+            bar.update(task, total=rows, completed=rows)
         else:
             title = args.source
             task = bar.add_task(title, total=args.rows if title == "generated" else None)
             facts = make(args, out, lambda rows: bar.advance(task, rows), notes)
     for note in notes:
         console.print(note)
-    console.print(report(title, facts))
+    console.print(report(title, facts, open_log(out).schema.labels))
     console.print(f"log: {out}", soft_wrap=True)
     return out
 
@@ -217,22 +224,33 @@ def check_arguments(args: MakeData) -> None:
         raise UserError(f"--seed is {args.seed}, must be from 0 to below 2**63")
 
 
-def report(title: str, facts: dict[str, PartFacts]) -> Table:
-    """One line a part; with truth also what clicks hide: E[r] over all exposures against E[r] over clicks."""
+def report(title: str, facts: dict[str, PartFacts], labels: Collection[str]) -> Table:
+    """One line a part, by the labels that the log has; with truth also what clicks hide: E[r] over all exposures
+    against E[r] over clicks."""
     table = Table(title=f"{title} log", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
     truth = any(part.potential is not None for part in facts.values())
     dropped = any(part.dropped for part in facts.values())
     # A log of nothing but clicks says nothing of how often what was shown was clicked.
     clicked = all(part.clicks == part.rows for part in facts.values())
-    names = ["part", "rows", "clicks", "conversions", "CTR", "CVR"] + (["E\\[r|all]", "E\\[r|click]"] if truth else [])
-    for name in names + (["dropped"] if dropped else []):
+    converted = "click" in labels and "conversion" in labels
+    cells_of: dict[str, Callable[[PartFacts], str]] = {"rows": lambda part: f"{part.rows:,}"}
+    if "click" in labels:
+        cells_of["clicks"] = lambda part: f"{part.clicks:,}"
+    if converted:
+        cells_of["conversions"] = lambda part: f"{part.conversions:,}"
+    if "click" in labels:
+        cells_of["CTR"] = lambda part: share(None if clicked else part.clicks, part.rows)
+    if converted:
+        cells_of["CVR"] = lambda part: share(part.conversions, part.clicks)
+    if truth:
+        cells_of["E\\[r|all]"] = lambda part: share(part.potential, part.rows)
+        cells_of["E\\[r|click]"] = lambda part: share(part.potential_clicked, part.clicks)
+    if dropped:
+        cells_of["dropped"] = lambda part: f"{part.dropped:,}"
+    for name in ("part", *cells_of):
         table.add_column(name, justify="left" if name == "part" else "right")
     for name, part in facts.items():
-        cells = [name, f"{part.rows:,}", f"{part.clicks:,}", f"{part.conversions:,}"]
-        cells += [share(None if clicked else part.clicks, part.rows), share(part.conversions, part.clicks)]
-        if truth:
-            cells += [share(part.potential, part.rows), share(part.potential_clicked, part.clicks)]
-        table.add_row(*cells, *([f"{part.dropped:,}"] if dropped else []))
+        table.add_row(name, *(cell(part) for cell in cells_of.values()))
     return table
 
 
@@ -241,9 +259,9 @@ def share(count: int | None, total: int) -> str:
 
 
 def following(args: MakeData | Simulated) -> tuple[object, ...]:
-    """A look at the log; of days, what takes them in."""
+    """A look at the log, or what a simulated one is for; of days, what takes them in."""
     if isinstance(args, Simulated):
-        return ("check", "--data", args.out)
+        return following_simulated(args)
     return ("pipeline", "--watch", args.out, "--out", "runs/days") if args.days else ("check", "--data", args.out)
 
 

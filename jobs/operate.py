@@ -100,6 +100,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "settings": plain(settings),
     }
     inspect_run(out, KIND, record, MAY_CHANGE)
+    last = max((int(path.parent.name) for path in (out / DAYS).glob(f"[0-9]*/{DAY}")), default=-1)
+    if last >= arguments.days:
+        raise UserError(f"--days is {arguments.days}, but {out} has {last + 1} days already: give at least as many")
     with owned(out):
         if inspect_run(out, KIND, record, MAY_CHANGE) is RunState.NEW:
             start_run(out, KIND, record, {})

@@ -12,6 +12,7 @@ from funnel.exposure.additive import AdditiveSettings, allocate, basis, least_ri
 from funnel.exposure.figures import treatment_error
 from funnel.exposure.fitted import ExposureForest, ForestFitSettings
 from funnel.exposure.forest import ForestSettings, MDP2Forest
+from funnel.exposure.panels import sentence
 from funnel.exposure.preference import ShareGrid, walk, whole
 from funnel.exposure.shares import ShareRows
 from funnel.exposure.simulation import best_shares, simulate, value
@@ -321,3 +322,23 @@ def test_rounded_shares_are_within_the_tolerance() -> None:
     rows = small(60)
     rounded = dataclasses.replace(rows, shares_RK=rows.shares_RK.astype(np.float32).astype(float))
     assert len(rounded) == 60
+
+
+@pytest.mark.parametrize("age_R", [np.full(400, 30.0), np.full(400, np.nan)])
+def test_users_who_are_all_the_same_are_refused_in_one_line(age_R) -> None:
+    random = np.random.default_rng(0)
+    rows = ShareRows(
+        age_R[:, None], random.dirichlet([2, 2, 2], 400), random.normal(size=400), ("age",), ("a", "b", "c")
+    )
+    with pytest.raises(UserError, match="age: the same in all 400 rows; groups are told apart by features"):
+        MDP2Forest(ForestSettings(trees=1)).fit(rows, 0)
+
+
+def test_a_correction_that_rests_on_few_rows_gives_no_verdict() -> None:
+    gain = dict(zip(("", ".low", ".high"), (0.3, 0.1, 0.5), strict=True))
+    figures = {f"policy.over.constant.doubly_robust{end}": value for end, value in gain.items()}
+    figures |= {"users": 300, "policy.refused": 0.0, "constant.effective": 200.0}
+    assert "beat the best constant ones: +0.3000" in sentence(figures | {"policy.effective": 60.0})
+    told = sentence(figures | {"policy.effective": 3.0})
+    assert "cannot be compared" in told
+    assert "rests on 3 rows" in told

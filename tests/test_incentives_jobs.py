@@ -16,7 +16,7 @@ from data.schema import Schema
 from funnel.effects.dml import DMLSettings
 from funnel.effects.nuisances import NuisanceSettings
 from funnel.incentives.fitted import EffectSettings, IncentiveEffects
-from jobs import fit, make_data, operate
+from jobs import check, fit, make_data, operate
 from jobs.command.cli import parse
 
 TREES = ("--nuisances.trees", "10")
@@ -267,3 +267,60 @@ def test_the_sensitive_get_effects_of_their_own_from_their_rows_alone() -> None:
     np.testing.assert_array_equal(again.effects(ask_RF), found[1000].effects(ask_RF))
     with pytest.raises(UserError, match="own is 7, but there are 2 numeric features"):
         IncentiveEffects.fit(EffectSettings(**(plain | {"own": 7})), arrays, 0)  # type: ignore[arg-type]
+
+
+def test_check_counts_rows_by_arm(tmp_path, capsys) -> None:
+    """A part's counts may be a list, one an arm."""
+    log = tmp_path / "log"
+    make_data.run(parse(make_data.options_for, ["--world", "incentives", "--rows", "600", "--out", str(log)]))
+    capsys.readouterr()
+    summary = check.run(check.Arguments(data=str(log), problem="dragonnet"))
+    arms = next(value for value in summary["parts"]["train"].values() if isinstance(value, list))
+    assert " ".join(f"{one:,}" for one in arms) in " ".join(capsys.readouterr().out.split())
+
+
+def test_fewer_days_than_there_are_are_refused_and_nothing_is_touched(tmp_path) -> None:
+    out = tmp_path / "run"
+    words = ("--system", "incentives", "--world.users", "400", "--out", str(out))
+    operate.run(operate.arguments_of(*words, "--days", "2"))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"--days is 1, but .* has 2 days already"):
+        operate.run(operate.arguments_of(*words, "--days", "1"))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arm": lambda table: np.zeros(len(table), int)}, "log/train: arm 0 is the only one"),
+        ({"randomised": lambda table: np.zeros(len(table), int)}, "no row of the judging part is randomised"),
+        ({"randomised": lambda table: np.full(len(table), 2)}, "row 0: column 'randomised' is 2, must be 0 or 1"),
+        ({"cost": lambda table: np.full(len(table), 3.0)}, "budget is 1 a user, but the cheapest"),
+        ({"propensity": None}, "schema.json: names no 'propensity'"),
+        ({"cost": None}, "schema.json: names no 'cost'"),
+    ],
+)
+def test_what_no_fit_could_use_is_refused_before_any_worker_starts(tmp_path, monkeypatch, change, message) -> None:
+    log, random = tmp_path / "log", np.random.default_rng(0)
+    keys = {key: key for key in ("arm", "propensity", "randomised", "cost") if change.get(key, key) is not None}
+    log.mkdir()
+    schema = {"format": "counterpoint.schema", "version": 2, "name": "own", "categorical": [],
+              "numeric": ["age"], "labels": {},
+              "treatment": keys, "outcome": {"retained": "stayed"}}  # fmt: skip
+    (log / "schema.json").write_text(json.dumps(schema))
+    for part in ("train", "test"):
+        (log / part).mkdir()
+        arm_R = random.integers(0, 3, 90)
+        table = pa.table({"age": random.normal(size=90), "arm": arm_R, "propensity": np.full(90, 1 / 3),
+                          "randomised": np.ones(90, int), "cost": arm_R * 0.5,
+                          "stayed": random.integers(0, 2, 90)})  # fmt: skip
+        for name, made in change.items():
+            if made is not None:
+                table = table.set_column(table.column_names.index(name), name, pa.array(made(table)))
+        pq.write_table(table, log / part / "a.parquet")
+    monkeypatch.setattr(fit, "map_of", lambda workers: pytest.fail("workers were started"))
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match=message) as raised:
+        fit.run(fit.arguments_of("--data", log, "--out", out, "--workers", "1", "--outcomes", "retained=1"))
+    assert "\n" not in str(raised.value)
+    assert not out.exists()

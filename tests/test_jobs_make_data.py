@@ -1,5 +1,6 @@
 """python -m jobs.make_data: what it makes, what it refuses, and what a killed run leaves."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -9,9 +10,14 @@ from pathlib import Path
 import pytest
 from support import wait_until
 
+from data.errors import UserError
 from data.files import host
 from data.labels import check_labels
 from data.log import open_log
+from funnel.registry import LOGGED
+from jobs import make_data
+from jobs.command.cli import parse
+from jobs.command.options import options_of
 from jobs.make_data import MakeData, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,3 +98,33 @@ def test_a_killed_run_leaves_no_log(tmp_path: Path) -> None:
         open_log(left[0])
     run(MakeData(out=tmp_path / "log", rows=3000))
     assert [path.name for path in tmp_path.iterdir()] == ["log"]  # the next one clears up
+
+
+def test_logs_of_treatments_are_not_counted_by_clicks_and_lead_to_what_they_are_for(tmp_path, capsys) -> None:
+    """What is printed last can be run as it stands; options without effect are refused."""
+    for world, rows, words in (
+        ("incentives", 300, ("fit", "--system", "incentives")),
+        ("shares", 100, ("fit", "--system", "exposure")),
+        ("dose", 50, ("train", "--problem", "vcnet")),
+    ):
+        asked = ["--world", world, "--rows", str(rows), "--out", str(tmp_path / world)]
+        args = parse(make_data.options_for, asked)
+        make_data.run(args)
+        printed = capsys.readouterr().out
+        assert "rows" in printed
+        assert not any(word in printed for word in ("click", "CTR", "CVR"))
+        assert make_data.following(args) == (*words, "--data", tmp_path / world, "--out", "runs/first")
+    args = parse(make_data.options_for, [*asked, "--policy", "other"])
+    with pytest.raises(UserError, match="--policy has no effect with --world dose"):
+        make_data.run(dataclasses.replace(args, out=tmp_path / "again"))
+
+
+def test_the_help_names_every_world() -> None:
+    assert make_data.__doc__ is not None
+    assert all(f"{name}" in make_data.__doc__ for name in LOGGED)
+
+
+@pytest.mark.parametrize("world", LOGGED)
+def test_every_option_of_a_world_says_what_it_is(world) -> None:
+    silent = [option.name for option in options_of(make_data.options_for(["--world", world])) if not option.meaning]
+    assert not silent

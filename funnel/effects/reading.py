@@ -80,7 +80,13 @@ def arrays_of(table: pa.Table, schema: Schema, path: str, start: int) -> dict[st
             )
         found["propensity"] = share_R
     if treatment.randomised:
-        found["randomised"] = known(table, treatment.randomised, path, start) == 1
+        even_R = known(table, treatment.randomised, path, start)
+        wrong = np.flatnonzero((even_R != 0) & (even_R != 1))
+        if len(wrong):
+            row = int(wrong[0])
+            raise UserError(f"{path}: row {start + row}: column {treatment.randomised!r} is {even_R[row]:g}, must be 0 "
+                            "or 1")  # fmt: skip
+        found["randomised"] = even_R == 1
     if treatment.cost:
         cost_R = known(table, treatment.cost, path, start)
         if (cost_R < 0).any():
@@ -113,10 +119,14 @@ def outcome_of(arrays: Arrays, weights: Mapping[str, float], where: str = "") ->
     return np.sum([weight * arrays[f"outcome.{name}"] for name, weight in weights.items()], 0)
 
 
-def strategies_of(arrays: Arrays) -> np.ndarray:
+def strategies_of(arrays: Arrays, where: str = "") -> np.ndarray:
     """The vector of each arm, (A, T), from rows that have both. Raises UserError where one arm has two vectors."""
     arm_R = arrays["arm"]
     arms = int(arm_R.max()) + 1
+    got_A = np.bincount(arm_R, minlength=arms)
+    if not got_A.all():
+        raise UserError(f"{where}arm {int(np.argmin(got_A))}: nobody got it, so its effect cannot be learnt; number "
+                        "the arms that there are")  # fmt: skip
     if "treatment" not in arrays:
         return np.eye(arms)
     vectors_RT = arrays["treatment"]
@@ -126,11 +136,8 @@ def strategies_of(arrays: Arrays) -> np.ndarray:
     off_R = (np.abs(vectors_RT - found[arm_R]) > 1e-6).any(1)
     if off_R.any():
         row = int(np.argmax(off_R))
-        raise UserError(f"row {row}: arm {arm_R[row]} has two vectors, {found[arm_R[row]].tolist()} and "
+        raise UserError(f"{where}row {row}: arm {arm_R[row]} has two vectors, {found[arm_R[row]].tolist()} and "
                         f"{vectors_RT[row].tolist()}")  # fmt: skip
-    if np.isnan(found).any():
-        arm = int(np.argmax(np.isnan(found).any(1)))
-        raise UserError(f"arm {arm}: nobody got it, so its effect cannot be learnt; number the arms that there are")
     return found
 
 

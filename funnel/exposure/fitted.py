@@ -57,6 +57,11 @@ class ExposureForest:
         return arrays | names
 
     @classmethod
+    def check(cls, settings: ForestFitSettings, train: Arrays, judging: Arrays, where: str) -> None:
+        """Whether there are rows and features for two groups."""
+        MDP2Forest(settings.forest).check(checked(settings, train, f"{where}/train"))
+
+    @classmethod
     def fit(cls, settings: ForestFitSettings, arrays: Arrays, seed: int, map: Map = here) -> Self:
         rows = checked(settings, arrays)
         forest = MDP2Forest(settings.forest).fit(rows, seed, map)
@@ -159,9 +164,9 @@ class ExposureForest:
         return forest_panels(record)
 
 
-def checked(settings: ForestFitSettings, arrays: Arrays) -> ShareRows:
+def checked(settings: ForestFitSettings, arrays: Arrays, where: str = "shares") -> ShareRows:
     features, categories = (tuple(arrays[key].tolist()) for key in ("features", "categories"))
-    return rows_of(arrays, features, categories, settings.outcomes)
+    return rows_of(arrays, features, categories, settings.outcomes, where)
 
 
 def best_constant(model: OutcomeModel, rows: ShareRows, mean_K: np.ndarray, seed: int) -> np.ndarray:

@@ -144,10 +144,13 @@ class MDP2Forest:
             self.curves = [curves[chosen] for curves, _ in found]
         return self
 
-    def begin(self, rows: ShareRows, seed: int) -> Binned:
-        """Edges of features and shares, and the rows as bins."""
-        settings = self.settings
-        sampled = max(round(settings.sample * len(rows)), 1)
+    def sampled(self, rows: ShareRows) -> int:
+        """Rows that a tree is grown on."""
+        return max(round(self.settings.sample * len(rows)), 1)
+
+    def check(self, rows: ShareRows) -> None:
+        """Raise UserError in one line for rows that no two groups can be told apart by."""
+        settings, sampled = self.settings, self.sampled(rows)
         fitted = sampled * ((1 - settings.validation) if settings.penalty else 1.0)
         if fitted < 2 * settings.leaf_rows:
             raise UserError(
@@ -158,6 +161,17 @@ class MDP2Forest:
             raise UserError(
                 f"features_tried is {settings.features_tried}, but there are {len(rows.feature_names)} features"
             )
+        if not any(len(feature_edges(values_R, settings.feature_bins)) for values_R in rows.features_RF.T):
+            raise UserError(
+                f"{rows.where}: {', '.join(rows.feature_names)}: the same in all {len(rows)} rows; groups are told "
+                "apart by features"
+            )
+
+    def begin(self, rows: ShareRows, seed: int) -> Binned:
+        """Edges of features and shares, and the rows as bins."""
+        self.check(rows)
+        settings = self.settings
+        sampled = self.sampled(rows)
         self.edges = [feature_edges(values_R, settings.feature_bins) for values_R in rows.features_RF.T]
         self.grid = ShareGrid.of(rows.shares_RK, settings.share_quantiles)
         self.feature_names, self.categories = rows.feature_names, rows.categories

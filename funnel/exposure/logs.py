@@ -9,7 +9,7 @@ python -m jobs.make_data --world dose --kind ihdp --covariates ihdp.csv --out ru
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -86,6 +86,7 @@ class ShareLogs:
     settings_type = ShareWorld
     log_settings_type = ShareLog
     presets: Mapping[str, str] = {}
+    leads_to: ClassVar[tuple[str, ...]] = ("fit", "--system", "exposure")
 
     @classmethod
     def write(
@@ -161,6 +162,7 @@ class DoseLogs:
     settings_type = DoseWorld
     log_settings_type = DoseLog
     presets: Mapping[str, str] = {}
+    leads_to: ClassVar[tuple[str, ...]] = ("train", "--problem", "vcnet")
 
     @classmethod
     def write(

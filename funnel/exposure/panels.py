@@ -14,6 +14,8 @@ POLICIES = {
     "uniform": "the same share of every category",
     "logging": "the log's own shares",
 }
+LEAST_ROWS = 50
+"""Rows that a doubly robust correction comes to, at least, before the page says that one policy is better."""
 TERMS = (
     ("Model", "The mean outcome of the shares by a model of outcomes, fitted on rows that the policy was not made of."),
     (
@@ -36,11 +38,16 @@ def spread(figures: Mapping[str, Any], key: str) -> str:
 def sentence(figures: Mapping[str, Any]) -> str:
     """What the figures of value.compare say."""
     gain, low, high = (figures[f"policy.over.constant.doubly_robust{end}"] for end in ("", ".low", ".high"))
+    rests = min(figures[f"{name}.effective"] for name in ("policy", "constant"))
+    few = rests < LEAST_ROWS
     better = "beat" if low > 0 else "fall behind" if high < 0 else "are not told from"
     told = (
-        f"For {figures['users']:,} users, by a model and rows that they were not made of, the learnt shares {better} "
-        f"the best constant ones by {gain:+.4f} ({low:+.4f} to {high:+.4f}, doubly robust)"
+        f"For {figures['users']:,} users, by a model and rows that they were not made of, the learnt shares "
+        f"{'cannot be compared with' if few else better} the best constant ones: {gain:+.4f} ({low:+.4f} to "
+        f"{high:+.4f}, doubly robust)"
     )
+    if few:
+        told += f" rests on {rests:.0f} rows, and an interval says little below {LEAST_ROWS}"
     if figures["policy.refused"]:
         told += f"; {figures['policy.refused']:.1%} of the users were refused theirs"
     return told + "."

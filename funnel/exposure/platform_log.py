@@ -11,7 +11,7 @@ what they see look on: with the day's total the number of items would stand on b
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -83,6 +83,7 @@ class MixLogs:
     settings_type = PlatformSettings
     log_settings_type = MixLog
     presets = POLICIES
+    leads_to: ClassVar[tuple[str, ...]] = ("fit", "--system", "exposure")
 
     @classmethod
     def write(

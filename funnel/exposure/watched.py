@@ -20,7 +20,9 @@ from funnel.exposure.shares import ShareRows
 @dataclass(frozen=True)
 class WatchedSettings:
     categories: int = 10
+    """Kinds of videos, by k-means of their factors."""
     factors: int = 20
+    """Features of a user: factors of the half of the views that makes no shares."""
     sessions: int = 8
     """Rows of a user; each draws its views from the user's half that makes no features."""
     views: int = 12

@@ -10,7 +10,7 @@ A row is a good click with its user's history before the page (taken_log.py); ro
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -56,6 +56,7 @@ class TakenLogs:
     settings_type = PlatformSettings
     log_settings_type = TakenSettings
     presets = POLICIES
+    leads_to: ClassVar[tuple[str, ...]] = ("train", "--problem", "fresh_two_tower")
 
     @classmethod
     def write(

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from data.credentials import shown
 from data.errors import UserError
 from data.log import Log
 from funnel.effects.dml import DMLSettings, VectorEffects, fit_dml
@@ -101,9 +102,32 @@ class IncentiveEffects:
     def read(cls, settings: EffectSettings, log: Log, part: str) -> dict[str, np.ndarray]:
         arrays = read_part(log, part)
         outcome_of(arrays, parsed_weights(settings.outcomes), "outcomes: ")
+        if "arm" not in arrays:
+            raise UserError(f"{shown(log.location)}/schema.json: names no 'arm' under 'treatment': incentives choose "
+                            "among arms")  # fmt: skip
         if part == "train":  # others may lack an arm: they teach nothing
+            strategies_of(arrays, f"{shown(log.location)}/{part}: ")
             treated(settings, arrays).check(part)
         return arrays
+
+    @classmethod
+    def check(cls, settings: EffectSettings, train: Arrays, judging: Arrays, where: str) -> None:
+        """What needs more than one row at a time: arms, costs against the budget, rows that can judge."""
+        schema = f"{where}/schema.json: names no"
+        for key, why in (("cost", "a budget needs what each arm costs"), ("propensity", "nothing judges without it")):
+            if key not in train:
+                raise UserError(f"{schema} {key!r} under 'treatment': {why}")
+        arms = len(strategies_of(train))
+        if arms < 2:
+            raise UserError(f"{where}/train: arm 0 is the only one; effects need at least two arms")
+        check_budget(settings, cost_facts(train), train["x"])
+        rows_to_fit(settings, train)
+        if "randomised" in judging and not judging["randomised"].any():
+            raise UserError(f"{where}: no row of the judging part is randomised")
+        if judging["arm"].max() >= arms:
+            row = int(np.argmax(judging["arm"] >= arms))
+            raise UserError(f"{where}: row {row} of the judging part has an arm {judging['arm'][row]} that nobody got "
+                            "in train")  # fmt: skip
 
     @classmethod
     def fit(cls, settings: EffectSettings, arrays: Arrays, seed: int, map: Map = here) -> Self:
@@ -114,10 +138,7 @@ class IncentiveEffects:
             raise UserError(f"the randomised rows have {len(rows.arms_AT)} arms of {len(arms_AT)}: the others were "
                             "given to nobody there")  # fmt: skip
         costs = {"cost": cost_facts(arrays)}
-        cheapest = float(costs_of(costs["cost"], rows.x_RF).min(1).mean())
-        if cheapest > settings.budget:
-            raise UserError(f"budget is {settings.budget:g} a user, but the cheapest strategy of each comes to "
-                            f"{cheapest:.4g}")  # fmt: skip
+        check_budget(settings, costs["cost"], rows.x_RF)
         share_A = np.bincount(rows.arm_R, minlength=rows.arms) / len(rows)
         if settings.propensities == "logged":
             rows = replace(rows, propensity_RA=np.full((len(rows), rows.arms), 1 / rows.arms))
@@ -204,6 +225,13 @@ def own_model(settings: EffectSettings, rows: TreatedRows, seed: int, map: Map) 
     if not enough or np.bincount(mine.arm_R, minlength=rows.arms).min() < settings.arms.smallest_arm:
         return None
     return fit_effects(settings, mine, seed + 1, map)
+
+
+def check_budget(settings: EffectSettings, costs: Mapping[str, Any], x_RF: np.ndarray) -> None:
+    cheapest = float(costs_of(costs, x_RF).min(1).mean())
+    if cheapest > settings.budget:
+        raise UserError(f"budget is {settings.budget:g} a user, but the cheapest strategy of each comes to "
+                        f"{cheapest:.4g}")  # fmt: skip
 
 
 def costs_of(known: Mapping[str, Any], x_RF: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ dealt to parts whole. What every strategy would have done to whom is in no file:
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -91,6 +91,7 @@ class RewardLogs:
     settings_type = WorldSettings
     log_settings_type = RewardLog
     presets: Mapping[str, str] = {}
+    leads_to: ClassVar[tuple[str, ...]] = ("fit", "--system", "incentives")
 
     @classmethod
     def write(

@@ -38,9 +38,13 @@ class CascadeSettings:
     """Sizes of the world and the weights of its equations."""
 
     users: int = 3_000
+    """How many there are."""
     items: int = 3_000
+    """How many there are."""
     queries: int = 60
+    """How many different ones there are."""
     dimensions: int = 8
+    """Of the vectors of users, queries and items."""
     candidates: int = 500
     """What matching finds."""
     kept: int = 60
@@ -48,26 +52,37 @@ class CascadeSettings:
     page: int = 10
     """What is shown."""
     taste: float = 1.5
+    """Weight of how well an item suits the user, in the utility."""
     relevance: float = 1.5
+    """Weight of how well it answers the query, in the utility."""
     saturation: float = 1.0
     """Relevance beyond this brings nothing."""
     quality: float = 0.5
+    """Weight of how good it is for anybody, in the utility."""
     private: float = 0.5
     """Weight of the taste that only the ranker knows."""
     activity: float = 0.7
     """Standard deviation of how readily users click."""
     matching_noise: float = 1.0
+    """Standard deviation of what matching adds to the relevance."""
     prerank_taste: float = 0.4
     """Share of the taste's weight that the online pre-ranker gives it."""
     prerank_popularity: float = 1.5
+    """Weight of popularity in the online pre-ranker."""
     prerank_noise: float = 0.6
+    """Standard deviation of the noise in its score."""
     rank_popularity: float = 0.9
+    """Weight of popularity in the ranker."""
     rank_noise: float = 0.5
+    """Standard deviation of the noise in its score."""
     click_rate: float = 0.3
+    """Of what is shown, on average."""
     conversion_rate: float = 0.3
+    """Of what is clicked, on average."""
     looked_at: int = 100
     """Candidates that a user sees in other scenarios."""
     elsewhere_popularity: float = 0.4
+    """Weight of popularity in what a user sees in other scenarios."""
     delay: float = 0.002
     """How long after a request a user buys elsewhere, at most, as a share of the time that the part covers."""
     relevant: float = 0.0

@@ -40,9 +40,17 @@ def simulated_options(world: str) -> type:
 
 def write_simulated(args: Simulated, out: Path, progress: Callable[[int], None]) -> dict[str, PartFacts]:
     kind = find_logging(args.world)
+    if not kind.presets and args.policy != Simulated.policy:
+        raise UserError(f"--policy has no effect with --world {args.world}")
     policy, where = find_policy(args.policy, kind.presets, "--policy") if kind.presets else ({}, "")
     facts: dict[str, PartFacts] = kind.write(args.settings, args.config, policy, where, out, progress)
     return facts
+
+
+def following_simulated(args: Simulated) -> tuple[object, ...]:
+    """The command that the log of this world is for, ready to be copied."""
+    command: tuple[str, ...] = getattr(find_logging(args.world), "leads_to", ("check",))
+    return (*command, "--data", args.out, *(() if command[0] == "check" else ("--out", "runs/first")))
 
 
 def find_policy(name: str, presets: Mapping[str, str], option: str) -> tuple[dict[str, Any], str]:
