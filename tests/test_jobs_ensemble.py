@@ -125,7 +125,7 @@ def test_a_role_may_be_given_several_times(tmp_path: Path) -> None:
         (tmp_path / "all" / f"fold-{fold}").mkdir(parents=True)
     found = given_runs([f"propensities={tmp_path}/all"], roles)
     assert [run.name for run in found.values()] == ["fold-1", "fold-2", "fold-10"]
-    with pytest.raises(UserError, match="more than 9 runs"):
+    with pytest.raises(UserError, match="takes 9 runs at most"):
         given_runs([f"propensities={tmp_path}/{n}" for n in range(10)], roles)
     with pytest.raises(UserError, match=r"with ROLE of propensities$"):
         given_runs(["teacher=x"], roles)

@@ -32,7 +32,7 @@ PARTS = {
     ("distributed", "models"): ("models.embedding", "models.row_kernels", "models.rows"),
 }
 SHARED = ("problem", "tunable", "panels", "registry", "settings", "spaces", "batch", "rows", "network",
-          "lists", "figures", "off_policy", "progress", "numbers", "tools", "platform", "simulator",
+          "lists", "figures", "graph_files", "off_policy", "progress", "numbers", "tools", "platform", "simulator",
           "effects", "fitted", "operation")  # fmt: skip
 """What any system of funnel/ may import of it; of other systems nothing."""
 EXCEPTIONS = {("ranking", "fusion")}  # an exported ranker holds the fusion of its scores
