@@ -21,7 +21,7 @@ from data.log import Log, Part, open_log
 from distributed.training.recorder import EVALUATION
 from distributed.training.validation import count
 from funnel.problem import Counts, Problem
-from funnel.registry import tool
+from funnel.registry import DEFAULT_PROBLEM, find_problem, tool
 from funnel.settings import changed
 from funnel.tools import Calibrating
 from jobs.command.call import Place, Result, call
@@ -107,7 +107,9 @@ def calibrate(run: Place, **options_: Any) -> Result:
 
 
 def following(given: Arguments) -> tuple[object, ...]:
-    """Its figures with intervals, on the run's log."""
+    """Its figures with intervals, on the run's log; the page, where its problem has no evaluation of its own."""
+    if "evaluate" not in find_problem(read_json(given.run / RUN_FILE).get("problem", DEFAULT_PROBLEM)).tools:
+        return "report", given.run, "--out", given.run / "report.html"
     data = given.data or location_of(given.run, read_json(given.run / RUN_FILE))
     return ("evaluate", "--run", given.run, "--data", data)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from data.errors import UserError
 from data.filesystems import in_process
+from data.log import open_log
 from distributed.config import TrainConfig
 from funnel.registry import DEFAULT_PROBLEM, find_problem
 from funnel.settings import fields
@@ -53,6 +54,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Train all of them; {"fold-1": figures of its summary.json, ...}."""
     members = [member(arguments, fold) for fold in range(1, arguments.folds + 1)]
     together = min(arguments.workers, len(members))
+    open_log(arguments.data)  # what cannot be opened is refused before any cluster starts
     if not together:
         found = [training.run(one) for one in members]
     else:
@@ -74,6 +76,9 @@ def member(arguments: Arguments, fold: int) -> training.Arguments:
         raise UserError(f"--problem {arguments.problem}: cannot leave out a fold of users")
     if arguments.folds < FEWEST:
         raise UserError(f"--folds must be at least {FEWEST}, got {arguments.folds}")
+    most = max((1 + sum(other.startswith(f"{name}-") for other in kind.roles) for name in kind.roles), default=FEWEST)
+    if arguments.folds > most:
+        raise UserError(f"--folds is {arguments.folds}, but --given takes {most} runs of a role at most")
     own = {entry.name: getattr(arguments, entry.name) for entry in dataclasses.fields(training.Arguments)}
     own |= {"settings": dataclasses.replace(settings, leave_out=f"{fold}/{arguments.folds}")}
     return training.Arguments(**{**own, "out": arguments.out / f"{FOLDS}{fold}", "workers": 0, "min_workers": None})

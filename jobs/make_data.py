@@ -5,6 +5,7 @@
     python -m jobs.make_data --rows 300000 --history 50 --out /tmp/log          (with items that users clicked)
     python -m jobs.make_data --rows 300000 --days 7 --out /tmp/days             (days for jobs.pipeline --watch)
     python -m jobs.make_data --world platform --out /tmp/log      (a platform in a closed loop; --world platform --help)
+    python -m jobs.make_data --world cascade --out /tmp/log       (whole requests of a small cascade, for pre-ranking)
     python -m jobs.make_data --source table --input RAW --time ts --out /tmp/log    (Parquet or CSV, a file or a folder)
     python -m jobs.make_data --source speed_dating --input DIR --fold 0 --out /tmp/log
     python -m jobs.make_data --source ali_ccp --input DIR --lists 210 109_14 --out /tmp/log

@@ -55,3 +55,13 @@ def test_a_slice_without_rows_has_none_and_rows_stand_for_users(tmp_path: Path) 
     assert balance_of(part_of(tmp_path, 2), 0.0, codes, 3)[2] == {}
     by_row, by_user = (balance_of(part_of(tmp_path, 2, users=own), 0.0, codes, 2)[0] for own in (False, True))
     assert by_row["balance.rows"] == pytest.approx(by_user["balance.rows"])
+
+
+def test_a_single_user_has_no_interval(tmp_path: Path) -> None:
+    rows = next(part_of(tmp_path / "many", 3).read())
+    own = rows[rows["user"] == rows["user"][0]]
+    assert len(own) > 1
+    one = ScoredPart(tmp_path / "one", 1, True, False, bucket_rows=10**6)
+    one.add(own)
+    found = balance_of(one, 0.0, lambda rows: np.zeros(len(rows), np.int16), 1)[0]
+    assert sorted(found) == ["balance.pcvr", "balance.rows"]

@@ -125,7 +125,7 @@ def test_a_role_may_be_given_several_times(tmp_path: Path) -> None:
         (tmp_path / "all" / f"fold-{fold}").mkdir(parents=True)
     found = given_runs([f"propensities={tmp_path}/all"], roles)
     assert [run.name for run in found.values()] == ["fold-1", "fold-2", "fold-10"]
-    with pytest.raises(UserError, match="more than 9 runs"):
+    with pytest.raises(UserError, match="takes 9 runs at most"):
         given_runs([f"propensities={tmp_path}/{n}" for n in range(10)], roles)
     with pytest.raises(UserError, match=r"with ROLE of propensities$"):
         given_runs(["teacher=x"], roles)
@@ -162,3 +162,20 @@ def test_an_ensemble_weighs_a_training(
         assert figures[f"propensity.{name}"] == pytest.approx(summary[f"propensity.{name}"], rel=1e-4)
     code, said, _ = as_program("jobs.ensemble", ("--out", tmp_path / "here", *words), monkeypatch, capsys)
     assert (code, said.count("is finished already")) == (0, 2)
+
+
+def test_what_cannot_be_an_ensemble_is_refused_before_any_cluster(
+    small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*_: Any) -> None:
+        raise AssertionError("started")
+
+    monkeypatch.setattr(ensemble, "connect", started)
+    words = ["--out", str(tmp_path / "clicks"), "--workers", "1", "--data"]
+    with pytest.raises(UserError, match="--folds is 10, but --given takes 9 runs of a role at most"):
+        ensemble.run(ensemble.arguments_of(*words, str(small_log), "--folds", "10"))
+    with pytest.raises(UserError, match="no such directory"):
+        ensemble.run(ensemble.arguments_of(*words, str(tmp_path / "nothing")))
+    words = ["--data", str(small_log), "--out", str(tmp_path / "run"), "--objective.name", "naive"]
+    with pytest.raises(UserError, match=r"objective\.theta 1\.0: means nothing to objective naive"):
+        train.run(train.arguments_of(*words, "--objective.theta", "1"))

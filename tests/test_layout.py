@@ -32,8 +32,8 @@ PARTS = {
     ("distributed", "models"): ("models.embedding", "models.row_kernels", "models.rows"),
 }
 SHARED = ("problem", "tunable", "panels", "registry", "settings", "spaces", "batch", "rows", "network",
-          "lists", "figures", "off_policy", "progress", "numbers", "tools", "platform", "simulator",
-          "effects", "fitted", "operation", "graph_files")  # fmt: skip
+          "lists", "figures", "graph_files", "off_policy", "progress", "numbers", "tools", "platform", "simulator",
+          "effects", "fitted", "operation")  # fmt: skip
 """What any system of funnel/ may import of it; of other systems nothing."""
 EXCEPTIONS = {("ranking", "fusion")}  # an exported ranker holds the fusion of its scores
 LONGEST = 350

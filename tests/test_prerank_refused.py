@@ -10,6 +10,7 @@ from support import CPU, change_column
 
 from data.errors import UserError
 from funnel.prerank.settings import PreRankSettings
+from funnel.prerank.tuning import PreRankObjective, PreRankTuningSettings
 from jobs import train
 from tests.support_prerank import QUICK, by_hand, cascade, job_of, problem_of, row, teacher_run
 
@@ -113,3 +114,35 @@ def test_a_teacher_of_another_schema_is_refused(stages: Path, teacher: Path, tmp
     words = ["--data", str(other), "--out", str(tmp_path / "out"), "--problem", "prerank", *QUICK]
     with pytest.raises(UserError, match=r"--given teacher=.*user_taste_0"):
         train.run(train.arguments_of(*words, "--k", "3", "--shown", "2", "--given", f"teacher={teacher}"))
+
+
+def test_who_cannot_teach_is_refused_before_workers_start(
+    stages: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--data", str(stages), "--problem", "prerank", *QUICK, "--k", "16", "--shown", "5"]
+    pupil = tmp_path / "pupil"
+    train.run(train.arguments_of(*words, "--out", str(pupil)))
+
+    def started(*_: Any, **__: Any) -> None:
+        raise AssertionError("started")
+
+    monkeypatch.setattr(train, "run_training", started)
+    with pytest.raises(UserError, match=r"--given teacher=.*pupil: a run of prerank cannot teach"):
+        train.run(train.arguments_of(*words, "--out", str(tmp_path / "out"), "--given", f"teacher={pupil}"))
+    two = [f"teacher={teacher}", f"teacher={teacher}"]
+    with pytest.raises(UserError, match=r"--given teacher=.*: teacher takes 1 run at most"):
+        train.run(train.arguments_of(*words, "--out", str(tmp_path / "out"), "--given", *two))
+
+
+def test_a_torn_request_is_said_to_be_torn(tmp_path: Path) -> None:
+    log = by_hand(tmp_path / "log", simple())
+    path = next((log / "train").glob("*.parquet"))
+    table = pq.read_table(path)
+    pq.write_table(table.take([*range(5), *range(6, len(table)), 5]), path)
+    with pytest.raises(UserError, match="has rows before that do not stand beside it in one row group"):
+        problem_of(log)
+
+
+def test_tuning_without_a_log_asks_for_one() -> None:
+    with pytest.raises(UserError, match="--data is needed: a stage log"):
+        PreRankObjective(PreRankTuningSettings(), 0)

@@ -286,6 +286,11 @@ def goes_on(table: pa.Table) -> pa.Table:
     return put(table, "has_next", int(np.flatnonzero(visit[1:] == visit[:-1])[0]), 0)
 
 
+def test_a_pattern_of_left_out_that_matches_nothing_is_refused(log: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no feature matches --left-out nope"):
+        job_of(tmp_path / "run", log, small(left_out=["item_id", "nope"]))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

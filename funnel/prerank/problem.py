@@ -12,6 +12,7 @@ a_pur L_ctcvr, from a finished ranker's calibrated probabilities. Shapes: D draw
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -89,7 +90,13 @@ class PreRank:
             )
         for part in parts.values():
             check_labels(log, part)
-        found = {name: check_stages(settings, log, part, name != "train") for name, part in parts.items()}
+        found = {}
+        for name, part in parts.items():
+            try:
+                found[name] = check_stages(settings, log, part, name != "train")
+            except UserError:
+                request_sizes(log, part, schema.request)  # where a request is torn, that is what is wrong
+                raise
         plain = {name: fact.plain() for name, fact in found.items()}
         check_outputs(settings, where, plain)
         refuse_nothing(settings, where, plain["train"], schema)
@@ -119,7 +126,7 @@ class PreRank:
         self.teacher = None
         if given and TEACHER in given:
             run = given[TEACHER]
-            check_teacher(run, schema)
+            check_teacher(run.problem.schema, run.directory, schema)
             self.teacher = tool(run.problem, "teach").teacher(run)
 
     def describe(self) -> str:
@@ -184,6 +191,13 @@ class PreRank:
         return AIMS[figure]
 
     @classmethod
+    def check_given(cls, role: str, problem: Any, directory: Path, known: Schema, schema: Schema) -> None:
+        """In the driver, without weights: raises UserError for a run that cannot teach this log's features."""
+        if "teach" not in problem.tools:
+            raise UserError(f"--given {role}={directory}: a run of {problem.name} cannot teach; name a ranker's")
+        check_teacher(known, directory, schema)
+
+    @classmethod
     def results(cls, summary: Mapping[str, Any]) -> Table:
         return results(summary)
 
@@ -192,16 +206,15 @@ class PreRank:
         return panels(record)
 
 
-def check_teacher(run: Given, schema: Schema) -> None:
+def check_teacher(known: Schema, directory: Path, schema: Schema) -> None:
     """Raises UserError if the teacher reads other features than the log has."""
-    known: Schema = run.problem.schema
     for name in known.features:
         if name not in schema.features:
-            raise UserError(f"{run.directory}: the teacher has the feature {name!r}, which the log has not")
+            raise UserError(f"{directory}: the teacher has the feature {name!r}, which the log has not")
     if strange := [name for name in schema.features if name not in known.features]:
-        raise UserError(f"{run.directory}: the teacher has no feature {strange[0]!r}, which the log has")
+        raise UserError(f"{directory}: the teacher has no feature {strange[0]!r}, which the log has")
     if (known.categorical, known.numeric) != (schema.categorical, schema.numeric):
-        raise UserError(f"{run.directory}: the teacher's features are not in the log's order, or mean something else")
+        raise UserError(f"{directory}: the teacher's features are not in the log's order, or mean something else")
 
 
 def refuse_nothing(settings: PreRankSettings, where: str, counts: Mapping[str, int], schema: Schema) -> None:

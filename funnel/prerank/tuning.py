@@ -116,6 +116,8 @@ class PreRankObjective:
 
     def __post_init__(self) -> None:
         settings = self.settings
+        if settings.data == Path():
+            raise UserError("--data is needed: a stage log (docs/prerank.md)")
         self.quick = Quick.open(
             open_log(settings.data), settings.start, settings.requests, settings.judged, self.seed, self.searching
         )
@@ -171,8 +173,6 @@ class PreRankTuning:
     @classmethod
     def open(cls, settings: PreRankTuningSettings, seed: int, searching: bool = False) -> Self:
         """Raises UserError in one line for a log that no pre-ranker could learn from."""
-        if settings.data == Path():
-            raise UserError("--data is needed: a stage log (docs/prerank.md)")
         return cls(settings, seed, searching)
 
     def facts(self) -> dict[str, Any]:
@@ -259,7 +259,7 @@ def interval(key: str, values: list[float]) -> dict[str, float]:
 
 def sentence(found: Mapping[str, Any]) -> str:
     gain, low, high = (found[f"prerank.gain.return{end}"] for end in ("", ".low", ".high"))
-    better = "beats" if low > 0 else "falls behind" if high < 0 else "is not told from"
+    better = "beat" if low > 0 else "fall behind" if high < 0 else "are not told from"
     return (
         f"Trained from {found['prerank.trainings']} new seeds, the tuned weights and quotas {better} the start by "
         f"{gain:+.2f} ({low:+.2f} to {high:+.2f}); ASPH {found['prerank.tuned.asph']:.1f}% against "

@@ -108,6 +108,10 @@ class EntireSpace:
             raise UserError(
                 f"--given {PROPENSITIES}=...: objective {settings.objective.name} uses no propensities; leave it out"
             )
+        if settings.objective.theta != "learnt" and not objective.hidden_cause:
+            raise UserError(
+                f"objective.theta {settings.objective.theta}: means nothing to objective {settings.objective.name}"
+            )
         if settings.leave_out and log.schema.user is None:
             raise UserError(f"leave_out {settings.leave_out}: the log's schema names no user, and folds are of users")
         if settings.objective.delay != "none" and not (settings.as_of and objective.takes_delays):
@@ -126,6 +130,10 @@ class EntireSpace:
             *repeat_warnings(log, parts, {name: fact.keys for name, fact in facts.items()}),
             *suspicious_columns(log, parts["train"], mean_N.tolist(), std_N.tolist()),
         ]
+        if objective.hidden_cause and settings.objective.theta == "learnt" and not log.schema.instrument:
+            warnings.append(
+                "the schema names no 'instrument': without one nothing tells theta from the features' effects"
+            )
         train = facts["train"]
         if not train.positives.get("conversion") or not facts["valid"].positives.get("conversion"):
             warnings.append("train or valid has no conversions: a model of clicks; its pcvr and pctcvr mean nothing")

@@ -59,7 +59,7 @@ def refuse(wrong_R: np.ndarray, path: str, start: int, column: str, value_R: np.
     if wrong_R.any():
         row = int(wrong_R.argmax())
         value = value_R[row]
-        shown = "missing" if np.isnan(value) else f"{value:g}"
+        shown = "missing" if np.isnan(value) else f"{value:.15g}"
         raise UserError(f"{path}: row {start + row}: column {column!r} is {shown}, {rule}")
 
 

@@ -65,6 +65,10 @@ def matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
 def views(settings: RerankSettings, schema: Schema, where: str = "schema.json") -> Views:
     """What of the schema is seen. Raises UserError for patterns that match nothing, and for a column on both sides."""
+    usual = RerankSettings.left_out
+    for pattern in settings.left_out:
+        if pattern not in usual and not matching(schema.features, [pattern]):
+            raise UserError(f"{where}: no feature matches --left-out {pattern}; it has {', '.join(schema.features)}")
     out = {one.name for one in schema.many} | set(matching(schema.features, settings.left_out))
     features = [name for name in schema.features if name not in out]
     sides = {"query": matching(features, settings.query), "item": matching(features, settings.item)}

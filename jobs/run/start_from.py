@@ -24,7 +24,7 @@ from es.checkpoint import read_checkpoint
 from es.engine import OBJECTIVE_PREFIX
 from es.objectives.base import Objective, Observing
 from es.record import CHECKPOINT_FILE
-from funnel.registry import DEFAULT_PROBLEM
+from funnel.registry import DEFAULT_PROBLEM, find_problem
 from funnel.settings import flat, plain
 from jobs.command.trust import check_names
 from jobs.run.directory import RUN_FILE, read_json
@@ -99,7 +99,7 @@ def given_runs(words: Sequence[str], roles: Mapping[str, str]) -> dict[str, Path
         places = [role, *(name for name in roles if name.rpartition("-")[0] == role)]
         free = [name for name in places if name not in runs]
         if len(free) < len(members):
-            raise UserError(f"--given {word}: that is more than {len(places)} runs as {role}, which is the most")
+            raise UserError(f"--given {word}: {role} takes {len(places)} run{'s' * (len(places) > 1)} at most")
         runs.update(zip(free, members, strict=False))
     return runs
 
@@ -116,10 +116,14 @@ def check_given(given: Mapping[str, Path], job: TrainJob) -> dict[str, Any]:
     Raises UserError: no finished training run, other features, or another model than the training was begun with.
     """
     found = {}
+    check = getattr(find_problem(job.problem), "check_given", None)
     for role, run in given.items():
         where = f"--given {role}={run}"
         record = finished_record(run, where)
-        same_features(where, Schema.from_dict(record["schema"], f"{run}: schema"), job.schema)
+        known = Schema.from_dict(record["schema"], f"{run}: schema")
+        same_features(where, known, job.schema)
+        if check is not None:
+            check(role, find_problem(record.get("problem", DEFAULT_PROBLEM)), run, known, job.schema)
         found[role] = about_model(run, where)
         check_unchanged(Path(job.run), role, found[role])
     return found
