@@ -22,6 +22,7 @@ def test_collectives_of_one_give_back_what_was_sent() -> None:
     assert all(found["collectives"].values())
 
 
+@pytest.mark.slow
 def test_a_generation_and_a_training_agree_with_themselves() -> None:
     cpu = torch.device("cpu")
     found = generation(4, cpu, generations=2)

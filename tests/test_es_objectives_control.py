@@ -139,6 +139,7 @@ def test_cart_pole_is_learnt():
     assert all(metrics["steps"] > 0 for metrics in result.history)
 
 
+@pytest.mark.slow
 def test_virtual_batch_norm_learns_to_choose_between_actions():
     """CartPole-v1 counts as solved at 475: a tanh layer of 16 reaches it in 12 generations of 16 pairs."""
     control = Control(hidden=(16,), virtual_batch_norm=True, normalise=False, seed=1)

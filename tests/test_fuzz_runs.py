@@ -60,6 +60,7 @@ def check_taken(config, defaults, given):
         assert not (isinstance(value, float) and math.isnan(value)), "a setting is not a number"
 
 
+@pytest.mark.slow
 @fuzz(150)
 @given(st.dictionaries(st.sampled_from([*keys(TrainConfig), "optimizer", "rate", ""]), VALUES, max_size=3))
 def test_settings_of_a_training(given):

@@ -118,6 +118,7 @@ def log_of(place: Path, rows: int = 3000, arms: int = 2) -> tuple[Path, np.ndarr
     return place, x[2 * rows // 3 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [("dragonnet", DragonNetSettings), ("cfr", CFRSettings)])
 def test_effects_are_learnt_on_the_loop(tmp_path: Path, name: str, kind: type) -> None:
     log, x_RN = log_of(tmp_path / "log")

@@ -65,6 +65,7 @@ def test_slices_hold_all_rows_and_stand_in_the_summary(judged: Path) -> None:
     assert summary[f"by.channel.{first['label']}.ctr.auc"] == first["figures"]["ctr.auc"]
 
 
+@pytest.mark.slow
 def test_the_report_shows_it(judged: Path, finished: Path, small_log: Path, tmp_path: Path) -> None:
     page = Page((judged / "report.html").read_text())
     assert "Evaluation: test part" in page.text

@@ -28,6 +28,7 @@ def start(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_log_and_prints_what_is_in_it(tmp_path: Path) -> None:
     process = start(
         "--rows", "6000", "--click-rate", "0.2", "--users", "100", "--items", "100", "--out", f"{tmp_path}/log"

@@ -88,6 +88,7 @@ def is_plain(text: str) -> bool:
     return all(character.isprintable() or character == "\n" for character in text)
 
 
+@pytest.mark.slow
 def test_a_training_in_a_pipe_is_plain_lines_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.run.progress.LINE_S", 0.2)
     monkeypatch.setattr("jobs.run.progress.INTERVAL_S", 0.01)
@@ -133,6 +134,7 @@ def test_what_a_training_waits_for_is_said_until_its_first_event(
     assert said[0] == "waiting for 2 Ray Train workers to start (0 s)"
 
 
+@pytest.mark.slow
 def test_an_evolution_in_a_pipe_is_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.run.progress.LINE_S", 0.2)
 

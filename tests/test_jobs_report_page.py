@@ -113,6 +113,7 @@ def test_a_best_is_marked_only_where_the_intervals_tell_it_from_every_other(tmp_
     assert not any("(best)" in page.row(f"run{place}", 2)[1] for place in range(len(aucs))), "no interval is known"
 
 
+@pytest.mark.slow
 def test_runs_judged_on_different_rows_are_not_ranked(tmp_path):
     runs = [with_auc(tmp_path / "one", 0.793), with_auc(tmp_path / "two", 0.702, rows=90_000)]
     assert "(best)" not in report(tmp_path, *runs).row("one", 2)[0]

@@ -156,6 +156,7 @@ def arguments(out: Path, *words: object) -> experiment.Arguments:
     return made
 
 
+@pytest.mark.slow
 def test_a_python_call_is_the_command(tmp_path: Path) -> None:
     words = [str(word) for word in WORDS]
     keywords = {name.removeprefix("--").replace("-", "_").replace(".", "__"): value

@@ -29,6 +29,7 @@ def test_holms_p_by_hand() -> None:
     assert holm({"a": 0.02, "b": 0.021}) == pytest.approx({"a": 0.04, "b": 0.04})
 
 
+@pytest.mark.slow
 def test_a_headline_of_nothing_names_something_in_one_test_of_twenty() -> None:
     """400 tests of 8 pairs in which the treatment does nothing: all 20 metrics together are named in a few."""
     rng = np.random.default_rng(4)

@@ -160,6 +160,7 @@ def test_popularity_feeds_itself() -> None:
     assert largest(0.0) < largest(1.0) < largest(3.0)
 
 
+@pytest.mark.slow
 def test_uploads_answer_to_exposure() -> None:
     """Under a policy that shows fresh items, providers upload more than where fresh items are hidden."""
     shown = {"fusion": {"freshness": 3.0}, "preranking": {"freshness": 3.0}, "matching": {"freshness": 3.0}}

@@ -259,6 +259,7 @@ def test_gradients_and_counts_of_workers_add_up(stages: Path, teacher: Path, tmp
     assert int(whole_counts.sums()[0].max()) > ONE
 
 
+@pytest.mark.slow
 def test_training_learns_and_resumes_to_the_same_bits(
     stages: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

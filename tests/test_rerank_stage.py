@@ -124,6 +124,7 @@ def test_what_is_asked_of_the_network_is_what_the_log_would_train_on(weights: Pa
     assert later > 20  # some are of later pages: what was watched on earlier ones is known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pointwise", "greedy", "beam", "adaptive"])
 def test_limits_hold_on_every_page_and_session(weights: Path, method: str) -> None:
     for scope in ("page", "session"):
