@@ -76,7 +76,8 @@ def points(lived: Lived) -> tuple[list[Row], dict[str, Any]]:
     for n in N_LOWS:
         row("5", f"n_low {n:g} against none", name_of("n_low", n), NONE, "duic_at_5", "largest inside", 1)
     for n in (N_LOWS[0], *N_LOWS[2:]):
-        row("5", f"n_low {n:g} against 4", name_of("n_low", n), "multi", "duic_at_5", "down", -1)
+        for metric in ("duic_at_5", "duic_at_20", "discoverable_at_5_7d"):
+            row("5", f"n_low {n:g} against 4", name_of("n_low", n), "multi", metric, "down", -1)
     for p in PS:
         row("6", f"p {p:g} against none", name_of("p", p), NONE, "duic_at_5", "grows with p", 1)
     for before, p in pairwise(PS):
