@@ -74,11 +74,11 @@ class TrainConfig:
     precision: str = "float32"
     """Of the matrix products in training: float32, or bfloat16 (weights, losses and evaluation stay float32); on CPUs
     with AVX512-BF16 and on GPUs about twice as fast."""
-    tables: str = "replicated"
+    tables: str = "auto"
     """Where embedding rows lie: replicated (all of them on every worker), node (once on each machine, in memory that
-    its workers share; the same bits as replicated) or sharded (each on one worker, whose memory is the table's by their
-    number; workers of one machine read each other's in place). Any of them goes on from checkpoints of any; for
-    scoring, rows are read into one table."""
+    its workers share; the same bits as replicated), sharded (each on one worker, whose memory is the table's by their
+    number; workers of one machine read each other's in place) or auto (node where workers share a machine and have no
+    GPU, else replicated). Any of them goes on from checkpoints of any; for scoring, rows are read into one table."""
     plan_ahead: bool = True
     """Several workers: exchange a batch's ids, and find its distinct rows, while the batch before it is stepped on. The
     same results either way."""
@@ -106,8 +106,8 @@ class TrainConfig:
         at_least("log_steps", self.log_steps, 1)
         if self.precision not in ("float32", "bfloat16"):
             raise UserError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
-        if self.tables not in ("replicated", "node", "sharded"):
-            raise UserError(f"tables must be 'replicated', 'node' or 'sharded', got {self.tables!r}")
+        if self.tables not in ("auto", "replicated", "node", "sharded"):
+            raise UserError(f"tables must be 'auto', 'replicated', 'node' or 'sharded', got {self.tables!r}")
         if self.prefetch not in ("auto", "on", "off"):
             raise UserError(f"prefetch must be 'auto', 'on' or 'off', got {self.prefetch!r}")
         if self.prefetch == "on" and not (self.tables == "sharded" and self.plan_ahead):

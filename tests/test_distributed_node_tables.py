@@ -23,6 +23,7 @@ from distributed.context import Context
 from distributed.tables.collectives import sent
 from distributed.tables.node import NODE, Neighbours
 from distributed.tables.node_sums import ring_sum
+from distributed.tables.node_table import NodeTables
 from distributed.training import launch
 from distributed.training.job import TrainJob
 from distributed.training.launch import run_training
@@ -48,6 +49,7 @@ def in_process(rank: int, workers: int, folder: str, jobs: dict[str, TrainJob]) 
     for machines in MACHINES[workers]:
         os.environ[NODE] = machines[rank]
         check_neighbours(rank, machines)
+        check_auto(rank, workers, machines, jobs["adam"])
         for name in OPTIMIZERS if machines == "00" else OPTIMIZERS[:1]:
             check_same_bits(rank, workers, jobs[name])
     go_through_everything(rank, workers, folder, jobs)
@@ -76,6 +78,13 @@ def check_neighbours(rank: int, machines: str) -> None:
         neighbours.arrive()
         neighbours.wait()
         assert numbers[: len(neighbours.ranks), 1].tolist() == neighbours.ranks
+
+
+def check_auto(rank: int, workers: int, machines: str, job: TrainJob) -> None:
+    """Left to itself a training shares memory where any machine has several workers, and only there."""
+    learner = learner_of(under(job, "auto"), Context(rank, workers), steps=24)
+    assert isinstance(learner.node, NodeTables) == (len(set(machines)) < workers)
+    assert (learner.ahead is None) == (learner.node is not None)
 
 
 def check_same_bits(rank: int, workers: int, job: TrainJob) -> None:

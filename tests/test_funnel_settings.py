@@ -43,7 +43,7 @@ def test_settings_survive_json() -> None:
         ({"stream.lanes": 0}, "stream.lanes must be at least 1"),
         ({"stream.lanes": 3, "stream": {"lanes": 4}}, "'stream.lanes' is given twice"),
         ({"optimizer.learning_rate": "x", "optimizer": {}}, "'optimizer' is given beside 'optimizer.learning_rate'"),
-        ({"tables": "elsewhere"}, "tables must be .replicated., .node. or .sharded."),
+        ({"tables": "elsewhere"}, "tables must be .auto., .replicated., .node. or .sharded."),
     ],
 )
 def test_bad_values_say_what_is_right(values: dict, message: str) -> None:

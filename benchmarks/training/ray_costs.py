@@ -62,6 +62,8 @@ class Arguments:
     epochs: int = 1
     repeats: int = 3
     workers: tuple[int, ...] = (0, 1, 2)
+    options: tuple[str, ...] = ()
+    """More of jobs.train, as one would type them: --options --batch-size 4096"""
 
 
 @dataclass
@@ -95,7 +97,7 @@ def main(arguments: Arguments) -> None:
             order = list(places) if repeat % 2 == 0 else list(places)[::-1]
             for workers in arguments.workers:
                 for who in order:
-                    session = watch(places[who], log, folder / f"{who}-{workers}-{repeat}", workers, arguments.epochs)
+                    session = watch(places[who], log, folder / f"{who}-{workers}-{repeat}", workers, arguments)
                     found[workers][who].append(session)
                     print(
                         f"{workers} workers, {who}: first step after {session.first_step_s:.1f} s and "
@@ -103,9 +105,10 @@ def main(arguments: Arguments) -> None:
                         flush=True,
                     )
     tables = "\n".join(table(workers, runs) for workers, runs in found.items())
+    options = "".join(f" {option}" for option in arguments.options)
     words = (
-        f"{arguments.rows * 4 // 5:,} rows, {arguments.epochs} epochs, one thread a process; medians of "
-        f"{arguments.repeats}.\n\n{tables}"
+        f"{arguments.rows * 4 // 5:,} rows, {arguments.epochs} epochs, one thread a process{options and ','}{options}; "
+        f"medians of {arguments.repeats}.\n\n{tables}"
     )
     plain = {
         str(workers): {who: [vars(run) for run in runs] for who, runs in both.items()}
@@ -115,11 +118,11 @@ def main(arguments: Arguments) -> None:
     write_result(name, {"runs": plain}, words)
 
 
-def watch(place: Path, log: Path, out: Path, workers: int, epochs: int) -> Session:
+def watch(place: Path, log: Path, out: Path, workers: int, arguments: Arguments) -> Session:
     """One training, watched to its end."""
     environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "PYTHONPATH")}
     command = [sys.executable, "-m", "jobs.train", "--data", str(log), "--out", str(out)]
-    command += ["--workers", str(workers), "--epochs", str(epochs)]
+    command += ["--workers", str(workers), "--epochs", str(arguments.epochs), *arguments.options]
     began, session, mark = time.perf_counter(), Session(), out / ".step"
     used: dict[int, tuple[str, float]] = {}
     at_first: dict[int, tuple[str, float]] | None = None

@@ -34,8 +34,8 @@ class NodeTables:
     Where all workers are on one machine, what else a step has them tell each other goes through the shared memory too.
     """
 
-    def __init__(self, tables: Sequence[EmbeddingTable]) -> None:
-        self.neighbours = Neighbours()
+    def __init__(self, tables: Sequence[EmbeddingTable], neighbours: Neighbours) -> None:
+        self.neighbours = neighbours
         self.placements = [NodeTable(self, table) for table in tables]
         self.sums = NodeSums(self.neighbours)
         self.finish()

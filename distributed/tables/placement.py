@@ -4,6 +4,7 @@ worker (sharded)."""
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 import torch.distributed as dist
 from torch import nn
 
@@ -18,6 +19,20 @@ from models.embedding import EmbeddingTable
 from models.rows import EVERY_ROW, NO_ROW, Share, initial_rows
 
 
+def settle(tables: str, device: torch.device) -> tuple[str, Neighbours | None]:
+    """A placement of TrainConfig.tables with auto decided, and the workers of this machine if that took finding them
+    out. All workers call it.
+
+    auto depends on nothing but what gives the same bits: a group that comes back on other machines goes on as before.
+    """
+    if tables != "auto":
+        return tables, None
+    if world_size() == 1 or device.type != "cpu":
+        return "replicated", None
+    near = Neighbours()
+    return ("node", near) if len(near.nodes) < world_size() else ("replicated", None)
+
+
 def share_of(tables: str, rank: int) -> Share:
     """The rows of every table that a worker holds under a placement of TrainConfig.tables."""
     return Share(rank, world_size()) if tables == "sharded" else EVERY_ROW
@@ -28,13 +43,15 @@ def built_share(tables: str, rank: int) -> Share:
     return NO_ROW if tables != "replicated" and world_size() > 1 else share_of(tables, rank)
 
 
-def place(network: nn.Module, tables: str, wire: str = "float32") -> Sequence[Placement | NodeTable | NodeShard]:
-    """The placement of each of the network's tables, whose lookups go through it from now on."""
+def place(
+    network: nn.Module, tables: str, wire: str = "float32", near: Neighbours | None = None
+) -> Sequence[Placement | NodeTable | NodeShard]:
+    """The placement of each of the network's tables, whose lookups go through it from now on. `near`: from `settle`."""
     found = list(embedding_tables(network).values())
-    if tables == "replicated" or world_size() == 1:
+    if tables == "replicated" or world_size() == 1 or not found:
         return [Replicated(table, WIRES[wire]) for table in found]
     if tables == "node":
-        return NodeTables(found).placements
+        return NodeTables(found, near or Neighbours()).placements
     near = neighbours_of(found)
     if near is not None:
         return NodeShards(near, found, WIRES[wire]).placements

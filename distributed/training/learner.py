@@ -21,7 +21,7 @@ from distributed.tables.ahead import Ahead, cores_to_spare
 from distributed.tables.collectives import agree, connect, gather_numbers, sum_gradients, world_size
 from distributed.tables.node_shards import NodeShard, NodeShards
 from distributed.tables.node_table import NodeTable
-from distributed.tables.placement import built_share, embedding_tables, place, share_of
+from distributed.tables.placement import built_share, embedding_tables, place, settle, share_of
 from distributed.tables.protocol import Sums
 from distributed.training.optimizers import build_row_optimizer, dense_optimizer, rate_factor
 from distributed.training.stopping import Interrupted
@@ -33,9 +33,10 @@ class Learner:
 
     def __init__(self, problem: Problem, config: TrainConfig, context: Context, steps: int) -> None:
         self.problem, self.config, self.context, self.steps = problem, config, context, steps
-        self.share = share_of(config.tables, context.rank)
+        tables, near = settle(config.tables, context.device)
+        self.share = share_of(tables, context.rank)
         self.epoch_steps = max(steps // config.epochs, 1)
-        self.network = problem.network(built_share(config.tables, context.rank), config.seed).to(context.device)
+        self.network = problem.network(built_share(tables, context.rank), config.seed).to(context.device)
         self.draws = any(isinstance(module, nn.Dropout) and module.p for module in self.network.modules())
         """Whether a step draws random numbers."""
         settings = config.optimizer
@@ -43,7 +44,7 @@ class Learner:
         self.optimizer = dense_optimizer(self.parameters, settings.dense, settings.learning_rate, settings.weight_decay)
         self.tables = embedding_tables(self.network)
         connect()
-        self.placements = place(self.network, config.tables, config.wire)
+        self.placements = place(self.network, tables, config.wire, near)
         first = self.placements[0] if self.placements else None
         self.node = first.node if isinstance(first, NodeTable | NodeShard) else None
         zeros = self.node.zeros if self.node else torch.zeros
@@ -52,8 +53,8 @@ class Learner:
             for table in self.tables.values()
         ]
         self.ahead: Ahead | None = None
-        if world_size() > 1 and config.tables != "node" and config.plan_ahead and hasattr(self.network, "asked"):
-            prefetch = config.tables == "sharded" and config.prefetch != "off" and context.device.type == "cpu"
+        if world_size() > 1 and tables != "node" and config.plan_ahead and hasattr(self.network, "asked"):
+            prefetch = tables == "sharded" and config.prefetch != "off" and context.device.type == "cpu"
             prefetch = prefetch and (config.prefetch == "on" or cores_to_spare())
             sent = [placement for placement in self.placements if not isinstance(placement, NodeTable)]
             self.ahead = Ahead(self.network, sent, prefetch, self.move_more_rows)
