@@ -51,7 +51,7 @@ def page() -> str:
         for words in variants:
             lines.append(f"## {' '.join((f'jobs.{command}', *words))}\n")
             new = [one for one in found(command, words) if (command, one.name) not in seen or not words]
-            if command in ("ensemble", "tune", "pipeline"):
+            if command in ("check", "ensemble", "tune", "pipeline"):
                 new, shared = without_shared(new, command)
                 lines.append(f"{shared}\n")
             seen |= {(command, one.name) for one in new}

@@ -1,6 +1,7 @@
 """Jobs as Python calls: what keywords become, what comes back, what is raised, how one is interrupted."""
 
 import dataclasses
+import importlib
 import inspect
 import json
 import os
@@ -22,6 +23,7 @@ from data.errors import UserError
 from distributed.training.learner import Learner
 from es.objectives.toy import Sphere
 from funnel.panels import Table
+from jobs.__main__ import COMMANDS
 from jobs.calibrate import calibrate
 from jobs.check import check
 from jobs.command.call import Result, call, keyword, words_of
@@ -231,9 +233,13 @@ def test_text_in_a_result_is_escaped():
 
 
 def test_calls_say_what_they_take():
-    for each in (train, score, evaluate, calibrate, evolve, export, make_data, check, report, status):
+    """Every command is a call, and the page of the docs lists it."""
+    page = (ROOT / "docs" / "notebook.md").read_text()
+    for command in COMMANDS:
+        each = getattr(importlib.import_module(f"jobs.{command}"), command)
         assert inspect.getdoc(each), each
         assert "__future__" not in str(inspect.signature(each))
+        assert f"`jobs.{command}.{command}`" in page
 
 
 @pytest.mark.ray

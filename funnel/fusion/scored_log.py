@@ -43,8 +43,8 @@ def scored_table(table: pa.Table, path: Path, conversion_weight: float, by: tupl
 
 
 def read_scored(path: Path, conversion_weight: float, by: tuple[str, ...] = (), option: str = "--scored") -> Scored:
-    """Read the needed columns, `by` among them: numbers that describe the user. One after the other, so that of a large
-    file little more than the arrays is in memory.
+    """Read the needed columns, `by` among them: numbers, the same in a whole request. One after the other, so that of a
+    large file little more than the arrays is in memory.
 
     Raises UserError naming the file, the column and the row.
     """
@@ -107,8 +107,9 @@ def _scored(
     reward_C += labels["click"]
     features = [_numbers(path, column(name), name) for name in by]
     for name, feature_C in zip(by, features, strict=True):
-        first_U = feature_C[np.unique(user_C, return_index=True)[1]]
-        _first(path, name, feature_C != first_U[user_C], "differs from the user's first row: it must be the user's own")
+        first_R = feature_C[np.unique(request_C, return_index=True)[1]]
+        what = "differs from the request's first row: weights hold for all that is ordered together, so it must, too,"
+        _first(path, name, feature_C != first_R[request_C], what)
     log = ScoredLog(
         names=scored,
         scores_MC=scores_MC,
@@ -203,10 +204,11 @@ def check_columns(names: list[str], path: Path, by: tuple[str, ...]) -> None:
     if wanted:
         raise UserError(f"{path}: has {names.count(wanted[0])} columns named {wanted[0]!r}: which one is meant?")
     if reserved := [name for name in by if name in (*SCORES, *LABELS, VALUE, REWARD, USER, REQUEST)]:
-        raise UserError(f"--by {reserved[0]}: weights follow columns that describe the user, not this one")
+        raise UserError(f"--by {reserved[0]}: weights follow columns that describe the user or request, not this one")
     missing = [name for name in (*SCORES, *LABELS, *by) if name not in names]
     if missing:
-        raise UserError(f"{path}: has no column {', '.join(missing)} (it has {', '.join(names)})")
+        how = f"; jobs.score --keep {missing[0]} writes it" if missing[0] in by else ""
+        raise UserError(f"{path}: has no column {', '.join(missing)} (it has {', '.join(names)}){how}")
     if USER not in names and REQUEST not in names:
         raise UserError(f"{path}: needs a column {USER!r} or {REQUEST!r}: it tells which exposures were shown together")
 

@@ -23,6 +23,7 @@ from data.repeats import repeat_warnings
 from data.schema import Schema
 from data.suspects import suspicious_columns
 from data.truth_check import check_truth
+from data.unseen import unseen_warnings
 from funnel.batch import Batch
 from funnel.figures.threshold import checked
 from funnel.network import BatchNetwork, build_network
@@ -129,6 +130,7 @@ class EntireSpace:
         warnings = [
             *repeat_warnings(log, parts, {name: fact.keys for name, fact in facts.items()}),
             *suspicious_columns(log, parts["train"], mean_N.tolist(), std_N.tolist()),
+            *unseen_warnings(log, parts["train"]),
         ]
         if objective.hidden_cause and settings.objective.theta == "learnt" and not log.schema.instrument:
             warnings.append(
