@@ -107,6 +107,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     proposals = list(proposed(columns, log.schema))
     summary = {
         "parts": job.facts["parts"],
+        "labels": list(log.schema.labels),
         "warnings": warnings,
         "proposals": proposals,
         "columns": {name: facts(name, column, moved) for name, column in columns.items()},
@@ -135,9 +136,11 @@ def verdict(warnings: list[str]) -> str:
     return f"can be trained; {number} to look at"
 
 
-def counts(value: float | list[float] | None) -> str:
-    """A count of a part, or one for each arm and the like."""
-    return " ".join(map(count, value)) if isinstance(value, list) else count(value)
+def counts(value: float | list[float] | None, rows: float | None = None) -> str:
+    """A count of a part, or one for each arm and the like; with its share of these rows."""
+    if isinstance(value, list):
+        return " ".join(map(count, value))
+    return count(value) if not rows or value is None else f"{count(value)} ({value / rows:.2%})"
 
 
 def labelled(log: Log, part: Part) -> Iterator[tuple[pa.Table, dict[str, np.ndarray]]]:
@@ -201,7 +204,9 @@ def panels(record: Record) -> list[Panel]:
         note = "Numbers that a model may learn from more easily once they are transformed (docs/data.md)."
         found.append(Table(HELP, ("Nr", "What"), tuple(enumerate(proposals, 1)), note, SECTION))
     names = list(dict.fromkeys(name for entry in parts.values() for name in entry))
-    rows = tuple((part, *(counts(entry.get(name)) for name in names)) for part, entry in parts.items())
+    of_rows = {f"{label}s" for label in record.summary.get("labels") or ()}
+    rows = tuple((part, *(counts(entry.get(name), entry.get("rows") if name in of_rows else None) for name in names))
+                 for part, entry in parts.items())  # fmt: skip
     found.append(Table("Parts", ("Part", *names), rows, section=SECTION))
     columns = dict(record.summary.get("columns") or {})
     later = [part for part in LATER if any(f"{part}.psi" in entry for entry in columns.values())]

@@ -36,6 +36,8 @@ def test_a_good_log_has_nothing_to_look_at(small_log: Path, tmp_path: Path) -> N
     )
     page = (tmp_path / "check" / "report.html").read_text()
     assert "PSI test" in page
+    train = summary["parts"]["train"]
+    assert f"{train['clicks']:,} ({train['clicks'] / train['rows']:.2%})" in page
     log = open_log(small_log)
     names = {one.column for one in drifts(log, log.part("train"), log.part("test"))}
     assert names == set(log.schema.features)

@@ -31,6 +31,8 @@ from data.write import PartFacts, PartWriter, new_log
 SPLITS = ("auto", "time", "user", "request", "row")
 FEWEST_KEYS, FEWEST_OUTCOMES = 30, 5
 """Users (requests) of a table, and clicks and conversions of a part, below which rows are dealt out one by one."""
+EARLIEST, LATEST = 7305, 47481
+"""1990-01-01 and 2099-12-31, in days since 1970: exposures of other days are taken for mistakes."""
 TIME = "__time__"
 """Column of microseconds that a block has between reading and writing."""
 
@@ -74,6 +76,10 @@ class Days:
     last: int = -(2**62)
     refused: str = ""
     """Why the table cannot be split by time."""
+    odd: int = 0
+    """Rows of a day that no exposure has, which is no first or last one: a placeholder such as 1970-01-01."""
+    such: int = 0
+    """One of these days."""
 
     @property
     def count(self) -> int:
@@ -84,9 +90,18 @@ class Days:
         return self.count - (options.valid_days + options.test_days if options.split == "time" else 0)
 
     def add(self, moment_R: np.ndarray) -> None:
-        if len(moment_R):
-            self.first = min(self.first, int(moment_R.min() // DAY_US))
-            self.last = max(self.last, int(moment_R.max() // DAY_US))
+        day_R = moment_R // DAY_US
+        odd_R = (day_R < EARLIEST) | (day_R > LATEST)
+        if odd_R.any():
+            self.odd, self.such, day_R = self.odd + int(odd_R.sum()), int(day_R[odd_R][0]), day_R[~odd_R]
+        if len(day_R):
+            self.first = min(self.first, int(day_R.min()))
+            self.last = max(self.last, int(day_R.max()))
+
+    def note(self, time: str) -> str:
+        """A line on the rows of such days."""
+        rows = f"{self.odd:,} row{'s' * (self.odd > 1)}"
+        return f"column {time!r}: {rows} of a day such as {day(self.such)}, which no exposure has: is it a placeholder?"
 
 
 def load_table(source: str, out: str | Path, options: TableOptions, progress: Callable[[int], None] = silent) -> Loaded:
@@ -109,6 +124,13 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
     for one in options.text:
         columns[one].texts = columns[one].texts[:0]  # text as told, whatever it looks like
     notes: list[str] = []
+    if days.odd:
+        if not days.count:
+            days.refused = f"all days are such as {day(days.such)}"
+            if options.split == "time":
+                raise UserError(f"{source}: column {roles['time']!r}: {days.refused}; name the column with --time, or "
+                                "take --split user")  # fmt: skip
+        notes.append(days.note(roles["time"]))
     if options.split == "auto":
         options, why = chosen_split(options, roles, days, columns)
         notes += [why] if options.split != "time" else []
@@ -306,6 +328,5 @@ class DealtRows:
 def days_note(days: Days, options: TableOptions) -> str:
     test = days.last - options.test_days + 1
     valid = test - options.valid_days
-    return (
-        f"train to {day(valid - 1)}, valid from {day(valid)}, test from {day(test)} to {day(days.last)} (days in UTC)"
-    )
+    train = f"train from {day(days.first)} to {day(valid - 1)}, valid from {day(valid)}"
+    return f"{train}, test from {day(test)} to {day(days.last)} (days in UTC)"
