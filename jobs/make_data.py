@@ -28,6 +28,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 from rich import box
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -159,7 +160,7 @@ def run(args: MakeData | Simulated) -> Path:
             task = bar.add_task(title, total=args.rows if title == "generated" else None)
             facts = make(args, out, lambda rows: bar.advance(task, rows), notes)
     for note in notes:
-        console.print(note)
+        console.print(note, markup=False, highlight=False) if isinstance(note, str) else console.print(note)
     console.print(report(title, facts, open_log(out).schema.labels))
     console.print(f"log: {out}", soft_wrap=True)
     return out
@@ -194,7 +195,7 @@ def columns_table(draft: Draft) -> Table:
     for name in ("column", "is", "", "because"):
         table.add_column(name, overflow="fold")
     for one in draft.decisions:
-        table.add_row(one.column, one.what, "" if one.sure else "?", one.why)
+        table.add_row(escape(one.column), one.what, "" if one.sure else "?", escape(one.why))
     if not all(one.sure for one in draft.decisions):
         table.caption = "?: a guess. Name it with an option of its own (--help), or change schema.json."
     return table

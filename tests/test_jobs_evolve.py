@@ -193,6 +193,11 @@ def no_clicks(table):
     table["click"][:], table["conversion"][:] = 0, 0
 
 
+def without_user_or_request(table):
+    del table["request"]
+    table["user"] = [None, *table["user"][1:]]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -210,7 +215,7 @@ def no_clicks(table):
         ),
         (with_column("click", lambda table: ["no"] * len(table["pcvr"])), "'click' is string: a label must be 0 or 1"),
         (with_column("user", lambda table: np.asarray(table["pcvr"])), "'user' is float: an id must be"),
-        (with_column("user", lambda table: [None, *table["user"][1:]]), "'user' is null in row 0"),
+        (without_user_or_request, "'user' is null in row 0"),
         (with_column("value", lambda table: -np.ones(len(table["pcvr"]))), "'value' is negative"),
         (
             with_column("pctr", lambda table: table["pctr"] - 1),
@@ -315,36 +320,6 @@ def test_weights_may_follow_the_user_and_outcomes_be_guarded(tmp_path):
         with pytest.raises(ValueError, match=message):
             run(arguments(path, tmp_path / "other", **changes))
     assert not (tmp_path / "other").exists()
-
-
-def test_weights_may_follow_the_moment_of_the_request(tmp_path):
-    table = scored_table()
-    table["hour"] = np.repeat(np.arange(120) % 5, 15).astype(np.float32)  # a user's requests differ, their rows do not
-    run(arguments(write(tmp_path / "scored.parquet", table), tmp_path / "run", by=("hour",)))
-    assert json.loads((tmp_path / "run" / "policy.json").read_text())["by"]["hour"]["mean"] == pytest.approx(2, abs=0.5)
-
-
-@pytest.mark.parametrize(
-    ("candidates", "metric", "k"),
-    [(10, "value", 5), (3, "value", 1), (15, "value", 10), (10, "ndcg", 10)],
-)
-def test_without_k_it_is_ten_or_half_of_a_list(tmp_path, capsys, candidates, metric, k):
-    """The first 10 of 10 candidates are the same in any order; NDCG tells the orders apart."""
-    path = write(tmp_path / "scored.parquet", scored_table(candidates=candidates))
-    run(arguments(path, tmp_path / "run", metric=metric, k=None))
-    said = " ".join(capsys.readouterr().out.split())
-    assert ("few lists are longer than 10, so k is" in said) == (k < 10)
-    assert json.loads((tmp_path / "run" / "policy.json").read_text())["k"] == k
-    if metric == "value" and candidates <= 10:
-        with pytest.raises(ValueError, match=r"no request with a click has more than 10 candidates"):
-            run(arguments(path, tmp_path / "other", k=10))
-
-
-def test_lists_of_one_cannot_be_ordered(tmp_path):
-    path = write(tmp_path / "scored.parquet", scored_table(candidates=1))
-    for metric in ("value", "ndcg"):
-        with pytest.raises(ValueError, match="every request with a click has a single candidate"):
-            run(arguments(path, tmp_path / "run", metric=metric, k=None))
 
 
 def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):

@@ -18,10 +18,12 @@ import pyarrow as pa
 from data.encode import one_chunk
 from data.errors import UserError
 from data.loaders.common import PARTS, hash_split, silent
+from data.loaders.table_days import Days
 from data.loaders.table_draft import Draft, draft, find_roles, id_columns
 from data.loaders.table_files import RawTable, open_table
 from data.loaders.table_moments import Moments
 from data.loaders.table_profile import Column, profile
+from data.loaders.table_repeats import WORTH, Repeats
 from data.loaders.table_requests import whole_requests
 from data.loaders.table_values import float_ids, label, mended
 from data.sources import UTC
@@ -31,8 +33,6 @@ from data.write import PartFacts, PartWriter, new_log
 SPLITS = ("auto", "time", "user", "request", "row")
 FEWEST_KEYS, FEWEST_OUTCOMES = 30, 5
 """Users (requests) of a table, and clicks and conversions of a part, below which rows are dealt out one by one."""
-EARLIEST, LATEST = 7305, 47481
-"""1990-01-01 and 2099-12-31, in days since 1970: exposures of other days are taken for mistakes."""
 TIME = "__time__"
 """Column of microseconds that a block has between reading and writing."""
 
@@ -68,42 +68,6 @@ class Loaded:
     notes: list[str]
 
 
-@dataclass
-class Days:
-    """First and last day of a table, days since 1970 (UTC)."""
-
-    first: int = 2**62
-    last: int = -(2**62)
-    refused: str = ""
-    """Why the table cannot be split by time."""
-    odd: int = 0
-    """Rows of a day that no exposure has, which is no first or last one: a placeholder such as 1970-01-01."""
-    such: int = 0
-    """One of these days."""
-
-    @property
-    def count(self) -> int:
-        return max(0, self.last - self.first + 1)
-
-    def train(self, options: "TableOptions") -> int:
-        """Days that the training part has."""
-        return self.count - (options.valid_days + options.test_days if options.split == "time" else 0)
-
-    def add(self, moment_R: np.ndarray) -> None:
-        day_R = moment_R // DAY_US
-        odd_R = (day_R < EARLIEST) | (day_R > LATEST)
-        if odd_R.any():
-            self.odd, self.such, day_R = self.odd + int(odd_R.sum()), int(day_R[odd_R][0]), day_R[~odd_R]
-        if len(day_R):
-            self.first = min(self.first, int(day_R.min()))
-            self.last = max(self.last, int(day_R.max()))
-
-    def note(self, time: str) -> str:
-        """A line on the rows of such days."""
-        rows = f"{self.odd:,} row{'s' * (self.odd > 1)}"
-        return f"column {time!r}: {rows} of a day such as {day(self.such)}, which no exposure has: is it a placeholder?"
-
-
 def load_table(source: str, out: str | Path, options: TableOptions, progress: Callable[[int], None] = silent) -> Loaded:
     """Read the table, write the log, say what each column has become.
 
@@ -113,8 +77,8 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
     table = open_table(source, options.text, options.decimal)
     roles = find_roles(table.types, options.columns)
     check_options(options, roles, table)
-    days, moments = Days(), Moments(roles.get("time"))
-    columns = profile(first_pass(table, roles, options.split, days, moments, progress), table.types)
+    days, moments, repeats = Days(), Moments(roles.get("time")), Repeats()
+    columns = profile(first_pass(table, roles, options.split, days, moments, repeats, progress), table.types)
     rows = next(iter(columns.values())).rows
     if rows == 0:
         raise UserError(f"{source}: holds no rows")
@@ -123,7 +87,7 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
         columns[one].type = pa.int64()
     for one in options.text:
         columns[one].texts = columns[one].texts[:0]  # text as told, whatever it looks like
-    notes: list[str] = []
+    notes = [*table.notes, *repeated(repeats, rows, roles), *people(columns, roles)]
     if days.odd:
         if not days.count:
             days.refused = f"all days are such as {day(days.such)}"
@@ -136,10 +100,11 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
         notes += [why] if options.split != "time" else []
     by_time = options.split == "time"
     folders = {name for file in table.files for name in file.folders}
-    name, train_days = Path(source.rstrip("/")).stem or "table", days.train(options)
+    name = Path(source.rstrip("/")).stem or "table"
+    train_days = days.count - (options.valid_days + options.test_days if by_time else 0)
     found = draft(name, columns, roles, options.columns, options.kinds, folders, moments, options.zone, train_days)
     part_of = splitter(options, found.roles, found.schema.labels, days)
-    notes += [days_note(days, options)] if by_time else []
+    notes += [days.parts(options.valid_days, options.test_days)] if by_time else []
     with new_log(out, found.schema) as directory, ExitStack() as stack:
         writers = [stack.enter_context(PartWriter(directory, part, found.schema)) for part in PARTS]
         infinite = [one.name for one in columns.values() if one.infinite and one.name not in ids]
@@ -173,6 +138,21 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
     if dropped:
         notes.append(f"{dropped:,} rows with a conversion and no click were left out: CVR is learnt after clicks")
     return Loaded(facts, found, notes)
+
+
+def repeated(repeats: Repeats, rows: int, roles: Mapping[str, str]) -> Iterator[str]:
+    """A line on rows that stand there again; without a moment or a request two alike may well be two."""
+    if repeats.share >= WORTH and not {"time", "request"}.isdisjoint(roles):
+        again = round(repeats.share * rows)
+        yield f"some {again:,} of {rows:,} rows stand there again, alike in all columns: was a file copied, or joined?"
+
+
+def people(columns: Mapping[str, Column], roles: Mapping[str, str]) -> Iterator[str]:
+    """A line on rows without a user or a request."""
+    means = {"user": "figures by user take them for one user", "request": "each is a request by itself"}
+    for role, meaning in means.items():
+        if role in roles and (missing := columns[roles[role]].missing):
+            yield f"column {roles[role]!r}: {missing:,} rows have no {role}: {meaning}"
 
 
 def check_options(options: TableOptions, roles: dict[str, str], table: RawTable) -> None:
@@ -233,6 +213,7 @@ def first_pass(
     split: str,
     days: Days,
     moments: Moments,
+    repeats: Repeats,
     progress: Callable[[int], None],
 ) -> Iterator[tuple[pa.Table, dict[str, np.ndarray]]]:
     taken = {name for role, name in roles.items() if role != "time"}
@@ -241,6 +222,7 @@ def first_pass(
     for block, path in table.blocks():
         start, last = (start if path == last else 0), path
         moments.add(block, names)
+        repeats.add(block)
         if split == "time" or (split == "auto" and "time" in roles and not days.refused):
             try:
                 days.add(microseconds(block, roles["time"], path))
@@ -287,15 +269,7 @@ def splitter(
         share = options.held_out
         shares = {"train": 1 - 2 * share, "valid": share, "test": share}
         return lambda table: hash_split(one_chunk(table, roles[options.split]), shares, options.seed)
-    test = days.last - options.test_days + 1
-    valid = test - options.valid_days
-    if valid <= days.first:
-        raise UserError(
-            f"the table has {days.last - days.first + 1} days ({day(days.first)} to {day(days.last)}): with "
-            f"{options.valid_days} of valid and {options.test_days} of test none is left for train; take fewer, or "
-            "--split user"
-        )
-    edges = np.array([valid, test]) * DAY_US
+    edges = np.array(days.begins(options.valid_days, options.test_days)) * DAY_US
     return lambda table: np.searchsorted(edges, table.column(TIME).to_numpy(), side="right")
 
 
@@ -323,10 +297,3 @@ class DealtRows:
             first_R = (number_R - 2 * (outcome == 1)) % len(PARTS)  # clicks alone the other way round
             part_R[place_R] = np.where(number_R < len(PARTS), first_R, spread_R)
         return part_R
-
-
-def days_note(days: Days, options: TableOptions) -> str:
-    test = days.last - options.test_days + 1
-    valid = test - options.valid_days
-    train = f"train from {day(days.first)} to {day(valid - 1)}, valid from {day(valid)}"
-    return f"{train}, test from {day(test)} to {day(days.last)} (days in UTC)"

@@ -44,6 +44,8 @@ class RawTable:
     types: dict[str, pa.DataType]
     decimal: str = "."
     """Of a CSV: what stands before the digits of a fraction."""
+    notes: tuple[str, ...] = ()
+    """Lines on what a user might not expect of it."""
 
     def blocks(self, columns: list[str] | None = None) -> Iterator[tuple[pa.Table, str]]:
         """(rows, path of their file), in order. Raises UserError naming the file where they cannot be read."""
@@ -109,7 +111,9 @@ def open_table(location: str, text: tuple[str, ...] = (), decimal: str = ".") ->
         other = next(path for path in known if path not in csv)
         raise UserError(f"{place}: holds CSV and Parquet ({csv[0]}, {other}); give a folder of one of them")
     files = tuple(TableFile(path, folders(path.removeprefix(root))) for path in sorted(known))
-    return RawTable(location, filesystem, files, column_types(filesystem, files, text, decimal), decimal)
+    notes: list[str] = []
+    types = column_types(filesystem, files, text, decimal, notes)
+    return RawTable(location, filesystem, files, types, decimal, tuple(notes))
 
 
 def below(filesystem: Any, root: str) -> list[str]:
@@ -129,9 +133,10 @@ def folders(path: str) -> dict[str, str]:
 
 
 def column_types(
-    filesystem: Any, files: tuple[TableFile, ...], text: tuple[str, ...], decimal: str
+    filesystem: Any, files: tuple[TableFile, ...], text: tuple[str, ...], decimal: str, notes: list[str]
 ) -> dict[str, pa.DataType]:
-    """One type a column, in the order in which the files name them."""
+    """One type a column, in the order in which the files name them. `notes` is given a line for each column that is in
+    the files and in their folders' names."""
     found: dict[str, dict[str, pa.DataType]] = {}
     for file in files:
         schema = file_schema(filesystem, file.path, decimal)
@@ -146,6 +151,10 @@ def column_types(
         for name, kind in zip(schema.names, schema.types, strict=True):
             if name not in file.folders:
                 found.setdefault(name, {})[file.path] = kind
+            elif not any(repr(name) in line for line in notes):
+                notes.append(
+                    f"column {name!r} is in the files and in their folders' names: those of the folders are read"
+                )
     absent = [name for name in text if name not in found]
     if absent:
         raise UserError(f"--text {absent[0]}: no such column; the table has {', '.join(found)}")

@@ -139,6 +139,8 @@ class EntireSpace:
         train = facts["train"]
         if not train.positives.get("conversion") or not facts["valid"].positives.get("conversion"):
             warnings.append("train or valid has no conversions: a model of clicks; its pcvr and pctcvr mean nothing")
+        elif train.positives["conversion"] == train.positives["click"]:
+            warnings.append("every click of train converts: pcvr is 1, and pctcvr pctr; are both labels one column?")
         return {
             **towers(objective, settings.objective),
             "click_rate": train.weights["click"] / train.weight,
