@@ -264,7 +264,10 @@ def following(args: MakeData | Simulated) -> tuple[object, ...]:
     """A look at the log, or what a simulated one is for; of days, what takes them in."""
     if isinstance(args, Simulated):
         return following_simulated(args)
-    return ("pipeline", "--watch", args.out, "--out", "runs/days") if args.days else ("check", "--data", args.out)
+    if args.days:
+        return ("pipeline", "--watch", args.out, "--out", "runs/days")
+    alone = args.source == "table" and list(open_log(args.out).schema.labels) == ["click"]
+    return ("check", "--data", args.out, *(("--preset", "clicks") if alone else ()))
 
 
 def make_data(out: Place, **options: Any) -> Result:

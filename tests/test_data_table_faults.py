@@ -144,3 +144,45 @@ def test_names_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFix
     assert "[/price]" in said
     assert "a[bold]b" in said
     assert "column '[/price]': 1 infinite values were made missing" in said
+
+
+def test_what_cannot_be_says_what_to_do(tmp_path: Path) -> None:
+    table = columns()
+    big = {"big_id": pa.array([10**25 + number % 7 for number in range(ROWS)], pa.decimal128(38, 0))}
+    with pytest.raises(UserError, match=r"column 'big_id' does not fit int64 .*are read as text with --text COLUMN"):
+        load(tmp_path, table | big)
+    found = load(tmp_path, table | big, text=("big_id",))
+    assert "big_id" in found.draft.schema.features
+    two = {name: column[:2] for name, column in table.items()}
+    with pytest.raises(UserError, match="2 rows cannot make three parts: bring more rows"):
+        load_table(write(tmp_path / "two.parquet", two), tmp_path / "two", TableOptions())
+    raw = {"item": pa.array([bytes([255, number % 9]) for number in range(ROWS)])}
+    with pytest.raises(UserError, match=r"'item' does not fit .*hexadecimal"):
+        load_table(write(tmp_path / "bytes.parquet", table | raw), tmp_path / "bytes", TableOptions())
+
+
+def write(path: Path, table: dict[str, Any]) -> str:
+    pq.write_table(pa.table(table), path)
+    return str(path)
+
+
+def test_a_text_that_is_no_time_is_shown_and_not_the_one_before_it(tmp_path: Path) -> None:
+    moments = np.datetime_as_string(columns()["ts"].astype("datetime64[ms]")).astype(object)
+    moments[700] = "yesterday, " + "as they say " * 9
+    with pytest.raises(
+        UserError, match=r"'ts' holds 'yesterday, as they say as they say as th\.\.\.', which is no time"
+    ):
+        load(tmp_path, columns() | {"ts": pa.array(moments)}, split="time")
+
+
+def test_where_all_rows_are_clicks_no_column_is_an_outcome_of_them(tmp_path: Path) -> None:
+    found = load(tmp_path, columns() | {"click": np.ones(ROWS, np.int8)})
+    assert {"user_id", "price"} <= set(found.draft.schema.features)
+
+
+def test_a_table_without_conversions_leads_to_a_model_of_clicks(tmp_path: Path) -> None:
+    table = {name: column for name, column in columns().items() if name != "conversion"}
+    source = write(tmp_path / "raw.parquet", table)
+    make_data.make_data(tmp_path / "log", source="table", input=source)
+    given = make_data.MakeData(source="table", input=source, out=tmp_path / "log")
+    assert make_data.following(given) == ("check", "--data", tmp_path / "log", "--preset", "clicks")

@@ -123,6 +123,8 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
         facts = {part: writer.close() for part, writer in zip(PARTS, writers, strict=True)}
         empty = [part for part in PARTS if facts[part].rows == 0]
         if empty:
+            if rows < FEWEST_KEYS:
+                raise UserError(f"{source}: {rows:,} row{'s' * (rows > 1)} cannot make three parts: bring more rows")
             raise UserError(too_few(empty[0], f"no rows of {rows:,}", options))
     poor = [(part, label) for part in PARTS for label in found.schema.labels if not getattr(facts[part], f"{label}s")]
     if poor:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from data.errors import UserError
 from data.filesystems import reading, resolve, shown
-from data.kinds import cast_table, common_type, read_type
+from data.kinds import cast_table, common_type, is_list, read_type
 from data.listing import is_hidden, local_files
 from data.loaders.table_csv import is_csv, not_readable, open_csv
 
@@ -79,9 +79,20 @@ class RawTable:
                     for name in names:
                         if name not in there:
                             table = table.append_column(name, pa.nulls(table.num_rows, types[name]))
-                    yield cast_table(table, types, file.path)
+                    yield fitting(table, types, file.path)
         except (pa.ArrowException, OSError, KeyError) as error:
             raise not_readable(file.path, error) from None
+
+
+def fitting(table: pa.Table, types: dict[str, pa.DataType], path: str) -> pa.Table:
+    """The table with these types. Raises UserError, with what to do about it, for a value that does not fit."""
+    try:
+        return cast_table(table, types, path)
+    except UserError as error:
+        said = str(error)
+        advice = "; whole numbers of more than 64 bits are read as text with --text COLUMN" * ("out of bounds" in said)
+        advice += "; bytes that are no UTF-8 have to be written as text, in hexadecimal digits say" * ("UTF8" in said)
+        raise UserError(said + advice) from None
 
 
 def open_table(location: str, text: tuple[str, ...] = (), decimal: str = ".") -> RawTable:
@@ -167,9 +178,9 @@ def column_types(
             types[name] = one_type(list(kinds.values()))
         except TypeError:
             (first, one), (second, other) = list({str(kind): (path, kind) for path, kind in kinds.items()}.values())[:2]
+            text_too = "" if any(map(is_list, (one, other))) else f", or read it as text with --text {name}"
             raise UserError(
-                f"{second}: column {name!r} is {other}, in {first} it is {one}; write one type, or read it as text "
-                f"with --text {name}"
+                f"{second}: column {name!r} is {other}, in {first} it is {one}; write one type{text_too}"
             ) from None
     for name in dict.fromkeys(name for file in files for name in file.folders):
         values = [file.folders.get(name, "") for file in files]

@@ -301,7 +301,8 @@ def require_labels(log: Log, needed: tuple[str, ...]) -> None:
     absent = [name for name in needed if name not in log.schema.labels]
     if absent:
         have = ", ".join(log.schema.labels) or "none"
-        raise UserError(f"{shown(log.location)}/schema.json: no label {absent[0]!r}; it has {have}")
+        clicks = "; --preset clicks trains a model of clicks alone" if absent == ["conversion"] else ""
+        raise UserError(f"{shown(log.location)}/schema.json: no label {absent[0]!r}; it has {have}{clicks}")
 
 
 def refuse_empty(where: str, facts: LabelFacts, needed: tuple[str, ...]) -> None:
