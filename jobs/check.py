@@ -68,13 +68,14 @@ class Arguments:
 def options(words: Sequence[str]) -> type:
     """Arguments with the settings of the problem and the preset that the words name."""
     first = glance(words, problem=DEFAULT_PROBLEM, preset="")
-    return with_settings(Arguments, settings=usual(first["problem"], first["preset"]))
+    return with_settings(Arguments, settings=usual(first["problem"], first["preset"])[1])
 
 
-def usual(problem: str, preset: str) -> Any:
-    """The problem's settings where no other option is given."""
+def usual(problem: str, preset: str) -> tuple[TrainConfig, Any]:
+    """How it is trained, and the problem's settings, where no other option is given."""
     kind = find_problem(problem)
-    return apply(*find_preset(preset, kind.presets, "train"), TrainConfig(), kind.settings_type())[1]
+    config, settings = apply(*find_preset(preset, kind.presets, "train"), TrainConfig(), kind.settings_type())
+    return config, settings
 
 
 def arguments_of(*words: object) -> Arguments:
@@ -90,9 +91,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
         check_new(arguments.out)
     log = open_log(arguments.data)
     trust(arguments)
-    settings = arguments.settings or usual(arguments.problem, arguments.preset)
+    config, settings = usual(arguments.problem, arguments.preset)
+    settings = arguments.settings or settings
     with console.status("reading the log"):
-        job = prepare(Path(), log, TrainConfig(), settings, started, arguments.problem)
+        job = prepare(Path(), log, config, settings, started, arguments.problem)
         log = dataclasses.replace(log, schema=job.schema)
         parts = {name: log.part(name) for name in job.parts}
         warnings = [*job.facts.get("warnings", ()), *torn(log, parts)]
@@ -250,7 +252,7 @@ def following(given: Arguments) -> list[object]:
         words += ["--problem", given.problem]
     if given.preset:
         words += ["--preset", given.preset]
-    expected = flat(plain(usual(given.problem, given.preset)))
+    expected = flat(plain(usual(given.problem, given.preset)[1]))
     own = flat(plain(given.settings)) if given.settings else expected
     return [*words, *words_of({key: value for key, value in own.items() if value != expected.get(key)})]
 
