@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy.stats import entropy
+from scipy.stats import chi2, entropy
 from support import change_column, change_schema, copy, error_line
 
-from data.drift import drifts, id_psi, psi
+from data.drift import MUCH, by_chance, drifts, id_psi, psi
 from data.log import open_log
 from jobs import check
 
@@ -25,6 +25,15 @@ def test_psi_is_the_symmetric_divergence() -> None:
     same, moved = rng.integers(0, 20, 5000), rng.integers(10, 30, 5000)
     assert id_psi(same, rng.integers(0, 20, 5000)) < 0.02
     assert id_psi(same, moved) > 1
+
+
+@pytest.mark.parametrize(("bins", "rows"), [(2, 40), (10, 60), (24, 300), (51, 100)])
+def test_small_parts_that_nothing_tells_apart_are_not_far(bins: int, rows: int) -> None:
+    """In a thousand draws one or so passes the limit; by 0.25 alone up to all of them would."""
+    rng = np.random.default_rng(0)
+    found = [id_psi(*(rng.integers(0, bins, size) for size in (3000, rows))) for _ in range(1000)]
+    assert np.mean(np.array(found) > MUCH + by_chance(bins, 1 / 3000 + 1 / rows)) <= 0.002
+    assert by_chance(bins, 1.0) == pytest.approx(chi2.ppf(0.999, bins - 1), rel=0.04)
 
 
 def test_a_good_log_has_nothing_to_look_at(small_log: Path, tmp_path: Path) -> None:
