@@ -220,7 +220,8 @@ def panels(record: Record) -> list[Panel]:
          *(share(entry.get(f"{part}.unseen")) for part in later))
         for name, entry in columns.items()
     ]  # fmt: skip
-    note = "Of train. Greatest: of a list its length. PSI: how far a part is from train; above 0.25 much has changed, of small parts a little later. "
+    note = "Of train. Greatest: of a list its length. PSI: how far a part is from train; above 0.25 much has changed, "
+    note += "in small parts a little further up. "
     note += "New: rows (or list entries) whose id train does not have."
     return [*found, Table("Columns", heads, tuple(lines), note, SECTION)]
 
