@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from support import QUICK, events, same_bits
 
+import jobs.demo
 import jobs.pipeline
 import jobs.report
 import jobs.tune
@@ -194,6 +195,22 @@ def test_another_thread_may_call(small_log, tmp_path):
     thread.start()
     thread.join()
     assert found[0].figures["train.epochs"] == 1
+
+
+def test_the_demo_gives_its_page_and_what_tuning_brought(tmp_path, monkeypatch):
+    """The command itself takes a minute."""
+    taken = []
+
+    def run(given):
+        (given.out / "tuned").mkdir(parents=True)
+        (given.out / "tuned" / "summary.json").write_text('{"fusion.significant": true}')
+        taken.append(given)
+        return given.out / "report.html"
+
+    monkeypatch.setattr(jobs.demo, "run", run)
+    found = jobs.demo.demo(tmp_path / "demo", rows=3e5, workers=0)
+    assert (found.path, found.figures) == (tmp_path / "demo" / "report.html", {"fusion.significant": True})
+    assert (taken[0].rows, taken[0].workers) == (300_000, 0)
 
 
 @pytest.mark.parametrize(("code", "raised"), [(130, KeyboardInterrupt), (143, SystemExit), (1, UserError)])
