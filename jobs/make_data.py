@@ -70,8 +70,9 @@ class TableArguments:
     """Split by user, request or row: the share of each of valid and test."""
     time: str | None = None
     """Column of the moment: a timestamp, a date, text such as 2026-01-31, or seconds or milliseconds since 1970."""
-    zone: str = "UTC"
-    """Time zone in which the hour and the weekday of that moment are told, such as Europe/Berlin."""
+    zone: str | None = None
+    """Time zone in which the hour and the weekday of that moment are told, such as Europe/Berlin. Left out: the one
+    that the column's type has, else UTC."""
     click: str | None = None
     """Column that is 1 where the exposure was clicked."""
     conversion: str | None = None
@@ -103,7 +104,7 @@ class TableArguments:
         columns = {role: getattr(self, role) for role in ROLES if getattr(self, role) is not None}
         kinds = {column: kind for kind in KINDS for column in getattr(self, kind)}
         return TableOptions(self.split, self.valid_days, self.test_days, self.held_out, columns, kinds, self.text,
-                            self.decimal, zone_of(self.zone, "--zone"), seed)  # fmt: skip
+                            self.decimal, zone_of(self.zone, "--zone") if self.zone else "", seed)  # fmt: skip
 
 
 KNOBS = tuple(field.name for field in dataclasses.fields(GeneratedLog))

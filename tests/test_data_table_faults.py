@@ -75,6 +75,15 @@ def test_moments_that_pandas_made_floats_have_hours(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table["ts_hour"].to_numpy(), (moment // 3600 % 24)[: table.num_rows])
 
 
+@pytest.mark.parametrize(("zone", "told"), [("Asia/Tokyo", "Asia/Tokyo"), ("UTC", "UTC"), ("+09:00", "UTC")])
+def test_hours_are_told_in_the_zone_of_the_column(tmp_path: Path, zone: str, told: str) -> None:
+    moments = pa.array(columns()["ts"]).cast(pa.timestamp("us", zone))
+    assert load(tmp_path, columns() | {"ts": moments}).draft.schema.sources["ts_hour"].zone == told
+    (tmp_path / "other").mkdir()
+    other = load(tmp_path / "other", columns() | {"ts": moments}, zone="Europe/Berlin")
+    assert other.draft.schema.sources["ts_hour"].zone == "Europe/Berlin"
+
+
 def test_days_without_rows_are_no_days() -> None:
     days = Days()
     for number in (20454, 20455, 20456, 20459, 20490):

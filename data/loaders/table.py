@@ -26,7 +26,7 @@ from data.loaders.table_profile import Column, profile
 from data.loaders.table_repeats import WORTH, Repeats
 from data.loaders.table_requests import whole_requests
 from data.loaders.table_values import float_ids, label, mended
-from data.sources import UTC
+from data.sources import UTC, zone_of
 from data.times import DAY_US, day, microseconds
 from data.write import PartFacts, PartWriter, new_log
 
@@ -56,8 +56,8 @@ class TableOptions:
     """Columns that are text whatever they look like."""
     decimal: str = "."
     """Of a CSV: what stands before the digits of a fraction."""
-    zone: str = UTC
-    """Time zone in which hours and weekdays are told."""
+    zone: str = ""
+    """Time zone in which hours and weekdays are told; left out, that of the column of moments, else UTC."""
     seed: int = 0
 
 
@@ -100,9 +100,12 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
         notes += [why] if options.split != "time" else []
     by_time = options.split == "time"
     folders = {name for file in table.files for name in file.folders}
-    name = Path(source.rstrip("/")).stem or "table"
+    name, zone = (
+        Path(source.rstrip("/")).stem or "table",
+        options.zone or own_zone(table.types.get(roles.get("time", ""))),
+    )
     train_days = days.count - (options.valid_days + options.test_days if by_time else 0)
-    found = draft(name, columns, roles, options.columns, options.kinds, folders, moments, options.zone, train_days)
+    found = draft(name, columns, roles, options.columns, options.kinds, folders, moments, zone, train_days)
     part_of = splitter(options, found.roles, found.schema.labels, days)
     notes += [days.parts(options.valid_days, options.test_days)] if by_time else []
     with new_log(out, found.schema) as directory, ExitStack() as stack:
@@ -155,6 +158,14 @@ def people(columns: Mapping[str, Column], roles: Mapping[str, str]) -> Iterator[
     for role, meaning in means.items():
         if role in roles and (missing := columns[roles[role]].missing):
             yield f"column {roles[role]!r}: {missing:,} rows have no {role}: {meaning}"
+
+
+def own_zone(kind: pa.DataType | None) -> str:
+    """The time zone that timestamps of this type are told in, if they say one by name."""
+    try:
+        return zone_of(getattr(kind, "tz", None) or UTC, "")
+    except UserError:  # an offset such as +09:00
+        return UTC
 
 
 def check_options(options: TableOptions, roles: dict[str, str], table: RawTable) -> None:
