@@ -17,6 +17,11 @@ SIZES = ((1e17, "ns"), (1e14, "us"), (1e11, "ms"), (1e8, "s"))
 FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y/%m/%d %H:%M:%S", "%Y-%m-%d", "%Y%m%d", "%Y/%m/%d")
 
 
+TIMELY = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?$"
+MOST_SHOWN = 40
+"""Characters of a text that is no time."""
+
+
 def microseconds(table: pa.Table, name: str, path: str) -> np.ndarray:
     """int64_R of a column of moments in any form. Raises UserError naming file, column and value: a missing time, a
     text or number that is none."""
@@ -112,10 +117,16 @@ def from_text(column: pa.Array, name: str, where: str) -> pa.Array:
         except pa.ArrowException:
             continue
     text = column.cast(pa.large_string())
+    best = column
     for form in FORMATS:
         found = pc.strptime(text, format=form, unit="us", error_is_null=True)
         if found.null_count == column.null_count:
             return found
-    wrong = column.drop_null()[0].as_py()
+        best = found if found.null_count < best.null_count or best is column else best
+    known = text.filter(pc.and_(text.is_valid(), best.is_null()))
+    # Fractions and offsets are read above and not by these forms: the culprit is the one that has neither.
+    plainly = known.filter(pc.invert(pc.match_substring_regex(known, TIMELY)))
+    wrong = (plainly if len(plainly) else known)[0].as_py()
+    wrong = wrong if len(wrong) <= MOST_SHOWN else wrong[:MOST_SHOWN] + "..."
     raise UserError(f"{where}column {name!r} holds {wrong!r}, which is no time: want 2026-01-31 12:00:00, "
                     "2026-01-31 or 20260131")  # fmt: skip

@@ -51,7 +51,7 @@ def page() -> str:
         for words in variants:
             lines.append(f"## {' '.join((f'jobs.{command}', *words))}\n")
             new = [one for one in found(command, words) if (command, one.name) not in seen or not words]
-            if command in ("ensemble", "tune", "pipeline"):
+            if command in ("check", "ensemble", "tune", "pipeline"):
                 new, shared = without_shared(new, command)
                 lines.append(f"{shared}\n")
             seen |= {(command, one.name) for one in new}
@@ -72,7 +72,8 @@ def without_shared(options: list[Option], command: str) -> tuple[list[Option], s
     trained = {one.name for one in found("train", ()) if one.group not in ("options",)}
     own = [one for one in options if one.name not in trained and not one.name.startswith(("--es.", "--tuning."))]
     more = "" if command != "pipeline" else "; those of `jobs.evolve` with `--es.` and `--tuning.` before their names"
-    return own, f"Besides these the settings of `jobs.train`{more}."
+    which = "the problem's settings, those of" if command == "check" else "the settings of"
+    return own, f"Besides these {which} `jobs.train`{more}."
 
 
 def table(options: list[Option]) -> list[str]:

@@ -44,8 +44,11 @@ class Scores:
 class Scoring(Protocol):
     """jobs.score"""
 
-    def score_part(self, run: Given, log: Log, part: str, device: torch.device, raw: bool) -> Scores:
-        """`raw`: without the run's calibration. Raises UserError for a log that lacks the model's features."""
+    def score_part(
+        self, run: Given, log: Log, part: str, device: torch.device, raw: bool, keep: Sequence[str] = ()
+    ) -> Scores:
+        """`raw`: without the run's calibration; `keep`: columns or features to write beside the scores. Raises
+        UserError for a log that lacks the model's features, or one of these."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ the return that is maximised is no estimate of what the policy is worth, a tunab
 instead: the return is not shown as a result then. Shapes: D numbers of theta.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 
@@ -86,6 +86,10 @@ class ScoreTunable(Tunable, Protocol):
     @classmethod
     def judge_policy(cls, policy: Path, scored: Path, resamples: int, seed: int) -> dict[str, float]:
         """Figures of a policy.json on scores it was not tuned on, with intervals; empty if they say nothing."""
+
+    @classmethod
+    def kept(cls, settings: Any) -> Sequence[str]:
+        """Columns that the scored files must hold beside the scores (jobs.score --keep)."""
 
     @classmethod
     def not_served(cls, settings: Any) -> str:

@@ -2,6 +2,7 @@
 
     python -m jobs.check --data runs/log
     python -m jobs.check --data s3://bucket/log --problem listwise --out runs/check
+    python -m jobs.check --data runs/shares --problem vcnet --dose game       # with the problem's own settings
 
 Every file is read once: types over all files, labels, repeated keys, truth, requests that are torn, columns that look
 like outcomes, are squeezed by a few large numbers, never change, or have moved since the training part ends. Exit code
@@ -11,7 +12,7 @@ like outcomes, are squeezed by a few large numbers, never change, or have moved 
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,13 @@ from funnel.lists.units import request_sizes
 from funnel.numbers import count, number
 from funnel.panels import Cell, Panel, Record, Sentence, Table
 from funnel.registry import DEFAULT_PROBLEM, find_problem
-from jobs.command.call import Place, Result, call
-from jobs.command.cli import main
+from funnel.settings import flat, plain
+from jobs.command.call import Place, Result, call, words_of
+from jobs.command.cli import glance, main, parse, with_settings
 from jobs.command.console import Console
+from jobs.command.preset import apply, find_preset
 from jobs.command.tables import print_table
+from jobs.command.trust import trust
 from jobs.run.directory import SUMMARY_FILE, start_run, write_json
 
 LATER = ("valid", "test")
@@ -54,7 +58,30 @@ class Arguments:
     out: Path | None = None
     """Directory to write the page and its figures to; without it they are shown here only."""
     problem: str = DEFAULT_PROBLEM
-    """What the log is to train (jobs.train --problem)."""
+    """What the log is to train (jobs.train --problem). Its settings follow."""
+    preset: str = ""
+    """Named settings of the problem, as jobs.train takes them: clicks, for a log that has no conversions."""
+    settings: Any = None
+    """The problem's own; None: its defaults."""
+
+
+def options(words: Sequence[str]) -> type:
+    """Arguments with the settings of the problem and the preset that the words name."""
+    first = glance(words, problem=DEFAULT_PROBLEM, preset="")
+    return with_settings(Arguments, settings=usual(first["problem"], first["preset"])[1])
+
+
+def usual(problem: str, preset: str) -> tuple[TrainConfig, Any]:
+    """How it is trained, and the problem's settings, where no other option is given."""
+    kind = find_problem(problem)
+    config, settings = apply(*find_preset(preset, kind.presets, "train"), TrainConfig(), kind.settings_type())
+    return config, settings
+
+
+def arguments_of(*words: object) -> Arguments:
+    """What the command line would give; raises UserError for an unknown option."""
+    parsed: Arguments = parse(options, [str(word) for word in words])
+    return parsed
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -63,9 +90,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.out is not None:
         check_new(arguments.out)
     log = open_log(arguments.data)
-    kind = find_problem(arguments.problem)
+    trust(arguments)
+    config, settings = usual(arguments.problem, arguments.preset)
+    settings = arguments.settings or settings
     with console.status("reading the log"):
-        job = prepare(Path(), log, TrainConfig(), kind.settings_type(), started, arguments.problem)
+        job = prepare(Path(), log, config, settings, started, arguments.problem)
         log = dataclasses.replace(log, schema=job.schema)
         parts = {name: log.part(name) for name in job.parts}
         warnings = [*job.facts.get("warnings", ()), *torn(log, parts)]
@@ -80,6 +109,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     proposals = list(proposed(columns, log.schema))
     summary = {
         "parts": job.facts["parts"],
+        "labels": list(log.schema.labels),
         "warnings": warnings,
         "proposals": proposals,
         "columns": {name: facts(name, column, moved) for name, column in columns.items()},
@@ -96,7 +126,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         console.print(f"perhaps: {line}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"{shown(arguments.data)}: {verdict(warnings)}", soft_wrap=True, markup=False, highlight=False)
     if arguments.out is not None:
-        start_run(arguments.out, "check", {"data": arguments.data, "problem": arguments.problem}, dict(record.run))
+        asked = {"data": arguments.data, "problem": arguments.problem, "settings": plain(settings)}
+        start_run(arguments.out, "check", asked, dict(record.run))
         write_json(arguments.out / SUMMARY_FILE, summary)
         jobs.report.run(jobs.report.Args(runs=[arguments.out], out=arguments.out / "report.html"))
     return summary
@@ -107,9 +138,11 @@ def verdict(warnings: list[str]) -> str:
     return f"can be trained; {number} to look at"
 
 
-def counts(value: float | list[float] | None) -> str:
-    """A count of a part, or one for each arm and the like."""
-    return " ".join(map(count, value)) if isinstance(value, list) else count(value)
+def counts(value: float | list[float] | None, rows: float | None = None) -> str:
+    """A count of a part, or one for each arm and the like; with its share of these rows."""
+    if isinstance(value, list):
+        return " ".join(map(count, value))
+    return count(value) if not rows or value is None else f"{count(value)} ({value / rows:.2%})"
 
 
 def labelled(log: Log, part: Part) -> Iterator[tuple[pa.Table, dict[str, np.ndarray]]]:
@@ -173,7 +206,9 @@ def panels(record: Record) -> list[Panel]:
         note = "Numbers that a model may learn from more easily once they are transformed (docs/data.md)."
         found.append(Table(HELP, ("Nr", "What"), tuple(enumerate(proposals, 1)), note, SECTION))
     names = list(dict.fromkeys(name for entry in parts.values() for name in entry))
-    rows = tuple((part, *(counts(entry.get(name)) for name in names)) for part, entry in parts.items())
+    of_rows = {f"{label}s" for label in record.summary.get("labels") or ()}
+    rows = tuple((part, *(counts(entry.get(name), entry.get("rows") if name in of_rows else None) for name in names))
+                 for part, entry in parts.items())  # fmt: skip
     found.append(Table("Parts", ("Part", *names), rows, section=SECTION))
     columns = dict(record.summary.get("columns") or {})
     later = [part for part in LATER if any(f"{part}.psi" in entry for entry in columns.values())]
@@ -185,7 +220,8 @@ def panels(record: Record) -> list[Panel]:
          *(share(entry.get(f"{part}.unseen")) for part in later))
         for name, entry in columns.items()
     ]  # fmt: skip
-    note = "Of train. Greatest: of a list its length. PSI: how far a part is from train; above 0.25 much has changed. "
+    note = "Of train. Greatest: of a list its length. PSI: how far a part is from train; above 0.25 much has changed, "
+    note += "in small parts a little further up. "
     note += "New: rows (or list entries) whose id train does not have."
     return [*found, Table("Columns", heads, tuple(lines), note, SECTION)]
 
@@ -200,20 +236,27 @@ def share(value: float | None) -> str | None:
     return None if value is None else f"{value:.1%}"
 
 
-def check(data: Place, **options: Any) -> Result:
+def check(data: Place, **options_: Any) -> Result:
     """Check a log as `python -m jobs.check` does; returns what there is to look at (docs/notebook.md).
 
     data: the log. out=DIR writes the page, problem="listwise" checks for another problem.
     """
     return call(
-        "check", run, Arguments, {"data": data, **options}, lambda given, found: (given.out or given.data, found)
+        "check", run, options, {"data": data, **options_}, lambda given, found: (given.out or given.data, found)
     )
+
+
+def following(given: Arguments) -> list[object]:
+    """The training, with the settings that the log was checked for."""
+    words: list[object] = ["train", "--data", given.data, "--out", "runs/first"]
+    if given.problem != DEFAULT_PROBLEM:
+        words += ["--problem", given.problem]
+    if given.preset:
+        words += ["--preset", given.preset]
+    expected = flat(plain(usual(given.problem, given.preset)[1]))
+    own = flat(plain(given.settings)) if given.settings else expected
+    return [*words, *words_of({key: value for key, value in own.items() if value != expected.get(key)})]
 
 
 if __name__ == "__main__":
-    main(
-        run,
-        Arguments,
-        __doc__ or "",
-        then=lambda given: ("train", "--data", given.data, "--out", "runs/first", "--problem", given.problem),
-    )
+    main(run, options, __doc__ or "", then=following)

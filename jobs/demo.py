@@ -12,9 +12,10 @@ from typing import Any
 
 from jobs import evolve, make_data, report, score, train
 from jobs.cluster.connect import check_cpus
+from jobs.command.call import Place, Result, call
 from jobs.command.cli import main
 from jobs.command.console import Console
-from jobs.run.directory import usable_cpus
+from jobs.run.directory import SUMMARY_FILE, read_json, usable_cpus
 
 PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}
 """How a command is printed: as it can be typed."""
@@ -68,6 +69,19 @@ def run(arguments: Arguments) -> Path:
         "\nyour own data: python -m jobs.make_data --source table --input RAW --time COLUMN --out LOG", **PLAIN
     )
     return page
+
+
+def demo(out: Place, **options: Any) -> Result:
+    """Everything once as `python -m jobs.demo` does; returns the page, with the figures of the tuned order
+    (docs/notebook.md).
+
+    out: a directory. rows=200_000, workers=0 and so on.
+    """
+
+    def result(given: Arguments, page: Path) -> tuple[Path, dict[str, Any]]:
+        return page, read_json(given.out / "tuned" / SUMMARY_FILE)
+
+    return call("demo", run, Arguments, {"out": out, **options}, result)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ summary.json, evaluation.json and report.html.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,9 +23,10 @@ from data.errors import UserError
 from data.files import make_directory, write_whole
 from data.filesystems import shown
 from data.log import open_log
-from funnel.fitted import Map, here
+from data.schema import Schema
+from funnel.fitted import Arrays, Map, here
 from funnel.panels import Panel, Record
-from funnel.registry import DEFAULT_FITTED, find_fitted
+from funnel.registry import DEFAULT_FITTED, OPERATIONS, TUNABLES, find_fitted
 from funnel.settings import plain, read
 from jobs.cluster.connect import check_cpus, connect, names_cluster
 from jobs.command.call import Place, Result, call
@@ -102,6 +103,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     arrays = {part: kind.read(settings, log, part) for part in dict.fromkeys(("train", arguments.part))}
     if check := getattr(kind, "check", None):
         check(settings, arrays["train"], arrays[arguments.part], shown(arguments.data))
+    for line in unread(log.schema, arrays["train"]):
+        console.print(line, style="yellow", soft_wrap=True, markup=False, highlight=False)
     with owned(out):
         if inspect_run(out, KIND, record, MAY_CHANGE) is RunState.DONE:
             console.print(f"{out} is finished already:", soft_wrap=True)
@@ -118,6 +121,15 @@ def run(arguments: Arguments) -> dict[str, Any]:
             jobs.report.write_page([out], out / REPORT)
     console.print(fitted.describe(), soft_wrap=True, highlight=False)
     return show(console, kind, read_json(out / SUMMARY_FILE), out)
+
+
+def unread(schema: Schema, arrays: Arrays) -> Iterator[str]:
+    """A line if the system has read the numeric features alone and the log has others."""
+    features = arrays.get("x")
+    names = [one.name for one in schema.categorical if one.name not in (schema.user, schema.request)]
+    if names and features is not None and features.ndim == 2 and features.shape[1] == len(schema.numeric):
+        told = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+        yield f"left out: {told}: what is fitted here reads the numeric features alone, not categorical ones"
 
 
 def map_of(workers: int) -> Map:
@@ -179,5 +191,16 @@ def fit(data: Place, out: Place, **options_: Any) -> Result:
     return call("fit", run, options, {"data": data, "out": out, **options_}, lambda _, summary: (out, summary))
 
 
+def following(given: Arguments) -> tuple[object, ...]:
+    """What goes on from such a fit: the operation of its name, a tuning on the same log; else its page."""
+    assert given.out is not None
+    if given.system in OPERATIONS:
+        return ("operate", "--system", given.system, "--out", given.out.with_name(f"{given.out.name}_daily"))
+    if given.system in TUNABLES:
+        tuned = given.out.with_name(f"{given.out.name}_tuned")
+        return ("evolve", "--objective", given.system, "--data", given.data, "--out", tuned)
+    return ("report", given.out, "--out", given.out / REPORT)
+
+
 if __name__ == "__main__":
-    main(run, options, __doc__ or "", resumes=True)
+    main(run, options, __doc__ or "", resumes=True, then=following)

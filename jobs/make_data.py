@@ -28,6 +28,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 from rich import box
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -69,8 +70,9 @@ class TableArguments:
     """Split by user, request or row: the share of each of valid and test."""
     time: str | None = None
     """Column of the moment: a timestamp, a date, text such as 2026-01-31, or seconds or milliseconds since 1970."""
-    zone: str = "UTC"
-    """Time zone in which the hour and the weekday of that moment are told, such as Europe/Berlin."""
+    zone: str | None = None
+    """Time zone in which the hour and the weekday of that moment are told, such as Europe/Berlin. Left out: the one
+    that the column's type has, else UTC."""
     click: str | None = None
     """Column that is 1 where the exposure was clicked."""
     conversion: str | None = None
@@ -102,7 +104,7 @@ class TableArguments:
         columns = {role: getattr(self, role) for role in ROLES if getattr(self, role) is not None}
         kinds = {column: kind for kind in KINDS for column in getattr(self, kind)}
         return TableOptions(self.split, self.valid_days, self.test_days, self.held_out, columns, kinds, self.text,
-                            self.decimal, zone_of(self.zone, "--zone"), seed)  # fmt: skip
+                            self.decimal, zone_of(self.zone, "--zone") if self.zone else "", seed)  # fmt: skip
 
 
 KNOBS = tuple(field.name for field in dataclasses.fields(GeneratedLog))
@@ -159,7 +161,7 @@ def run(args: MakeData | Simulated) -> Path:
             task = bar.add_task(title, total=args.rows if title == "generated" else None)
             facts = make(args, out, lambda rows: bar.advance(task, rows), notes)
     for note in notes:
-        console.print(note)
+        console.print(note, markup=False, highlight=False) if isinstance(note, str) else console.print(note)
     console.print(report(title, facts, open_log(out).schema.labels))
     console.print(f"log: {out}", soft_wrap=True)
     return out
@@ -194,7 +196,7 @@ def columns_table(draft: Draft) -> Table:
     for name in ("column", "is", "", "because"):
         table.add_column(name, overflow="fold")
     for one in draft.decisions:
-        table.add_row(one.column, one.what, "" if one.sure else "?", one.why)
+        table.add_row(escape(one.column), one.what, "" if one.sure else "?", escape(one.why))
     if not all(one.sure for one in draft.decisions):
         table.caption = "?: a guess. Name it with an option of its own (--help), or change schema.json."
     return table
@@ -263,7 +265,10 @@ def following(args: MakeData | Simulated) -> tuple[object, ...]:
     """A look at the log, or what a simulated one is for; of days, what takes them in."""
     if isinstance(args, Simulated):
         return following_simulated(args)
-    return ("pipeline", "--watch", args.out, "--out", "runs/days") if args.days else ("check", "--data", args.out)
+    if args.days:
+        return ("pipeline", "--watch", args.out, "--out", "runs/days")
+    alone = args.source == "table" and list(open_log(args.out).schema.labels) == ["click"]
+    return ("check", "--data", args.out, *(("--preset", "clicks") if alone else ()))
 
 
 def make_data(out: Place, **options: Any) -> Result:

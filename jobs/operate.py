@@ -208,5 +208,13 @@ def operate(out: Place, **options_: Any) -> Result:
     return call("operate", run, options, {"out": out, **options_}, lambda _, summary: (out, summary))
 
 
+def following(given: Arguments) -> tuple[object, ...]:
+    """The last decisions once more, from what was kept of their day; of a replay nothing."""
+    if given.replay is not None or given.out is None:
+        return ()
+    decided = sorted(path.parent for path in (given.out / DAYS).glob(f"[0-9]*/{SNAPSHOT}"))
+    return ("operate", "--system", given.system, "--replay", decided[-1]) if decided else ("status", given.out)
+
+
 if __name__ == "__main__":
-    main(run, options, __doc__ or "", resumes=True)
+    main(run, options, __doc__ or "", resumes=True, then=following)

@@ -2,6 +2,7 @@
 
     python -m jobs.score --run runs/ips --data runs/log --out runs/scored.parquet
     python -m jobs.score --run runs/ips --data runs/log --part valid --out runs/valid.parquet
+    python -m jobs.score --run runs/ips --data runs/log --keep ts_hour --out runs/scored.parquet
 
 The file also holds the labels and the ids that jobs.evolve groups by. Rows stream through: memory does not grow with
 the log.
@@ -10,9 +11,10 @@ the log.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow.parquet as pq
+import tyro
 from rich.progress import track
 
 from data.errors import UserError
@@ -41,6 +43,8 @@ class Arguments:
     """Part of the log to score."""
     raw: bool = False
     """Leave out the run's calibration (jobs.calibrate), if it has one."""
+    keep: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
+    """Columns of the log to write as well, or features made of them such as the hour: jobs.evolve --by takes them."""
 
 
 def run(arguments: Arguments) -> Path:
@@ -52,7 +56,7 @@ def run(arguments: Arguments) -> Path:
     finished = open_run(arguments.run)
     log = open_log(arguments.data)
     scoring: Scoring = tool(finished.problem, "score")
-    scores = scoring.score_part(finished, log, arguments.part, device(), arguments.raw)
+    scores = scoring.score_part(finished, log, arguments.part, device(), arguments.raw, arguments.keep)
     part, calibration = scores.part, scores.about["calibration"]
     made_from = {"run": model_of(arguments.run, arguments.raw), "data": log_identity(log, [part.name])}
     about = {"version": 1, "run": str(arguments.run), "data": arguments.data, "part": part.name, **scores.about}

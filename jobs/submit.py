@@ -13,13 +13,17 @@ the job running or to stop it; the exit code is the job's.
 
 import asyncio
 import hashlib
+import importlib
 import os
 import re
 import shlex
 import sys
+import threading
 import time
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from rich.box import SIMPLE
@@ -29,8 +33,10 @@ from data.credentials import check_no_secret, check_words, means_secret, secret_
 from data.errors import UserError
 from jobs.cluster.hand_in import WAIT_S, begin, begin_again, wait_for_traces
 from jobs.cluster.job_server import connect
+from jobs.command.call import Place, Result, call, check_keywords, words_of
 from jobs.command.cli import main
 from jobs.command.console import Console
+from jobs.command.options import options_of
 from jobs.run.directory import COMMIT, git_commit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,11 +84,11 @@ def run(arguments: Arguments, command: list[str]) -> None:
     if command:
         check_command(command)
     variables = dict(read_assignment(entry) for entry in arguments.env)
-    address = arguments.address or os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
+    address = address_of(arguments)
     check_no_secret(address, "the cluster's address")
     client, console = connect(address.rstrip("/")), Console(soft_wrap=True)
     if command:
-        submit(console, client, arguments, command, variables)
+        hand_over(console, client, arguments, command, variables)
         return
     jobs = sorted(client.list_jobs(), key=lambda job: job.start_time or 0, reverse=True)
     run_id = arguments.status or arguments.logs or arguments.stop
@@ -97,7 +103,11 @@ def run(arguments: Arguments, command: list[str]) -> None:
         show_jobs(console, found)
 
 
-def submit(
+def address_of(arguments: Arguments) -> str:
+    return arguments.address or os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
+
+
+def hand_over(
     console: Console, client: JobSubmissionClient, arguments: Arguments, command: list[str], variables: dict[str, str]
 ) -> None:
     """Submit, unless the job runs or is finished; then follow it. Raises SystemExit with its exit code."""
@@ -174,7 +184,7 @@ def follow(console: Console, client: JobSubmissionClient, run_id: str) -> int:
             print(text, end="", flush=True)
 
     try:
-        asyncio.run(print_log())
+        to_the_end(print_log())
         job = ended(client, run_id)
     except KeyboardInterrupt:
         if stop_is_wanted():
@@ -190,6 +200,18 @@ def follow(console: Console, client: JobSubmissionClient, run_id: str) -> int:
     if job.driver_exit_code is None:
         console.print(f"error: {' '.join(str(job.message).split())}")
     return int(job.driver_exit_code or 1)
+
+
+def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Run it; in a notebook, whose thread has a loop of its own already, in another thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    thread = threading.Thread(target=asyncio.run, args=(work,), daemon=True)
+    thread.start()
+    thread.join()
 
 
 def ended(client: JobSubmissionClient, run_id: str) -> JobDetails:
@@ -280,6 +302,44 @@ def show_jobs(console: Console, jobs: list[JobDetails]) -> None:
         what = (job.metadata or {}).get("command", job.entrypoint)
         table.add_row(job.submission_id, job.status.value.lower(), when, f"{now - began:.0f} s" if began else "", what)
     console.print(table if jobs else "no jobs")
+
+
+def submit(job: str, *runs: Place, to: Mapping[str, Any] | None = None, **options: Any) -> Result:
+    """Run a job on a cluster as `python -m jobs.submit -- JOB ...` does; the figures are its id and where it stands
+    (docs/notebook.md).
+
+    job: "train"; runs, options: what the job itself takes. to: options of the submission, such as
+    {"address": "http://head:8265", "wait": False}. Raises UserError for a job that failed or was stopped.
+    """
+    words = [*(str(os.fspath(run)) for run in runs), *words_of(options)]
+    command = [job, *words]
+    check_command(command)
+    check_keywords(job, options, options_of(arguments_of(job, words)))
+
+    def handed(arguments: Arguments) -> str:
+        try:
+            run(arguments, command)
+        except SystemExit as end:
+            if end.code == STOPPED:
+                raise UserError(f"{default_id(command)} was stopped; the same call resumes it") from None
+            if end.code:
+                raise
+        return arguments.run_id or default_id(command)
+
+    def result(arguments: Arguments, run_id: str) -> tuple[Place, dict[str, Any]]:
+        client = connect(address_of(arguments).rstrip("/"))
+        return option(command, "--out") or run_id, {"id": run_id, "status": client.get_job_status(run_id).value.lower()}
+
+    return call("submit", handed, Arguments, dict(to or {}), result)
+
+
+def arguments_of(job: str, words: Sequence[str]) -> Any:
+    """The dataclass of a job's options."""
+    module = importlib.import_module(f"jobs.{job}")
+    for name in ("options", "options_for"):
+        if make := getattr(module, name, None):
+            return make(words)
+    return next(getattr(module, name) for name in ("Arguments", "MakeData", "Args") if hasattr(module, name))
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def test_a_week_that_train_does_not_have_gives_no_weekday(tmp_path: Path) -> Non
 def test_the_split_is_one_that_the_table_has(tmp_path: Path) -> None:
     full = table(8)
     cases = {
-        "time": (full, "train to 2026-03-07"),
+        "time": (full, "train 2026-03-02 to 2026-03-07"),
         "user": (full.drop_columns(["ts"]), "split by user, as no column is a time"),
         "days": (table(2), "split by user, as 2 days are too few"),
         "row": (full.drop_columns(["ts", "user_id"]), "split by row, as no column is a time"),

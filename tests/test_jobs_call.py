@@ -1,6 +1,7 @@
 """Jobs as Python calls: what keywords become, what comes back, what is raised, how one is interrupted."""
 
 import dataclasses
+import importlib
 import inspect
 import json
 import os
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from support import QUICK, events, same_bits
 
+import jobs.demo
 import jobs.pipeline
 import jobs.report
 import jobs.tune
@@ -22,6 +24,7 @@ from data.errors import UserError
 from distributed.training.learner import Learner
 from es.objectives.toy import Sphere
 from funnel.panels import Table
+from jobs.__main__ import COMMANDS
 from jobs.calibrate import calibrate
 from jobs.check import check
 from jobs.command.call import Result, call, keyword, words_of
@@ -194,6 +197,22 @@ def test_another_thread_may_call(small_log, tmp_path):
     assert found[0].figures["train.epochs"] == 1
 
 
+def test_the_demo_gives_its_page_and_what_tuning_brought(tmp_path, monkeypatch):
+    """The command itself takes a minute."""
+    taken = []
+
+    def run(given):
+        (given.out / "tuned").mkdir(parents=True)
+        (given.out / "tuned" / "summary.json").write_text('{"fusion.significant": true}')
+        taken.append(given)
+        return given.out / "report.html"
+
+    monkeypatch.setattr(jobs.demo, "run", run)
+    found = jobs.demo.demo(tmp_path / "demo", rows=3e5, workers=0)
+    assert (found.path, found.figures) == (tmp_path / "demo" / "report.html", {"fusion.significant": True})
+    assert (taken[0].rows, taken[0].workers) == (300_000, 0)
+
+
 @pytest.mark.parametrize(("code", "raised"), [(130, KeyboardInterrupt), (143, SystemExit), (1, UserError)])
 def test_the_end_of_a_command_is_an_exception(code, raised):
     def run(_):
@@ -231,9 +250,13 @@ def test_text_in_a_result_is_escaped():
 
 
 def test_calls_say_what_they_take():
-    for each in (train, score, evaluate, calibrate, evolve, export, make_data, check, report, status):
+    """Every command is a call, and the page of the docs lists it."""
+    page = (ROOT / "docs" / "notebook.md").read_text()
+    for command in COMMANDS:
+        each = getattr(importlib.import_module(f"jobs.{command}"), command)
         assert inspect.getdoc(each), each
         assert "__future__" not in str(inspect.signature(each))
+        assert f"`jobs.{command}.{command}`" in page
 
 
 @pytest.mark.ray

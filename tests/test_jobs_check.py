@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy.stats import entropy
+from scipy.stats import chi2, entropy
 from support import change_column, change_schema, copy, error_line
 
-from data.drift import drifts, id_psi, psi
+from data.drift import MUCH, by_chance, drifts, id_psi, psi
 from data.log import open_log
 from jobs import check
 
@@ -27,6 +27,15 @@ def test_psi_is_the_symmetric_divergence() -> None:
     assert id_psi(same, moved) > 1
 
 
+@pytest.mark.parametrize(("bins", "rows"), [(2, 40), (10, 60), (24, 300), (51, 100)])
+def test_small_parts_that_nothing_tells_apart_are_not_far(bins: int, rows: int) -> None:
+    """In a thousand draws one or so passes the limit; by 0.25 alone up to all of them would."""
+    rng = np.random.default_rng(0)
+    found = [id_psi(*(rng.integers(0, bins, size) for size in (3000, rows))) for _ in range(1000)]
+    assert np.mean(np.array(found) > MUCH + by_chance(bins, 1 / 3000 + 1 / rows)) <= 0.002
+    assert by_chance(bins, 1.0) == pytest.approx(chi2.ppf(0.999, bins - 1), rel=0.04)
+
+
 def test_a_good_log_has_nothing_to_look_at(small_log: Path, tmp_path: Path) -> None:
     summary = check.run(check.Arguments(str(small_log), tmp_path / "check"))
     # Its rows are in the order of time, a few hours of which are the valid and the test part.
@@ -36,6 +45,8 @@ def test_a_good_log_has_nothing_to_look_at(small_log: Path, tmp_path: Path) -> N
     )
     page = (tmp_path / "check" / "report.html").read_text()
     assert "PSI test" in page
+    train = summary["parts"]["train"]
+    assert f"{train['clicks']:,} ({train['clicks'] / train['rows']:.2%})" in page
     log = open_log(small_log)
     names = {one.column for one in drifts(log, log.part("train"), log.part("test"))}
     assert names == set(log.schema.features)
@@ -114,3 +125,39 @@ def test_features_made_of_others_are_checked_and_transforms_proposed(
     assert not any("log_price" in line for line in summary["proposals"])
     assert "perhaps: column 'price': a long tail" in " ".join(capsys.readouterr().out.split())
     assert "Transforms that may help" in (tmp_path / "check" / "report.html").read_text()
+
+
+def test_a_ranker_is_told_of_candidates_that_nobody_saw(small_log: Path, tmp_path: Path) -> None:
+    """Rows of a log of all stages count as not clicked, though nobody could click."""
+    log = copy(small_log, tmp_path)
+    for number, path in enumerate(sorted((log / "train").glob("*.parquet"))):
+        table = pq.read_table(path)
+        shown = np.arange(table.num_rows) % 4 > 0 if number else np.ones(table.num_rows, bool)
+        pq.write_table(table.append_column("realshow", pa.array(shown.astype(np.int8))), path)
+    rows = pa.concat_tables(pq.read_table(path) for path in sorted((log / "train").glob("*.parquet")))
+    unseen = int((rows["realshow"].to_numpy() == 0).sum())
+    (line,) = [one for one in check.run(check.Arguments(str(log)))["warnings"] if "stages" in one]
+    assert line.startswith(f"a log of stages: {unseen:,} of {rows.num_rows:,} rows of train were never shown")
+    change_column(log, "train", "realshow", None)  # a file without the flag: no log of stages
+    assert not [one for one in check.run(check.Arguments(str(log)))["warnings"] if "stages" in one]
+
+
+def test_a_problems_own_settings_are_options_and_go_on_to_the_training(tmp_path: Path) -> None:
+    words = ("--data", tmp_path, "--problem", "vcnet", "--dose", "game")
+    given = check.arguments_of(*words)
+    assert given.settings.dose == "game"
+    assert check.following(given) == [
+        *("train", "--data", str(tmp_path), "--out", "runs/first", "--problem", "vcnet", "--dose=game"),
+    ]  # fmt: skip
+    clicks = check.arguments_of("--data", tmp_path, "--preset", "clicks")
+    assert clicks.settings.objective.name == "naive"
+    assert check.following(clicks)[-2:] == ["--preset", "clicks"]
+
+
+def test_a_log_without_conversions_is_checked_for_a_model_of_clicks(
+    small_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = copy(small_log, tmp_path)
+    change_schema(log, lambda schema: schema.update(labels={"click": "click"}, truth=None))
+    assert "no label 'conversion'" in error_line(check, ["--data", log], monkeypatch, capsys)
+    assert check.run(check.arguments_of("--data", log, "--preset", "clicks"))["parts"]["train"]["clicks"] > 0

@@ -191,3 +191,17 @@ def test_values_of_a_run_are_escaped(tmp_path):
     assert "a<b>" not in page.source
     assert '"note": "<b>bold</b>"' in page.text
     assert "a<b>&$x$" in page.text
+
+
+def test_gains_without_intervals_are_no_picture_and_say_why(tmp_path):
+    """A dot alone would look like a gain that is sure."""
+    out = evolve_run(tmp_path / "evolve")
+    summary = json.loads((out / "summary.json").read_text())
+    why = "12 users held out: too few for an interval"
+    kept = {key: value for key, value in summary.items() if not key.endswith((".low", ".high"))}
+    write(out / "summary.json", kept | {"absent": {"fusion.value_at_10": why, "fusion.ndcg_at_10": why}})
+    page = report(tmp_path, out)
+    assert page.row("tuned − best single")[0] == "+0.0312 +4.27%"
+    assert not [title for title in page.panels if title.startswith("Gain in")]
+    assert f"No interval of value@10: {why}. No interval of NDCG@10: {why}." in page.text
+    assert "95% intervals over users" not in page.text

@@ -247,7 +247,7 @@ BEGUN = ["train", "--data", "/logs/a", "--out", "/runs/ips", "--epochs", "3"]
 
 def resubmit(cluster, command):
     with io.StringIO() as said:
-        jobs.submit.submit(Console(file=said, width=60), cluster, jobs.submit.Arguments(wait=False), command, {})
+        jobs.submit.hand_over(Console(file=said, width=60), cluster, jobs.submit.Arguments(wait=False), command, {})
         return said.getvalue()
 
 

@@ -18,13 +18,15 @@ import pyarrow as pa
 from data.encode import one_chunk
 from data.errors import UserError
 from data.loaders.common import PARTS, hash_split, silent
+from data.loaders.table_days import Days
 from data.loaders.table_draft import Draft, draft, find_roles, id_columns
 from data.loaders.table_files import RawTable, open_table
 from data.loaders.table_moments import Moments
 from data.loaders.table_profile import Column, profile
+from data.loaders.table_repeats import WORTH, Repeats
 from data.loaders.table_requests import whole_requests
 from data.loaders.table_values import float_ids, label, mended
-from data.sources import UTC
+from data.sources import UTC, zone_of
 from data.times import DAY_US, day, microseconds
 from data.write import PartFacts, PartWriter, new_log
 
@@ -54,8 +56,8 @@ class TableOptions:
     """Columns that are text whatever they look like."""
     decimal: str = "."
     """Of a CSV: what stands before the digits of a fraction."""
-    zone: str = UTC
-    """Time zone in which hours and weekdays are told."""
+    zone: str = ""
+    """Time zone in which hours and weekdays are told; left out, that of the column of moments, else UTC."""
     seed: int = 0
 
 
@@ -64,29 +66,6 @@ class Loaded:
     facts: dict[str, PartFacts]
     draft: Draft
     notes: list[str]
-
-
-@dataclass
-class Days:
-    """First and last day of a table, days since 1970 (UTC)."""
-
-    first: int = 2**62
-    last: int = -(2**62)
-    refused: str = ""
-    """Why the table cannot be split by time."""
-
-    @property
-    def count(self) -> int:
-        return max(0, self.last - self.first + 1)
-
-    def train(self, options: "TableOptions") -> int:
-        """Days that the training part has."""
-        return self.count - (options.valid_days + options.test_days if options.split == "time" else 0)
-
-    def add(self, moment_R: np.ndarray) -> None:
-        if len(moment_R):
-            self.first = min(self.first, int(moment_R.min() // DAY_US))
-            self.last = max(self.last, int(moment_R.max() // DAY_US))
 
 
 def load_table(source: str, out: str | Path, options: TableOptions, progress: Callable[[int], None] = silent) -> Loaded:
@@ -98,8 +77,8 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
     table = open_table(source, options.text, options.decimal)
     roles = find_roles(table.types, options.columns)
     check_options(options, roles, table)
-    days, moments = Days(), Moments(roles.get("time"))
-    columns = profile(first_pass(table, roles, options.split, days, moments, progress), table.types)
+    days, moments, repeats = Days(), Moments(roles.get("time")), Repeats()
+    columns = profile(first_pass(table, roles, options.split, days, moments, repeats, progress), table.types)
     rows = next(iter(columns.values())).rows
     if rows == 0:
         raise UserError(f"{source}: holds no rows")
@@ -108,16 +87,27 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
         columns[one].type = pa.int64()
     for one in options.text:
         columns[one].texts = columns[one].texts[:0]  # text as told, whatever it looks like
-    notes: list[str] = []
+    notes = [*table.notes, *repeated(repeats, rows, roles), *people(columns, roles)]
+    if days.odd:
+        if not days.count:
+            days.refused = f"all days are such as {day(days.such)}"
+            if options.split == "time":
+                raise UserError(f"{source}: column {roles['time']!r}: {days.refused}; name the column with --time, or "
+                                "take --split user")  # fmt: skip
+        notes.append(days.note(roles["time"]))
     if options.split == "auto":
         options, why = chosen_split(options, roles, days, columns)
         notes += [why] if options.split != "time" else []
     by_time = options.split == "time"
     folders = {name for file in table.files for name in file.folders}
-    name, train_days = Path(source.rstrip("/")).stem or "table", days.train(options)
-    found = draft(name, columns, roles, options.columns, options.kinds, folders, moments, options.zone, train_days)
+    name, zone = (
+        Path(source.rstrip("/")).stem or "table",
+        options.zone or own_zone(table.types.get(roles.get("time", ""))),
+    )
+    train_days = days.count - (options.valid_days + options.test_days if by_time else 0)
+    found = draft(name, columns, roles, options.columns, options.kinds, folders, moments, zone, train_days)
     part_of = splitter(options, found.roles, found.schema.labels, days)
-    notes += [days_note(days, options)] if by_time else []
+    notes += [days.parts(options.valid_days, options.test_days)] if by_time else []
     with new_log(out, found.schema) as directory, ExitStack() as stack:
         writers = [stack.enter_context(PartWriter(directory, part, found.schema)) for part in PARTS]
         infinite = [one.name for one in columns.values() if one.infinite and one.name not in ids]
@@ -136,6 +126,8 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
         facts = {part: writer.close() for part, writer in zip(PARTS, writers, strict=True)}
         empty = [part for part in PARTS if facts[part].rows == 0]
         if empty:
+            if rows < FEWEST_KEYS:
+                raise UserError(f"{source}: {rows:,} row{'s' * (rows > 1)} cannot make three parts: bring more rows")
             raise UserError(too_few(empty[0], f"no rows of {rows:,}", options))
     poor = [(part, label) for part in PARTS for label in found.schema.labels if not getattr(facts[part], f"{label}s")]
     if poor:
@@ -151,6 +143,29 @@ def load_table(source: str, out: str | Path, options: TableOptions, progress: Ca
     if dropped:
         notes.append(f"{dropped:,} rows with a conversion and no click were left out: CVR is learnt after clicks")
     return Loaded(facts, found, notes)
+
+
+def repeated(repeats: Repeats, rows: int, roles: Mapping[str, str]) -> Iterator[str]:
+    """A line on rows that stand there again; without a moment or a request two alike may well be two."""
+    if repeats.share >= WORTH and not {"time", "request"}.isdisjoint(roles):
+        again = round(repeats.share * rows)
+        yield f"some {again:,} of {rows:,} rows stand there again, alike in all columns: was a file copied, or joined?"
+
+
+def people(columns: Mapping[str, Column], roles: Mapping[str, str]) -> Iterator[str]:
+    """A line on rows without a user or a request."""
+    means = {"user": "figures by user take them for one user", "request": "each is a request by itself"}
+    for role, meaning in means.items():
+        if role in roles and (missing := columns[roles[role]].missing):
+            yield f"column {roles[role]!r}: {missing:,} rows have no {role}: {meaning}"
+
+
+def own_zone(kind: pa.DataType | None) -> str:
+    """The time zone that timestamps of this type are told in, if they say one by name."""
+    try:
+        return zone_of(getattr(kind, "tz", None) or UTC, "")
+    except UserError:  # an offset such as +09:00
+        return UTC
 
 
 def check_options(options: TableOptions, roles: dict[str, str], table: RawTable) -> None:
@@ -211,6 +226,7 @@ def first_pass(
     split: str,
     days: Days,
     moments: Moments,
+    repeats: Repeats,
     progress: Callable[[int], None],
 ) -> Iterator[tuple[pa.Table, dict[str, np.ndarray]]]:
     taken = {name for role, name in roles.items() if role != "time"}
@@ -219,6 +235,7 @@ def first_pass(
     for block, path in table.blocks():
         start, last = (start if path == last else 0), path
         moments.add(block, names)
+        repeats.add(block)
         if split == "time" or (split == "auto" and "time" in roles and not days.refused):
             try:
                 days.add(microseconds(block, roles["time"], path))
@@ -265,15 +282,7 @@ def splitter(
         share = options.held_out
         shares = {"train": 1 - 2 * share, "valid": share, "test": share}
         return lambda table: hash_split(one_chunk(table, roles[options.split]), shares, options.seed)
-    test = days.last - options.test_days + 1
-    valid = test - options.valid_days
-    if valid <= days.first:
-        raise UserError(
-            f"the table has {days.last - days.first + 1} days ({day(days.first)} to {day(days.last)}): with "
-            f"{options.valid_days} of valid and {options.test_days} of test none is left for train; take fewer, or "
-            "--split user"
-        )
-    edges = np.array([valid, test]) * DAY_US
+    edges = np.array(days.begins(options.valid_days, options.test_days)) * DAY_US
     return lambda table: np.searchsorted(edges, table.column(TIME).to_numpy(), side="right")
 
 
@@ -301,11 +310,3 @@ class DealtRows:
             first_R = (number_R - 2 * (outcome == 1)) % len(PARTS)  # clicks alone the other way round
             part_R[place_R] = np.where(number_R < len(PARTS), first_R, spread_R)
         return part_R
-
-
-def days_note(days: Days, options: TableOptions) -> str:
-    test = days.last - options.test_days + 1
-    valid = test - options.valid_days
-    return (
-        f"train to {day(valid - 1)}, valid from {day(valid)}, test from {day(test)} to {day(days.last)} (days in UTC)"
-    )

@@ -239,6 +239,8 @@ def judge(column: Column, labels: Mapping[str, str]) -> tuple[Decision, Categori
             f"whole numbers as floats, such as {column.greatest:.17g}, which lose digits: --text {name} if they are ids"
         )
         return left_out(why, sure=False)
+    if not is_list(column.type) and not (is_text(kind) or is_number(column.type)):
+        return left_out(f"of type {kind}, which is not read: write numbers, text or lists of ids")
     if column.constant:
         return left_out("always the same")
     if column.unique and column.whole and (is_text(kind) or pa.types.is_integer(kind)):
@@ -249,8 +251,6 @@ def judge(column: Column, labels: Mapping[str, str]) -> tuple[Decision, Categori
         return dataclasses.replace(decision, why=f"{decision.why}; {meant}", sure=False) if meant else decision, field
     if pa.types.is_boolean(kind):
         return Decision(name, "range", "yes or no"), CategoricalField(name, "range", 2)
-    if not is_number(column.type):
-        return left_out(f"{kind}: make a number of it, such as hours or days")
     if pa.types.is_integer(kind):
         return whole_field(column, distinct)
     return Decision(name, "numeric", f"{column.least:,.6g} to {column.greatest:,.6g}"), None

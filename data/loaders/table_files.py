@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from data.errors import UserError
 from data.filesystems import reading, resolve, shown
-from data.kinds import cast_table, common_type, read_type
+from data.kinds import cast_table, common_type, is_list, read_type
 from data.listing import is_hidden, local_files
 from data.loaders.table_csv import is_csv, not_readable, open_csv
 
@@ -44,6 +44,8 @@ class RawTable:
     types: dict[str, pa.DataType]
     decimal: str = "."
     """Of a CSV: what stands before the digits of a fraction."""
+    notes: tuple[str, ...] = ()
+    """Lines on what a user might not expect of it."""
 
     def blocks(self, columns: list[str] | None = None) -> Iterator[tuple[pa.Table, str]]:
         """(rows, path of their file), in order. Raises UserError naming the file where they cannot be read."""
@@ -77,9 +79,20 @@ class RawTable:
                     for name in names:
                         if name not in there:
                             table = table.append_column(name, pa.nulls(table.num_rows, types[name]))
-                    yield cast_table(table, types, file.path)
+                    yield fitting(table, types, file.path)
         except (pa.ArrowException, OSError, KeyError) as error:
             raise not_readable(file.path, error) from None
+
+
+def fitting(table: pa.Table, types: dict[str, pa.DataType], path: str) -> pa.Table:
+    """The table with these types. Raises UserError, with what to do about it, for a value that does not fit."""
+    try:
+        return cast_table(table, types, path)
+    except UserError as error:
+        said = str(error)
+        advice = "; whole numbers of more than 64 bits are read as text with --text COLUMN" * ("out of bounds" in said)
+        advice += "; bytes that are no UTF-8 have to be written as text, in hexadecimal digits say" * ("UTF8" in said)
+        raise UserError(said + advice) from None
 
 
 def open_table(location: str, text: tuple[str, ...] = (), decimal: str = ".") -> RawTable:
@@ -109,7 +122,9 @@ def open_table(location: str, text: tuple[str, ...] = (), decimal: str = ".") ->
         other = next(path for path in known if path not in csv)
         raise UserError(f"{place}: holds CSV and Parquet ({csv[0]}, {other}); give a folder of one of them")
     files = tuple(TableFile(path, folders(path.removeprefix(root))) for path in sorted(known))
-    return RawTable(location, filesystem, files, column_types(filesystem, files, text, decimal), decimal)
+    notes: list[str] = []
+    types = column_types(filesystem, files, text, decimal, notes)
+    return RawTable(location, filesystem, files, types, decimal, tuple(notes))
 
 
 def below(filesystem: Any, root: str) -> list[str]:
@@ -129,9 +144,10 @@ def folders(path: str) -> dict[str, str]:
 
 
 def column_types(
-    filesystem: Any, files: tuple[TableFile, ...], text: tuple[str, ...], decimal: str
+    filesystem: Any, files: tuple[TableFile, ...], text: tuple[str, ...], decimal: str, notes: list[str]
 ) -> dict[str, pa.DataType]:
-    """One type a column, in the order in which the files name them."""
+    """One type a column, in the order in which the files name them. `notes` is given a line for each column that is in
+    the files and in their folders' names."""
     found: dict[str, dict[str, pa.DataType]] = {}
     for file in files:
         schema = file_schema(filesystem, file.path, decimal)
@@ -146,6 +162,10 @@ def column_types(
         for name, kind in zip(schema.names, schema.types, strict=True):
             if name not in file.folders:
                 found.setdefault(name, {})[file.path] = kind
+            elif not any(repr(name) in line for line in notes):
+                notes.append(
+                    f"column {name!r} is in the files and in their folders' names: those of the folders are read"
+                )
     absent = [name for name in text if name not in found]
     if absent:
         raise UserError(f"--text {absent[0]}: no such column; the table has {', '.join(found)}")
@@ -158,9 +178,9 @@ def column_types(
             types[name] = one_type(list(kinds.values()))
         except TypeError:
             (first, one), (second, other) = list({str(kind): (path, kind) for path, kind in kinds.items()}.values())[:2]
+            text_too = "" if any(map(is_list, (one, other))) else f", or read it as text with --text {name}"
             raise UserError(
-                f"{second}: column {name!r} is {other}, in {first} it is {one}; write one type, or read it as text "
-                f"with --text {name}"
+                f"{second}: column {name!r} is {other}, in {first} it is {one}; write one type{text_too}"
             ) from None
     for name in dict.fromkeys(name for file in files for name in file.folders):
         values = [file.folders.get(name, "") for file in files]

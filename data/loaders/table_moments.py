@@ -50,6 +50,7 @@ class Moments:
             if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
                 return True
             numbers = pa.types.is_integer(kind) or is_text(kind)
+            numbers = numbers or (pa.types.is_floating(kind) and name == self.time)  # of pandas, where one is missing
             return not is_list(kind) and numbers and (name == self.time or NAMED.fullmatch(name) is not None)
 
         return [name for name, kind in types.items() if name not in taken and fits(name, kind)]
@@ -75,8 +76,10 @@ class Moments:
         column = one_chunk(block, name)
         one = self.found.setdefault(name, Moment())
         try:
-            if pa.types.is_integer(column.type) and column.null_count < len(column):
+            number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+            if number and column.null_count < len(column):
                 values_R = column.drop_null().to_numpy()
+                values_R = values_R[np.isfinite(values_R)]
                 unit = None if are_days(values_R) else unit_of(values_R)
                 if unit is None or one.unit not in (None, unit):
                     raise UserError("no moments")

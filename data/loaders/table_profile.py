@@ -110,6 +110,8 @@ class Column:
     """Rows where it is neither missing nor 0."""
     there_and: dict[str, int] = field(default_factory=dict)
     """Of those, the rows where a label is 1, by label."""
+    ones: dict[str, int] = field(default_factory=dict)
+    """Of all rows, those where a label is 1, by label."""
 
     @property
     def known(self) -> int:
@@ -128,7 +130,11 @@ class Column:
         """The label outside of whose positives the column is never there."""
         few = 20
         return next(
-            (label for label, both in reversed(self.there_and.items()) if self.there >= few and both == self.there),
+            (
+                label
+                for label, both in reversed(self.there_and.items())
+                if self.there >= few and both == self.there and self.ones[label] < self.rows
+            ),
             None,
         )
 
@@ -156,6 +162,7 @@ class Column:
         self.there += int(there_R.sum())
         for label, label_R in labels.items():
             self.there_and[label] = self.there_and.get(label, 0) + int((there_R & label_R).sum())
+            self.ones[label] = self.ones.get(label, 0) + int(label_R.sum())
         self.count_values(values)
 
     def count_values(self, values: pa.Array) -> None:

@@ -4,7 +4,8 @@
     strings       a slice for each of the 11 commonest values, one for all the others
     @activity     fifths of the rows by how many exposures their user has in the part
 
-The slices are decided before anything is scored, from the column alone. Shapes: R rows, S slices.
+A column is one of the files, or a feature that the schema makes of them (an hour, an age). The slices are decided
+before anything is scored, from the column alone. Shapes: R rows, S slices.
 """
 
 import itertools
@@ -149,25 +150,33 @@ def plain(column: pa.Array) -> pa.Array:
     return column.cast(pa.large_string())
 
 
-def check_type(log: Log, part: Part, name: str) -> None:
+def check_type(log: Log, part: Part, name: str, option: str = "--by") -> None:
     """By the footers. Raises UserError: no such column in one of the files, or of no type that slices are made of, or
-    numbers in one file and text in another."""
-    before = None
+    numbers in one file and text in another. A feature that the schema makes of other columns is checked already."""
+    before, made = None, log.schema.sources
+    if name in made:
+        if is_list(part.types[name]):
+            raise UserError(f"{option} {name}: a column of {part.types[name]}; want numbers, booleans or strings")
+        return
     for file in part.files:
         if not file.rows:
             continue
         with open_parquet(log.filesystem, file.path) as source:
             found = source.schema_arrow
+        if name in file.absent:  # a column that the log has gained later
+            continue
         if found.names.count(name) != 1:
             if file == part.files[0] and name not in found.names:
-                raise UserError(f"--by {name}: no such column; the log has {', '.join(found.names)}; or {ACTIVITY}")
-            raise UserError(f"--by {name}: {found.names.count(name) or 'no'} columns of that name in {file.path}")
+                there = ", ".join([*found.names, *(one for one in made if one not in found.names)])
+                activity = f"; or {ACTIVITY}" if option == "--by" else ""
+                raise UserError(f"{option} {name}: no such column; the log has {there}{activity}")
+            raise UserError(f"{option} {name}: {found.names.count(name) or 'no'} columns of that name in {file.path}")
         kind = found.field(name).type
         if is_list(kind) or not (is_number(kind) or id_kind(kind)):
-            raise UserError(f"--by {name}: a column of {kind} in {file.path}; slices need numbers, booleans or strings")
+            raise UserError(f"{option} {name}: a column of {kind} in {file.path}; want numbers, booleans or strings")
         if pat.is_null(kind):
             continue
         if before is not None and (id_kind(kind) == TEXT) != before[0]:
             here, there = ("text", "numbers") if not before[0] else ("numbers", "text")
-            raise UserError(f"--by {name}: {here} in {file.path}, but {there} in {before[1]}")
+            raise UserError(f"{option} {name}: {here} in {file.path}, but {there} in {before[1]}")
         before = before or (id_kind(kind) == TEXT, file.path)

@@ -67,13 +67,13 @@ class ScoreFusion:
     def _check_lengths(self, lengths_R: np.ndarray) -> None:
         if not self.requests.rewarded:
             raise UserError("no click or conversion in the half of the log that is tuned on: nothing to tune for")
+        if lengths_R.max() == 1:
+            raise UserError("every request with a click has a single candidate: there is nothing to order")
         if self.metric == "value" and lengths_R.max() <= self.k:
             raise UserError(
                 f"no request with a click has more than {self.k} candidates, so value@{self.k} is the same for any "
                 "order: choose a smaller --k or --metric ndcg"
             )
-        if self.metric == "ndcg" and lengths_R.max() == 1:
-            raise UserError("every request with a click has a single candidate: there is nothing to order")
 
     def initial(self) -> np.ndarray:
         return self.fusion.policy.initial()

@@ -78,20 +78,35 @@ def figures(record: Record, measured: Mapping[str, str], k: int) -> Table:
         cells: list[Cell] = [f"tuned {MINUS} {name}"]
         for key in measured:
             gain, base = record.number(f"{key}.gain_over_{rival}"), record.number(f"{key}.{rival}")
-            share = f"{'+' if gain >= 0 else MINUS}{percent(abs(gain / base))}," if base and gain is not None else ""
-            cells.append(told(record.cell(f"{key}.gain_over_{rival}", signed=True, aside=share)))
+            share = f"{'+' if gain >= 0 else MINUS}{percent(abs(gain / base))}" if base and gain is not None else ""
+            known = record.number(f"{key}.gain_over_{rival}.low") is not None
+            aside = f"{share}," if share and known else share
+            cells.append(told(record.cell(f"{key}.gain_over_{rival}", signed=True, aside=aside)))
         rows.append(tuple(cells))
     note = f"value@{k} is the mean reward of a request's first {k} candidates, NDCG@{k} the same discounted by rank; "
-    note += "both on users the tuning never saw. Small: 95% intervals over users, those of differences user by user; "
-    note += "percentages are relative to the rival."
+    note += "both on users the tuning never saw. "
+    reasons = [without_interval(record, key) for key in measured]
+    if not all(reasons):
+        note += "Small: 95% intervals over users, those of differences user by user; "
+    note += f"{'P' if all(reasons) else 'p'}ercentages are relative to the rival."
+    note += "".join(f" No interval of {name}: {why}." for name, why in zip(measured.values(), reasons, strict=True)
+                    if why)  # fmt: skip
     if weights := record.summary.get("fusion.grid_weights"):
         note += f" The grid's best: {', '.join(f'{name} {compact(value)}' for name, value in weights.items())}."
     return Table("", ("Scoring", *measured.values()), tuple(rows), note, SECTION)
 
 
+def without_interval(record: Record, key: str) -> str:
+    """Why the figures under the key have no intervals; empty: they have."""
+    if record.number(f"{key}.tuned") is None or record.number(f"{key}.tuned.low") is not None:
+        return ""
+    return record.reason(f"{key}.tuned")
+
+
 def gained(record: Record, key: str, name: str, where: str) -> Intervals | None:
+    """The gains with their intervals: a dot alone would look like a gain that is sure."""
     rows = (record.interval(f"{key}.gain_over_{rival}", f"over {label}") for rival, label in RIVALS.items())
-    found = tuple(row for row in rows if row)
+    found = tuple(row for row in rows if row and row.low is not None)
     note = "A dot is the gain, a bar its 95% interval over users; a bar that crosses the zero line (open dot) "
     note += "is no evidence of a gain."
     return Intervals(f"Gain in {name}{where}", f"gain in {name}", found, 0.0, note, SECTION) if found else None

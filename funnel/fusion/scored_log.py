@@ -43,8 +43,8 @@ def scored_table(table: pa.Table, path: Path, conversion_weight: float, by: tupl
 
 
 def read_scored(path: Path, conversion_weight: float, by: tuple[str, ...] = (), option: str = "--scored") -> Scored:
-    """Read the needed columns, `by` among them: numbers that describe the user. One after the other, so that of a large
-    file little more than the arrays is in memory.
+    """Read the needed columns, `by` among them: numbers, the same in a whole request. One after the other, so that of a
+    large file little more than the arrays is in memory.
 
     Raises UserError naming the file, the column and the row.
     """
@@ -107,8 +107,9 @@ def _scored(
     reward_C += labels["click"]
     features = [_numbers(path, column(name), name) for name in by]
     for name, feature_C in zip(by, features, strict=True):
-        first_U = feature_C[np.unique(user_C, return_index=True)[1]]
-        _first(path, name, feature_C != first_U[user_C], "differs from the user's first row: it must be the user's own")
+        first_R = feature_C[np.unique(request_C, return_index=True)[1]]
+        what = "differs from the request's first row: weights hold for all that is ordered together, so it must, too,"
+        _first(path, name, feature_C != first_R[request_C], what)
     log = ScoredLog(
         names=scored,
         scores_MC=scores_MC,
@@ -136,15 +137,27 @@ def largest_reward(log: ScoredLog, conversion_weight: float) -> float:
 def _groups(
     path: Path, names: list[str], column: Callable[[str], pa.ChunkedArray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
-    """User and request of each row, numbered from 0; a key of each user; what a request is told by."""
+    """User and request of each row, numbered from 0; a key of each user; what a request is told by.
+
+    Where both are named, a row without a request is one by itself, and a request without a user (somebody who is not
+    logged in) a user by itself.
+    """
     present = [name for name in (USER, REQUEST) if name in names]
-    user_C, users = _codes(path, column(present[0]), present[0])
-    request_C = user_C
-    if len(present) == 2:
-        code_C, values = _codes(path, column(REQUEST), REQUEST)
-        code_C += user_C * len(values)
-        request_C = _places(code_C)
-    return user_C, request_C, _keys(users), " and ".join(present)
+    both = len(present) == 2
+    user_C, users = _codes(path, column(present[0]), present[0], both)
+    if not both:
+        return user_C, user_C, _keys(users), present[0]
+    code_C, values = _codes(path, column(REQUEST), REQUEST, True)
+    alone_N = np.flatnonzero(code_C < 0)
+    code_C[alone_N] = len(values) + np.arange(len(alone_N))
+    keys_U, nobody_N = _keys(users), np.flatnonzero(user_C < 0)
+    if len(nobody_N):
+        keys_R = np.concatenate([_keys(values), hash64((1,), alone_N.astype(np.uint64))])
+        own_K, place_N = np.unique(keys_R[code_C[nobody_N]], return_inverse=True)
+        user_C[nobody_N] = len(users) + place_N
+        keys_U = np.concatenate([keys_U, own_K])
+    code_C += user_C * (len(values) + len(alone_N))
+    return user_C, _places(code_C), keys_U, " and ".join(present)
 
 
 def _refuse_repeated_ids(path: Path, column: pa.ChunkedArray) -> None:
@@ -203,10 +216,11 @@ def check_columns(names: list[str], path: Path, by: tuple[str, ...]) -> None:
     if wanted:
         raise UserError(f"{path}: has {names.count(wanted[0])} columns named {wanted[0]!r}: which one is meant?")
     if reserved := [name for name in by if name in (*SCORES, *LABELS, VALUE, REWARD, USER, REQUEST)]:
-        raise UserError(f"--by {reserved[0]}: weights follow columns that describe the user, not this one")
+        raise UserError(f"--by {reserved[0]}: weights follow columns that describe the user or request, not this one")
     missing = [name for name in (*SCORES, *LABELS, *by) if name not in names]
     if missing:
-        raise UserError(f"{path}: has no column {', '.join(missing)} (it has {', '.join(names)})")
+        how = f"; jobs.score --keep {missing[0]} writes it" if missing[0] in by else ""
+        raise UserError(f"{path}: has no column {', '.join(missing)} (it has {', '.join(names)}){how}")
     if USER not in names and REQUEST not in names:
         raise UserError(f"{path}: needs a column {USER!r} or {REQUEST!r}: it tells which exposures were shown together")
 
@@ -264,9 +278,9 @@ def _first(path: Path, name: str, bad: np.ndarray, what: str, values: np.ndarray
         raise UserError(f"{path}: column {name!r} {what} in row {row}{value} ({int(bad.sum())} rows in all)")
 
 
-def _codes(path: Path, column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, pa.Array]:
-    """Numbers from 0 for the values of a column, and the values."""
-    column = _whole(path, column, name)
+def _codes(path: Path, column: pa.ChunkedArray, name: str, missing: bool = False) -> tuple[np.ndarray, pa.Array]:
+    """Numbers from 0 for the values of a column, and the values; -1 where one is missing, if it may be."""
+    column = column if missing else _whole(path, column, name)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if not (
@@ -275,7 +289,7 @@ def _codes(path: Path, column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, 
         raise UserError(f"{path}: column {name!r} is {column.type}: an id must be a whole number or a string")
     encoded = column.combine_chunks()
     encoded = (encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded).dictionary_encode()
-    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
+    return encoded.indices.fill_null(-1).to_numpy().astype(np.int64), encoded.dictionary
 
 
 def _places(key_C: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ Half of the users, drawn by the seed, are tuned on, or all of them where --judge
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from data.errors import UserError
+from data.kinds import one_chunk
 from data.labels import label_values
 from data.log import Log
+from funnel.figures.slices import check_type, plain
 from funnel.fusion.evaluation import best_single, compare, split_users
 from funnel.fusion.fixed_policy import judge_policy
 from funnel.fusion.forms import Fusion, ScoredLog
@@ -44,6 +46,10 @@ from funnel.spaces import Presets, Spaces
 from funnel.tunable import HeldOut
 
 MAX_CONVERSION_WEIGHT = 1e6
+PLACES = 10
+"""Places of a list that count where nothing is said."""
+FEW = 0.1
+"""Share of the lists with a reward that must be longer than that: in the others any order shows the same."""
 AIMS = ("value", "ndcg", *LABELS)
 """Figures of `measure`: all of the first k."""
 FORMULAS = {
@@ -63,17 +69,18 @@ class FusionSettings:
     """prod (p_i + b_i)^a_i, sum w_i p_i, or sum w_i / (rank_i + offset)."""
     metric: Literal["value", "ndcg"] = "value"
     """What is maximised: the reward among the first k of each request, or reward-NDCG@k."""
-    k: int = 10
-    """Places of a list that count."""
+    k: int | None = None
+    """Places of a list that count. Left out: 10, or half of a list's length where few lists are longer than 10."""
     by: tuple[str, ...] = ()
-    """Columns of the scored file that describe the user: the weights then follow them (per-segment weights)."""
+    """Columns of the scored file that are the same in a whole request, such as a segment of the user or the hour
+    (jobs.score --keep writes them): the weights then follow them."""
     constrain: tuple[str, ...] = ()
     """outcome=tolerance: click=0.005 lets clicks among the first k fall by 0.5% of the untuned policy's, no more."""
     conversion_weight: float = 10.0
     """Reward of a candidate = click + this * conversion (* reward, or else value, where the file has that column)."""
 
     def __post_init__(self) -> None:
-        if self.k < 1:
+        if self.k is not None and self.k < 1:
             raise UserError(f"k is {self.k}: it must be at least 1")
         if not 0 <= self.conversion_weight <= MAX_CONVERSION_WEIGHT:
             raise UserError(f"conversion_weight is {self.conversion_weight}: it must be between 0 and 1e6")
@@ -96,8 +103,9 @@ class FusionTuning:
         fit = parts["fit"]
         self.fusion = Fusion.fit(settings.fusion, fit, settings.by)
         constraints = tuple(read_constraint(text) for text in settings.constrain)
-        self.objective = ScoreFusion(fit, self.fusion, settings.metric, settings.k, constraints)
-        self.single = best_single(fit, settings.metric, settings.k)
+        self.k = settings.k or default_places(fit, settings.metric)
+        self.objective = ScoreFusion(fit, self.fusion, settings.metric, self.k, constraints)
+        self.single = best_single(fit, settings.metric, self.k)
         for name, part in parts.items():
             if not part.reward_C.any():
                 raise UserError(f"{settings.judge or settings.scored}: no click among the {part.users} users of the "
@@ -129,10 +137,16 @@ class FusionTuning:
     def describe(self) -> str:
         about, settings = self.about, self.settings
         return (
-            f"{settings.fusion} fusion of {', '.join(self.fusion.names)} for {settings.metric}@{settings.k}: "
+            f"{settings.fusion} fusion of {', '.join(self.fusion.names)} for {settings.metric}@{self.k}{self.lowered}: "
             f"{about['rows']:,} exposures in {about['requests']:,} requests (by {about['grouping']}), "
             f"{self.parts['fit'].users:,} of {about['users']:,} users to tune on"
         )
+
+    @property
+    def lowered(self) -> str:
+        """Why k is less than people expect, if nobody has asked for it."""
+        few = self.settings.k is None and self.k < PLACES
+        return f" (few lists are longer than {PLACES}, so k is {self.k}; --k sets it)" if few else ""
 
     def policy(self, theta_D: np.ndarray) -> dict[str, Any]:
         fusion, policy, settings = self.fusion, self.fusion.policy, self.settings
@@ -148,7 +162,7 @@ class FusionTuning:
             "scores": list(fusion.names),
             "by": {name: {"mean": mean, "std": std} for name, (mean, std) in moments},
             "metric": settings.metric,
-            "k": settings.k,
+            "k": self.k,
             "conversion_weight": settings.conversion_weight,
         }
 
@@ -159,7 +173,7 @@ class FusionTuning:
         figures = {}
         for name in AIMS:
             outcome_C = valid.outcome(name) if name in LABELS else valid.reward_C
-            requests = Requests.build(valid.request_C, features_MC, outcome_C, self.settings.k)
+            requests = Requests.build(valid.request_C, features_MC, outcome_C, self.k)
             metric = "ndcg" if name == "ndcg" else "value"
             figures[name] = float(requests.mean(lambda part: self.fusion.score(values_1D[part]), 1, metric)[0])
         return figures
@@ -178,7 +192,7 @@ class FusionTuning:
             theta_D,
             self.single,
             settings.metric,
-            settings.k,
+            self.k,
             self.objective.constraints,
             self.grid,
             max(largest_reward(each, settings.conversion_weight) for each in self.parts.values()),
@@ -205,7 +219,7 @@ class FusionTuning:
         where = f"{log.location}, part {part}"
         if not (log.schema.user or log.schema.request):
             raise UserError(f"{log.location}: its schema names neither user nor request: there are no lists to order")
-        tables = {name: stand_in(log, name) for name in (part, judge) if name}
+        tables = {name: stand_in(log, name, settings.by) for name in (part, judge) if name}
         scored = {
             name: scored_table(table, Path(f"{log.location}/{name}"), settings.conversion_weight, settings.by)
             for name, table in tables.items()
@@ -223,7 +237,13 @@ class FusionTuning:
 
     @classmethod
     def not_served(cls, settings: FusionSettings) -> str:
+        if settings.by:
+            return f"its weights follow {', '.join(settings.by)}, which the graph has no input for"
         return "it is by rank, which no graph of single exposures can hold" if settings.fusion == "rank" else ""
+
+    @classmethod
+    def kept(cls, settings: FusionSettings) -> Sequence[str]:
+        return settings.by
 
 
 def facts(settings: FusionSettings, scored: Scored) -> dict[str, Any]:
@@ -250,8 +270,8 @@ def split(scored: Scored, judged: ScoredLog | None, seed: int, searching: bool) 
     return parts | ({"valid": log.part((tune_U & ~fit_U)[log.user_C])} if searching else {})
 
 
-def stand_in(log: Log, part: str) -> pa.Table:
-    """A part as jobs.score would write it, with clicks in place of scores."""
+def stand_in(log: Log, part: str, by: Sequence[str] = ()) -> pa.Table:
+    """A part as jobs.score would write it with these columns kept, with clicks in place of scores."""
     schema = log.schema
     if absent := [name for name in LABELS if name not in schema.labels]:
         raise UserError(f"{log.location}/schema.json: no label {absent[0]!r}, which the fusion's reward is made of")
@@ -262,10 +282,30 @@ def stand_in(log: Log, part: str) -> pa.Table:
         for name, source in ((VALUE, schema.value), (REWARD, schema.reward), (WEIGHT, schema.weight))
         if source
     }
-    read = pa.concat_tables(list(log.read(log.part(part), list(dict.fromkeys(sources.values())))))
-    columns = {name: read.column(source) for name, source in sources.items()}
+    opened = log.part(part)
+    known = [name for name in by if name not in schema.unmeasured]  # buckets of quantiles are cut later
+    for name in by:
+        check_type(log, opened, name, "--by")
+    pieces = []
+    for table in log.read(opened, list(dict.fromkeys([*sources.values(), *known]))):
+        piece = {name: table.column(source) for name, source in sources.items()}
+        pieces.append(pa.table({**piece, **{name: plain(one_chunk(table, name)) for name in known}}))
+    read = pa.concat_tables(pieces)
+    columns = {name: read.column(name) for name in read.column_names}
+    columns |= {name: pa.array(np.zeros(len(read))) for name in by if name not in known}
     click = pa.array((label_values(columns[LABELS[0]]) == 1).astype(np.float32))
     return pa.table(columns | dict.fromkeys(SCORES, click))
+
+
+def default_places(log: ScoredLog, metric: str) -> int:
+    """PLACES; half of the middle length of a list that can be ordered, where few lists are longer. What comes of the
+    first k candidates is the same in any order of a list that has no more than k; NDCG tells orders of k apart."""
+    rewarded_R = np.bincount(log.request_C, weights=log.reward_C) > 0
+    lengths = np.bincount(log.request_C)[rewarded_R]
+    several = lengths[lengths > 1]
+    if metric != "value" or not len(several) or (lengths > PLACES).mean() >= FEW:
+        return PLACES
+    return max(1, min(PLACES, int(np.median(several)) // 2))
 
 
 def read_constraint(text: str) -> Constraint:

@@ -23,6 +23,7 @@ from data.repeats import repeat_warnings
 from data.schema import Schema
 from data.suspects import suspicious_columns
 from data.truth_check import check_truth
+from data.unseen import unseen_warnings
 from funnel.batch import Batch
 from funnel.figures.threshold import checked
 from funnel.network import BatchNetwork, build_network
@@ -129,6 +130,7 @@ class EntireSpace:
         warnings = [
             *repeat_warnings(log, parts, {name: fact.keys for name, fact in facts.items()}),
             *suspicious_columns(log, parts["train"], mean_N.tolist(), std_N.tolist()),
+            *unseen_warnings(log, parts["train"]),
         ]
         if objective.hidden_cause and settings.objective.theta == "learnt" and not log.schema.instrument:
             warnings.append(
@@ -137,6 +139,8 @@ class EntireSpace:
         train = facts["train"]
         if not train.positives.get("conversion") or not facts["valid"].positives.get("conversion"):
             warnings.append("train or valid has no conversions: a model of clicks; its pcvr and pctcvr mean nothing")
+        elif train.positives["conversion"] == train.positives["click"]:
+            warnings.append("every click of train converts: pcvr is 1, and pctcvr pctr; are both labels one column?")
         return {
             **towers(objective, settings.objective),
             "click_rate": train.weights["click"] / train.weight,
@@ -297,7 +301,8 @@ def require_labels(log: Log, needed: tuple[str, ...]) -> None:
     absent = [name for name in needed if name not in log.schema.labels]
     if absent:
         have = ", ".join(log.schema.labels) or "none"
-        raise UserError(f"{shown(log.location)}/schema.json: no label {absent[0]!r}; it has {have}")
+        clicks = "; --preset clicks trains a model of clicks alone" if absent == ["conversion"] else ""
+        raise UserError(f"{shown(log.location)}/schema.json: no label {absent[0]!r}; it has {have}{clicks}")
 
 
 def refuse_empty(where: str, facts: LabelFacts, needed: tuple[str, ...]) -> None:

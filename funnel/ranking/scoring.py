@@ -4,18 +4,20 @@ funnel/tools.py: Scoring.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from data.encode import Encoder
-from data.kinds import cast_table, number
+from data.errors import UserError
+from data.kinds import cast_table, number, one_chunk
 from data.labels import checked_labels
 from data.log import Log, Part, grown_columns
 from data.reading import ordered_tables
 from data.schema import Schema
+from funnel.figures.slices import check_type, plain
 from funnel.network import BatchNetwork
 from funnel.problem import Given
 from funnel.ranking.calibration import Calibration
@@ -24,6 +26,8 @@ from funnel.tools import Scores
 from models.hidden_cause import log_both
 
 SCORES = ("pctr", "pcvr", "pctcvr")
+WRITTEN = ("exposure_id", "user", "request", "click", "conversion", *SCORES, "value", "reward", "weight")
+"""What a file of scores calls its own columns."""
 
 
 def for_scoring(log: Log, trained: Schema, truth: bool = False) -> Log:
@@ -44,15 +48,19 @@ def for_scoring(log: Log, trained: Schema, truth: bool = False) -> Log:
     return dataclasses.replace(log, schema=schema)
 
 
-def score_part(run: Given, log: Log, part: str, device: torch.device, raw: bool) -> Scores:
-    """pctr, pcvr and pctcvr of a part beside labels and keys, calibrated unless `raw`."""
+def score_part(run: Given, log: Log, part: str, device: torch.device, raw: bool, keep: Sequence[str] = ()) -> Scores:
+    """pctr, pcvr and pctcvr of a part beside labels, keys and the columns to `keep`, calibrated unless `raw`."""
     calibration = None if raw else Calibration.load(run.directory, run.checksum)
     method = calibration.about.get("method", "none") if calibration else "none"
     log = for_scoring(log, run.problem.schema)
     rows, network = log.part(part), run.network.to(device)
     assert isinstance(network, BatchNetwork)
     warnings = list(grown_columns({part: rows}))
-    tables = score(network, log, rows, device, calibration)
+    for name in keep:
+        if name in WRITTEN:
+            raise UserError(f"--keep {name}: the file of scores has a column of that name already")
+        check_type(log, rows, name, "--keep")
+    tables = score(network, log, rows, device, calibration, keep)
     if log.schema.value and "conversion" in log.schema.labels:
         tables = watched_value(tables, log.schema.value, warnings)
     return Scores(rows, tables, {"calibration": method}, warnings)
@@ -76,10 +84,15 @@ def watched_value(tables: Iterator[pa.Table], column: str, warnings: list[str]) 
 
 
 def score(
-    network: BatchNetwork, log: Log, part: Part, device: torch.device, calibration: Calibration | None = None
+    network: BatchNetwork,
+    log: Log,
+    part: Part,
+    device: torch.device,
+    calibration: Calibration | None = None,
+    keep: Sequence[str] = (),
 ) -> Iterator[pa.Table]:
-    """Tables of exposure_id, user, request (where the schema names them), click, conversion, pctr, pcvr, pctcvr, and
-    value, reward, weight (where it names them).
+    """Tables of exposure_id, user, request (where the schema names them), click, conversion, pctr, pcvr, pctcvr, value,
+    reward, weight (where it names them), and the columns to `keep`.
 
     One table a row group, read ahead: memory is flat in the number of rows. All have the same types, whichever files
     the rows come from. Raises UserError naming file and row of a label that is none.
@@ -88,7 +101,8 @@ def score(
     encoder = Encoder(schema)
     keys = {"exposure_id": schema.exposure, "user": schema.user, "request": schema.request}
     begins = {file.path: 0 for file in part.files}
-    for (file, _), table in zip(part.row_groups(), ordered_tables(log, part, schema.all_columns), strict=True):
+    read = list(dict.fromkeys([*schema.all_columns, *keep]))
+    for (file, _), table in zip(part.row_groups(), ordered_tables(log, part, read), strict=True):
         labels = checked_labels(schema, table, file.path, begins[file.path])
         begins[file.path] += table.num_rows
         logits = predict(network, encoder.encode(table), device)
@@ -106,4 +120,5 @@ def score(
         for name, source in (("value", schema.value), ("reward", schema.reward), ("weight", schema.weight)):
             if source:
                 columns[name] = pa.array(number(table, source), from_pandas=True)
+        columns |= {name: plain(one_chunk(table, name)) for name in keep}
         yield pa.table(columns)

@@ -27,7 +27,7 @@ def base(plan: Plan, record: Record) -> tuple[dict[str, Any], Current]:
     facts = train_stage(plan, record, "train", trained, data, {"data": fingerprint})
     model = record.result("train")
     files = {part: scored / f"{part}.parquet" for part in ("valid", "test")}
-    score_stage(record, "score", trained, data, files, {"train": model, "data": fingerprint})
+    score_stage(record, "score", trained, data, files, {"train": model, "data": fingerprint}, plan.keep)
     arguments = plan.evolve_arguments(files["valid"], tuned, judge=files["test"])
     evolve_stage(record, "evolve", arguments, {"score": record.result("score")})
     inputs = {"train": model, "data": fingerprint}

@@ -58,6 +58,12 @@ class Plan:
         actors = self.options.es.workers
         return max(self.options.workers, actors if isinstance(actors, int) else 0)
 
+    @property
+    def keep(self) -> tuple[str, ...]:
+        """Columns that scored files hold for the tuning, beside the scores."""
+        kept = getattr(self.tunable, "kept", None)  # which a tunable of the user's own may lack
+        return tuple(kept(self.tuning)) if kept else ()
+
     def train_arguments(self, data: str, out: Path, epochs: int | None = None, **changes: Any) -> train.Arguments:
         options = self.options
         config = dataclasses.replace(options.config, epochs=epochs or options.config.epochs)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,22 +51,28 @@ def train_stage(
 
 
 def score_stage(
-    record: Record, name: str, run: Path, data: str, files: dict[str, Path], inputs: dict[str, str]
+    record: Record,
+    name: str,
+    run: Path,
+    data: str,
+    files: dict[str, Path],
+    inputs: dict[str, str],
+    keep: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Score parts of a log with a finished training; `files`: part -> Parquet file."""
+    """Score parts of a log with a finished training; `files`: part -> Parquet file; `keep`: columns written, too."""
 
     def work() -> dict[str, Any]:
         for part, path in files.items():
-            score_part(run, data, part, path)
+            score_part(run, data, part, path, keep)
         return {}
 
     return record.do(Stage(name, inputs, tuple(files.values()), lambda: list(files.values()), work))
 
 
-def score_part(run: Path, data: str, part: str, path: Path) -> None:
+def score_part(run: Path, data: str, part: str, path: Path, keep: Sequence[str] = ()) -> None:
     """Write the file again where one stands: what a kill left may be older than the model."""
     path.unlink(missing_ok=True)
-    score.run(score.Arguments(run=run, data=data, out=path, part=part))
+    score.run(score.Arguments(run=run, data=data, out=path, part=part, keep=tuple(keep)))
 
 
 def evolve_stage(record: Record, name: str, arguments: evolve.Arguments, inputs: dict[str, str]) -> dict[str, Any]:

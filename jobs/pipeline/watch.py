@@ -239,7 +239,7 @@ class Watch:
             tuned.with_name("train"),
             before.tuned if before else None,
         )
-        score_stage(record, f"{day} score", trained, str(cut), {"valid": scored}, model)
+        score_stage(record, f"{day} score", trained, str(cut), {"valid": scored}, model, plan.keep)
         arguments = plan.evolve_arguments(
             scored,
             tuned,
@@ -279,7 +279,7 @@ class Watch:
         scored, found = place / "judged.parquet", place / "judged_policy.json"
 
         def work() -> dict[str, Any]:
-            score_part(before.trained, where, part, scored)
+            score_part(before.trained, where, part, scored, plan.keep)
             figures = plan.tunable.judge_policy(policy / POLICY_FILE, scored, DAY_RESAMPLES, plan.seed)
             write_json(found, figures)
             scored.unlink()
