@@ -36,7 +36,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "rows": {"prefetch": "on"},
 }
 OPTIMIZERS = ("adam", "adagrad")
-MACHINES = {2: "00", 4: "0010"}
+MACHINES = {2: ("00",), 4: ("0010", "0011", "0101", "0121")}
 """Which of several machines each worker is on, by number of workers: one digit a worker."""
 STEPS = 18  # six of them after an epoch's end
 PROPER = TrainStream.epoch
@@ -53,9 +53,10 @@ def in_process(rank: int, workers: int, folder: str, jobs: dict[str, TrainJob]) 
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{workers}", rank=rank, world_size=workers)
     for name in OPTIMIZERS[: 2 if workers == 2 else 1]:
         check_same_bits(rank, workers, jobs[name])
-    os.environ[NODE] = MACHINES[workers][rank]
-    check_desk(rank, workers)
-    check_what_is_sent(rank, workers, jobs["adam"])
+    for machines in MACHINES[workers]:
+        os.environ[NODE] = machines[rank]
+        check_desk(rank, workers)
+        check_what_is_sent(rank, workers, machines, jobs["adam"])
     if workers == 2:
         check_bytes(rank, workers)
         check_halves(rank, workers, jobs["adagrad"])
@@ -94,16 +95,17 @@ def check_same_bits(rank: int, workers: int, job: TrainJob) -> None:
     """Weights, moments and counters on the way and at the end, and figures: as those of workers on as many machines, of
     which none does anything ahead."""
     name = job.config.optimizer.embedding
-    cases = [("sharded", "".join(map(str, range(workers)))), ("sharded", MACHINES[workers]), ("replicated", "0" * 8)]
+    apart = "".join(map(str, range(workers)))
+    cases = [("sharded", machines) for machines in (apart, *MACHINES[workers])]
     first: dict[str, Any] = {}
-    for tables, machines in cases[: 3 if workers == 2 else 2]:
+    for tables, machines in [*cases, ("replicated", apart)] if workers == 2 else cases:
         os.environ[NODE] = machines[rank]
         ways = list(WAYS) if (workers, name) == (2, "adam") else ["nothing ahead", "rows"]
         for way in ["nothing ahead", "plans"] if tables == "replicated" else ways:
             own = with_config(job, tables=tables, **WAYS[way])
             learner = learner_of(own, Context(rank, workers), steps=24)
             assert (learner.ahead is None) == (way == "nothing ahead")
-            assert isinstance(learner.node, NodeShards) == (tables == "sharded" and machines == MACHINES[workers])
+            assert isinstance(learner.node, NodeShards) == (tables == "sharded" and machines != apart)
             found = stepped(learner, own, rank, workers)
             expected = first.setdefault(tables, found)
             for one, two in zip(expected, found, strict=True):

@@ -263,7 +263,7 @@ def test_the_owner_adds_what_all_workers_found_for_a_row(monkeypatch: pytest.Mon
     owner = object.__new__(Sharded)
     owner.wire = torch.float32
     rows_A = torch.tensor([3, 5, 5, 2])
-    route = Route([1, 0], [2, 2], rows_A, distinct_ids(rows_A, 6), torch.tensor([4]))
+    route = Route([1, 0], [2, 2], rows_A, distinct_ids(rows_A, 6))
     ids_V, sum_VE, _ = owner.sum(route, torch.zeros(1, 2))
     assert ids_V.tolist() == [2, 3, 5]
     assert sum_VE.tolist() == [[7.0, 8.0], [1.0, 2.0], [110.0, 220.0]]

@@ -1,30 +1,33 @@
 """Sharded tables of workers that share machines: between workers of one machine everything goes through shared memory.
 
-Shapes: as in sharded.py; L workers on this machine.
+Shapes: as in sharded.py; L workers on this machine; C rows that the clients of a worker ask this machine for.
 
-Their shards lie beside each other in one tensor, and a lookup reads the rows of all L of them where they lie. What a
-worker tells an owner on its machine (which rows it wants, which gradients it has for them) it lays open, and the owner
-reads it there: nothing is picked, packed and sent. To and from other machines rows travel as sharded.py says. Which
-numbers are added, and in which order, is the same, and so are the bits.
+The shards of a machine lie beside each other in one tensor, so that any of its workers reads the rows of all of them
+where they lie. To another machine goes one message: to a worker's counterpart there (counterparts.py). The counterpart
+lays open which rows are asked for, where the owners read it; answers from the shards that it sees; and lays open the
+gradients that come, where the owners read them, at the places in which the rows' numbers lay. For a worker's own rows
+on its machine it is its own counterpart. Which numbers are added, and in which order, is as in sharded.py, and so are
+the bits.
 
-The barriers of node.py keep order: gradients are read once all lie there; rows are read again once all are written. The
-thread beside the training (ahead.py) has barriers of its own, and one more rule: rows that it fetches are read once all
-have applied what the last step has kept back. Gradients lie in two places in turn, so that those that are kept back
-still lie there while the next ones are written.
+The barriers of node.py keep order: gradients are read once all lie there; rows are read again, for whomever, once all
+are written. The thread beside the training (ahead.py) has barriers of its own, and one more rule: rows that it fetches
+are read once all have applied what the last step has kept back. Gradients lie in two places in turn, so that those that
+are kept back still lie there, or come, while the next ones are written.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate, compress
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from distributed.checkpoint.rows import RowTensor
-from distributed.tables.collectives import Group, exchange, world_size
+from distributed.tables.collectives import Group, world_size
+from distributed.tables.counterparts import Counterparts
 from distributed.tables.node import Neighbours
 from distributed.tables.node_sums import NodeSums
 from distributed.tables.protocol import Sums, wire_ids
-from distributed.tables.sharded import Asked, Plan, Route, Sharded
+from distributed.tables.sharded import Asked, Plan, Relay, Route, Sharded
 from models.embedding import EmbeddingTable, TouchedRows
 from models.row_kernels import sum_rows, take_rows
 from models.rows import Share, fill
@@ -38,13 +41,15 @@ class NodeShards:
 
     def __init__(self, neighbours: Neighbours, tables: Sequence[EmbeddingTable], wire: torch.dtype) -> None:
         self.neighbours, self.sums = neighbours, NodeSums(neighbours)
-        self.beside: dict[Group, Neighbours] = {None: neighbours}
+        self.beside = {None: neighbours}
+        self.across = {None: Counterparts(neighbours)}
         self.placements = [NodeShard(self, table, wire) for table in tables]
         self.finish()
 
     def join(self, group: Group) -> None:
         """Lay out what a thread that talks over this group needs. All workers call it at the same time."""
         self.beside[group] = Neighbours(group)
+        self.across[group] = Counterparts(self.beside[group])
         for placement in self.placements:
             placement.join(group)
 
@@ -84,17 +89,20 @@ class NodeShard(Sharded):
     def __init__(self, node: NodeShards, table: EmbeddingTable, wire: torch.dtype) -> None:
         super().__init__(table, wire)
         self.node, near = node, node.neighbours
-        self.near = [rank in near.ranks for rank in range(self.workers)]
-        """Whether each worker is on this machine; this one is."""
         shards_LHE = near.tensor((len(near.ranks), self.most, table.width))
         share = Share(self.rank, self.workers)
         table.weight = shards_LHE[near.place, : share.held(table.rows)]
         fill(table.weight, table.address, table.scale, share)
         self.shards_NE = shards_LHE.flatten(0, 1)
-        # Of each worker here the gradients, and what has come for it from elsewhere; room for every row, of which only
-        # what was ever written takes memory.
-        self.room = self.workers * self.most
-        self.gradient_2MRE = near.tensor((2, 2 * len(near.ranks), self.room, table.width))
+        across = node.across[None]
+        if across.order != list(range(self.workers)):
+            self.order = torch.tensor(across.order)
+            self.slots = self.order.argsort()
+        # Of each worker here what its clients have for those here: room for every row, of which only what was ever
+        # written takes memory.
+        self.room = across.most_clients * len(near.ranks) * self.most
+        self.start = near.place * self.room
+        self.gradient_2NE = near.tensor((2, len(near.ranks) * self.room, table.width))
         self.turn = 0
         self.desks: dict[Group, Desk] = {}
         self.join(None)
@@ -102,56 +110,51 @@ class NodeShard(Sharded):
     def join(self, group: Group) -> None:
         self.desks[group] = Desk(self.node.beside[group], self.room)
 
-    # ---- what is near is read, what is far is sent
-
-    def far(self, values: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Of values of which sizes[w] belong to worker w, those of workers on other machines."""
-        if self.node.sums.alone:
-            return values[:0]
-        return torch.cat([piece for piece, near in zip(values.split(list(sizes)), self.near, strict=True) if not near])
-
-    def send(self, far: Tensor, out: Sequence[int], back: Sequence[int], kind: str, group: Group) -> Tensor:
-        """Exchange with workers on other machines; out and back are as among all."""
-        if self.node.sums.alone:
-            return far
-        away, come = (
-            [0 if near else size for size, near in zip(sizes, self.near, strict=True)] for sizes in (out, back)
-        )
-        return exchange(far, away, come, kind, group)
-
-    def merged(self, near: Sequence[Tensor], far: Tensor, sizes: Sequence[int]) -> Tensor:
-        """In the order of ranks: a piece of each worker here, and sizes[w] of each elsewhere."""
-        if self.node.sums.alone:
-            return torch.cat(list(near))
-        here = iter(near)
-        come = iter(far.split(list(compress(sizes, [not near for near in self.near]))))
-        return torch.cat([next(here if near else come) for near in self.near])
-
     # ---- plans
 
-    def ask(self, row_U: Tensor, out: list[int], more: bool, group: Group) -> Asked:
-        back: list[int] = []
-        if not self.node.sums.alone:
-            back, more = self.counts(row_U.new_tensor(out), more, group)
-        numbers_U = row_U.to(wire_ids(self.table.rows))
-        lists, begins, asks = self.desks[group].exchange(numbers_U, out, more)
-        back = back or list(map(len, lists))
-        far = self.send(self.far(numbers_U, out), out, back, "ids", group)
-        lies = [
-            torch.arange(begin, begin + len(own)) + place * self.room
-            for place, (begin, own) in enumerate(zip(begins, lists, strict=True))
-        ]
-        lies_A = self.merged(lies, self.arrivals(len(far)), back)
-        return Asked(back, self.merged(lists, far, back).long(), any(asks), lies_A)
+    def ask(self, key_U: Tensor, row_U: Tensor, size_W: Tensor, more: bool, group: Group) -> Asked:
+        across, near = self.node.across[group], self.node.beside[group]
+        heads, numbers_N = self.desks[group].clear(wire_ids(self.table.rows))
+        size_CL, more_C = across.counts(size_W, more)
+        sizes = size_CL.sum(1).tolist()
+        own_C = numbers_N[self.start : self.start + sum(sizes)]
+        across.send(row_U.to(numbers_N.dtype), across.by_machine(size_W.tolist()), sizes, "ids", into=own_C)
+        end_CL = (size_CL.flatten().cumsum(0) + self.start).view_as(size_CL)
+        heads[across.clients] = torch.cat([end_CL[:, :1] - size_CL[:, :1], end_CL, more_C[:, None]], 1)
+        near.arrive()
+        near.wait()
+        begin_W, end_W, more_W = heads[:, [near.place, near.place + 1, -1]].unbind(1)
+        back_W = end_W - begin_W
+        gap_W = begin_W - back_W.cumsum(0) + back_W
+        lies_A = gap_W.repeat_interleave(back_W)
+        lies_A += torch.arange(len(lies_A))
+        rows_A = numbers_N.index_select(0, lies_A).long()
+        if not across.alone:
+            shard_CL = (torch.arange(len(near.ranks)) * self.most).repeat(len(sizes))
+            key_U = own_C + shard_CL.repeat_interleave(size_CL.flatten())
+        return Asked(back_W.tolist(), rows_A, bool(more_W.any()), lies_A, Relay(sizes, key_U))
 
-    def tell(self, marks: Tensor, out: list[int], back: list[int], group: Group) -> Tensor:
-        lists, _, _ = self.desks[group].exchange(marks, out)
-        return self.merged(lists, self.send(self.far(marks, out), out, back, "marks", group), back)
-
-    def arrivals(self, count: int) -> Tensor:
-        """Where gradients of other machines' workers are laid."""
-        near = self.node.neighbours
-        return torch.arange(count) + (len(near.ranks) + near.place) * self.room
+    def tell(self, one: Route, two: Route, one_A: Tensor, two_A: Tensor, group: Group) -> Any:
+        """Marks lie where the numbers lay of the rows that they belong to."""
+        across, near = self.node.across[group], self.node.beside[group]
+        _, marks = self.desks[group].clear(torch.uint8)
+        routes, laid = (one, two), marks[: 2 * self.room * len(near.ranks)].view(2, -1)
+        for marks_N, route, mark_A in zip(laid, routes, (one_A, two_A), strict=True):
+            assert route.lies_A is not None
+            marks_N.index_copy_(0, route.lies_A, mark_A.to(torch.uint8))
+        near.arrive()
+        near.wait()
+        sizes = [relay_of(route).sizes for route in routes]
+        of_C = [marks_N[self.start : self.start + sum(own)].bool() for marks_N, own in zip(laid, sizes, strict=True)]
+        if across.alone:
+            return [(mark_C, mark_C) for mark_C in of_C]
+        both = zip(*(mark_C.split(own) for mark_C, own in zip(of_C, sizes, strict=True)), strict=True)
+        away = torch.cat([mark for pair in both for mark in pair]).to(torch.uint8)
+        backs = [across.by_machine(route.out) for route in routes]
+        out, back = ([a + b for a, b in zip(*pair, strict=True)] for pair in (sizes, backs))
+        come = across.reply(away, out, back, "marks").bool()
+        pieces = come.split([size for pair in zip(*backs, strict=True) for size in pair])
+        return [(torch.cat(pieces[number::2]), of_C[number]) for number in range(2)]
 
     # ---- vectors
 
@@ -167,13 +170,9 @@ class NodeShard(Sharded):
         super().prefetch(plan, group)
 
     def travel(self, route: Route, group: Group = None) -> Tensor:
-        if self.node.sums.alone:
-            return take_rows(self.shards_NE, route.key_U).to(self.wire).float()
-        ranks, key_of = self.node.neighbours.ranks, route.key_U.split(route.out)
-        at_U = torch.cat([key_of[rank] + (place - rank) * self.most for place, rank in enumerate(ranks)])
-        near = take_rows(self.shards_NE, at_U).to(self.wire).float().split([route.out[rank] for rank in ranks])
-        asked = take_rows(self.table.weight, self.far(route.rows_A, route.back)).to(self.wire)
-        return self.merged(near, self.send(asked, route.back, route.out, "rows", group).float(), route.out)
+        across, relay = self.node.across[group], relay_of(route)
+        vectors_CE = take_rows(self.shards_NE, relay.key_C).to(self.wire)
+        return across.reply(vectors_CE, relay.sizes, across.by_machine(route.out), "rows").float()
 
     def answer(self) -> bool:
         """Where all are on one machine, lookups beside a training need nobody's answer."""
@@ -185,51 +184,55 @@ class NodeShard(Sharded):
         touched = self.table.touched
         assert touched is not None
         self.turn ^= 1
-        own_RE = self.gradient_2MRE[self.turn, self.node.neighbours.place]
-        own_RE[: len(touched.ids_U)] = touched.gradient().to(self.wire)
+        if self.node.sums.alone:
+            count = len(touched.ids_U)
+            self.gradient_2NE[self.turn, self.start : self.start + count] = touched.gradient().to(self.wire)
 
-    def outgoing(self, route: Route, touched: TouchedRows) -> tuple[Tensor, Tensor]:
-        """Where gradients lie, and those that are to be sent."""
-        far = self.far(route.own(touched.gradient()), route.out) if not self.node.sums.alone else torch.empty(0)
-        return self.gradient_2MRE[self.turn], far
+    def outgoing(self, route: Route, touched: TouchedRows) -> tuple[Tensor, Tensor | None]:
+        """Where gradients are laid, and those that are to be sent."""
+        return self.gradient_2NE[self.turn], None if self.node.sums.alone else route.own(touched.gradient())
 
-    def sum(self, route: Route, outgoing: tuple[Tensor, Tensor], group: Group = None) -> Sums:
-        gradient_MRE, far = outgoing
-        asked, lies_A = route.asked, route.lies_A
-        assert asked is not None
-        assert lies_A is not None
-        if not self.node.sums.alone:
-            come = self.send(far.to(self.wire), route.out, route.back, "rows", group)
-            near = self.node.neighbours
-            gradient_MRE[len(near.ranks) + near.place, : len(come)] = come
-            away_A = lies_A >= len(near.ranks) * self.room
-            lies_A = lies_A.masked_scatter(away_A, self.arrivals(len(come)))  # of a part of a plan: without gaps
-        return Sums(asked.ids_U, sum_rows(gradient_MRE.flatten(0, 1), lies_A[asked.order_R], asked.begin_U))
+    def sum(self, route: Route, outgoing: tuple[Tensor, Tensor | None], group: Group = None) -> Sums:
+        gradient_NE, own = outgoing
+        assert route.asked is not None
+        assert route.lies_A is not None
+        if own is not None:
+            self.take_in(route, own.to(self.wire), gradient_NE[self.start :], group)
+            self.node.beside[group].arrive()
+            self.node.beside[group].wait()
+        return Sums(route.asked.ids_U, sum_rows(gradient_NE, route.lies_A[route.asked.order_R], route.asked.begin_U))
+
+    def take_in(self, route: Route, own: Tensor, laid_NE: Tensor, group: Group) -> None:
+        """Send gradients, and lay open those that come."""
+        across, relay = self.node.across[group], relay_of(route)
+        all_CE = laid_NE[: sum(relay.sizes)]
+        into = all_CE if relay.at_C is None and self.wire == all_CE.dtype else None
+        come = across.send(own, across.by_machine(route.out), relay.sizes, "rows", into)
+        if relay.at_C is not None:
+            laid_NE.index_copy_(0, relay.at_C, come.to(laid_NE.dtype))
+        elif into is None:
+            all_CE.copy_(come)
+
+
+def relay_of(route: Route) -> Relay:
+    assert route.relay is not None
+    return route.relay
 
 
 class Desk:
-    """Where workers of one machine lay out lists of numbers for each other, cut by who is to read what; one thread's.
-
-    size: numbers of a list, of at most 8 bytes each. What a list has for worker w begins at begins[w]. Two places in
-    turn: who is still reading one reads another than who writes the next.
+    """Where the workers of a machine lay out numbers for each other; one thread's. What is at numbers_N[p * size] and
+    after it is laid there by the worker with place p. Two places in turn: who is still reading one reads another than
+    who writes the next.
     """
 
     def __init__(self, neighbours: Neighbours, size: int) -> None:
-        self.neighbours, workers = neighbours, len(neighbours.ranks)
-        self.head_2LN = neighbours.tensor((2, workers, world_size() + 2), torch.int64)
-        self.bytes_2LS = neighbours.tensor((2, workers, 8 * size), torch.uint8)
+        workers = len(neighbours.ranks)
+        self.heads_2WL = neighbours.tensor((2, world_size(), workers + 2), torch.int64)
+        self.bytes_2N = neighbours.tensor((2, 8 * workers * size), torch.uint8)
         self.turn = 0
 
-    def exchange(self, numbers: Tensor, out: Sequence[int], word: int = 0) -> tuple[list[Tensor], list[int], list[int]]:
-        """out[w] of the numbers are for worker w. Of each worker here: what it has for this one, which is to be read
-        before the next call; where in its list that begins; its word."""
+    def clear(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The next place: heads (W, L + 2), one for the list of each worker, and numbers_N. A list has what is for the
+        worker with place p from head[p] to head[p + 1]; its last number is a word."""
         self.turn ^= 1
-        heads, place, rank = self.head_2LN[self.turn], self.neighbours.place, self.neighbours.rank
-        heads[place] = torch.tensor([0, *accumulate(out), word])
-        lists = self.bytes_2LS[self.turn].view(numbers.dtype)
-        lists[place, : len(numbers)] = numbers
-        self.neighbours.arrive()
-        self.neighbours.wait()
-        found = heads.tolist()
-        own = [lists[other, head[rank] : head[rank + 1]] for other, head in enumerate(found)]
-        return own, [head[rank] for head in found], [head[-1] for head in found]
+        return self.heads_2WL[self.turn], self.bytes_2N[self.turn].view(dtype)

@@ -42,18 +42,17 @@ class Route:
     """Rows that travel together. Vectors of rows_A go to who asked for them (back[w] to worker w), and this worker gets
     those of index_U (None: all of its distinct rows), out[w] of them from worker w; gradients go the other way.
 
-    asked: the distinct ones of rows_A, and where they are among them (None: no gradients go this way); key_U: where the
-    rows of this worker lie, if the shards of all workers, equally long, are laid one after the other; lies_A: see
-    node_shards.py.
+    asked: the distinct ones of rows_A, and where they are among them (None: no gradients go this way); lies_A, relay:
+    see node_shards.py.
     """
 
     out: list[int]
     back: list[int]
     rows_A: Tensor
     asked: Distinct | None
-    key_U: Tensor
     index_U: Tensor | None = None
     lies_A: Tensor | None = None
+    relay: "Relay | None" = None
 
     def own(self, values_UE: Tensor) -> Tensor:
         """This worker's, of what there is of all its distinct rows."""
@@ -63,20 +62,20 @@ class Route:
         assert self.index_U is not None
         values_UE.index_copy_(0, self.index_U, own)
 
-    def fetching(self, mask_U: Tensor, mask_A: Tensor) -> "Route":
+    def fetching(self, some: "Marked") -> "Route":
         """Only these rows, for vectors alone."""
-        index_U, index_A = (mask.nonzero().flatten() for mask in (mask_U, mask_A))
+        index_U, index_A = (mask.nonzero().flatten() for mask in (some.of_U, some.of_A))
         out, back = within(index_U, self.out), within(index_A, self.back)
-        rows_A, key_U = self.rows_A.index_select(0, index_A), self.key_U.index_select(0, index_U)
-        return Route(out, back, rows_A, None, key_U, index_U)
+        relay = None if self.relay is None else self.relay.only(some.of_C)
+        return Route(out, back, self.rows_A.index_select(0, index_A), None, index_U, relay=relay)
 
-    def sending(self, mask_U: Tensor, mask_A: Tensor, mask_V: Tensor) -> "Route":
-        """Only these rows, for gradients alone, on a CPU; mask_V of the distinct rows agrees with mask_A."""
+    def sending(self, some: "Marked") -> "Route":
+        """Only these rows, for gradients alone, on a CPU."""
         assert self.asked is not None
         ids_V, none, order_A, begin_V = self.asked
-        index_U, index_A, index_V = (mask.nonzero().flatten() for mask in (mask_U, mask_A, mask_V))
-        number_A = mask_A.cumsum(0).sub_(1)
-        kept_A = order_A.index_select(0, mask_A.index_select(0, order_A).nonzero().flatten())
+        index_U, index_A, index_V = (mask.nonzero().flatten() for mask in (some.of_U, some.of_A, some.of_V))
+        number_A = some.of_A.cumsum(0).sub_(1)
+        kept_A = order_A.index_select(0, some.of_A.index_select(0, order_A).nonzero().flatten())
         size_V = torch.cat([begin_V[1:], begin_V.new_tensor([len(order_A)])[: len(begin_V)]]).sub_(begin_V)
         size_V = size_V.index_select(0, index_V)
         asked = Distinct(
@@ -84,7 +83,34 @@ class Route:
         )
         lies_A = None if self.lies_A is None else self.lies_A.index_select(0, index_A)
         out, back = within(index_U, self.out), within(index_A, self.back)
-        return Route(out, back, self.rows_A[:0], asked, self.key_U[:0], index_U, lies_A)
+        relay = None if self.relay is None else self.relay.only(some.of_C)
+        return Route(out, back, self.rows_A[:0], asked, index_U, lies_A, relay)
+
+
+class Relay(NamedTuple):
+    """Rows (C) that a worker hands on for those that send to it, sizes[c] of the c-th: where each lies in the shards of
+    this machine, and where among all of the plan, if these are not all."""
+
+    sizes: list[int]
+    key_C: Tensor
+    at_C: Tensor | None = None
+
+    def only(self, mask_C: Tensor) -> "Relay":
+        at_C = mask_C.nonzero().flatten()
+        return Relay(within(at_C, self.sizes), self.key_C.index_select(0, at_C), at_C)
+
+
+class Marked(NamedTuple):
+    """Some of the rows of a plan: of this worker's own, of what it is asked for, of the distinct ones of these, and of
+    what it hands on."""
+
+    of_U: Tensor
+    of_A: Tensor
+    of_V: Tensor
+    of_C: Tensor
+
+    def others(self) -> "Marked":
+        return Marked(*(~mask for mask in self))
 
 
 @dataclass
@@ -108,7 +134,7 @@ class Plan:
             return self
         route = self.whole
         assert route.asked is not None
-        whole = Route(route.out, route.back, route.rows_A.to(device), route.asked.to(device), route.key_U.to(device))
+        whole = Route(route.out, route.back, route.rows_A.to(device), route.asked.to(device))
         return Plan(self.own.to(device), whole, self.more)
 
 
@@ -119,6 +145,7 @@ class Asked(NamedTuple):
     rows_A: Tensor
     more: bool
     lies_A: Tensor | None = None
+    relay: Relay | None = None
 
 
 class Sharded:
@@ -136,16 +163,23 @@ class Sharded:
         self.current: Plan | None = None
         self.kept: tuple[Route, Any] | None = None
         """Gradients of the last step that are still to be sent."""
+        self.order: Tensor | None = None
+        """The workers in the order in which a batch's rows are kept by owner, if that is not the one of ranks."""
+        self.slots: Tensor | None = None
+        """Where each is in it."""
         table.distinct_ids, table.fetch = self.distinct_ids, self.fetch
 
     # ---- plans
 
     def keys(self, ids_R: Tensor) -> Tensor:
-        """Where the rows lie: see Route.key_U."""
+        """Where the rows lie, if the shards of all workers, equally long, are laid one after the other."""
         if self.workers * self.most < INT32_ROWS:
             ids_R = ids_R.int()  # divides in a third of the time
         row_R = ids_R // self.workers
-        return (ids_R - row_R * self.workers).mul_(self.most).add_(row_R)
+        owner_R = ids_R - row_R * self.workers
+        if self.slots is not None:
+            owner_R = self.slots.to(owner_R.dtype)[owner_R]
+        return owner_R.mul_(self.most).add_(row_R)
 
     def plan(self, ids_R: Tensor, group: Group = None, more: bool = True) -> Plan:
         found = distinct_ids(self.keys(ids_R), self.workers * self.most)
@@ -155,15 +189,17 @@ class Sharded:
         size_W[1:] -= size_W[:-1].clone()
         owner_U = workers.repeat_interleave(size_W)
         row_U = key_U - owner_U * self.most
-        out = size_W.tolist()
-        asked = self.ask(row_U, out, more, group)
-        route = Route(out, asked.back, asked.rows_A, distinct_ids(asked.rows_A, self.most), key_U, lies_A=asked.lies_A)
+        asked = self.ask(key_U, row_U, size_W, more, group)
+        among = distinct_ids(asked.rows_A, self.most)
+        route = Route(size_W.tolist(), asked.back, asked.rows_A, among, None, asked.lies_A, asked.relay)
+        if self.order is not None:
+            owner_U = self.order[owner_U]
         return Plan(found._replace(ids_U=row_U * self.workers + owner_U), route, asked.more)
 
-    def ask(self, row_U: Tensor, out: list[int], more: bool, group: Group) -> Asked:
+    def ask(self, key_U: Tensor, row_U: Tensor, size_W: Tensor, more: bool, group: Group) -> Asked:
         """Tell the owners which of their rows this worker wants."""
-        back, asks = self.counts(row_U.new_tensor(out), more, group)
-        rows_A = exchange(row_U.to(wire_ids(self.table.rows)), out, back, "ids", group).long()
+        back, asks = self.counts(size_W, more, group)
+        rows_A = exchange(row_U.to(wire_ids(self.table.rows)), size_W.tolist(), back, "ids", group).long()
         return Asked(back, rows_A, asks)
 
     def counts(self, out_W: Tensor, more: bool, group: Group) -> tuple[list[int], bool]:
@@ -182,20 +218,22 @@ class Sharded:
         assert two.asked is not None
         urgent_V, late_V = common(one.asked.ids_U, two.asked.ids_U)
         urgent_A, late_A = urgent_V[one.asked.position_R], late_V[two.asked.position_R]
-        both = zip(urgent_A.split(one.back), late_A.split(two.back), strict=True)
-        marks = torch.cat([mark for pair in both for mark in pair]).to(torch.uint8)
-        out = [a + b for a, b in zip(one.back, two.back, strict=True)]
-        back = [size for pair in zip(one.out, two.out, strict=True) for size in pair]
-        come = self.tell(marks, out, [a + b for a, b in zip(one.out, two.out, strict=True)], group).bool()
-        pieces = come.split(back)
-        urgent_U, late_U = torch.cat(pieces[::2]), torch.cat(pieces[1::2])
-        before.urgent = one.sending(urgent_U, urgent_A, urgent_V)
-        before.deferred = one.sending(~urgent_U, ~urgent_A, ~urgent_V)
-        plan.late = two.fetching(late_U, late_A)
-        plan.early = two.fetching(~late_U, ~late_A)
+        (urgent_U, urgent_C), (late_U, late_C) = self.tell(one, two, urgent_A, late_A, group)
+        urgent, late = Marked(urgent_U, urgent_A, urgent_V, urgent_C), Marked(late_U, late_A, late_V, late_C)
+        before.urgent, before.deferred = one.sending(urgent), one.sending(urgent.others())
+        plan.late, plan.early = two.fetching(late), two.fetching(late.others())
 
-    def tell(self, marks: Tensor, out: list[int], back: list[int], group: Group) -> Tensor:
-        return exchange(marks, out, back, "marks", group)
+    def tell(self, one: Route, two: Route, one_A: Tensor, two_A: Tensor, group: Group) -> Any:
+        """Marks of what this worker is asked for on two routes go to who asked; its own come back, and of each route
+        those of what it hands on."""
+        both = zip(one_A.split(one.back), two_A.split(two.back), strict=True)
+        marks = torch.cat([mark for pair in both for mark in pair]).to(torch.uint8)
+        back = [size for pair in zip(one.out, two.out, strict=True) for size in pair]
+        away, come = (
+            [a + b for a, b in zip(*sizes, strict=True)] for sizes in ((one.back, two.back), (one.out, two.out))
+        )
+        pieces = exchange(marks, away, come, "marks", group).bool().split(back)
+        return (torch.cat(pieces[::2]), marks[:0].bool()), (torch.cat(pieces[1::2]), marks[:0].bool())
 
     # ---- vectors
 
