@@ -84,10 +84,24 @@ class Counterparts:
         come = found[self.of_C]
         return come[:, : len(self.neighbours.ranks)], come[:, -1]
 
+    def tell_all(self, numbers_N: Tensor) -> Tensor:
+        """(C, N): the same numbers for all workers; those of each client."""
+        to, of = len(self.receivers), len(self.clients)
+        return self.send(numbers_N.expand(to, len(numbers_N)), [1] * to, [1] * of, "")
+
+    def deal(self, blocks_WN: Tensor) -> Tensor:
+        """(C, L, N): block w for worker w; those of each client for the workers of this machine."""
+        if self.order != sorted(self.order):
+            blocks_WN = blocks_WN[self.order]
+        near, of = len(self.neighbours.ranks), len(self.clients)
+        found = self.send(blocks_WN, self.by_machine([1] * len(blocks_WN)), [near] * of, "")
+        return found.view(of, near, -1)
+
     def send(
         self, values: Tensor, out: Sequence[int], back: Sequence[int], kind: str, into: Tensor | None = None
     ) -> Tensor:
-        """out[m] of the values to each receiver. What the clients had for this worker, back[c] each."""
+        """out[m] of the values to each receiver. What the clients had for this worker, back[c] each. kind: as what
+        bytes are counted, if they are."""
         return self._exchange(values, self.receivers, out, self.clients, back, kind, into)
 
     def reply(self, values: Tensor, out: Sequence[int], back: Sequence[int], kind: str) -> Tensor:
@@ -113,8 +127,9 @@ class Counterparts:
         )
         with communicating(self.neighbours.group):
             dist.all_to_all_single(found, values.contiguous(), come, away, group=self.group)
-        one = values.element_size() * values[:1].numel() if len(values) else 0
-        count_sent(kind, one * (len(values) - away[self.members.index(self.neighbours.rank)]))
+        if kind and len(values):
+            own = away[self.members.index(self.neighbours.rank)]
+            count_sent(kind, values[0].nbytes * (len(values) - own))
         return found
 
 

@@ -42,7 +42,7 @@ class NodeShards:
     def __init__(self, neighbours: Neighbours, tables: Sequence[EmbeddingTable], wire: torch.dtype) -> None:
         self.neighbours, self.sums = neighbours, NodeSums(neighbours)
         self.beside = {None: neighbours}
-        self.across = {None: Counterparts(neighbours)}
+        self.across = {None: self.sums.across}
         self.placements = [NodeShard(self, table, wire) for table in tables]
         self.finish()
 
