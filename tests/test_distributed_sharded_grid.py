@@ -1,7 +1,7 @@
 """Small messages by way of a grid: the same blocks as sending all to all, at any shape of the grid."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -22,34 +22,51 @@ class Threads:
         self.workers, self.barrier, self.sent = (
             workers,
             threading.Barrier(workers),
-            dict[int, tuple[Tensor, list[int]]](),
+            dict[int, tuple[Sequence[Tensor], list[int]]](),
         )
         self.messages = [0] * workers
 
-    def all_to_all_single(self, found: Tensor, values: Tensor, group: list[int] | None = None) -> None:
+    def all_to_all_single(
+        self,
+        found: Tensor,
+        values: Tensor,
+        back: list[int] | None = None,
+        out: list[int] | None = None,
+        group: list[int] | None = None,
+    ) -> None:
         ranks, rank = group or list(range(self.workers)), meeting.rank
-        self.sent[rank] = values, ranks
+        equal = [len(values) // len(ranks)] * len(ranks)
+        self.sent[rank] = values.split(out or equal), ranks
         self.barrier.wait()
         place = ranks.index(rank)
-        for block, other in zip(found.view(len(ranks), -1), ranks, strict=True):
+        for block, other in zip(found.split(back or equal), ranks, strict=True):
             theirs, known = self.sent[other]
             assert known == ranks
-            block.copy_(theirs.view(len(ranks), -1)[place])
+            assert len(theirs[place]) == len(block)
+            block.copy_(theirs[place])
         self.messages[rank] += len(ranks) - 1
         self.barrier.wait()
 
     def run(self, work: Callable[[int], Any]) -> list[Any]:
+        """work(rank) of each; what one raises is raised here."""
         results: list[Any] = [None] * self.workers
+        failed = list[BaseException]()
 
         def one(rank: int) -> None:
             meeting.rank = rank
-            results[rank] = work(rank)
+            try:
+                results[rank] = work(rank)
+            except BaseException as error:
+                failed.append(error)
+                self.barrier.abort()
 
         threads = [threading.Thread(target=one, args=(rank,)) for rank in range(self.workers)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(timeout=30)
+        if failed:
+            raise failed[0]
         return results
 
 

@@ -15,8 +15,6 @@ from distributed.tables.counterparts import Counterparts
 from distributed.tables.grid import MANY
 from distributed.tables.node import Neighbours
 
-MOST_ADDED = 8
-"""So many workers each add up all dense gradients; where there are more, each would read too much."""
 SEGMENT_BYTES = 1 << 20  # of gloo's all-reduce, at most
 
 
@@ -45,9 +43,9 @@ class NodeSums:
         """The sum over all workers of their dense gradients; `meanwhile` is called while others are still on their way.
         What the workers of this machine laid open before they came here can be read then."""
         workers = world_size()
-        if not self.alone and workers >= MANY:
+        if workers >= MANY:
             return self.add_pieces(flat_N)
-        if not self.alone or workers > MOST_ADDED:
+        if not self.alone:
             self.neighbours.arrive()
             flat_N = sum_flat(flat_N)
             self.neighbours.wait()
