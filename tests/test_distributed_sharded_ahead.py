@@ -3,9 +3,11 @@ that workers of a machine share."""
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,14 +16,14 @@ from conftest import gang
 from support import CPU, config, final_tensors, job_of, learner_of, stream_of
 from test_distributed_tables import DIES_AT, die_at, make_job
 
-from benchmarks.training.table_bytes import bytes_per_step
+from benchmarks.training.table_bytes import bytes_of_counts, bytes_per_step
 from data.errors import UserError
 from data.log import open_log
 from distributed.context import Context
 from distributed.input.stream import TrainStream
 from distributed.tables.collectives import sent
-from distributed.tables.node import NODE, Neighbours
-from distributed.tables.node_shards import Desk, NodeShards
+from distributed.tables.node import NODE
+from distributed.tables.node_shards import NodeShards
 from distributed.tables.sharded import Sharded, common
 from distributed.training.job import TrainJob
 from distributed.training.learner import Learner
@@ -55,7 +57,6 @@ def in_process(rank: int, workers: int, folder: str, jobs: dict[str, TrainJob]) 
         check_same_bits(rank, workers, jobs[name])
     for machines in MACHINES[workers]:
         os.environ[NODE] = machines[rank]
-        check_desk(rank, workers)
         check_what_is_sent(rank, workers, machines, jobs["adam"])
     if workers == 2:
         check_bytes(rank, workers)
@@ -209,37 +210,36 @@ def figures(job: TrainJob, learner: Learner, rank: int, workers: int) -> dict[st
     return count(problem, learner.network, log, valid, problem.counts(log, valid), Context(rank, workers)).figures()
 
 
-def check_what_is_sent(rank: int, workers: int, job: TrainJob) -> None:
-    """Only what goes to another machine is sent: ids, gradients, vectors for who asks from there."""
+def check_what_is_sent(rank: int, workers: int, machines: str, job: TrainJob) -> None:
+    """Only what goes to another machine is sent: ids, gradients, vectors for who asks from there; and it goes in one
+    message."""
     learner = learner_of(with_config(job, tables="sharded", plan_ahead=False), Context(rank, workers), steps=24)
     (batch, *_) = stream_of(job, open_log(job.location), rank, workers).epoch(0)
+    assert isinstance(learner.node, NodeShards)
+    across = learner.node.across[None]
     sent.clear()
-    learner.step(batch, 0)
-    asked, vectors, machines = 0, 0, MACHINES[workers]
+    messages = []
+    proper = dist.all_to_all_single
+    with mock.patch.object(dist, "all_to_all_single") as patched:
+        patched.side_effect = lambda *values, group: (
+            messages.append(dist.get_world_size(group) - 1), proper(*values, group=group)
+        )  # fmt: skip
+        learner.step(batch, 0)
+    asked, rows = 0, 0
     for table in learner.tables.values():
         assert table.touched is not None
         everyone: list[Any] = [None] * workers
         dist.all_gather_object(everyone, table.touched.ids_U.tolist())
-        away = [other for other in range(workers) if machines[other] != machines[rank]]
-        asked += (gone := sum(row % workers in away for row in everyone[rank]))
-        vectors += 4 * table.width * (gone + sum(row % workers == rank for other in away for row in everyone[other]))
-    counts = 16 * (workers - 1) * len(learner.tables) if len({*machines}) > 1 else 0
-    assert (sent["ids"], sent["rows"], sent["counts"]) == (4 * asked, vectors, counts)
-
-
-def check_desk(rank: int, workers: int) -> None:
-    """Each worker has a list for each other, of any type, none of them in the way of the next."""
-    near = Neighbours()
-    desk = Desk(near, size=40)
-    for turn in range(5):
-        for dtype in (torch.int32, torch.int64, torch.uint8):
-            out = [(rank + other + turn) % 4 for other in range(workers)]
-            lists, begins, words = desk.exchange(torch.full((sum(out),), rank + turn, dtype=dtype), out, turn)
-            assert words == [turn] * len(near.ranks)
-            for other, found, begin in zip(near.ranks, lists, begins, strict=True):
-                assert begin == sum((other + before + turn) % 4 for before in range(rank))
-                assert found.tolist() == [other + turn] * ((rank + other + turn) % 4)
-                assert found.dtype == dtype
+        own = [{row for row in ids if machines[row % workers] == machines[rank]} for ids in everyone]
+        asked += (gone := len(everyone[rank]) - len(own[rank]))
+        handed = sum(len(own[client]) for client in across.clients if client != rank)
+        rows += 4 * table.width * (gone + handed)
+    counts = bytes_of_counts(Counter(machines).values(), len(across.members)) * len(learner.tables)
+    assert (sent["ids"], sent["rows"], sent["counts"]) == (4 * asked, rows, counts)
+    # of each table counts, ids, vectors, gradients; the totals
+    others = 0 if len({*machines}) == 1 else len(across.members) - 1
+    assert messages == [others] * (4 * len(learner.tables) + 1 if others else 0)
+    assert len({*Counter(machines).values()}) > 1 or others == len({*machines}) - 1
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks.bench import markdown, write_result
 from benchmarks.training import table_size
-from benchmarks.training.one_of_many import Others
+from benchmarks.training.made_up import Others
 from distributed.context import CPU, Context
 from distributed.tables import ahead
 from distributed.training.learner import Learner

@@ -4,9 +4,11 @@
 
 Worker 0 of W steps `distributed.training.learner.Learner` in this process, one thread, with tables sharded over W. The
 other W - 1 workers' batches are drawn as its own is, and their ids are what it is asked for; the calls of
-torch.distributed are replaced by ones that hand over just these, and vectors and gradients of the right shape. So all
-of a worker's own work is done as on W machines, but no byte goes over a wire: what that costs a core is measured
-beside it, by gloo processes that exchange pieces of several sizes over the loopback (`transport`).
+torch.distributed are replaced by ones that hand over just these, and vectors and gradients of the right shape
+(made_up.py). So all of a worker's own work is done as on W machines, but no byte goes over a wire: what that costs a
+core is measured beside it, by gloo processes that exchange pieces of several sizes over the loopback (`transport`).
+Of workers that share a machine, `near` each, it is also what one does for its counterparts on other machines; nobody is
+waited for, and what a barrier costs is measured beside it too.
 
 All times are of the CPU (of this thread, of a gloo process), so that a worker that waits costs nothing here.
 """
@@ -16,29 +18,27 @@ import statistics
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import tyro
-from torch import Tensor
 
 from benchmarks.bench import markdown, write_result
 from benchmarks.training import table_size
+from benchmarks.training.made_up import NearOthers, Others
 from distributed.context import CPU, Context
-from distributed.tables import placement
+from distributed.tables.node import Neighbours
 from distributed.tables.sharded import Sharded
 from distributed.training.learner import Learner
 from funnel.batch import Batch
 
-PIECES = (2_000, 20_000, 80_000, 640_000)
+PIECES = (0, 2_000, 20_000, 80_000, 640_000)
 """Bytes to each other process, of the messages that `transport` measures."""
 
 
@@ -53,6 +53,8 @@ class Arguments:
     """Steps that are measured, after three that are not."""
     processes: tuple[int, ...] = (2, 4, 8)
     """Of a measurement of messages."""
+    near: int = 8
+    """Workers that share a machine, where there are more than these."""
 
 
 def main(arguments: Arguments) -> None:
@@ -61,22 +63,28 @@ def main(arguments: Arguments) -> None:
     for rows in arguments.rows:
         for workers in arguments.workers:
             for batch in arguments.batch:
-                found.append({"rows": rows, "workers": workers, "batch": batch,
-                              **measure(rows, workers, batch, arguments.steps)})  # fmt: skip
-                print(found[-1], flush=True)
+                for near in (1, arguments.near)[: 2 if workers > arguments.near else 1]:
+                    found.append({"rows": rows, "workers": workers, "near": near, "batch": batch,
+                                  **measure(rows, workers, near, batch, arguments.steps)})  # fmt: skip
+                    print(found[-1], flush=True)
     messages = [line for processes in arguments.processes for line in transport(processes)]
     call, message, byte = fit(messages)
-    header = ["table rows", "workers", "rows a worker", *(key.replace("_", " ") for key in (*SECONDS, *COUNTS)), "late"]
+    meeting = barrier(arguments.near)
+    header = ["table rows", "workers", "a machine", "rows a worker"]
+    header += [*(key.replace("_", " ") for key in (*SECONDS, *COUNTS)), "late"]
     lines = [
-        [f"{run['rows']:,}", run["workers"], f"{run['batch']:,}", *(f"{run[key] * 1e3:.1f}" for key in SECONDS),
+        [f"{run['rows']:,}", run["workers"], run["near"], f"{run['batch']:,}",
+         *(f"{run[key] * 1e3:.1f}" for key in SECONDS),
          *(f"{run[key]:,.0f}" for key in COUNTS), f"{run['late']:.0%}"]
         for run in found
     ]  # fmt: skip
-    about = (
-        f"CPU ms of one worker. An all-to-all costs {call * 1e6:.0f} us, {message * 1e6:.0f} us more for each other "
-    )
-    about += f"worker and {byte * 1e9:.2f} ns a byte sent and taken in, fitted to {len(messages)} measurements.\n\n"
-    fitted = {"call_s": call, "message_s": message, "byte_s": byte}
+    about = f"""CPU ms of one worker. An all-to-all costs {call * 1e6:.0f} us, {message * 1e6:.0f} us more for each other
+worker and {byte * 1e9:.2f} ns a byte sent and taken in, fitted to {len(messages)} measurements but those of
+no byte: these cost {empty(messages) / message:.0%} of a message.
+A barrier of {arguments.near} workers of a machine costs {meeting * 1e6:.0f} us.
+
+"""
+    fitted = {"call_s": call, "message_s": message, "byte_s": byte, "barrier_s": meeting}
     figures = {"arguments": vars(arguments), "runs": found, "messages": messages, **fitted}
     write_result("one-of-many", figures, about + markdown(header, lines))
 
@@ -85,7 +93,7 @@ SECONDS = ("step", "plan", "divide", "move", "step_after_move")
 COUNTS = ("distinct", "asked", "summed")
 
 
-def measure(rows: int, workers: int, batch: int, steps: int) -> dict[str, float]:
+def measure(rows: int, workers: int, near: int, batch: int, steps: int) -> dict[str, float]:
     """Medians of CPU seconds and means of counts, a step.
 
     step: with the plan there (alone: with the finding of distinct rows); plan: making it; divide: what two plans share;
@@ -96,7 +104,7 @@ def measure(rows: int, workers: int, batch: int, steps: int) -> dict[str, float]
     job = table_size.make_job("", case)
     config = dataclasses.replace(job.config, tables="sharded", plan_ahead=False, batch_size=batch * workers)
     found: dict[str, list[float]] = {key: [0.0] for key in (*SECONDS, *COUNTS, "late")}
-    others = Others(rows, workers, batch)
+    others = NearOthers(rows, workers, batch, near) if near > 1 else Others(rows, workers, batch)
 
     def timed(key: str, work: Callable[[], Any]) -> Any:
         began = time.thread_time()
@@ -114,8 +122,10 @@ def measure(rows: int, workers: int, batch: int, steps: int) -> dict[str, float]
                 if isinstance(own, Sharded):
                     (asked,) = network.asked(shares)  # type: ignore[operator]
                     others.draw()
+                    others.lay(own)
                     plan = timed("plan", partial(own.plan, asked))
                     if move and coming:
+                        others.mark(own, coming[-1][1], plan)
                         timed("divide", partial(own.divide, coming[-1][1], plan))
                 coming.append((shares, plan))
                 if len(coming) < 2:
@@ -143,66 +153,6 @@ def move_rows(learner: Learner, own: Sharded, plan: Any) -> None:
     if sums is not None:
         learner.move_more_rows(0, sums)
     own.prefetch(plan)
-
-
-class Others:
-    """The W - 1 other workers, as far as worker 0 hears of them."""
-
-    def __init__(self, rows: int, workers: int, batch: int) -> None:
-        self.rows, self.workers, self.batch = rows, workers, batch
-        self.asked: list[np.ndarray] = []
-        self.random = np.random.default_rng(0)
-        self.values = torch.randn(1 << 22) * 1e-3
-
-    def draw(self) -> None:
-        """The rows of worker 0 that each other worker's next batch asks it for."""
-        fields = table_size.Arguments.fields
-        size = self.rows // fields
-        self.asked = []
-        for _ in range(self.workers - 1):
-            place = self.random.random((self.batch, fields))
-            ids = (place**table_size.STEEPNESS * size).astype(np.int64) + np.arange(fields) * size
-            self.asked.append(np.unique(ids[ids % self.workers == 0] // self.workers).astype(np.int32))
-
-    @contextmanager
-    def emulated(self) -> Iterator[None]:
-        """Within it torch.distributed is worker 0's view of a group of W workers."""
-        if self.workers == 1:
-            yield
-            return
-        names: Any = {
-            "new_group": lambda ranks=None, **_: ranks,
-            "is_initialized": lambda: True,
-            "get_world_size": lambda: self.workers,
-            "get_rank": lambda: 0,
-        }
-        apart = mock.patch.object(placement, "neighbours_of", return_value=None)
-        with (
-            apart,
-            mock.patch.multiple(dist, all_to_all_single=self.all_to_all_single, all_reduce=mock.Mock(), **names),
-        ):
-            yield
-
-    def all_to_all_single(
-        self, found: Tensor, values: Tensor, back: Sequence[int] = (), out: Sequence[int] = (), group: Any = None
-    ) -> None:
-        if values.dtype == torch.int64:  # how many ids come
-            found.fill_(1)
-            counts = found.view(-1, 2)
-            counts[0] = values.view(-1, 2)[0]
-            counts[1:, 0] = torch.tensor([len(asked) for asked in self.asked])
-        elif not back:  # pieces of equal size: totals, and dense gradients
-            found.copy_(values)
-        elif values.dtype == torch.int32:
-            found[: back[0]] = values[: out[0]]
-            found[back[0] :] = torch.from_numpy(np.concatenate(self.asked))
-        elif values.dtype == torch.uint8:  # as many marks as here
-            found.copy_(torch.rand(len(found)) < values.float().mean())
-        else:
-            flat = found.view(-1)
-            for begin in range(0, len(flat), len(self.values)):
-                piece = flat[begin : begin + len(self.values)]
-                piece.copy_(self.values[: len(piece)])
 
 
 def transport(processes: int) -> list[dict[str, float]]:
@@ -233,9 +183,40 @@ def send(rank: int, processes: int, folder: str, queue: Any) -> None:
     dist.destroy_process_group()
 
 
+def barrier(workers: int) -> float:
+    """CPU seconds that one of so many processes spends on a barrier of their machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        queue = mp.get_context("spawn").SimpleQueue()
+        mp.spawn(meet, args=(workers, folder, queue), nprocs=workers)
+        return float(queue.get())
+
+
+def meet(rank: int, workers: int, folder: str, queue: Any, repeats: int = 500) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=workers)
+    near = Neighbours()
+    began = 0.0
+    for repeat in range(repeats + 20):
+        if repeat == 20:
+            began = time.process_time()
+        near.arrive()
+        near.wait()
+    if rank == 0:
+        queue.put((time.process_time() - began) / repeats)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def empty(messages: Sequence[dict[str, float]]) -> float:
+    """Seconds of an all-to-all without a byte, for each other process; of the most processes."""
+    line = max((line for line in messages if line["bytes"] == 0), key=lambda line: line["processes"])
+    return line["seconds"] / (line["processes"] - 1)
+
+
 def fit(messages: Sequence[dict[str, float]]) -> tuple[float, float, float]:
     """Seconds an all-to-all, seconds more for each other process, and for each byte to one; relative errors weighing
     alike."""
+    messages = [line for line in messages if line["bytes"]]
     others = np.array([line["processes"] - 1 for line in messages])
     sizes, seconds = (np.array([line[key] for line in messages]) for key in ("bytes", "seconds"))
     columns = np.stack([np.ones(len(seconds)), others, others * sizes], 1)

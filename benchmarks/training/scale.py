@@ -19,15 +19,16 @@ share h of that time, which beside_the_wire.py measured.
 
 With two cores a worker, plans are made on the second one: p, and the messages of counts and row numbers, are hidden
 behind the step. Ahead of "rows" too, what two batches do not share travels there as well, and only the rest of the
-vectors and gradients is waited for. Of NEAR workers on one machine each exchanges with the W - NEAR others alone: what
-it reads of the near ones where it lies counts as if it had been copied. With replicated tables every worker takes in
-everybody's rows: cost_growth.py's two workers lost w a distinct row, and W lose w W D / 2. Bytes are those of
+vectors and gradients is waited for. Of NEAR workers on each machine one sends a message to every other machine, to its
+counterpart there, and has barriers with the near ones: those of the step and the plan (one_of_many.py measured them
+with the counterpart's work; what a worker waits in them for others is not in it). With replicated tables every worker
+takes in everybody's rows: cost_growth.py's two workers lost w a distinct row, and W lose w W D / 2. Bytes are those of
 distributed/tables/, which table_size.py met to the byte.
 """
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -35,9 +36,10 @@ import tyro
 from benchmarks.bench import RESULTS, markdown, write_result
 from benchmarks.training import table_size
 from benchmarks.training.cost_growth import BASE
-from benchmarks.training.table_bytes import bytes_of_rows, bytes_per_step, bytes_to_all
+from benchmarks.training.table_bytes import bytes_of_counts, bytes_of_rows, bytes_per_step, bytes_to_all
 from distributed.context import CPU
 from distributed.tables.grid import MANY, sides
+from distributed.tables.sharded import COUNTS
 from models.rows import EVERY_ROW
 
 
@@ -80,7 +82,8 @@ Columns {", ".join(PARTS)}: milliseconds of the step. Assumed:
 
 1. {arguments.gigabit:g} Gbit/s a worker; {arguments.latency_us:g} us latency, once an all-to-all.
 2. A message costs a core what the loopback costs here ({costs.call * 1e6:.0f} us an all-to-all,
-   {costs.message * 1e6:.0f} more for each other worker, {costs.byte * 1e9:.2f} ns a byte sent and taken in).
+   {costs.message * 1e6:.0f} more for each other worker or, several workers a machine, other machine,
+   {costs.byte * 1e9:.2f} ns a byte sent and taken in), and a barrier of a machine {costs.barrier * 1e6:.0f} us.
 3. The slowest worker of a step takes {arguments.jitter:.0%} longer than the middle one. Nobody is lost.
 4. The step of one worker of many was measured with the others' messages made up, all workers' batches being alike.
 5. Reading keeps up, on a thread that is not counted (alone neither); two cores a worker are compared with one worker
@@ -133,18 +136,19 @@ class Costs:
         half = np.interp(BASE.batch // 2, batches, [middle("batch", label, "ms") for label in labels])
         extra = (middle("workers", "2 replicated", "ms") - half) / 1e3
         self.handing = extra / middle("workers", "2 replicated", "distinct")
-        self.one = {(run["rows"], run["workers"], run["batch"]): run for run in many["runs"]}
+        self.one = {(run["rows"], run["workers"], run["near"], run["batch"]): run for run in many["runs"]}
         self.hidden = 0.0
         if beside is not None:
             more = [np.median(own["wire"]) - np.median(own["no wire"]) for own in beside["seconds"].values()]
             self.hidden = max(0.0, float(1 - more[-1] / more[0]))
         self.call, self.message, self.byte = many["call_s"], many["message_s"], many["byte_s"]
+        self.barrier = many["barrier_s"]
         network = table_size.make_job("", BASE).open_problem(CPU).network(EVERY_ROW, seed=0)
         self.dense = sum(parameter.numel() for parameter in network.parameters())
 
     def cases(self, workers: tuple[int, ...]) -> list[Case]:
         found = []
-        for rows in sorted({rows for rows, _, _ in self.one}):
+        for rows in sorted({rows for rows, *_ in self.one}):
             found.append(Case(rows, "replicated", 1))
             more = [count for count in workers if count > 1]
             found += [Case(rows, "replicated", count) for count in more]
@@ -157,42 +161,42 @@ class Costs:
 
 def predict(costs: Costs, arguments: Arguments, batch: int, case: Case) -> dict[str, float]:
     """Seconds a step and its parts, rows/s over all workers, bytes a worker sends, bytes of table it holds."""
-    alone = costs.one[case.rows, 1, batch]
+    alone = costs.one[case.rows, 1, 1, batch]
     workers, bandwidth, latency = case.workers, arguments.gigabit * 1e9 / 8, arguments.latency_us * 1e-6
     parts = dict.fromkeys(PARTS, 0.0) | {"own work": alone["step"]}
     sent = 0.0
     if workers > 1:
         parts["jitter"] = arguments.jitter * alone["step"]
-        hops = [side - 1 for side in sides(workers)] if workers >= MANY else [workers - 1]
-        dense = 2 * len(hops) * 4 * costs.dense  # there and back, at each hop nearly all of it
-        by_grid = sum(costs.call + count * costs.message for count in hops)
-        # totals, and dense gradients
-        shared, turns = 3 * by_grid, 3 * len(hops)
-        if workers < MANY:
-            shared, turns = by_grid + costs.call + 2 * (workers - 1) * costs.message, 1 + 2 * (workers - 1)
+        shared = dense_and_totals(costs, case)
         if case.tables == "replicated":
             distinct = round(alone["distinct"])
             rows = bytes_to_all(distinct, BASE.width, workers)
-            sent = rows + dense
+            sent = rows + shared.bytes
             parts["own work"] += costs.handing * distinct * workers / 2
-            parts["wire"] = sent / bandwidth + (2 * (workers - 1) + turns) * latency
+            parts["wire"] = sent / bandwidth + (2 * (workers - 1) + shared.turns) * latency
         else:
-            run = costs.one[case.rows, workers, batch]
+            run = costs.one[case.rows, workers, case.near, batch]
             distinct, asked = round(run["distinct"]), round(run["asked"])
             away, others = (round(number * (1 - case.near / workers)) for number in (distinct, asked))
+            machines = workers // case.near
             ahead = bytes_per_step(distinct, distinct - away, others, 0, workers)
+            direct, meeting = costs.call + (machines - 1) * costs.message, 0.0
+            if case.near > 1:
+                ahead += bytes_of_counts([case.near], machines) - COUNTS * (workers - 1)
+                meeting = costs.barrier
             rows = case.number * BASE.width * (away + others)
-            sent = ahead + rows + dense
-            direct = costs.call + (workers - case.near) * costs.message
-            beside = run["plan"] + direct + by_grid + costs.byte * ahead
-            waited = dense + rows
+            sent = ahead + rows + shared.bytes
+            beside = run["plan"] + direct + shared.call + costs.byte * ahead
+            waited = shared.bytes + rows
             parts["own work"] = run["step"]
             if case.ahead == "rows":
-                waited = dense + rows * run["late"]
-                beside += run["divide"] + run["move"] + 3 * direct + costs.byte * (rows + dense - waited)
+                waited = shared.bytes + rows * run["late"]
+                beside += run["divide"] + run["move"] + 3 * (direct + meeting)
+                beside += costs.byte * (rows + shared.bytes - waited)
                 parts["own work"] = run["step_after_move"]
-            parts["messages"] = 2 * direct + shared + costs.byte * waited
-            parts["wire"] = waited / bandwidth + (2 + turns) * latency
+            # vectors and gradients; barriers once gradients lie there, and once rows are written
+            parts["messages"] = 2 * (direct + meeting) + shared.seconds + costs.byte * waited
+            parts["wire"] = waited / bandwidth + (2 + shared.turns) * latency
             if case.cores == 1:
                 parts["plan"] = max(0.0, beside - costs.hidden * parts["wire"])
             else:  # hidden, unless it takes longer than the step
@@ -207,6 +211,31 @@ def predict(costs: Costs, arguments: Arguments, batch: int, case: Case) -> dict[
         "memory": bytes_of_rows(held, BASE.width, "adagrad"),
         **parts,
     }
+
+
+class Shared(NamedTuple):
+    """Of dense gradients and totals: seconds of messages, without their bytes; bytes; all-to-alls, or turns of a ring,
+    one after the other; and seconds of what tells all workers small numbers."""
+
+    seconds: float
+    bytes: float
+    turns: int
+    call: float
+
+
+def dense_and_totals(costs: Costs, case: Case) -> Shared:
+    workers, weights = case.workers, 4 * costs.dense
+    if case.near > 1:  # all pieces there, one piece back, as one message a machine; totals likewise
+        machines = workers // case.near
+        direct = costs.call + (machines - 1) * costs.message + costs.barrier
+        return Shared(3 * direct, weights * (1 - 1 / machines) + weights / workers * (machines - 1), 3, direct)
+    hops = [side - 1 for side in sides(workers)] if workers >= MANY else [workers - 1]
+    by_grid = sum(costs.call + count * costs.message for count in hops)
+    there_and_back = 2 * len(hops) * weights  # at each hop nearly all of it
+    if workers >= MANY:
+        return Shared(3 * by_grid, there_and_back, 3 * len(hops), by_grid)
+    ring = 2 * (workers - 1)
+    return Shared(by_grid + costs.call + ring * costs.message, there_and_back, 1 + ring, by_grid)
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,7 @@
 """Formulas: bytes that embedding tables take and send (distributed/tables/placement.py); W workers, E width."""
 
+from collections.abc import Iterable
+
 from distributed.tables.sharded import COUNTS
 
 ID = 4  # bytes of a row's number, in tables of less than 2^31 rows
@@ -13,6 +15,12 @@ def bytes_per_step(distinct: int, own: int, asked: int, width: int, workers: int
     """
     away = distinct - own
     return COUNTS * (workers - 1) + ID * away + 4 * width * (away + asked)
+
+
+def bytes_of_counts(machines: Iterable[int], members: int) -> int:
+    """What one worker sends to tell the others how many rows of each it asks for, where workers share machines, of as
+    many workers as `machines` says: a block to each other of its group, one a machine where all have as many."""
+    return 8 * (max(machines) + 1) * (members - 1)
 
 
 def bytes_to_all(most: int, width: int, workers: int) -> int:
