@@ -78,8 +78,8 @@ def main(arguments: Arguments) -> None:
          *(f"{run[key]:,.0f}" for key in COUNTS), f"{run['late']:.0%}"]
         for run in found
     ]  # fmt: skip
-    about = f"""CPU ms of one worker. An all-to-all costs {call * 1e6:.0f} us, {message * 1e6:.0f} us more for each other
-worker and {byte * 1e9:.2f} ns a byte sent and taken in, fitted to {len(messages)} measurements but those of
+    about = f"""CPU ms of one worker. An all-to-all costs {call * 1e6:.0f} us, {message * 1e6:.0f} us more for each
+other worker and {byte * 1e9:.2f} ns a byte sent and taken in, fitted to {len(messages)} measurements but those of
 no byte: these cost {empty(messages) / message:.0%} of a message.
 A barrier of {arguments.near} workers of a machine costs {meeting * 1e6:.0f} us.
 

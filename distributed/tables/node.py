@@ -85,11 +85,6 @@ class Neighbours:
         else:
             peer.close()
 
-    def receiver(self, rank: int, node: int) -> int:
-        """The worker of another machine that takes in what `rank` sends there."""
-        ranks = self.nodes[node]
-        return ranks[self.nodes[self.node_of[rank]].index(rank) % len(ranks)]
-
     def tensor(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Zeros in memory that the workers of this machine share. All of them ask for the same at the same time."""
         self.wait()  # or a byte of the last barrier would be taken for one of these

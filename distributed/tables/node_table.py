@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from distributed.checkpoint.rows import RowTensor
-from distributed.tables.collectives import exchange, world_size
+from distributed.tables.collectives import world_size
 from distributed.tables.node import Neighbours
 from distributed.tables.node_sums import NodeSums
 from models.embedding import EmbeddingTable, TouchedRows
@@ -115,22 +115,16 @@ class NodeTable:
 
     def lay_others(self, touched: TouchedRows, sizes: Sequence[int]) -> None:
         """Send this worker's rows to one worker of every other machine, and lay open what comes in return."""
-        neighbours = self.neighbours
-        own, nodes = neighbours.node_of[neighbours.rank], range(len(neighbours.nodes))
-        sent_to = {neighbours.receiver(neighbours.rank, node) for node in nodes if node != own}
-        taken_from = [
-            rank
-            for rank, node in enumerate(neighbours.node_of)
-            if node != own and neighbours.receiver(rank, own) == neighbours.rank
-        ]
+        across, rank = self.node.sums.across, self.neighbours.rank
         ids_U, gradient_UE = touched.ids_U, touched.gradient()
         packed = torch.cat([ids_U.view(torch.int32).view(-1, 2), gradient_UE.view(torch.int32)], 1)
-        out = [len(ids_U) if rank in sent_to else 0 for rank in range(len(sizes))]
-        back = [size if rank in taken_from else 0 for rank, size in enumerate(sizes)]
-        found = exchange(packed.repeat(len(sent_to), 1), out, back, "rows")
-        for rank, rows in zip(taken_from, found.split([sizes[rank] for rank in taken_from]), strict=True):
-            self.ids_WR[rank, : len(rows)] = rows[:, :2].contiguous().view(torch.int64).flatten()
-            self.gradient_WRE[rank, : len(rows)] = rows[:, 2:].contiguous().view(torch.float32)
+        out = [0 if other == rank else len(ids_U) for other in across.receivers]
+        back = [0 if other == rank else sizes[other] for other in across.clients]
+        found = across.send(packed.repeat(len(out) - 1, 1), out, back, "rows")
+        for client, rows in zip(across.clients, found.split(back), strict=True):
+            if client != rank:
+                self.ids_WR[client, : len(rows)] = rows[:, :2].contiguous().view(torch.int64).flatten()
+                self.gradient_WRE[client, : len(rows)] = rows[:, 2:].contiguous().view(torch.float32)
 
     def deal(self) -> "Dealt":
         """Which rows this worker moves, once all ids lie there."""
