@@ -80,7 +80,7 @@ def main(arguments: Arguments) -> None:
     ]  # fmt: skip
     about = f"""CPU ms of one worker. An all-to-all costs {call * 1e6:.0f} us, {message * 1e6:.0f} us more for each
 other worker and {byte * 1e9:.2f} ns a byte sent and taken in, fitted to {len(messages)} measurements but those of
-no byte: these cost {empty(messages) / message:.0%} of a message.
+no byte: these cost {empty(messages, call) / message:.0%} of a message.
 A barrier of {arguments.near} workers of a machine costs {meeting * 1e6:.0f} us.
 
 """
@@ -207,10 +207,10 @@ def meet(rank: int, workers: int, folder: str, queue: Any, repeats: int = 500) -
     dist.destroy_process_group()
 
 
-def empty(messages: Sequence[dict[str, float]]) -> float:
-    """Seconds of an all-to-all without a byte, for each other process; of the most processes."""
+def empty(messages: Sequence[dict[str, float]], call: float) -> float:
+    """Seconds of a message without a byte, among the most processes."""
     line = max((line for line in messages if line["bytes"] == 0), key=lambda line: line["processes"])
-    return line["seconds"] / (line["processes"] - 1)
+    return (line["seconds"] - call) / (line["processes"] - 1)
 
 
 def fit(messages: Sequence[dict[str, float]]) -> tuple[float, float, float]:
