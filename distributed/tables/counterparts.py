@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distributed.tables.collectives import communicating, count_sent, world_size
+from distributed.tables.collectives import Group, communicating, count_sent, world_size
 from distributed.tables.node import Neighbours
 
 
@@ -45,13 +45,14 @@ class Counterparts:
         self.clients = clients[neighbours.place]
         self.most_clients = max(map(len, clients))
         """Of any worker of this machine."""
-        self.order = [other for receiver in self.receivers for other in of_machine[receiver]]
-        self.ends = [0, *accumulate(len(of_machine[receiver]) for receiver in self.receivers)]
+        self.order = [other for to in self.receivers for other in of_machine[to]]
+        self.ends = [0, *accumulate(len(of_machine[to]) for to in self.receivers)]
         groups: dict[int, list[int]] = {}
         for ranks in nodes:
             for place, other in enumerate(ranks):
                 groups.setdefault(place % min(map(len, nodes)), []).append(other)
-        self.members, self.group = [rank], None
+        self.members = [rank]
+        self.group: Group = None
         for members in map(sorted, groups.values()) if not self.alone else ():
             # all workers make all groups, in the same order
             group = dist.new_group(members, backend="gloo", timeout=timedelta(seconds=neighbours.timeout))
@@ -59,8 +60,8 @@ class Counterparts:
                 self.members, self.group = members, group
         # Where in blocks of equal size, one for each member, the numbers for all workers lie.
         self.block = max(map(len, nodes)) + 1
-        begin_of = {other: self.members.index(receiver) * self.block + place
-                    for receiver, ranks in of_machine.items() for place, other in enumerate(ranks)}  # fmt: skip
+        begin_of = {other: self.members.index(to) * self.block + place
+                    for to, ranks in of_machine.items() for place, other in enumerate(ranks)}  # fmt: skip
         self.at_W = torch.tensor([begin_of[other] for other in self.order])
         self.of_C = torch.tensor([self.members.index(client) for client in self.clients])
 

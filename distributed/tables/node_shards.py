@@ -41,8 +41,8 @@ class NodeShards:
 
     def __init__(self, neighbours: Neighbours, tables: Sequence[EmbeddingTable], wire: torch.dtype) -> None:
         self.neighbours, self.sums = neighbours, NodeSums(neighbours)
-        self.beside = {None: neighbours}
-        self.across = {None: self.sums.across}
+        self.beside: dict[Group, Neighbours] = {None: neighbours}
+        self.across: dict[Group, Counterparts] = {None: self.sums.across}
         self.placements = [NodeShard(self, table, wire) for table in tables]
         self.finish()
 
