@@ -38,7 +38,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "rows": {"prefetch": "on"},
 }
 OPTIMIZERS = ("adam", "adagrad")
-MACHINES = {2: ("00",), 4: ("0010", "0011", "0101", "0121")}
+MACHINES = {2: ("00",), 4: ("0011", "0121")}
 """Which of several machines each worker is on, by number of workers: one digit a worker."""
 STEPS = 18  # six of them after an epoch's end
 PROPER = TrainStream.epoch
