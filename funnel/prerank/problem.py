@@ -56,7 +56,7 @@ class PreRank:
         TEACHER: "a finished ranker with the same features: what it says of the exposed rows is distilled"
     }
     watched: ClassVar[Mapping[str, str]] = WATCHED
-    tools: ClassVar[Mapping[str, str]] = {"export": "funnel.prerank.exporting"}
+    tools: ClassVar[Mapping[str, str]] = {"evaluate": "funnel.prerank.evaluating", "export": "funnel.prerank.exporting"}
     goal: str = "asph"
     presets: ClassVar[Presets]
     spaces: ClassVar[Spaces]
