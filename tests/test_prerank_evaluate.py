@@ -165,7 +165,7 @@ def test_targets_of_a_slice_of_items_by_hand(tmp_path: Path) -> None:
         rows[i] |= {"elsewhere_click": 1, "elsewhere_purchase": 1}
     rows[0] |= {"click": 1, "purchase": 1}
     log_dir = by_hand(tmp_path / "log", rows)
-    problem, log = problem_of(log_dir), open_log(log_dir)
+    problem, log = problem_of(log_dir, ranked=0), open_log(log_dir)
     part = log.part("test")
     figures = PreRankFigures(problem.counts(log, part, truth=True), problem.request)
     slicings = plan(log, part, ["kind"], figures.begins, [problem.request], "requests")

@@ -42,11 +42,16 @@ from models.two_tower import TowerConfig
 
 LINES = Path("runs/prerank-closed-loop/lines.jsonl")
 WORLD = PlatformSettings(users=1500, items=1500, uploads=60, kept=60)
-DAYS = {"warmup": 3, "log": 4, "live": 6}
+DAYS = {"warmup": 3, "round": 2, "log": 4, "live": 6}
+ROUNDS = 4
+"""Of the incumbent: trained, lived with, trained again."""
+FEW = 20
+"""k of its trainings, whose logs hold what was ranked alone; only the figure that picks an epoch is of it, and that is
+PAUC."""
 NEGATIVES, EVERY = 40, 10_000
 MODEL = TowerConfig(width=8, hidden=(32,), output=16)
 HISTORY = 8
-PLAIN = "plain"
+PLAIN, INCUMBENT = "plain", "incumbent"
 VARIANTS: dict[str, dict[str, Any]] = {
     "whole": {},
     "point-wise": {"loss": "pointwise", "ranked": 0, "cut": 0, "labels": "in", "distill": "none"},
@@ -64,6 +69,8 @@ METRICS = ("purchases", "positives", "dwell", "likes")
 @dataclass
 class Arguments:
     what: tyro.conf.Positional[Literal["run", "table"]]
+    log: Literal["plain", "incumbent"] = "plain"
+    """Whose cascade leaves the log: the plain stage's, which knows tastes; the incumbent's, a point-wise network."""
     worlds: int = 2
     seconds: float = 170.0
     """About how long a call may run."""
@@ -84,26 +91,32 @@ def run(arguments: Arguments) -> None:
     until = time.time() + arguments.seconds
     torch.set_num_threads(1)
     arguments.lines.parent.mkdir(parents=True, exist_ok=True)
-    done = {(line["world"], line["variant"]) for line in known(arguments.lines)}
+    done = {(line.get("log", PLAIN), line["world"], line["variant"]) for line in known(arguments.lines)}
+    first = (PLAIN, *VARIANTS) if arguments.log == PLAIN else (PLAIN, INCUMBENT, *VARIANTS)
     for number in range(arguments.worlds):
-        todo = [name for name in arguments.variants or (PLAIN, *VARIANTS) if (number, name) not in done]
+        todo = [name for name in arguments.variants or first if (arguments.log, number, name) not in done]
         if not todo or time.time() > until:
             continue
-        world, place = begun(number)
+        begin = time.process_time()
+        world, place = begun(arguments, number)
+        print(number, "begun", round(time.process_time() - begin, 1), flush=True)
         for name in todo:
             if time.time() > until:
                 break
             begin = time.process_time()
-            tree: dict[str, Any] = {}
             figures: dict[str, Any] = {}
-            if name != PLAIN:
-                figures, weights = trained(number, name, place, arguments)
-                tree = {"preranking": {"kind": "trained", "weights": str(weights)}}
+            tree: dict[str, Any] = {}
+            if name == INCUMBENT:
+                tree = stage(place / f"incumbent-{ROUNDS - 1}.npz")
+            elif name != PLAIN:
+                figures, weights = trained(number, VARIANTS[name], place, place / "stages", arguments.epochs,
+                                           place / f"{name.replace(' ', '-')}.npz")  # fmt: skip
+                tree = stage(weights)
             twin = world.copy([Policies.of(tree, WORLD, number)])
             twin.run(DAYS["live"])
             seen = metrics(twin.ledger.table()[:, :, 0])
             lived = {metric: float(seen[metric]) for metric in METRICS}
-            line = {"world": number, "variant": name, "figures": figures, "lived": lived,
+            line = {"log": arguments.log, "world": number, "variant": name, "figures": figures, "lived": lived,
                     "cpu_s": time.process_time() - begin}  # fmt: skip
             with arguments.lines.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -111,15 +124,22 @@ def run(arguments: Arguments) -> None:
                   lived, round(time.process_time() - begin, 1), flush=True)  # fmt: skip
 
 
-def begun(number: int) -> tuple[World, Path]:
+def stage(weights: Path) -> dict[str, Any]:
+    return {"preranking": {"kind": "trained", "weights": str(weights)}}
+
+
+def begun(arguments: Arguments, number: int) -> tuple[World, Path]:
     """(the world at the end of the days that are logged, where its logs lie); the logs are written once."""
-    place = MEMORY / "prerank-closed-loop" / str(number)
+    place = MEMORY / "prerank-closed-loop" / f"{arguments.log}-{number}"
     world = new_world(WORLD, number, [Policies.of({}, WORLD, number)])
-    world.run(DAYS["warmup"])
+    if arguments.log == INCUMBENT:
+        world = with_incumbent(arguments, world, number, place)
+    else:
+        world.run(DAYS["warmup"])
     if (place / "shown" / "schema.json").exists():
         world.run(DAYS["log"])
         return world, place
-    train_days = DAYS["log"] - 1
+    last = world.day + DAYS["log"] - 1
     stages = Stages(WORLD, f"platform-stages-{number}", HISTORY, world.corpus, NEGATIVES, 0.6)
     whole = Stages(WORLD, f"platform-stages-{number}", HISTORY, world.corpus, EVERY, 3.0)
     shown = Exposures(WORLD, f"platform-shown-{number}", HISTORY)
@@ -128,7 +148,7 @@ def begun(number: int) -> tuple[World, Path]:
     kept: dict[str, list[Any]] = {"train": [], "held": [], "shown": []}
 
     def watch(*block: Any) -> None:
-        early = world.day < DAYS["warmup"] + train_days
+        early = world.day < last
         if early or block[2].page == 0:  # all candidates are many rows: of the last day, visits' first pages
             kept["train" if early else "held"] += [rows for rows, _ in (stages if early else whole).tables(*block[1:])]
         kept["shown"] += [rows for rows, _ in shown.tables(*block[1:])]
@@ -143,6 +163,29 @@ def begun(number: int) -> tuple[World, Path]:
     cut = int(0.85 * len(kept["shown"]))
     write(place / "shown", schema, {"train": kept["shown"][:cut], "valid": kept["shown"][cut:]})
     return world, place
+
+
+def with_incumbent(arguments: Arguments, world: World, number: int, place: Path) -> World:
+    """The world under a point-wise network that has been trained on its own exposures, round after round: what it
+    shows wrongly is what it learns from next. It begins with what the plain stage had shown."""
+    kept: list[Any] = []
+    for n in range(ROUNDS):
+        writer, weights = Stages(WORLD, f"shown-{number}", HISTORY, world.corpus, 1, 0.0), place / f"incumbent-{n}.npz"
+        there = weights.exists()
+
+        def watch(*block: Any, writer: Stages = writer) -> None:
+            kept.extend(rows for rows, _ in writer.tables(*block[1:]))
+
+        world.watch = None if there else watch
+        world.run(DAYS["warmup"] if n == 0 else DAYS["round"])
+        world.watch = None
+        if not there:
+            held = max(len(kept) // 10, 1)
+            log = place / f"round-{n}"
+            write(log, writer.schema, {"train": kept[:-held], "valid": kept[-held:], "test": kept[-1:]})
+            trained(number, VARIANTS["point-wise"] | {"k": FEW}, place, log, arguments.epochs, weights)
+        world = world.copy([Policies.of(stage(weights), WORLD, number)])
+    return world
 
 
 def write(place: Path, schema: Schema, parts: dict[str, list[Any]]) -> None:
@@ -164,12 +207,14 @@ def teacher_of(number: int, place: Path) -> Path:
     return out
 
 
-def trained(number: int, name: str, place: Path, arguments: Arguments) -> tuple[dict[str, Any], Path]:
+def trained(
+    number: int, variant: dict[str, Any], place: Path, log: Path, epochs: int, weights: Path
+) -> tuple[dict[str, Any], Path]:
     """(figures of the test part, the weights file)."""
-    settings = PreRankSettings(model=MODEL, **VARIANTS[name])
+    settings = PreRankSettings(model=MODEL, **variant)
     pointwise = settings.loss == "pointwise"
     config = TrainConfig(
-        epochs=arguments.epochs,
+        epochs=epochs,
         batch_size=128,
         seed=number,
         stop_metric="pauc" if pointwise else "asph",
@@ -178,9 +223,8 @@ def trained(number: int, name: str, place: Path, arguments: Arguments) -> tuple[
         stream=StreamConfig(shuffle_rows=8192),
     )
     given = {} if settings.distill == "none" or pointwise else {"teacher": str(teacher_of(number, place))}
-    weights = place / f"{name.replace(' ', '-')}.npz"
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-        job = prepare(Path(folder), open_log(place / "stages"), config, settings, time.time(), "prerank", given)
+        job = prepare(Path(folder), open_log(log), config, settings, time.time(), "prerank", given)
         figures = short(run_training(job, workers=0))
         found = load_run(Path(folder))
         save_weights(found.problem, found.network, weights)  # type: ignore[arg-type]
