@@ -1,12 +1,14 @@
 """Pre-rankers in the closed loop of the platform: does the better set bring purchases, and which figure says so?
 
-    python -m benchmarks.prerank.closed_loop run --worlds 2 --seconds 170      # again, until all is there
+    python -m benchmarks.prerank.closed_loop run --log incumbent --worlds 2 --seconds 170     # again, till it is done
     python -m benchmarks.prerank.closed_loop table
 
-A world lives some days under the plain stages and leaves a stage log: its last day, with all candidates, is what the
-figures are counted on. Each variant is trained on that log by the project's own loop and takes the pre-ranking of a
-copy of the world, users and corpus its own (a co-diverted arm), for some days with common random numbers. What it
-changes against the plain arm is set beside ASPH, ISPH and PAUC: Spearman's rank correlation over all variants.
+A world lives some days and leaves a stage log: its last day, with all candidates, is what the figures are counted on.
+Each variant is trained on that log by the project's own loop and takes the pre-ranking of a copy of the world, users
+and corpus its own (a co-diverted arm), for some days with common random numbers. What it changes is set beside ASPH,
+ISPH and PAUC: Spearman's rank correlation over all variants. Two stages may leave the log, and are what arms are then
+compared with: `incumbent`, a point-wise network trained again and again on its own exposures, which is what a team would
+have; `plain`, the platform's stage, which is handed the users' tastes and is close to the best there can be.
 """
 
 import json
@@ -63,6 +65,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "distilled on all": {"distill": "all"},
     "LCRON": {"loss": "survival"},
 }
+KEYS = ("asph", "isph", "pauc")
 METRICS = ("purchases", "positives", "dwell", "likes")
 
 
@@ -232,42 +235,65 @@ def trained(
 
 
 def table(arguments: Arguments) -> None:
-    lines = known(arguments.lines)
-    worlds = sorted({line["world"] for line in lines})
-    of = {(line["world"], line["variant"]): line for line in lines}
-    names = [name for name in VARIANTS if all((world, name) in of for world in worlds)]
-    changes = {
-        name: {
-            metric: [100 * (of[w, name]["lived"][metric] / of[w, PLAIN]["lived"][metric] - 1) for w in worlds]
-            for metric in METRICS
-        }
-        for name in names
-    }
-    figures = {name: {key: [100 * of[w, name]["figures"][key] for w in worlds] for key in ("asph", "isph", "pauc")}
-               for name in names}  # fmt: skip
-    rows = [
-        [name, *(spread(figures[name][key]) for key in ("asph", "isph", "pauc")),
-         *(spread(changes[name][metric], "+.1f") for metric in METRICS)]
-        for name in sorted(names, key=lambda one: -float(np.mean(changes[one]["purchases"])))
-    ]  # fmt: skip
-    text = f"{len(worlds)} worlds of {WORLD.users:,} users, {DAYS['live']} days; changes against the plain stage in "
-    text += "percent; mean (least to most).\n\n"
-    text += markdown(["", "ASPH@60", "ISPH@60", "PAUC", *METRICS], rows)
-    correlations = {}
-    for metric in METRICS:
-        for key in ("asph", "isph", "pauc"):
-            here = [
-                correlation([figures[name][key][k] for name in names], [changes[name][metric][k] for name in names])
-                for k in range(len(worlds))
-            ]
-            correlations[f"{key} {metric}"] = here
-    text += "\nSpearman's rank correlation with what the arm brings, over the variants of each world:\n\n"
-    text += markdown(
-        ["", *METRICS],
-        [[key.upper(), *(spread(correlations[f"{key} {metric}"], ".2f") for metric in METRICS)]
-         for key in ("asph", "isph", "pauc")],
-    )  # fmt: skip
-    write_result("prerank-closed-loop", {"lines": lines, "correlations": correlations}, text)
+    """Both logs, as far as there are worlds in which every variant has lived."""
+    every, correlations, text = known(arguments.lines), {}, ""
+    for log, base in ((INCUMBENT, INCUMBENT), (PLAIN, PLAIN)):
+        of = {(line["world"], line["variant"]): line for line in every if line.get("log", PLAIN) == log}
+        worlds = [w for w in sorted({w for w, _ in of}) if all((w, name) in of for name in (base, PLAIN, *VARIANTS))]
+        if worlds:
+            found = Lived(of, worlds, base)
+            text += found.head(log) + found.changes() + found.told(correlations, log)
+    write_result("prerank-closed-loop", {"lines": every, "correlations": correlations}, text)
+
+
+@dataclass(frozen=True)
+class Lived:
+    """The worlds of one log. `base`: whose arm the others are compared with."""
+
+    of: dict[tuple[int, str], dict[str, Any]]
+    worlds: list[int]
+    base: str
+
+    def head(self, log: str) -> str:
+        whose = "the incumbent's cascade" if log == INCUMBENT else "the plain stage's cascade"
+        return (
+            f"### Logged by {whose}\n\n{len(self.worlds)} worlds of {WORLD.users:,} users, {DAYS['live']} days; "
+            f"figures on the last logged day, changes against the {self.base} arm in percent; mean (least to most).\n\n"
+        )
+
+    def change(self, name: str, metric: str) -> list[float]:
+        return [100 * (self.of[w, name]["lived"][metric] / self.of[w, self.base]["lived"][metric] - 1)
+                for w in self.worlds]  # fmt: skip
+
+    def figure(self, name: str, key: str) -> list[float]:
+        return [100 * self.of[w, name]["figures"][key] for w in self.worlds]
+
+    def changes(self) -> str:
+        others = [name for name in (PLAIN, INCUMBENT) if name != self.base and (self.worlds[0], name) in self.of]
+        order = sorted([*VARIANTS, *others], key=lambda one: -float(np.mean(self.change(one, "purchases"))))
+        rows = [
+            [name, *(spread(self.figure(name, key)) if name in VARIANTS else "" for key in KEYS),
+             *(spread(self.change(name, metric), "+.1f") for metric in METRICS)]
+            for name in order
+        ]  # fmt: skip
+        return markdown(["", "ASPH@60", "ISPH@60", "PAUC", *METRICS], rows)
+
+    def told(self, keep: dict[str, list[float]], log: str) -> str:
+        """How well each figure says what an arm will bring: over all variants, and without those that learn from
+        exposures alone, which are so far behind that any figure that sees it is right."""
+        text = "\nSpearman's rank correlation with what the arm brings, over the variants of each world:\n\n"
+        close = [name for name in VARIANTS if name not in ("point-wise", "exposures only")]
+        rows = []
+        for names, what in ((list(VARIANTS), ""), (close, f" among the {len(close)} that learn from what was cut")):
+            for key in KEYS:
+                for metric in METRICS:
+                    keep[f"{log} {key} {metric}{what}"] = [
+                        correlation([self.figure(n, key)[k] for n in names], [self.change(n, metric)[k] for n in names])
+                        for k in range(len(self.worlds))
+                    ]
+                told = (keep[f"{log} {key} {metric}{what}"] for metric in METRICS)
+                rows.append([f"{key.upper()}{what}", *(spread(each, ".2f") for each in told)])
+        return text + markdown(["", *METRICS], rows) + "\n"
 
 
 def correlation(one: list[float], other: list[float]) -> float:
