@@ -7,7 +7,7 @@ A world lives some days and leaves a stage log: its last day, with all candidate
 Each variant is trained on that log by the project's own loop and takes the pre-ranking of a copy of the world, users
 and corpus its own (a co-diverted arm), for some days with common random numbers. What it changes is set beside ASPH,
 ISPH and PAUC: Spearman's rank correlation over all variants. Two stages may leave the log, and are what arms are then
-compared with: `incumbent`, a point-wise network trained again and again on its own exposures, which is what a team would
+compared with: `incumbent`, a point-wise network trained again and again on its own exposures, what a team would
 have; `plain`, the platform's stage, which is handed the users' tastes and is close to the best there can be.
 """
 
