@@ -236,7 +236,8 @@ def trained(
 
 def table(arguments: Arguments) -> None:
     """Both logs, as far as there are worlds in which every variant has lived."""
-    every, correlations, text = known(arguments.lines), {}, ""
+    every, text = known(arguments.lines), ""
+    correlations: dict[str, list[float]] = {}
     for log, base in ((INCUMBENT, INCUMBENT), (PLAIN, PLAIN)):
         of = {(line["world"], line["variant"]): line for line in every if line.get("log", PLAIN) == log}
         worlds = [w for w in sorted({w for w, _ in of}) if all((w, name) in of for name in (base, PLAIN, *VARIANTS))]

@@ -211,9 +211,9 @@ def repeated(kept: list[tuple[np.ndarray, ...]]) -> np.ndarray:
 
 
 def check_outputs(settings: PreRankSettings, where: str, facts: dict[str, Any]) -> None:
-    """Raises UserError if hit rates of the first k say nothing: k above the candidates."""
-    for name in ("valid", "test"):
-        if name in facts and facts[name]["candidates"] <= settings.k:
+    """Raises UserError if hit rates of the first k say nothing in one of these parts: k above the candidates."""
+    for name in facts:
+        if facts[name]["candidates"] <= settings.k:
             raise UserError(
                 f"{where}/{name}: k is {settings.k}, but no request has more than {facts[name]['candidates']} "
                 "candidates: every hit rate would be 1; take a smaller --k, or log all candidates"
