@@ -164,6 +164,8 @@ class Group:
         without_R = np.zeros(self.table.num_rows, bool)
         without_R[self.begin_L1[:-1][without_L]] = True
         self.refuse(without_R, "request {request} has no exposed item ('realshow' is 0 in all its rows); leave it out")
+        nothing_R = self.table.column(settings.item_id).is_null().to_numpy()
+        self.refuse(nothing_R, f"column {settings.item_id!r} is missing; every row needs its item")
         self.pair_R = self.pairs(settings.item_id)
         order_R = np.argsort(self.pair_R, kind="stable")
         again_R = np.zeros(len(order_R), bool)

@@ -116,7 +116,7 @@ class PreRankObjective:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        if settings.data == Path():
+        if settings.data.absolute() == Path().absolute() and not (settings.data / "schema.json").exists():
             raise UserError("--data is needed: a stage log (docs/prerank.md)")
         self.quick = Quick.open(
             open_log(settings.data), settings.start, settings.requests, settings.judged, self.seed, self.searching
