@@ -47,7 +47,7 @@ def main(arguments: Arguments) -> None:
         words = ("--objective", "quotas", "--out", arguments.place / str(limit), "--generations", arguments.generations,
                  "--pairs", arguments.pairs, "--workers", 0, "--seed", arguments.seed, "--limit", limit,
                  "--world.users", arguments.users, "--worlds", arguments.worlds, "--held-out", arguments.held_out,
-                 "--sigma", 0.3, "--learning-rate", 0.15, "--keep", start["keep"], *options)  # fmt: skip
+                 "--sigma", 0.4, "--learning-rate", 0.2, "--keep", start["keep"], *options)  # fmt: skip
         summary = evolve.run(evolve.arguments_of(*map(str, words)))
         found[str(limit)] = {key: value for key, value in summary.items() if str(key).startswith("quotas.")}
 

@@ -20,7 +20,7 @@ from jobs import evolve
 class Arguments:
     limits: tuple[int, ...] = (60, 30)
     """Rows a request; the start draws as many ranked and cut rows as they allow, one to four."""
-    generations: int = 10
+    generations: int = 15
     pairs: int = 6
     workers: int = 0
     seed: int = 0
@@ -33,7 +33,7 @@ def main(arguments: Arguments) -> None:
         ranked = max((limit - 10) // 5, 1)
         words = ("--objective", "prerank", "--data", log_of(0, "stages"), "--out", arguments.place / str(limit),
                  "--generations", arguments.generations, "--pairs", arguments.pairs, "--workers", arguments.workers,
-                 "--seed", arguments.seed, "--limit", limit, "--start.ranked", ranked, "--start.cut",
+                 "--seed", arguments.seed, "--sigma", 0.5, "--learning-rate", 0.25, "--limit", limit, "--start.ranked", ranked, "--start.cut",
                  limit - 10 - ranked)  # fmt: skip
         summary = evolve.run(evolve.arguments_of(*map(str, words)))
         found[str(limit)] = {key: value for key, value in summary.items() if str(key).startswith("prerank.")}

@@ -274,9 +274,14 @@ def default() -> dict[str, Any]:
     return {}
 
 
+def coarse() -> dict[str, Any]:
+    """Large steps, for a search of a few hundred evaluations."""
+    return {"sigma": 0.5, "learning_rate": 0.25, "pairs": 6, "generations": 15}
+
+
 def budget() -> Space:
     """How much a request may cost."""
     return {"limit": LogUniform(200.0, 2000.0), "rank_cost": LogUniform(2.0, 50.0)}
 
 
-QuotaTuning.presets, QuotaTuning.spaces = named(default), named(budget)
+QuotaTuning.presets, QuotaTuning.spaces = named(default, coarse), named(budget)

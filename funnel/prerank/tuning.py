@@ -273,9 +273,14 @@ def default() -> dict[str, Any]:
     return {}
 
 
+def coarse() -> dict[str, Any]:
+    """Large steps, for a search of a few hundred evaluations."""
+    return {"sigma": 0.5, "learning_rate": 0.25, "pairs": 6, "generations": 15}
+
+
 def cost() -> Space:
     """How dear rows beyond the limit are."""
     return {"penalty": LogUniform(0.1, 10.0)}
 
 
-PreRankTuning.presets, PreRankTuning.spaces = named(default), named(cost)
+PreRankTuning.presets, PreRankTuning.spaces = named(default, coarse), named(cost)
