@@ -33,8 +33,8 @@ def main(arguments: Arguments) -> None:
         ranked = max((limit - 10) // 5, 1)
         words = ("--objective", "prerank", "--data", log_of(0, "stages"), "--out", arguments.place / str(limit),
                  "--generations", arguments.generations, "--pairs", arguments.pairs, "--workers", arguments.workers,
-                 "--seed", arguments.seed, "--sigma", 0.5, "--learning-rate", 0.25, "--limit", limit, "--start.ranked", ranked, "--start.cut",
-                 limit - 10 - ranked)  # fmt: skip
+                 "--seed", arguments.seed, "--sigma", 0.5, "--learning-rate", 0.25, "--limit", limit,
+                 "--start.ranked", ranked, "--start.cut", limit - 10 - ranked)  # fmt: skip
         summary = evolve.run(evolve.arguments_of(*map(str, words)))
         found[str(limit)] = {key: value for key, value in summary.items() if str(key).startswith("prerank.")}
         gain = (f"{summary[f'prerank.gain.asph{end}']:+.2f}" for end in ("", ".low", ".high"))
