@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from funnel.figures.unit_bootstrap import Entries, UnitSums, ratios, weights, wi
 from funnel.prerank.evaluating import PreRankFigures
 from funnel.unit_evaluation import UnitCounts, plan
 from jobs import evaluate, report, train
-from tests.support_prerank import QUICK, by_hand, cascade, problem_of, row
+from tests.support_prerank import QUICK, TINY, by_hand, cascade, problem_of, row
 from tests.test_jobs_report import Page
 
 
@@ -219,6 +220,13 @@ def test_a_log_without_other_scenarios_says_what_is_absent(finished: Path, stage
     assert summary["isph.low"] <= summary["isph"] <= summary["isph.high"]
 
 
+def test_a_part_that_holds_a_draw_is_told(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = cascade(tmp_path / "drawn", negatives=5)  # of the train part
+    for part, told in (("train", True), ("test", False)):
+        judged(finished, drawn, tmp_path / part, part=part)
+        assert ("easier question" in capsys.readouterr().out) == told
+
+
 def test_what_cannot_be_judged_is_refused(
     finished: Path, stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,8 +237,8 @@ def test_what_cannot_be_judged_is_refused(
     assert "not calibrated" in refused(stages, "--raw")
     assert "no such column" in refused(stages, "--by", "nothing")
     assert "other" in refused(stages, "--part", "other")
-    few = cascade(tmp_path / "few", negatives=0)  # of the train part, which may hold a draw of what was cut
-    assert "take a smaller --k, or log all candidates" in refused(few, "--part", "train")
+    few = cascade(tmp_path / "few", replace(TINY, candidates=16, looked_at=10))
+    assert "take a smaller --k, or log all candidates" in refused(few)
     other = shutil.copytree(stages, tmp_path / "other")
     change_schema(other, lambda schema: schema.pop("request"))
     assert "names no 'request'" in refused(other)

@@ -48,6 +48,8 @@ class StageFacts:
     """Rows that are exposed, ranked, cut, bought and so on."""
     most: int = 0
     """Candidates of the request that has most of them."""
+    not_drawn: int = 0
+    """Candidates that are there for another reason than the draw of the log: then others like them are not there."""
     repeats: dict[str, np.ndarray] = field(default_factory=dict)
     """uint64: pairs of request and item whose purchase or click elsewhere counts for a later request."""
 
@@ -98,6 +100,7 @@ def check_stages(settings: PreRankSettings, log: Log, part: Part, held_out: bool
         found.rows += table.num_rows
         found.requests += len(here.begin_L1) - 1
         found.most = max(found.most, here.candidates())
+        found.not_drawn += here.not_drawn()
         for name, count in here.counts(flags, labels).items():
             found.counts[name] = found.counts.get(name, 0) + count
         if schema.user in have:
@@ -185,6 +188,9 @@ class Group:
 
     def candidates(self) -> int:
         return int(np.add.reduceat(self.candidate_R().astype(np.int64), self.begin_L1[:-1]).max(initial=0))
+
+    def not_drawn(self) -> int:
+        return int((self.candidate_R() & ~self.values["sampled"]).sum()) if "sampled" in self.values else 0
 
     def counts(self, flags: list[str], labels: list[str]) -> dict[str, int]:
         found = {name: int(mark_R.sum()) for name, mark_R in stages(self.table).items() if name != "candidate"}

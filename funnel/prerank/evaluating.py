@@ -132,7 +132,11 @@ def prepare(
     problem = PreRank(settings, log.schema, facts, {})
     figures = PreRankFigures(problem.counts(log, rows, truth=True), problem.request)
     slicings = plan(log, rows, by, figures.begins, [problem.request], REQUESTS)
-    warnings = repeat_warnings(log, {part: rows}, {part: labels.keys})
+    warnings = list(repeat_warnings(log, {part: rows}, {part: labels.keys}))
+    if found.not_drawn:
+        warnings.append(
+            f"part {part} holds a draw of the candidates: hit rates among these are an easier question than among all"
+        )
     return UnitEvaluation(
         run, problem, log, rows, figures, REQUESTS, found.plain(), by, slicings, replicates, seed, warnings
     )
