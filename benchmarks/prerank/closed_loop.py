@@ -32,6 +32,7 @@ from distributed.config import OptimizerConfig, StreamConfig, TrainConfig
 from distributed.finished_run import load_run
 from distributed.training.launch import prepare, run_training
 from funnel.platform.designs import metrics
+from funnel.platform.episodes import interval
 from funnel.platform.logs.exposures import Exposures
 from funnel.platform.logs.stages import Stages
 from funnel.platform.settings import PlatformSettings
@@ -277,7 +278,10 @@ class Lived:
              *(spread(self.change(name, metric), "+.1f") for metric in METRICS)]
             for name in order
         ]  # fmt: skip
-        return markdown(["", "ASPH@60", "ISPH@60", "PAUC", *METRICS], rows)
+        gain = interval(self.change("whole", "purchases"))
+        text = f"\nPurchases of the whole against the {self.base} arm: {gain.mean:+.1f}% (95% interval over worlds "
+        text += f"{gain.low:+.1f} to {gain.high:+.1f}).\n"
+        return markdown(["", "ASPH@60", "ISPH@60", "PAUC", *METRICS], rows) + text
 
     def told(self, keep: dict[str, list[float]], log: str) -> str:
         """How well each figure says what an arm will bring: over all variants, and without those that learn from
@@ -287,17 +291,19 @@ class Lived:
         rows = []
         for names, what in ((list(VARIANTS), ""), (close, f" among the {len(close)} that learn from what was cut")):
             for key in KEYS:
+                cells = []
                 for metric in METRICS:
-                    keep[f"{log} {key} {metric}{what}"] = [
-                        correlation([self.figure(n, key)[k] for n in names], [self.change(n, metric)[k] for n in names])
-                        for k in range(len(self.worlds))
-                    ]
-                told = (keep[f"{log} {key} {metric}{what}"] for metric in METRICS)
-                rows.append([f"{key.upper()}{what}", *(spread(each, ".2f") for each in told)])
-        return text + markdown(["", *METRICS], rows) + "\n"
+                    figure_VW = np.array([self.figure(name, key) for name in names])
+                    change_VW = np.array([self.change(name, metric) for name in names])
+                    each = [correlation(*pair) for pair in zip(figure_VW.T, change_VW.T, strict=True)]
+                    whole = correlation(figure_VW.mean(1), change_VW.mean(1))
+                    keep[f"{log} {key} {metric}{what}"] = [*each, whole]
+                    cells.append(f"{spread(each, '.2f')}; {whole:.2f}")
+                rows.append([f"{key.upper()}{what}", *cells])
+        return text + markdown(["; of the worlds' means", *METRICS], rows) + "\n"
 
 
-def correlation(one: list[float], other: list[float]) -> float:
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(spearmanr(one, other).statistic)
 
 
