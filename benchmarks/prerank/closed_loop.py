@@ -289,7 +289,7 @@ class Lived:
         text = "\nSpearman's rank correlation with what the arm brings, over the variants of each world:\n\n"
         close = [name for name in VARIANTS if name not in ("point-wise", "exposures only")]
         rows = []
-        for names, what in ((list(VARIANTS), ""), (close, f" among the {len(close)} that learn from what was cut")):
+        for names, what in ((list(VARIANTS), ""), (close, f" among the {len(close)} that see more than exposures")):
             for key in KEYS:
                 cells = []
                 for metric in METRICS:
