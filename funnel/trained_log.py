@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pat
 
-from data.encode import one_chunk
 from data.errors import UserError
 from data.hashing import hash_array
+from data.kinds import one_chunk
 from data.log import Log
 from data.schema import Schema
 

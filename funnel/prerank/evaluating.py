@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data.encode import one_chunk
 from data.errors import UserError
+from data.kinds import one_chunk
 from data.labels import check_labels
 from data.log import Log
 from data.repeats import repeat_warnings
