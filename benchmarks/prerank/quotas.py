@@ -28,11 +28,11 @@ ENDS = ("", ".low", ".high")
 class Arguments:
     limits: tuple[int, ...] = (700, 350)
     generations: int = 15
-    pairs: int = 8
-    users: int = 800
-    worlds: int = 24
+    pairs: int = 6
+    users: int = 500
+    worlds: int = 16
     """That are tuned on."""
-    held_out: int = 40
+    held_out: int = 32
     """That judge."""
     seed: int = 0
     place: Path = Path("runs/prerank-quotas")
