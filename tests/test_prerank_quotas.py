@@ -72,26 +72,39 @@ def test_quotas_are_kept_and_the_cost_is_counted() -> None:
     )
 
 
-def test_the_return_falls_with_what_is_beyond_the_limit() -> None:
+def test_no_candidate_costs_more_than_the_limit() -> None:
     base = QuotaTuningSettings(world=WORLD, episode=EPISODE, start=RouteSettings(**QUOTAS), keep=20, limit=300.0)
     objective = QuotaObjective(base)
     assert objective.quotas(objective.initial()) == {**QUOTAS, "keep": 20}
+    rng = np.random.default_rng(0)
+    seen = set()
+    for theta_D in rng.normal(0, 3, (300, 5)).astype(np.float32):
+        quotas = objective.quotas(theta_D)
+        candidates = sum(quotas[name] for name in ROUTES)
+        assert candidates + 10 * quotas["keep"] <= 300, quotas
+        assert candidates >= quotas["keep"] >= WORLD.slots
+        assert min(quotas.values()) >= 0
+        seen.add(tuple(quotas.values()))
+    assert len(seen) > 200
+    wide = objective.quotas(np.full(5, 0.7, np.float32))
+    assert wide["taste"] / wide["intent"] == pytest.approx(25 / 12, rel=0.1), "scaled alike"
     change = {"positives": 3.0, "purchases": 4.0, "cost": 270.0}
     assert objective.worth(change) == pytest.approx(3 + 0.25 * 4)
-    assert objective.worth({**change, "cost": 330.0}) == pytest.approx(3 + 0.25 * 4 - 10)
-    theta_PD = np.stack([objective.initial(), np.full(5, -9, np.float32), np.full(5, 0.7, np.float32)])
-    smallest = objective.quotas(theta_PD[1])
-    assert sum(smallest[name] for name in ROUTES) >= WORLD.slots
-    assert smallest["keep"] >= WORLD.slots
-    returns = objective.evaluate_batch(theta_PD, np.array([2, 2, 2], np.uint64))
+
+
+def test_returns_are_changes_of_the_same_world() -> None:
+    base = QuotaTuningSettings(world=WORLD, episode=EPISODE, start=RouteSettings(**QUOTAS), keep=20, limit=300.0)
+    objective = QuotaObjective(base)
+    theta_PD = np.stack([objective.initial(), np.full(5, -9, np.float32)])
+    returns = objective.evaluate_batch(theta_PD, np.array([2, 2], np.uint64))
     assert returns[0] == 0.0, "the start against itself"
     assert returns[1] < 0, "a ranker that is handed a page alone, of what matching finds first"
-    assert (returns == objective.evaluate_batch(theta_PD, np.array([2, 2, 2], np.uint64))).all()
+    assert (returns == objective.evaluate_batch(theta_PD, np.array([2, 2], np.uint64))).all()
 
 
 def test_tuning_judges_in_worlds_never_tuned_on() -> None:
     settings = QuotaTuningSettings(
-        world=WORLD, episode=EPISODE, start=RouteSettings(**QUOTAS), keep=20, held_out=2, worlds=2
+        world=WORLD, episode=EPISODE, start=RouteSettings(**QUOTAS), keep=20, held_out=2, worlds=2, limit=300.0
     )
     tunable = QuotaTuning.open(settings, 0)
     theta = tunable.objective.initial()
@@ -113,7 +126,7 @@ def test_quotas_that_cannot_be_are_refused() -> None:
         Routes(RouteSettings(taste=3, intent=2, popular=2, fresh=1), WORLD, 0)
     with pytest.raises(UserError, match="keep is 4"):
         Policies.of({"preranking": {"keep": 4}}, WORLD, 0)
-    with pytest.raises(UserError, match="limit is"):
-        QuotaTuningSettings(limit=0.0)
+    with pytest.raises(UserError, match="limit is 100: a page of 10 items alone costs 110"):
+        QuotaTuningSettings(limit=100.0)
     with pytest.raises(UserError, match="want one of"):
         QuotaTuning.smaller_is_better("asph")

@@ -7,10 +7,12 @@ them pre-ranking hands to the ranker.
 Five numbers: `taste`, `intent`, `popular`, `fresh` (routes.py) and `keep`. A candidate's return is what it changes in a
 simulated world, in percent of the same world under the start, the two lived with common random numbers:
 
-    positives * (good clicks) + purchases * (purchases) - penalty * 100 max(0, cost / limit - 1)
-    cost of a request = distinct candidates + rank_cost * keep
+    positives * (good clicks) + purchases * (purchases)
+    cost of a request = candidates + rank_cost * keep
 
-The two of an antithetic pair live in the same world; worlds that judge were never tuned on.
+Numbers that would cost more than the limit are scaled down alike until they do not, so no candidate and no result is
+beyond it; items that two routes find make a request cheaper still. The two of an antithetic pair live in the same world;
+worlds that judge were never tuned on.
 """
 
 from collections.abc import Mapping
@@ -61,8 +63,6 @@ class QuotaTuningSettings:
     """What ranking an item costs; pre-ranking one costs 1."""
     limit: float = 500.0
     """What a request may cost."""
-    penalty: float = 1.0
-    """What each percent beyond that costs."""
 
     def __post_init__(self) -> None:
         for name, least in (("worlds", 1), ("held_out", 2), ("keep", 1)):
@@ -70,11 +70,12 @@ class QuotaTuningSettings:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
         if self.worlds > VALID:
             raise UserError(f"worlds is {self.worlds}, must be at most {VALID:,}")
-        for name in ("positives", "purchases", "penalty", "rank_cost"):
+        for name in ("positives", "purchases", "rank_cost"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise UserError(f"{name} is {getattr(self, name)}, must be a finite number of at least 0")
-        if not 0 < self.limit < np.inf:
-            raise UserError(f"limit is {self.limit}, must be a finite number above 0")
+        least_cost = self.world.slots * (1 + self.rank_cost)
+        if not least_cost <= self.limit < np.inf:
+            raise UserError(f"limit is {self.limit:g}: a page of {self.world.slots} items alone costs {least_cost:g}")
         if self.keep < self.world.slots:
             raise UserError(f"keep is {self.keep}: a page of {self.world.slots} slots cannot be filled")
 
@@ -136,11 +137,17 @@ class QuotaObjective:
         return {"objective": "quotas", **plain(self.settings)}
 
     def quotas(self, theta_D: np.ndarray) -> dict[str, int]:
-        """Whole numbers, within what the platform allows: a page can be filled."""
-        values, slots = self.knobs.values(theta_D), self.settings.world.slots
-        found = {name: min(round(values[name]), MOST) for name in ROUTES}
+        """Whole numbers within the limit, of which a page can be filled."""
+        settings, values = self.settings, self.knobs.values(theta_D)
+        slots, cost = settings.world.slots, settings.rank_cost
+        total = sum(values[name] for name in ROUTES)
+        share = min(settings.limit / (total + cost * values["keep"]), 1.0)
+        keep = max(int(share * values["keep"]), slots)
+        # Where a page's items are all that may be ranked, matching has what they leave.
+        share = min(share, (settings.limit - cost * keep) / total)
+        found = {name: min(int(share * values[name]), MOST) for name in ROUTES}
         found["taste"] += max(slots - sum(found.values()), 0)
-        return {**found, "keep": min(max(round(values["keep"]), slots), sum(found.values()))}
+        return {**found, "keep": min(keep, sum(found.values()))}
 
     def evaluate_batch(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> np.ndarray:
         found = []
@@ -151,9 +158,7 @@ class QuotaObjective:
 
     def worth(self, change: Mapping[str, float]) -> float:
         """The return of these changes, in percent."""
-        settings = self.settings
-        gain = settings.positives * change[POSITIVES] + settings.purchases * change[PURCHASES]
-        return gain - settings.penalty * 100 * max(0.0, change[COST] / settings.limit - 1)
+        return self.settings.positives * change[POSITIVES] + self.settings.purchases * change[PURCHASES]
 
 
 class QuotaTuning:
