@@ -11,8 +11,8 @@ simulated world, in percent of the same world under the start, the two lived wit
     cost of a request = candidates + rank_cost * keep
 
 Numbers that would cost more than the limit are scaled down alike until they do not, so no candidate and no result is
-beyond it; items that two routes find make a request cheaper still. The two of an antithetic pair live in the same world;
-worlds that judge were never tuned on.
+beyond it; items that two routes find make a request cheaper still. The two of an antithetic pair live in the same
+world; worlds that judge were never tuned on.
 """
 
 from collections.abc import Mapping
