@@ -57,8 +57,9 @@ class Units(Protocol):
 class Counts(Protocol):
     """Sums over a part from which all its figures follow. Workers' sums are added up by the caller."""
 
-    columns: Sequence[str]
-    """Columns of the log that `add` looks up beside those of the problem, such as the key of the truth."""
+    @property
+    def columns(self) -> Sequence[str]:
+        """Columns of the log that `add` looks up beside those of the problem, such as the key of the truth."""
 
     def add(self, outputs: Outputs, batch: Any, table: pa.Table) -> None:
         """Count the units of one row group, on the CPU: outputs of the network and, by role, of given ones; the batch

@@ -29,6 +29,7 @@ TUNABLES: Mapping[str, str] = {
     "exposure": "funnel.exposure.tuning:ExposureTuning",
     "incentives": "funnel.incentives.tuning:IncentiveTuning",
     "prerank": "funnel.prerank.tuning:PreRankTuning",
+    "quotas": "funnel.prerank.quotas:QuotaTuning",
 }
 """What jobs.evolve --objective NAME tunes, beside the plain objectives of es/objectives/registry.py."""
 FITTED: Mapping[str, str] = {
@@ -64,7 +65,7 @@ class Stage:
 
 
 STAGES: Mapping[str, Stage] = {
-    "matching": Stage("lists", {"lists": "funnel.platform.matching:Lists"}),
+    "matching": Stage("lists", {"lists": "funnel.platform.matching:Lists", "routes": "funnel.prerank.routes:Routes"}),
     "preranking": Stage(
         "plain",
         {

@@ -82,13 +82,13 @@ class Evaluation(Protocol):
     warnings: Sequence[str]
     """Lines on what looks wrong in the part."""
 
-    def run(self, folder: Path, device: torch.device, say: Say) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(figures for summary.json, with {"absent": {name: reason}}; curves for evaluation.json). `folder`: an empty
-        one for what does not fit in memory."""
+    def run(self, folder: Path, device: torch.device, count: Count, say: Say) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(figures for summary.json, with {"absent": {name: reason}}; curves for evaluation.json, with "slices": one
+        {"column", "slices"} for each slicing). `folder`: an empty one for what does not fit in memory."""
 
 
 class Evaluating(Protocol):
-    """jobs.evaluate"""
+    """jobs.evaluate. Where units are requests or sessions, funnel/unit_evaluation.py is most of it."""
 
     def identity(self, run: Given, raw: bool) -> dict[str, Any]:
         """What of the run decides the figures, for run.json: two evaluations are the same if this is."""

@@ -5,10 +5,10 @@
     python -m jobs.evaluate --run runs/ips --data runs/other_log --part valid --out runs/ips_on_other
     python -m jobs.report runs/naive_test runs/ips_test --out compared.html        # evaluations side by side
 
-All figures that the run's problem has, overall and by slice, with 95% bootstrap intervals over users (rows, where the
-log names no user). A calibrated run is evaluated as calibrated, with its raw figures beside. What the data cannot say
-is absent with the reason. OUT gets summary.json, evaluation.json and report.html. The run may be any finished one of
-jobs.train, the log any that has its features and labels.
+All figures that the run's problem has, overall and by slice, with 95% bootstrap intervals over users (rows or requests,
+where the log names no user). A calibrated run is evaluated as calibrated, with its raw figures beside. What the data
+cannot say is absent with the reason. OUT gets summary.json, evaluation.json and report.html. The run may be any
+finished one of jobs.train, the log any that has its features and labels.
 """
 
 import dataclasses
@@ -19,14 +19,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from torch import nn
 
 import jobs.report
 from data.errors import UserError
 from data.files import scratch_directory
 from data.identity import log_identity
-from data.log import open_log
+from data.log import Log, Part, open_log
 from distributed.training.recorder import EVALUATION
-from funnel.registry import tool
+from distributed.training.validation import count
+from funnel.problem import Counts, Problem
+from funnel.registry import DEFAULT_PROBLEM, find_problem, tool
 from funnel.tools import Evaluating, Evaluation
 from jobs.command.call import Place, Result, call
 from jobs.command.cli import main
@@ -137,6 +140,11 @@ def changed_inputs(out: Path, made_from: dict[str, Any]) -> str:
     return ", ".join(words[name] for name, now in made_from.items() if before.get(name) != now)
 
 
+def count_part(problem: Problem, network: nn.Module, log: Log, part: Part, counts: Counts) -> Counts:
+    """The pass of a validation, here in this process."""
+    return count(problem, network, log, part, counts, None, device())
+
+
 def evaluated(
     arguments: Arguments,
     out: Path,
@@ -156,7 +164,7 @@ def evaluated(
             status.update(text)
             lines.tell(text)
 
-        figures, curves = evaluation.run(folder, device(), say)
+        figures, curves = evaluation.run(folder, device(), count_part, say)
     absent = figures.pop("absent")
     summary = {**figures, "part": arguments.part, "evaluate.seconds": time.time() - started, "absent": absent}
     curves = {"part": arguments.part, "sample": sample, **curves}
@@ -185,13 +193,13 @@ def evaluate(run: Place, data: Place, **options: Any) -> Result:
     return call("evaluate", COMMAND, Arguments, {"run": run, "data": data, **options}, result)
 
 
+def following(given: Arguments) -> tuple[object, ...]:
+    """Scores, where its problem gives them; else the page with another run's evaluation beside."""
+    if "score" in find_problem(read_json(given.run / RUN_FILE).get("problem", DEFAULT_PROBLEM)).tools:
+        out = given.run / "scored.parquet"
+        return "score", "--run", given.run, "--data", given.data, "--part", given.part, "--out", out
+    return "report", place(given), "--out", given.run / "compared.html"
+
+
 if __name__ == "__main__":
-    main(
-        run,
-        Arguments,
-        __doc__ or "",
-        then=lambda given: (
-            *("score", "--run", given.run, "--data", given.data, "--part", given.part),
-            *("--out", given.run / "scored.parquet"),
-        ),
-    )
+    main(run, Arguments, __doc__ or "", then=following)

@@ -20,7 +20,7 @@ from data.repeats import Keys, key_hashes, repeat_warnings, share_of
 from data.schema import Schema
 from data.suspects import suspicious_columns
 from data.truth_check import check_truth
-from funnel.ranking.scoring import for_scoring
+from funnel.trained_log import for_scoring
 from jobs import evaluate, score, train
 
 ROWS = 20_000

@@ -21,7 +21,8 @@ from distributed.finished_run import load_run
 from distributed.training.launch import run_training
 from distributed.training.learner import Learner
 from funnel.ranking.problem import EntireSpace
-from funnel.ranking.scoring import for_scoring, score
+from funnel.ranking.scoring import score
+from funnel.trained_log import for_scoring
 from models.objectives.terms import log_product
 
 

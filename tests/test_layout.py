@@ -33,7 +33,7 @@ PARTS = {
 }
 SHARED = ("problem", "tunable", "panels", "registry", "settings", "spaces", "batch", "rows", "network",
           "lists", "figures", "graph_files", "off_policy", "progress", "numbers", "tools", "platform", "simulator",
-          "effects", "fitted", "operation")  # fmt: skip
+          "effects", "fitted", "operation", "trained_log", "unit_evaluation", "unit_panels")  # fmt: skip
 """What any system of funnel/ may import of it; of other systems nothing."""
 EXCEPTIONS = {("ranking", "fusion")}  # an exported ranker holds the fusion of its scores
 LONGEST = 350

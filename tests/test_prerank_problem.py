@@ -21,7 +21,8 @@ from funnel.panels import Curve, Record
 from funnel.prerank.counts import ONE, PreRankCounts, grid, ranks
 from funnel.prerank.problem import PreRank
 from funnel.prerank.samples import draw_order, packed, unpacked
-from tests.support_prerank import by_hand, cascade, job_of, problem_of, row, teacher_run
+from jobs import train
+from tests.support_prerank import QUICK, by_hand, cascade, job_of, problem_of, row, teacher_run
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +286,30 @@ def test_training_learns_and_resumes_to_the_same_bits(
     assert "loss.distill.purchase" in events(tmp_path / "whole", "step")[-1]
     record = Record({}, events(tmp_path / "whole", "valid"), figures, {"evaluation": figures.get("curves", {})})
     assert PreRank.panels(record)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_workers_train_what_one_process_trains(
+    ray_cluster: None, stages: Path, teacher: Path, tmp_path: Path
+) -> None:
+    """As a user starts it, with a teacher that every worker opens for itself."""
+    figures, weights = [], []
+    for workers in (0, 2):
+        words = ["--problem", "prerank", "--data", str(stages), "--out", str(tmp_path / str(workers)), *QUICK]
+        given = train.arguments_of(*words, "--given", f"teacher={teacher}", "--workers", str(workers))
+        figures.append(train.run(given))
+        weights.append(load_run(given.out).network.state_dict())
+    assert figures[1]["train.workers"] == 2
+    assert figures[1]["train.steps"] == figures[0]["train.steps"]
+    assert figures[1]["requests"] == figures[0]["requests"] == 40
+    for name in ("asph", "isph", "recall", "pauc", "pauc.true"):
+        assert figures[1][name] == pytest.approx(figures[0][name], abs=0.02), name  # a tie that falls the other way
+    losses = [[event["loss"] for event in events(tmp_path / name, "step")] for name in ("0", "2")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert len(weights[0]) >= 8
+    for name, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][name], expected, rtol=2e-3, atol=2e-5, msg=name)
 
 
 @pytest.mark.slow

@@ -53,6 +53,7 @@ def refused(tmp_path: Path, change: dict[str, Any], place: int, **settings: Any)
         ({"elsewhere_purchase": 1}, 4, "row 4: column 'elsewhere_purchase' is 1 where 'elsewhere_click' is 0"),
         ({"item_id": 1}, 3, "row 3: request 0 has this item (column 'item_id') in a row before"),
         ({"prerank_neg": 2}, 4, "row 4: column 'prerank_neg' is missing or neither 0 nor 1"),
+        ({"item_id": None}, 3, "row 3: column 'item_id' is missing; every row needs its item"),
         ({"purchase": 1}, 1, "row 1: column 'purchase' is 1 where 'click' is 0; a conversion needs a click"),
     ],
 )
@@ -146,3 +147,5 @@ def test_a_torn_request_is_said_to_be_torn(tmp_path: Path) -> None:
 def test_tuning_without_a_log_asks_for_one() -> None:
     with pytest.raises(UserError, match="--data is needed: a stage log"):
         PreRankObjective(PreRankTuningSettings(), 0)
+    with pytest.raises(UserError, match="--data is needed: a stage log"):
+        PreRankObjective(PreRankTuningSettings(data=Path().absolute()), 0)  # as jobs.evolve hands it on

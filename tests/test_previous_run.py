@@ -15,7 +15,7 @@ from data.log import open_log
 from data.world import GeneratedLog
 from distributed.finished_run import load_run
 from distributed.training.validation import count
-from funnel.ranking.scoring import for_scoring
+from funnel.trained_log import for_scoring
 from jobs import calibrate, evaluate, report, score
 
 PREVIOUS = Path(__file__).resolve().parent / "previous_run"

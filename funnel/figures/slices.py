@@ -128,12 +128,12 @@ def activity_edges(rows_by_count: np.ndarray) -> np.ndarray:
     return edges[edges < np.flatnonzero(rows_by_count).max(initial=0)]
 
 
-def activity_labels(edges: np.ndarray) -> tuple[str, ...]:
+def activity_labels(edges: np.ndarray, what: str = "exposures") -> tuple[str, ...]:
     if not len(edges):
-        return ("all exposures",)
+        return (f"all {what}",)
     pairs = itertools.pairwise(edges.tolist())
-    middle = [f"{low + 1} to {high} exposures" if high > low + 1 else f"{high} exposures" for low, high in pairs]
-    return (f"≤ {edges[0]} exposures", *middle, f"> {edges[-1]} exposures")
+    middle = [f"{low + 1} to {high} {what}" if high > low + 1 else f"{high} {what}" for low, high in pairs]
+    return (f"≤ {edges[0]} {what}", *middle, f"> {edges[-1]} {what}")
 
 
 def plain(column: pa.Array) -> pa.Array:

@@ -36,7 +36,7 @@ def pass_stages(settings: PlatformSettings, policies: Policies, requests: Reques
     prerank_RC = policies.preranking.score(requests, item_RC, view)
     checked("preranking", prerank_RC, item_RC.shape)
     prerank_RC = np.where(item_RC == NOBODY, OUT, prerank_RC)
-    kept_RK = top(prerank_RC, min(settings.kept, item_RC.shape[1]))
+    kept_RK = top(prerank_RC, min(policies.preranking.keep or settings.kept, item_RC.shape[1]))
     item_RK = np.take_along_axis(item_RC, kept_RK, 1)
     score_RK = scored(policies, requests, item_RK, view)
     size = min(max(policies.reranking.candidates, settings.slots), item_RK.shape[1])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from data.errors import UserError
-from funnel.platform.numbers import on_grid, top
+from funnel.platform.numbers import on_grid, ranked, top
 from funnel.platform.settings import PlatformSettings
 from funnel.platform.stages import Policy
 from funnel.platform.view import NOBODY, Requests, View
@@ -76,13 +76,24 @@ class Lists(Policy):
         self.worth_L = on_grid((worth_I[self.item_LC].astype(np.float64) * there_LC).sum(1) / members_L, 2.0**-10)
 
     def candidates(self, requests: Requests, view: View) -> np.ndarray:
+        affinity_RL = self.affinity(requests, view)
+        list_Rk = top(affinity_RL, min(self.settings.lists, len(self.category_L)))
+        return self.item_LC.take(list_Rk, axis=0).reshape(len(requests), -1)
+
+    def best_first(self, requests: Requests, view: View) -> np.ndarray:
+        """The same candidates, those of the best list first."""
+        affinity_RL = self.affinity(requests, view)
+        list_Rk = ranked(affinity_RL, min(self.settings.lists, len(self.category_L)))
+        return self.item_LC.take(list_Rk, axis=0).reshape(len(requests), -1)
+
+    def affinity(self, requests: Requests, view: View) -> np.ndarray:
+        """float32_RL: how well each list suits each request."""
         settings: ListSettings = self.settings
-        affinity_RL = view.users.taste_UD[requests.user_R] @ self.centre_LD.T
+        affinity_RL: np.ndarray = view.users.taste_UD[requests.user_R] @ self.centre_LD.T
         affinity_RL *= np.float32(self.world.affinity)
         affinity_RL += self.worth_L
         affinity_RL += np.float32(settings.intent) * (self.category_L == requests.intent_R[:, None])
-        list_Rk = top(affinity_RL, min(settings.lists, len(self.category_L)))
-        return self.item_LC.take(list_Rk, axis=0).reshape(len(requests), -1)
+        return affinity_RL
 
 
 def recency(upload_I: np.ndarray, now: float, days: float) -> Any:

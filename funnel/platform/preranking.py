@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.errors import UserError
 from funnel.platform.matching import recency
 from funnel.platform.numbers import inner, on_grid
+from funnel.platform.settings import PlatformSettings
 from funnel.platform.stages import Policy
 from funnel.platform.view import Requests, View
 
@@ -22,10 +24,23 @@ class PreRankingSettings:
     """Weight of exp(-age / 3 days)."""
     intent: float = 1.0
     """How much of what the intent is worth is seen."""
+    keep: int = 0
+    """How many go on to ranking; 0: as many as the world's settings say."""
+
+
+def checked_keep(keep: int, world: PlatformSettings) -> int:
+    """Raises UserError for fewer than a page has slots."""
+    if keep and keep < world.slots:
+        raise UserError(f"keep is {keep}: a page of {world.slots} slots cannot be filled (0: the world's {world.kept})")
+    return keep
 
 
 class PlainPreRanking(Policy):
     settings_type = PreRankingSettings
+
+    def __init__(self, settings: PreRankingSettings, world: PlatformSettings, seed: int) -> None:
+        super().__init__(settings, world, seed)
+        self.keep = checked_keep(settings.keep, world)
 
     def refresh(self, view: View) -> None:
         settings: PreRankingSettings = self.settings

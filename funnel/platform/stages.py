@@ -31,6 +31,8 @@ class Policy:
     """What every stage's policy has; all of it may be left as it is."""
 
     settings_type: type
+    keep: int = 0
+    """Of pre-ranking: see PreRanking."""
 
     def __init__(self, settings: Any, world: PlatformSettings, seed: int) -> None:
         """Raises UserError where the settings do not go with the world's."""
@@ -52,8 +54,11 @@ class Matching(Protocol):
 
 
 class PreRanking(Protocol):
+    keep: int
+    """How many go on to ranking; 0: as many as the world's settings say (`kept`)."""
+
     def score(self, requests: Requests, item_RC: np.ndarray, view: View) -> np.ndarray:
-        """float32_RC, larger is better; the best `kept` go on. Scores of NOBODY do not count."""
+        """float32_RC, larger is better; the best go on. Scores of NOBODY do not count."""
 
 
 class Ranking(Protocol):

@@ -48,6 +48,8 @@ class StageFacts:
     """Rows that are exposed, ranked, cut, bought and so on."""
     most: int = 0
     """Candidates of the request that has most of them."""
+    not_drawn: int = 0
+    """Candidates that are there for another reason than the draw of the log: then others like them are not there."""
     repeats: dict[str, np.ndarray] = field(default_factory=dict)
     """uint64: pairs of request and item whose purchase or click elsewhere counts for a later request."""
 
@@ -98,6 +100,7 @@ def check_stages(settings: PreRankSettings, log: Log, part: Part, held_out: bool
         found.rows += table.num_rows
         found.requests += len(here.begin_L1) - 1
         found.most = max(found.most, here.candidates())
+        found.not_drawn += here.not_drawn()
         for name, count in here.counts(flags, labels).items():
             found.counts[name] = found.counts.get(name, 0) + count
         if schema.user in have:
@@ -164,6 +167,8 @@ class Group:
         without_R = np.zeros(self.table.num_rows, bool)
         without_R[self.begin_L1[:-1][without_L]] = True
         self.refuse(without_R, "request {request} has no exposed item ('realshow' is 0 in all its rows); leave it out")
+        nothing_R = self.table.column(settings.item_id).is_null().to_numpy()
+        self.refuse(nothing_R, f"column {settings.item_id!r} is missing; every row needs its item")
         self.pair_R = self.pairs(settings.item_id)
         order_R = np.argsort(self.pair_R, kind="stable")
         again_R = np.zeros(len(order_R), bool)
@@ -183,6 +188,9 @@ class Group:
 
     def candidates(self) -> int:
         return int(np.add.reduceat(self.candidate_R().astype(np.int64), self.begin_L1[:-1]).max(initial=0))
+
+    def not_drawn(self) -> int:
+        return int((self.candidate_R() & ~self.values["sampled"]).sum()) if "sampled" in self.values else 0
 
     def counts(self, flags: list[str], labels: list[str]) -> dict[str, int]:
         found = {name: int(mark_R.sum()) for name, mark_R in stages(self.table).items() if name != "candidate"}
@@ -211,9 +219,9 @@ def repeated(kept: list[tuple[np.ndarray, ...]]) -> np.ndarray:
 
 
 def check_outputs(settings: PreRankSettings, where: str, facts: dict[str, Any]) -> None:
-    """Raises UserError if hit rates of the first k say nothing: k above the candidates."""
-    for name in ("valid", "test"):
-        if name in facts and facts[name]["candidates"] <= settings.k:
+    """Raises UserError if hit rates of the first k say nothing in one of these parts: k above the candidates."""
+    for name in facts:
+        if facts[name]["candidates"] <= settings.k:
             raise UserError(
                 f"{where}/{name}: k is {settings.k}, but no request has more than {facts[name]['candidates']} "
                 "candidates: every hit rate would be 1; take a smaller --k, or log all candidates"

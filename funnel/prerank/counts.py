@@ -55,6 +55,37 @@ def whole(value_L: np.ndarray) -> int:
     return int(np.rint(value_L * ONE).astype(np.int64).sum())
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What should be among the first k: the row and the request of each target, and whether it is (T, K)."""
+
+    row_T: np.ndarray
+    list_T: np.ndarray
+    found_TK: np.ndarray
+
+    def rates(self, code_R: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(group_P, rate_PK): the hit rates of each request that has targets; with the slice of every row, of each
+        request and slice that have. A group is (request, slice), as request * slices + slice."""
+        slices = 1 if code_R is None else int(code_R.max(initial=0)) + 1
+        group_T = self.list_T if code_R is None else self.list_T * slices + code_R[self.row_T]
+        group_P, place_T = np.unique(group_T, return_inverse=True)
+        targets_P = np.bincount(place_T, minlength=len(group_P))
+        hits = [np.bincount(place_T, found_T, minlength=len(group_P)) for found_T in self.found_TK.T]
+        return group_P, np.stack(hits, 1) / targets_P[:, None]
+
+
+@dataclass
+class Judged:
+    """What is found of the requests of a row group."""
+
+    lists: int
+    candidates: int
+    """Of the request that has most of them."""
+    rates: dict[str, Targets] = field(default_factory=dict)
+    aucs: dict[str, np.ndarray] = field(default_factory=dict)
+    """float64_L; NaN where a request has none."""
+
+
 @dataclass
 class PreRankCounts:
     """Sums over the requests of a part (funnel/problem.py: Counts)."""
@@ -83,8 +114,11 @@ class PreRankCounts:
         return (*key, *((self.settings.rank_score,) if self.scored else ()))
 
     def add(self, outputs: Outputs, batch: PreRankBatch, table: pa.Table) -> None:
-        if not len(batch):
-            return
+        if len(batch):
+            self.count(self.judge(outputs, batch, table))
+
+    def judge(self, outputs: Outputs, batch: PreRankBatch, table: pa.Table) -> "Judged":
+        """What is found of the requests of a row group; they are some."""
         mark = {name: label_B.numpy() > 0.5 for name, label_B in batch.rows.labels.items()}
         score_B, list_B = outputs["score"].double().numpy(), batch.list_B.numpy()
         lists = len(batch)
@@ -94,38 +128,38 @@ class PreRankCounts:
         there_B = mark["candidate"]
         score_LC[list_B[there_B], place_B[there_B]] = score_B[there_B]
         rank_LC = ranks(score_LC)
-        self.requests_6[0] += lists
-        self.most_1[0] = max(int(self.most_1), int(np.bincount(list_B, there_B).max()))
-        elsewhere_B = mark["elsewhere_purchase"]
-        found_TK = rank_LC[list_B[elsewhere_B], place_B[elsewhere_B]][:, None] < np.array(self.ks)
-        self.add_rate("asph", found_TK, list_B[elsewhere_B], lists)
-        in_B = mark[self.purchase] & there_B
-        self.add_rate("isph", rank_LC[list_B[in_B], place_B[in_B]][:, None] < np.array(self.ks), list_B[in_B], lists)
+        found = Judged(lists, int(np.bincount(list_B, there_B).max()))
+        row_T = np.flatnonzero(mark["elsewhere_purchase"])
+        found_TK = rank_LC[list_B[row_T], place_B[row_T]][:, None] < np.array(self.ks)
+        found.rates["asph"] = Targets(row_T, list_B[row_T], found_TK)
+        in_T = np.flatnonzero(mark[self.purchase] & there_B)
+        in_TK = rank_LC[list_B[in_T], place_B[in_T]][:, None] < np.array(self.ks)
+        found.rates["isph"] = Targets(in_T, list_B[in_T], in_TK)
         if self.scored:
             later_LC = np.full(score_LC.shape, -np.inf)
             later_LC[list_B[there_B], place_B[there_B]] = number(table, self.settings.rank_score)[there_B]
-            found_TK = found_TK & self.shown(rank_LC, later_LC, list_B[elsewhere_B], place_B[elsewhere_B])
-            self.add_rate("recall", found_TK, list_B[elsewhere_B], lists)
+            found_TK = found_TK & self.shown(rank_LC, later_LC, list_B[row_T], place_B[row_T])
+            found.rates["recall"] = Targets(row_T, list_B[row_T], found_TK)
         exposed_B = mark["exposed"]
         shown_list, shown_score, bought = list_B[exposed_B], score_B[exposed_B], mark[self.purchase][exposed_B]
-        auc_L, _ = auc_by_user(shown_list, shown_score, bought.astype(np.float64))
-        self.add_auc("pauc", auc_L[np.isfinite(auc_L)])
+        found.aucs["pauc"], _ = auc_by_user(shown_list, shown_score, bought.astype(np.float64))
         if self.truth is not None:
             chance_B = self.chances(table)[exposed_B]
-            self.add_auc("pauc.true", weighted_auc(shown_list, shown_score, chance_B, lists))
+            found.aucs["pauc.true"] = weighted_auc(shown_list, shown_score, chance_B, lists)
+        return found
 
-    def add_rate(self, name: str, found_TK: np.ndarray, list_T: np.ndarray, lists: int) -> None:
-        """The hit rates of a row group's requests, from whether each target was found."""
-        targets_L = np.bincount(list_T, minlength=lists)
-        with_L = targets_L > 0
-        self.requests_6[1 + RATES.index(name)] += int(with_L.sum())
-        for column in range(len(self.ks)):
-            hits_L = np.bincount(list_T, found_TK[:, column], minlength=lists)
-            self.rates_3K[RATES.index(name), column] += whole(hits_L[with_L] / targets_L[with_L])
-
-    def add_auc(self, name: str, auc_L: np.ndarray) -> None:
-        self.aucs_2[AUCS.index(name)] += whole(auc_L)
-        self.requests_6[4 + AUCS.index(name)] += len(auc_L)
+    def count(self, found: "Judged") -> None:
+        self.requests_6[0] += found.lists
+        self.most_1[0] = max(int(self.most_1), found.candidates)
+        for name, targets in found.rates.items():
+            list_P, rate_PK = targets.rates()
+            self.requests_6[1 + RATES.index(name)] += len(list_P)
+            for column in range(len(self.ks)):
+                self.rates_3K[RATES.index(name), column] += whole(rate_PK[:, column])
+        for name, auc_L in found.aucs.items():
+            auc_L = auc_L[np.isfinite(auc_L)]
+            self.aucs_2[AUCS.index(name)] += whole(auc_L)
+            self.requests_6[4 + AUCS.index(name)] += len(auc_L)
 
     def shown(self, rank_LC: np.ndarray, later_LC: np.ndarray, list_T: np.ndarray, place_T: np.ndarray) -> np.ndarray:
         """bool_TK: whether the later stage would put each target among its first ones, handed the first k."""
@@ -200,7 +234,7 @@ def ranks(score_LC: np.ndarray) -> np.ndarray:
 
 
 def weighted_auc(list_B: np.ndarray, score_B: np.ndarray, chance_B: np.ndarray, lists: int) -> np.ndarray:
-    """The AUC of every request that has two rows or more, over all ordered pairs weighted by p_i (1 - p_j)."""
+    """float64_L: the AUC of every request over all ordered pairs, weighted by p_i (1 - p_j); NaN where it has none."""
     length_L = np.bincount(list_B, minlength=lists)
     place_B = np.arange(len(list_B)) - (np.cumsum(length_L) - length_L)[list_B]
     width = int(length_L.max(initial=0))
@@ -211,5 +245,4 @@ def weighted_auc(list_B: np.ndarray, score_B: np.ndarray, chance_B: np.ndarray, 
     won_LWW = (ahead_LWW > 0) + 0.5 * (ahead_LWW == 0)
     total_L = weight_LWW.sum((1, 2))
     many_L = (length_L > 1) & (total_L > 0)
-    found: np.ndarray = (weight_LWW * won_LWW).sum((1, 2))[many_L] / total_L[many_L]
-    return found
+    return np.where(many_L, (weight_LWW * won_LWW).sum((1, 2)) / np.where(many_L, total_L, 1), np.nan)

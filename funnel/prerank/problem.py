@@ -56,7 +56,7 @@ class PreRank:
         TEACHER: "a finished ranker with the same features: what it says of the exposed rows is distilled"
     }
     watched: ClassVar[Mapping[str, str]] = WATCHED
-    tools: ClassVar[Mapping[str, str]] = {"export": "funnel.prerank.exporting"}
+    tools: ClassVar[Mapping[str, str]] = {"evaluate": "funnel.prerank.evaluating", "export": "funnel.prerank.exporting"}
     goal: str = "asph"
     presets: ClassVar[Presets]
     spaces: ClassVar[Spaces]
@@ -98,7 +98,7 @@ class PreRank:
                 request_sizes(log, part, schema.request)  # where a request is torn, that is what is wrong
                 raise
         plain = {name: fact.plain() for name, fact in found.items()}
-        check_outputs(settings, where, plain)
+        check_outputs(settings, where, {name: plain[name] for name in plain if name != "train"})
         refuse_nothing(settings, where, plain["train"], schema)
         mean_N, std_N = numeric_moments(log, parts["train"])
         return {

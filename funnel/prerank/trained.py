@@ -21,6 +21,7 @@ from data.errors import UserError
 from funnel.batch import Batch
 from funnel.platform.logs.columns import HISTORY, item_columns, user_columns
 from funnel.platform.numbers import inner, on_grid
+from funnel.platform.preranking import checked_keep
 from funnel.platform.settings import PlatformSettings
 from funnel.platform.stages import Policy
 from funnel.platform.view import Requests, View
@@ -39,6 +40,8 @@ ITEM = ("item_id", "item_category", "item_provider", "item_age", "item_popularit
 class TrainedSettings:
     weights: str = ""
     """The pre_ranker.npz that jobs.export has written."""
+    keep: int = 0
+    """How many go on to ranking; 0: as many as the world's settings say."""
 
 
 @lru_cache(maxsize=32)
@@ -54,6 +57,7 @@ class TrainedPreRanking(Policy):
         super().__init__(settings, world, seed)
         if not settings.weights:
             raise UserError("weights is needed: the pre_ranker.npz of jobs.export")
+        self.keep = checked_keep(settings.keep, world)
         path = Path(settings.weights).expanduser().absolute()
         self.problem, self.network = opened(str(path), path.stat().st_mtime_ns if path.exists() else 0)
         known = {*USER, *ITEM, HISTORY[0], *(f"content_{d}" for d in range(world.dimensions))}
@@ -84,7 +88,7 @@ class TrainedPreRanking(Policy):
             return found[0]
         total_RC: np.ndarray = np.zeros(item_RC.shape, np.float32)
         for cosine_RC, ranker, bias in zip(found, self.network.rankers, bias_2.tolist(), strict=True):
-            logit_RC = cosine_RC * np.float32(float(ranker.log_scale.exp()) / STRETCH**2) + np.float32(bias)
+            logit_RC = cosine_RC * np.float32(float(ranker.log_scale.detach().exp()) / STRETCH**2) + np.float32(bias)
             total_RC -= np.logaddexp(np.float32(0), -logit_RC)
         return total_RC
 

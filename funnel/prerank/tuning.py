@@ -116,7 +116,7 @@ class PreRankObjective:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        if settings.data == Path():
+        if settings.data.absolute() == Path().absolute() and not (settings.data / "schema.json").exists():
             raise UserError("--data is needed: a stage log (docs/prerank.md)")
         self.quick = Quick.open(
             open_log(settings.data), settings.start, settings.requests, settings.judged, self.seed, self.searching
@@ -273,9 +273,14 @@ def default() -> dict[str, Any]:
     return {}
 
 
+def coarse() -> dict[str, Any]:
+    """Large steps, for a search of a few hundred evaluations."""
+    return {"sigma": 0.5, "learning_rate": 0.25, "pairs": 6, "generations": 15}
+
+
 def cost() -> Space:
     """How dear rows beyond the limit are."""
     return {"penalty": LogUniform(0.1, 10.0)}
 
 
-PreRankTuning.presets, PreRankTuning.spaces = named(default), named(cost)
+PreRankTuning.presets, PreRankTuning.spaces = named(default, coarse), named(cost)

@@ -14,8 +14,8 @@ from funnel.ranking.calibration import CALIBRATION
 from funnel.ranking.calibration_fit import FEWEST_FOR_ISOTONIC, fit_calibration, gather
 from funnel.ranking.click_model import click_model_of
 from funnel.ranking.results import LONG_NAMES, rounded
-from funnel.ranking.scoring import for_scoring
 from funnel.tools import Calibrated, Count, GivenTo
+from funnel.trained_log import for_scoring
 
 FIGURES = (("log_loss", "log-loss", 5), ("pcoc", "PCOC", 3), ("ece", "ECE", 5))
 

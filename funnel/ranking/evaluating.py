@@ -26,8 +26,8 @@ from funnel.ranking.evaluation import Scored, activity_figures, figures_of, slic
 from funnel.ranking.evaluation_tables import figures_table, slices_table
 from funnel.ranking.problem import counted
 from funnel.ranking.scored_part import score_part
-from funnel.ranking.scoring import for_scoring
-from funnel.tools import GivenTo, Say
+from funnel.tools import Count, GivenTo, Say
+from funnel.trained_log import for_scoring
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Evaluation:
     """Why there is none, though the training was given one."""
     warnings: Sequence[str] = ()
 
-    def run(self, folder: Path, device: torch.device, say: Say) -> tuple[dict[str, Any], dict[str, Any]]:
+    def run(self, folder: Path, device: torch.device, count: Count, say: Say) -> tuple[dict[str, Any], dict[str, Any]]:
         """(figures, curves); see funnel/tools.py."""
         part, network = self.part, self.given.network.to(device)
         assert isinstance(network, BatchNetwork)

@@ -10,10 +10,10 @@ from funnel.graph_files import load, save_onnx, save_program
 from funnel.problem import Given
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.export import SCORES, VALUE, Ranker, export_program
-from funnel.ranking.scoring import for_scoring
 from funnel.ranking.serving_check import compare, real_rows, refuse
 from funnel.ranking.serving_file import describe_inputs, describe_outputs, encodings, example_rows
 from funnel.tools import Served
+from funnel.trained_log import for_scoring
 
 NAMES = {"pt2": "ranker.pt2", "onnx": "ranker.onnx"}
 

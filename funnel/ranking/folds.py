@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.types as pat
 
-from data.encode import Rows, one_chunk
+from data.encode import Rows
 from data.errors import UserError
-from data.hashing import hash_array
 from data.schema import Schema
+from funnel.trained_log import user_keys
 
 FOLD = "fold"
 """Under this name, beside a row's labels, the number of its user's fold, from 0."""
@@ -60,15 +59,3 @@ def with_folds(rows: Rows, table: pa.Table, schema: Schema, folds: int) -> Rows:
 def no_folds(rows: Rows, folds: int) -> Rows:
     """The same of no rows."""
     return dataclasses.replace(rows, labels={**rows.labels, FOLD: np.empty(0, np.float32)}) if folds else rows
-
-
-def user_keys(table: pa.Table, name: str) -> np.ndarray:
-    """uint64_R: a hash of the user's id; all rows without one are one user."""
-    column = one_chunk(table, name)
-    if not (pat.is_integer(column.type) or pat.is_dictionary(column.type) or pat.is_string(column.type)
-            or pat.is_large_string(column.type)):  # fmt: skip
-        raise UserError(f"column {name!r} is of type {column.type}; a user is a whole number or a string")
-    key_R = hash_array(column)
-    if column.null_count:
-        key_R = np.where(column.is_null().to_numpy(zero_copy_only=False), np.uint64(0), key_R)
-    return key_R

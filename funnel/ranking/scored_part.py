@@ -19,7 +19,8 @@ from funnel.figures.slices import Slicing
 from funnel.network import BatchNetwork
 from funnel.ranking.click_model import ClickModel
 from funnel.ranking.counts import predict
-from funnel.ranking.folds import user_keys, with_folds
+from funnel.ranking.folds import with_folds
+from funnel.trained_log import user_keys
 from models.hidden_cause import LIFT
 from models.instrument import SHIFT
 

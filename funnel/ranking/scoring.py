@@ -3,7 +3,6 @@
 funnel/tools.py: Scoring.
 """
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,36 +15,18 @@ from data.kinds import cast_table, number, one_chunk
 from data.labels import checked_labels
 from data.log import Log, Part, grown_columns
 from data.reading import ordered_tables
-from data.schema import Schema
 from funnel.figures.slices import check_type, plain
 from funnel.network import BatchNetwork
 from funnel.problem import Given
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.counts import predict
 from funnel.tools import Scores
+from funnel.trained_log import for_scoring
 from models.hidden_cause import log_both
 
 SCORES = ("pctr", "pcvr", "pctcvr")
 WRITTEN = ("exposure_id", "user", "request", "click", "conversion", *SCORES, "value", "reward", "weight")
 """What a file of scores calls its own columns."""
-
-
-def for_scoring(log: Log, trained: Schema, truth: bool = False) -> Log:
-    """The log read with the trained model's features and labels, and the log's own keys and weights (and truth)."""
-    own = log.schema
-    schema = dataclasses.replace(
-        trained,
-        exposure=own.exposure,
-        user=own.user,
-        request=own.request,
-        value=own.value,
-        reward=own.reward,
-        weight=own.weight,
-        time=own.time,
-        conversion_time=own.conversion_time,
-        truth=own.truth if truth else None,
-    )
-    return dataclasses.replace(log, schema=schema)
 
 
 def score_part(run: Given, log: Log, part: str, device: torch.device, raw: bool, keep: Sequence[str] = ()) -> Scores:
