@@ -15,6 +15,7 @@ from models.objectives.base import Objective, ObjectiveConfig
 from models.objectives.escm2_dr import Escm2Dr
 from models.objectives.escm2_ips import Escm2Ips
 from models.objectives.escm2_joint import Escm2Joint
+from models.objectives.escm2_joint_ips import Escm2JointIps
 from models.objectives.escm2_mrdr import Escm2Mrdr
 from models.objectives.escm2_snips import Escm2Snips
 from models.objectives.esmm import Esmm
@@ -38,6 +39,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "escm2_dr": Escm2Dr,
     "escm2_mrdr": Escm2Mrdr,
     "escm2_joint": Escm2Joint,
+    "escm2_joint_ips": Escm2JointIps,
 }
 
 Part = TypeVar("Part")

@@ -28,7 +28,8 @@ from scipy import stats
 
 from benchmarks.bench import markdown, write_result
 from benchmarks.evaluation import true_propensities
-from benchmarks.evaluation.debias_methods import ESTIMATED, FOLDS, INSTRUMENTS, METHODS, TRUE_Q, TWO_STAGES
+from benchmarks.evaluation.debias_methods import ESTIMATED, INSTRUMENTS, METHODS, TRUE_Q, TWO_STAGES
+from benchmarks.evaluation.debias_stages import FIRST, click_models, estimated_theta
 from benchmarks.settings import Settings, training
 from data.generate import generate_log
 from data.loaders.speed_dating import load_speed_dating
@@ -40,20 +41,13 @@ from distributed.finished_run import load_run
 from distributed.training.job import TrainJob
 from distributed.training.launch import run_training
 from distributed.training.validation import count
-from funnel.network import BatchNetwork
 from funnel.problem import Given
 from funnel.ranking import calibrating
-from funnel.ranking.click_model import ROLES
-from funnel.ranking.hidden_cause import clicks_of, judge
-from funnel.ranking.presets import PRESETS, clicks
-from funnel.ranking.scored_part import score_part
+from funnel.ranking.presets import PRESETS
 from jobs.command.preset import find_preset
 from models.objectives.base import Labels, Objective
 from models.objectives.terms import binary_cross_entropy
 from models.registry import OBJECTIVES
-
-CLICKS, FIRST = "clicks", "first"
-"""Runs of the click model and of the one that theta is estimated by, beside the log."""
 
 
 class Oracle(Objective):
@@ -145,8 +139,8 @@ def logs(arguments: Arguments, folder: Path) -> Any:
     """(label, training seed, log) one after the other; each replaces the one before."""
     for seed in range(arguments.seeds):
         for fold in range(arguments.folds if arguments.source == "speed_dating" else 1):
-            for name in ("log", "oracle", CLICKS):
-                shutil.rmtree(folder / name, ignore_errors=True)
+            for path in folder.iterdir():  # its references and click models are those of a log
+                shutil.rmtree(path)
             if arguments.source == "generated":
                 generate_log(GeneratedLog(world="aligned", rows=arguments.rows, seed=seed), folder / "log")
             else:
@@ -163,22 +157,22 @@ def train_one(run: Path, log: Log, folder: Path, settings: Settings) -> dict[str
     own = {key: value for key, value in settings.items() if key not in (TWO_STAGES, INSTRUMENTS, TRUE_Q)}
     if name == "random":
         own["objective.name"] = "naive"
+    plain = log
     if INSTRUMENTS in settings:
         log = dataclasses.replace(log, schema=dataclasses.replace(log.schema, instrument=WORLD_INSTRUMENTS))
     shared_settings = {key: value for key, value in own.items() if not key.startswith("objective.")}
     theta = own.get("objective.theta")
     if theta == ESTIMATED:
-        theta = own["objective.theta"] = estimated_theta(folder / FIRST, log, shared_settings)
+        first = folder / "-".join([FIRST, str(shared_settings.get("model.crossing", "none"))])
+        theta = own["objective.theta"] = estimated_theta(first, log, shared_settings)
+    elif INSTRUMENTS in settings and name == "naive":
+        first = folder / "-".join([FIRST, str(shared_settings.get("model.crossing", "none"))])
+        if not first.exists():  # the joint model's first step is this very training
+            first.mkdir()
+            run = first
     given: dict[str, str] = {}
     if TWO_STAGES in settings:
-        more = dict(settings[TWO_STAGES]) if isinstance(settings[TWO_STAGES], dict) else {}
-        place = folder / "-".join([CLICKS, *map(str, more.values())])
-        folds = range(1, more.pop(FOLDS, 0) + 1)
-        if folds:
-            place.mkdir(exist_ok=True)
-        left_out = [(place / str(fold), {"leave_out": f"{fold}/{len(folds)}"}) for fold in folds]
-        members = [click_model(run, log, {**shared_settings, **more, **own}) for run, own in left_out or [(place, {})]]
-        given = dict(zip(ROLES, map(str, members), strict=False))
+        given = click_models(folder, plain, shared_settings, settings[TWO_STAGES])
     job = training(run, log, own, given)
     if TRUE_Q in settings:
         facts = {**job.facts, true_propensities.LOCATION: job.location}
@@ -195,22 +189,6 @@ def train_one(run: Path, log: Log, folder: Path, settings: Settings) -> dict[str
     return {key: value for key, value in figures.items() if isinstance(value, int | float)}
 
 
-def estimated_theta(run: Path, log: Log, settings: Settings) -> float:
-    """theta by naive training with instruments on this log (trained once for a log)."""
-    if not run.exists():
-        run.mkdir()
-        run_training(training(run, log, {**METHODS["naive"], **settings}), workers=0)
-    network, told = load_run(run).network, dict[str, dict[str, Any]]()
-    assert isinstance(network, BatchNetwork)
-    for part in ("valid", "train"):
-        with tempfile.TemporaryDirectory() as place:
-            told[part] = judge(clicks_of(score_part(network, log, log.part(part), CPU, Path(place), [])))[0]
-    held_out, seen = told["valid"], told["train"]
-    valid = held_out.get("exclusion.low", -1) <= 0 <= held_out.get("exclusion.high", 1)
-    found = "exclusion" in seen and not seen["theta.low"] <= 0 <= seen["theta.high"]
-    return float(seen["theta"]) if valid and found else 0.0
-
-
 def moved(job: TrainJob, log: Log, oracle: Log) -> TrainJob:
     """The job on the oracle's train and valid; the test part stays the log's own. A check of labels would refuse them:
     conversions come without clicks there."""
@@ -222,32 +200,16 @@ def moved(job: TrainJob, log: Log, oracle: Log) -> TrainJob:
     return dataclasses.replace(job, location=oracle.location, parts=parts, sizes=sizes, facts=facts)
 
 
-def click_model(run: Path, log: Log, settings: Settings) -> Path:
-    """The run of the click model on this log, by the preset `clicks`; `settings` win over it, but for the figure that
-    chooses the epoch."""
-    if not run.exists():
-        run.mkdir()
-        by_clicks = clicks()
-        chosen = {"stop_metric": by_clicks["stop_metric"]}
-        run_training(training(run, log, {**by_clicks, **settings, **chosen}), workers=0)
-    return run
-
-
 def recalibrated(run: Path, log: Log, runs: Mapping[str, str]) -> dict[str, Any]:
     """Figures of entire-space CVR on the test part after the map of jobs.calibrate --space entire; `runs`: what the
     training was given, by role."""
 
     def given(role: str) -> Given | None:
-        return opened(Path(runs[role])) if role in runs else None
+        return load_run(Path(runs[role])).given if role in runs else None
 
-    found = calibrating.calibrate(opened(run), given, log, calibrating.Settings("platt", "entire"), count)
+    found = calibrating.calibrate(load_run(run).given, given, log, calibrating.Settings("platt", "entire"), count)
     figures = {key.removeprefix("calibrated."): value for key, value in found.figures.items()}
     return {key: value for key, value in figures.items() if key.startswith("cvr.entire.")}
-
-
-def opened(run: Path) -> Given:
-    found = load_run(run)
-    return found.given
 
 
 def write_oracle_log(log: Log, directory: Path, click_rate: float | None = None) -> None:

@@ -29,6 +29,8 @@ def objective(name: str, **values: Any) -> dict[str, Any]:
 ALONE = {"lambda_c": 1, "lambda_g": 0}  # without the CTCVR term
 FM_CLICKS = {"model.crossing": "fm", "optimizer.embedding_learning_rate": 0.02}
 FOLDED_CLICKS = {**FM_CLICKS, FOLDS: 3}
+TAILORED_CLICKS = {**FM_CLICKS, "objective.balance": 1.0}
+SLICED_CLICKS = {**TAILORED_CLICKS, "objective.balance_kind": "slices"}
 METHODS: dict[str, dict[str, Any]] = {
     "naive": objective("naive"),
     "MTL-IMP": objective("mtl_imp"),
@@ -53,6 +55,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "two stages, IPS, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_ips", lambda_c=1)},
     "two stages, IPS alone, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_ips", **ALONE)},
     "two stages, IPS, fm, 3 folds": {TWO_STAGES: FOLDED_CLICKS, **objective("escm2_ips", lambda_c=1)},
+    "two stages, IPS, fm, tailored": {TWO_STAGES: TAILORED_CLICKS, **objective("escm2_ips", lambda_c=1)},
+    "two stages, IPS, fm, slices": {TWO_STAGES: SLICED_CLICKS, **objective("escm2_ips", lambda_c=1)},
+    "two stages, SNIPS, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_snips", lambda_c=1)},
+    "two stages, DR, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_dr", lambda_c=1)},
+    "joint, weighed": {
+        INSTRUMENTS: True,
+        TWO_STAGES: FM_CLICKS,
+        **objective("escm2_joint_ips", lambda_c=1, theta=ESTIMATED),
+    },
+    "joint, fm": {INSTRUMENTS: True, "model.crossing": "fm", **objective("escm2_joint", lambda_c=1, theta=ESTIMATED)},
     "joint": {INSTRUMENTS: True, **objective("escm2_joint", lambda_c=1, theta=ESTIMATED)},
     "joint, theta learnt": {INSTRUMENTS: True, **objective("escm2_joint", lambda_c=1)},
     "oracle": {**objective("oracle"), "stop_metric": "cvr.click.log_loss"},

@@ -29,6 +29,7 @@ from funnel.figures.threshold import checked
 from funnel.network import BatchNetwork, build_network
 from funnel.panels import Panel, Record, Table
 from funnel.problem import Given, Outputs
+from funnel.ranking.balanced_fields import SliceCodes
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.click_model import ROLES, ClickModel
 from funnel.ranking.counts import PROPENSITIES, WEIGHTED, RankingCounts
@@ -39,6 +40,7 @@ from funnel.ranking.results import WATCHED, results
 from funnel.rows import RowUnits
 from funnel.spaces import Presets, Spaces
 from models.entire_space import ModelConfig
+from models.objectives.balance import SLICES
 from models.objectives.base import TINY, Labels, Objective, ObjectiveConfig
 from models.objectives.delays import DELAYS
 from models.objectives.propensity import resolve_clip
@@ -118,6 +120,10 @@ class EntireSpace:
         if settings.objective.delay != "none" and not (settings.as_of and objective.takes_delays):
             why = "needs as_of" if objective.takes_delays else f"means nothing to objective {settings.objective.name}"
             raise UserError(f"objective.delay {settings.objective.delay}: {why}")
+        if settings.objective.balance and not objective.takes_balance:
+            raise UserError(f"objective.balance: means nothing to objective {settings.objective.name}")
+        if settings.objective.balance and settings.objective.balance_kind == SLICES:
+            SliceCodes(log.schema, settings.objective.balance_by)
         needed = needed_labels(settings)
         require_labels(log, needed)
         facts = {name: check_labels(log, part) for name, part in parts.items()}
@@ -169,6 +175,9 @@ class EntireSpace:
         self.encoder = Encoder(schema)
         self.left_out = LeftOut.of(settings.leave_out)
         self.as_of: int | None = facts.get("as_of")
+        own = settings.objective
+        by_slice = own.balance > 0 and own.balance_kind == SLICES
+        self.slices = SliceCodes(schema, own.balance_by) if by_slice else None
         runs = [given[role] for role in ROLES if role in given] if given else []
         self.click_model = ClickModel(*runs) if runs else None
         if self.folds and schema.user is None:
@@ -232,12 +241,20 @@ class EntireSpace:
         return dataclasses.replace(batch, given={PROPENSITIES: self.click_model.logits(batch)})
 
     def totals(self, outputs: Outputs, batch: Batch) -> Tensor:
-        return self.objective.totals(dict(outputs), labels_of(batch, self.left_out))
+        logits, labels = dict(outputs), self.labels_of(batch)
+        return torch.cat([self.objective.totals(logits, labels), self.objective.balance_totals(logits, labels)])
 
     def loss(self, outputs: Outputs, batch: Batch, totals: Tensor, step: int, epoch: int = 0) -> dict[str, Tensor]:
         self.objective.step, self.objective.epoch = step, epoch
         # Nothing in the batch weighs anything: the sums above are 0 too, and 0 / TINY is no NaN.
-        return self.objective(dict(outputs), labels_of(batch, self.left_out), torch.where(totals == 0, TINY, totals))
+        return self.objective(dict(outputs), self.labels_of(batch), torch.where(totals == 0, TINY, totals))
+
+    def labels_of(self, batch: Batch) -> Labels:
+        """With the slices that balance is asked for in."""
+        labels, slices = labels_of(batch, self.left_out), self.slices
+        if slices is None:
+            return labels
+        return dataclasses.replace(labels, slice_BS=slices.codes(batch.ids_BK), slices=slices.count)
 
     def counts(
         self, log: Log, part: Part, truth: bool = False, calibration: Calibration | None = None

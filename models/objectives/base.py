@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
+from models.objectives.balance import SLICES, TAILORED, imbalances, penalty, sums, tailored
 from models.objectives.delays import DELAYS, RATE, elapsed_time, exponential, fake_negative, log_known
 from models.objectives.propensity import inverse_propensity, resolve_clip
 from models.objectives.terms import binary_cross_entropy, log_product, product_cross_entropy
@@ -33,6 +34,7 @@ TERMS = ("ctr", "c", "g", "imp")
 
 CHOICES = {
     "delay": tuple(DELAYS),
+    "balance_kind": (TAILORED, SLICES),
     "imputation": ("error", "label"),
     "cvr_gradient": ("shared", "tower"),
     "imputation_gradient": ("shared", "tower"),
@@ -78,6 +80,13 @@ class ObjectiveConfig:
     imputation: str = "error"
     """What the imputation tower of escm2_dr predicts: error (the loss itself, as in the paper) or label (the potential
     conversion, so that unclicked rows teach the CVR tower too)."""
+    balance: float = 0.0
+    """Weight of a term beside CTR's that asks for balance: that weighed clicks stand for all exposures
+    (docs/propensities.md). For click models; 0 = none."""
+    balance_kind: str = "tailored"
+    """Balance of what: tailored (whatever the network can express) or slices (rows and pCVR by slice of balance_by)."""
+    balance_by: tuple[str, ...] = ()
+    """Categorical features whose slices balance_kind slices takes; left out, all of at most 64 values."""
     delay: str = "none"
     """What an unconverted click says where conversions come late (with as_of; docs/propensities.md): none (it has not
     converted), exponential (it may still: delays are exponential, at a rate that is learnt), fake_negative (every
@@ -94,7 +103,7 @@ class ObjectiveConfig:
     """With a number n, escm2_dr trains its imputation for n steps, then its CVR tower for n, in turn; 0 = both."""
 
     def __post_init__(self) -> None:
-        for key in (*(f"lambda_{term}" for term in TERMS), "alternate_every"):
+        for key in (*(f"lambda_{term}" for term in TERMS), "alternate_every", "balance"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise UserError(f"objective.{key} must be a number of at least 0, got {getattr(self, key)}")
         for key in (f"gamma_{term}" for term in TERMS):
@@ -132,6 +141,10 @@ class Labels:
     """Days to the conversion, where it is known."""
     click_logit_B: Tensor | None = None
     """Click logits of a model trained before, to take propensities from; None: the CTR tower gives them."""
+    slice_BS: Tensor | None = None
+    """int64: numbers of the slices that a row lies in, where balance is asked for by slice."""
+    slices: int = 0
+    """How many slices there are."""
 
     def weigh(self, term_B: Tensor) -> Tensor:
         return term_B if self.weight_B is None else term_B * self.weight_B
@@ -155,6 +168,8 @@ class Objective:
     """Whether it weighs clicks by `inverse_propensity`: then a click model trained before may give the propensities."""
     hidden_cause: ClassVar[bool] = False
     """Whether its network has a hidden cause of click and conversion (models/hidden_cause.py)."""
+    takes_balance: ClassVar[bool] = True
+    """Whether `balance` means anything to it: whether its CTR term is that of `ctr`."""
     step: int = 0
     """Which update this is, set by the trainer: for what alternates."""
     epoch: int = 0
@@ -174,8 +189,25 @@ class Objective:
         raise NotImplementedError
 
     def ctr(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> Tensor:
-        """L_CTR = mean_D delta(o, q)."""
-        return labels.weigh(binary_cross_entropy(logits["ctr"], labels.click_B)).sum() / totals[EXPOSURES]
+        """L_CTR = mean_D delta(o, q), and what `balance` asks for."""
+        ctr_B, click_B = logits["ctr"], labels.click_B
+        ctr = labels.weigh(binary_cross_entropy(ctr_B, click_B)).sum() / totals[EXPOSURES]
+        if not self.config.balance:
+            return ctr
+        if self.config.balance_kind == TAILORED:
+            term = labels.weigh(tailored(ctr_B, click_B, self.clip)).sum() / totals[EXPOSURES]
+        else:
+            own_N = self.balance_totals(logits, labels)
+            term = penalty(own_N, totals[-len(own_N) :])
+        return ctr + self.config.balance * term
+
+    def balance_totals(self, logits: dict[str, Tensor], labels: Labels) -> Tensor:
+        """float64 sums behind those of `totals`: of balance by slice, where that is asked for; else none."""
+        if not self.config.balance or self.config.balance_kind != SLICES:
+            return logits["ctr"].new_zeros(0, dtype=torch.float64)
+        assert labels.slice_BS is not None
+        found = imbalances(logits["ctr"], logits["cvr"], labels.click_B, labels.weight_B, self.clip)
+        return sums(found, labels.slice_BS, labels.slices)
 
     def ctcvr(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> Tensor:
         """L_CTCVR = mean_D delta(c, q p).

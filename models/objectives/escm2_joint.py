@@ -21,6 +21,7 @@ from models.objectives.base import CLICKS, EXPOSURES, TINY, Labels, Objective
 
 class Escm2Joint(Objective):
     hidden_cause = True
+    takes_balance = False
 
     def __call__(self, logits: dict[str, Tensor], labels: Labels, totals: Tensor) -> dict[str, Tensor]:
         a_B, b_B, theta_B = logits["ctr"], self.own(logits, "cvr"), logits[CAUSE]
