@@ -56,10 +56,13 @@ def expected_terms(
     if name == "naive":
         cvr = (o_B * delta(c_B, p_B)).sum() / o_B.sum()
         return {"loss": lambda_ctr * terms["ctr"] + config.gamma_c**epoch * cvr, "ctr": terms["ctr"], "cvr": cvr}
-    if name == "escm2_joint":  # tests/test_models_hidden_cause.py has these sums against integrals
+    if name.startswith("escm2_joint"):  # tests/test_models_hidden_cause.py has these sums against integrals
         one_B, zero_B = log_clicked(logits["ctr"], logits[CAUSE])
         both_B = log_clicked_and(logits["ctr"], logits["cvr"], logits[CAUSE], c_B)
         ctr, cvr = -torch.where(o_B == 1, one_B, zero_B).mean(), (one_B - both_B)[o_B == 1].mean()
+        if name == "escm2_joint_ips":
+            q_B = one_B.exp() if labels.click_logit_B is None else weighing_B
+            cvr = (o_B / q_B.clamp(min=clip) * (one_B - both_B)).mean()
         return {"loss": lambda_ctr * ctr + lambda_c * cvr, "ctr": ctr, "cvr": cvr}
     if name == "mtl_imp":
         cvr = delta(c_B, p_B).mean()

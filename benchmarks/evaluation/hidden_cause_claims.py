@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
 from benchmarks.bench import markdown, write_result
@@ -54,6 +55,8 @@ class Arguments:
     """Trainings of each log, each with a seed of its own."""
     kept: Path | None = None
     """File of finished runs, one a line: what it holds is not run again."""
+    clicks: Path | None = None
+    """Folder that the clicked rows of every training are kept in, to try another estimator on them."""
     name: str = "hidden-cause-claims"
 
 
@@ -77,7 +80,11 @@ def one_log(world: str, seed: int, arguments: Arguments, done: set[tuple[Any, ..
                 assert isinstance(model, BatchNetwork)
                 for part in PARTS:
                     kept = score_part(model, log, log.part(part), CPU, folder, [])
-                    told[part], told[f"{part} says"] = judge(clicks_of(kept))
+                    clicked = clicks_of(kept)
+                    told[part], told[f"{part} says"] = judge(clicked)
+                    if arguments.clicks is not None:
+                        path = arguments.clicks / f"{world}-{seed}-{network}-{number}-{part}.npz"
+                        np.savez(path, **{key: value for key, value in vars(clicked).items() if value is not None})
                 about = {"world": world, "seed": seed, "network": network, "training": number}
                 found.append({**about, **told, "ctr.log_loss": figures["ctr.log_loss"]})
     return found
@@ -121,10 +128,11 @@ def describe(runs: list[dict[str, Any]], arguments: Arguments) -> str:
                 excluded = sum(one.get("exclusion.low", -1) > 0 or one.get("exclusion.high", 1) < 0 for one in told)
                 spread = statistics.stdev(thetas) if len(thetas) > 1 else 0.0
                 claimed = sum(one["claimed"] for one in told)
-                rows.append([world, network, part, len(here), claimed, len(told) - covers, excluded,
-                             f"{statistics.mean(thetas):.2f}", f"{spread:.2f}", f"{statistics.mean(stated):.2f}"])  # fmt: skip
-    head = ["world", "network", "rows of", "trainings", "claimed", "interval off 0", "instruments refused", "mean theta",
-            "its spread", "stated error"]  # fmt: skip
+                numbers = (statistics.mean(thetas), spread, statistics.mean(stated))
+                counts = (len(here), claimed, len(told) - covers, excluded)
+                rows.append([world, network, part, *counts, *(f"{number:.2f}" for number in numbers)])
+    head = ["world", "network", "rows of", "trainings", "claimed", "interval off 0", "instruments refused"]
+    head += ["mean theta", "its spread", "stated error"]
     words = f"{arguments.rows:,} exposures a log; 95% intervals. Spread: standard deviation over trainings."
     return f"{words}\n\n{markdown(head, rows)}"
 

@@ -4,12 +4,15 @@ Let m(x, z) = logit P(o = 1 | x, z), as a trained model says it, and s(z) what i
 a cause of covariance theta = s h^2 (models/hidden_cause.py) a(m) solves sum_k w_k sigmoid(a + h v_k) = sigmoid(m), and
 
     P(r = 1 | o = 1, x, z) = sum_k w_k sigmoid(a + h v_k) sigmoid(b + s h v_k) / sigmoid(m)
-    b = beta_0 + beta_1 p(x) + beta_2 u(x) + beta_3 u(x)^2  [+ gamma s(z)]
+    sum_k w_k sigmoid(b + h v_k) = sigmoid(eta)
+    eta = beta_0 + beta_1 p(x) + beta_2 u(x) + beta_3 u(x)^2  [+ gamma s(z)]
 
-with p the model's conversion logit and u its click logit without what the instruments add. u stands for whatever of the
-conversion p has missed that goes with clicks (a control function), so that theta follows from what z does, and not from
-how the model errs. Maximum likelihood; the interval is theta -+ 1.96 standard errors from the observed information,
-with scores summed by user [the sandwich of Huber 1967; Liang and Zeger 1986].
+eta, and not b, is linear: both marginal probabilities then stand whatever theta is, and near 0 the likelihood has a
+slope in theta. (Were b linear, h would flatten pCVR for either sign of theta, with a kink at 0, where no standard error
+means anything.) p is the model's conversion logit and u its click logit without what the instruments add. u stands for
+whatever of the conversion p has missed that goes with clicks (a control function), so that theta follows from what z
+does, and not from how the model errs. Maximum likelihood; the interval is theta -+ 1.96 standard errors from the
+observed information, with scores summed by user [the sandwich of Huber 1967; Liang and Zeger 1986].
 
 **Exclusion**: z is to move conversions through clicks alone. Under a hidden cause z predicts r among clicks as well,
 but only where clicks are likely, and theta says by how much; gamma, fitted beside theta, is what is left.
@@ -81,10 +84,11 @@ def click_logit_within(m_R: np.ndarray, theta: float) -> np.ndarray:
     return a_R
 
 
-def interpolated(m_R: np.ndarray, theta: float) -> np.ndarray:
-    """The same of many rows, by lines between POINTS of them: the map is smooth, and errors are below 1e-5."""
+def interpolated(m_R: np.ndarray, theta: float) -> tuple[np.ndarray, np.ndarray]:
+    """(the same of many rows, its slope in m), by lines between POINTS of them; errors are below 1e-5."""
     point_P = np.linspace(m_R.min() - 1e-6, m_R.max() + 1e-6, POINTS)
-    return np.interp(m_R, point_P, click_logit_within(point_P, theta))
+    within_P = click_logit_within(point_P, theta)
+    return np.interp(m_R, point_P, within_P), np.interp(m_R, point_P, np.gradient(within_P, point_P))
 
 
 def grid() -> tuple[np.ndarray, np.ndarray]:
@@ -100,24 +104,26 @@ class Likelihood:
         columns = [np.ones_like(without_R), clicks.conversion_R, without_R, without_R**2]
         self.design_RP = np.stack([*columns, *([clicks.shift_R - clicks.shift_R.mean()] if with_shift else [])], 1)
 
-    def rows(self, theta: float, b_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(log-likelihood, its slope in b) of every row."""
+    def rows(self, theta: float, eta_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(log-likelihood, its slope in eta) of every row."""
         clicks = self.clicks
         node_1K, weight_K = grid()
         strength = np.sqrt(abs(theta))
-        click_RK = expit(interpolated(clicks.click_R, theta)[:, None] + strength * node_1K) * weight_K
+        a_R, (b_R, slope_R) = interpolated(clicks.click_R, theta)[0], interpolated(eta_R, theta)
+        click_RK = expit(a_R[:, None] + strength * node_1K) * weight_K
         one_RK = expit(b_R[:, None] + np.copysign(strength, theta) * node_1K)
         label_R1 = clicks.label_R[:, None]
         both_RK = click_RK * np.where(label_R1 > 0, one_RK, 1 - one_RK)
         both_R = np.maximum(both_RK.sum(1), 1e-300)
-        return np.log(both_R) - log_expit(clicks.click_R), (both_RK * (label_R1 - one_RK)).sum(1) / both_R
+        in_b_R = (both_RK * (label_R1 - one_RK)).sum(1) / both_R
+        return np.log(both_R) - log_expit(clicks.click_R), in_b_R * slope_R
 
     def scores(self, parameter_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(log-likelihood_R, slopes (R, P)); the slope in theta is a difference of two."""
-        theta, b_R = float(parameter_P[0]), self.design_RP @ parameter_P[1:]
-        value_R, slope_R = self.rows(theta, b_R)
-        above_R, _ = self.rows(theta + STEP, b_R)
-        below_R, _ = self.rows(theta - STEP, b_R)
+        theta, eta_R = float(parameter_P[0]), self.design_RP @ parameter_P[1:]
+        value_R, slope_R = self.rows(theta, eta_R)
+        above_R, _ = self.rows(theta + STEP, eta_R)
+        below_R, _ = self.rows(theta - STEP, eta_R)
         slopes_RP = np.concatenate([((above_R - below_R) / (2 * STEP))[:, None], slope_R[:, None] * self.design_RP], 1)
         return value_R, slopes_RP
 
@@ -178,8 +184,7 @@ def fit(clicks: Clicks) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exclusion(clicks: Clicks, without_P: np.ndarray) -> tuple[float, float]:
-    """(gamma, half of its 95% interval). Its length follows from the likelihood ratio, gamma 1.96 / sqrt(2 log ratio):
-    where theta is small the likelihood has a kink, at which standard errors say nothing."""
+    """(gamma, half of its 95% interval). Its length follows from the likelihood ratio, gamma 1.96 / sqrt(2 log ratio)."""
     likelihood = Likelihood(clicks, with_shift=True)
     start_P = np.append(without_P, 0.0)
     found_P = climbed(likelihood, len(start_P), start_P)
