@@ -22,10 +22,10 @@ import tyro
 
 from data.errors import UserError
 from data.filesystems import in_process
-from data.log import open_log
+from data.log import Log, open_log
 from distributed.checkpoint.read import MODEL_DIRECTORY
 from distributed.config import TrainConfig
-from distributed.finished_run import joined_config
+from distributed.finished_run import joined_config, load_run
 from distributed.training.job import TrainJob
 from distributed.training.launch import prepare, run_training
 from distributed.training.stopping import Stopped
@@ -59,6 +59,8 @@ from jobs.run.tracking import check_tracking, tracked
 
 MAY_CHANGE = frozenset({"data", "workers", "min_workers", "train.tables", "train.background_checkpoints"})
 """What a run may be continued with that it was not begun with. The log may lie elsewhere: check_data looks into it."""
+FIRST = "first"
+"""In a run directory: the training that tells settings which are left open."""
 
 
 @dataclass
@@ -187,6 +189,7 @@ def trained(
         made_from = {"data": data_of(log)}
         start_run(out, "train", settings, {"problem": arguments.problem, "data": data, MADE_FROM: made_from, **begins})
     announce(console, arguments, job, state)
+    job, told = settled(arguments, job, log, cpus)
     if new:
         assert arguments.start_from is not None
         job = dataclasses.replace(job, start_from=str(grown_model(job, arguments.start_from)))
@@ -203,6 +206,7 @@ def trained(
             "part": "test" if "test" in job.parts else "valid",
             TRAINED: model_of(out)["model"],
         }
+        summary |= {**told, "absent": {**summary.get("absent", {}), **told.get("absent", {})}} if told else {}
         write_json(out / SUMMARY_FILE, summary)
     if summary["train.epochs"] < config.epochs:
         console.print(early(summary, config), soft_wrap=True, highlight=False)
@@ -210,6 +214,24 @@ def trained(
     console.print(f"{summary['train.rows_per_s']:,.0f} {kind.units}/s, {summary['train.steps']} steps")
     console.print(f"run: {out}")
     return summary
+
+
+def settled(arguments: Arguments, job: TrainJob, log: Log, cpus: int) -> tuple[TrainJob, dict[str, Any]]:
+    """(the job with settings that a training of its own has to tell, in OUT/first; figures of what it told)
+
+    As it is where the problem leaves nothing open.
+    """
+    kind = find_problem(arguments.problem)
+    before = kind.first(job.settings) if hasattr(kind, "first") else None
+    if before is None:
+        return job, {}
+    config = dataclasses.replace(arguments.config, stop_metric=kind.goal)
+    own = {"out": arguments.out / FIRST, "config": config, "settings": before, "given": (), "calibrate": "none"}
+    run(dataclasses.replace(arguments, **own), cpus)
+    found = load_run(arguments.out / FIRST).given
+    settings, figures, words = kind.settled(job.settings, found, dataclasses.replace(log, schema=job.schema), job.parts)
+    Console().print(words, soft_wrap=True, highlight=False)
+    return dataclasses.replace(job, settings=settings), figures
 
 
 def recorded(arguments: Arguments, config: TrainConfig, settings: Any, given: dict[str, Path]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ them. Shapes: R rows.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,17 @@ from data.errors import UserError
 from data.log import Log, Part
 from data.schema import Schema
 from data.times import DAY_US, moments
+from funnel.ranking.elapsed import known_share, share_at
 
-ELAPSED, DELAY = "elapsed", "delay"
-"""Beside a row's labels: days from the exposure to `as_of`, and to its conversion."""
+ELAPSED, DELAY, KNOWN = "elapsed", "delay", "known_share"
+"""Beside a row's labels: days from the exposure to `as_of`, and to its conversion; the share of conversions that are
+known after so many days (also among the facts, as a curve: elapsed.py)."""
 LAST = "train"
 """As `as_of`: the last moment of the training part."""
 
 
 def moment_of(as_of: str, log: Log, train: Part) -> dict[str, Any]:
-    """Facts {"as_of": microseconds since 1970, "conversion_rate": of the clicks, by then}.
+    """Facts {"as_of": microseconds since 1970, "conversion_rate": of the clicks, by then, KNOWN: the curve}.
 
     Raises UserError: a schema without `time` or `conversion_time`, a text that is no moment or one before the training
     part's last, no click that had converted.
@@ -39,16 +42,20 @@ def moment_of(as_of: str, log: Log, train: Part) -> dict[str, Any]:
     if moment < last:
         raise UserError(f"as_of {as_of}: before the last exposure of the training part, which nobody knew of by then")
     clicks = known = 0
+    delays, ages = list[np.ndarray](), list[np.ndarray]()
     columns = [schema.labels["click"], schema.labels["conversion"], *time_columns(schema)]
     for table in log.read(train, columns):
         click_R, conversion_R = (table.column(schema.labels[name]).to_numpy() > 0 for name in ("click", "conversion"))
-        found_R = cut(conversion_R.astype(np.float32), table, schema, moment)[0]
+        found_R, elapsed_R, delay_R = cut(conversion_R.astype(np.float32), table, schema, moment)
         clicks, known = clicks + int(click_R.sum()), known + int((found_R > 0).sum())
+        delays.append(delay_R[found_R > 0])
+        ages.append(elapsed_R[found_R > 0])
     if not known:
         raise UserError(
             f"as_of {as_of}: none of the {clicks:,} clicks had converted by then; there is nothing to learn"
         )
-    return {"as_of": moment, "conversion_rate": known / max(clicks, 1)}
+    curve = known_share(np.concatenate(delays), np.concatenate(ages))
+    return {"as_of": moment, "conversion_rate": known / max(clicks, 1), KNOWN: curve}
 
 
 def time_columns(schema: Schema) -> list[str]:
@@ -87,16 +94,23 @@ def cut(
     return known_R.astype(np.float32), elapsed_R.astype(np.float32), np.where(known_R, delay_R, 0.0).astype(np.float32)
 
 
-def known_by(rows: Rows, table: pa.Table, schema: Schema, as_of: int | None) -> Rows:
-    """The rows as they were known at that moment; as they are for None."""
+def known_by(
+    rows: Rows, table: pa.Table, schema: Schema, as_of: int | None, curve: Mapping[str, list[float]] | None = None
+) -> Rows:
+    """The rows as they were known at that moment; as they are for None. `curve`: of known_share."""
     if as_of is None:
         return rows
     found = cut(rows.labels["conversion"], table, schema, as_of)
     labels = dict(zip(("conversion", ELAPSED, DELAY), found, strict=True))
+    labels[KNOWN] = share_at(curve, found[1]) if curve else np.ones(len(rows), np.float32)
     return dataclasses.replace(rows, labels={**rows.labels, **labels})
 
 
 def none_known(rows: Rows, as_of: int | None) -> Rows:
     """The same of no rows."""
     none = np.empty(0, np.float32)
-    return rows if as_of is None else dataclasses.replace(rows, labels={**rows.labels, ELAPSED: none, DELAY: none})
+    return (
+        rows
+        if as_of is None
+        else dataclasses.replace(rows, labels={**rows.labels, ELAPSED: none, DELAY: none, KNOWN: none})
+    )

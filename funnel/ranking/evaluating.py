@@ -22,6 +22,9 @@ from funnel.panels import Table
 from funnel.problem import Given
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.click_model import ClickModel, click_model_of
+from funnel.ranking.elapsed_report import DELAYS, elapsed_report
+from funnel.ranking.elapsed_report import figures as delay_figures
+from funnel.ranking.elapsed_report import table as elapsed_table
 from funnel.ranking.evaluation import Scored, activity_figures, figures_of, slice_figures
 from funnel.ranking.evaluation_tables import figures_table, slices_table
 from funnel.ranking.problem import counted
@@ -83,6 +86,10 @@ class Evaluation:
             found = activity_figures(scored) if name == ACTIVITY else slice_figures(scored, numbers[name])
             sliced.append(Slices(name, found))
         method = self.calibration.about.get("method") if self.calibration else None
+        delays = elapsed_report(self.log, part, problem.as_of)
+        if delays:
+            result.curves[DELAYS] = delays
+            result.figures |= delay_figures(delays)
         figures = {**result.figures, **flat(sliced), "calibration.method": method or "none", "absent": result.absent}
         return figures, {**result.curves, "slices": [asdict(entry) for entry in sliced]}
 
@@ -117,4 +124,5 @@ def flat(sliced: Sequence[Slices]) -> dict[str, float]:
 
 def results(summary: Mapping[str, Any], curves: Mapping[str, Any]) -> list[Table]:
     """The figures with their intervals, then each slicing."""
-    return [figures_table(summary), *(slices_table(entry["column"], entry["slices"]) for entry in curves["slices"])]
+    late = [elapsed_table(curves[DELAYS])] if curves.get(DELAYS) else []
+    return [figures_table(summary), *late, *(slices_table(one["column"], one["slices"]) for one in curves["slices"])]

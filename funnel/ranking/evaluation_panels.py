@@ -7,6 +7,8 @@ from typing import Any
 
 from funnel.numbers import count, number, percent
 from funnel.panels import Cell, Figure, Interval, Intervals, Panel, Record, Sentence, Table, interval
+from funnel.ranking.elapsed_report import DELAYS
+from funnel.ranking.elapsed_report import table as elapsed_table
 from funnel.ranking.panel_parts import SPACES, badness, calibration, propensity
 
 EVALUATED = {
@@ -36,6 +38,7 @@ def evaluated(record: Record) -> list[Panel]:
         *slices(record),
         *experiments(record),
         *hidden_cause(record),
+        *late_conversions(record),
         *propensity(record, "Propensity health of the evaluated part"),
     ]
 
@@ -145,6 +148,12 @@ def hidden_cause(record: Record) -> list[Panel]:
     )
     note += "conversions beside it; they are valid where that is 0. What the model has not learnt counts as hidden too."
     return [Sentence(says, section), Intervals("Hidden cause, judged by instruments", "", rows, 0.0, note, section)]
+
+
+def late_conversions(record: Record) -> list[Panel]:
+    """Which conversions were not known yet at a moment, by age of the click."""
+    delays = (record.files.get("evaluation") or {}).get(DELAYS)
+    return [elapsed_table(delays)] if delays else []
 
 
 def present(found: Iterable[Interval | None]) -> tuple[Interval, ...]:

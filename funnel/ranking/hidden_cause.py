@@ -184,7 +184,7 @@ def fit(clicks: Clicks) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exclusion(clicks: Clicks, without_P: np.ndarray) -> tuple[float, float]:
-    """(gamma, half of its 95% interval). Its length follows from the likelihood ratio, gamma 1.96 / sqrt(2 log ratio)."""
+    """(gamma, half of its 95% interval, by the likelihood ratio: gamma 1.96 / sqrt(2 log ratio))."""
     likelihood = Likelihood(clicks, with_shift=True)
     start_P = np.append(without_P, 0.0)
     found_P = climbed(likelihood, len(start_P), start_P)
@@ -219,3 +219,21 @@ def judge(clicks: Clicks) -> tuple[dict[str, Any], str]:
     if low <= 0 <= high:
         return figures, "the interval of the hidden cause covers 0"
     return {**figures, "claimed": True}, ""
+
+
+def decide(seen: Clicks, unseen: Clicks) -> tuple[dict[str, Any], str]:
+    """What `judge` says of clicks that the model has learnt from, which are many; instruments must also hold on others,
+    on which nothing that it has learnt by heart can hide what they do."""
+    figures, reason = judge(seen)
+    if reason or "exclusion" not in (others := judge(unseen)[0]):
+        return figures, reason
+    low, high = others["exclusion.low"], others["exclusion.high"]
+    if low <= 0 <= high:
+        return figures, ""
+    return {
+        **figures,
+        "claimed": False,
+        "exclusion": others["exclusion"],
+        "exclusion.low": low,
+        "exclusion.high": high,
+    }, ("on rows not learnt from, instruments predict conversions beside what a cause explains: they are not valid")

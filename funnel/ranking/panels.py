@@ -10,7 +10,7 @@ from funnel.figures.sampling_error import half_width
 from funnel.numbers import count, counted, number, percent
 from funnel.panels import RUNS, Cell, Figure, Glossary, Panel, Record, Sentence, Table, finite
 from funnel.progress import training, training_cost
-from funnel.ranking.evaluation_panels import evaluated
+from funnel.ranking.evaluation_panels import evaluated, hidden_cause
 from funnel.ranking.glossary import TERMS
 from funnel.ranking.panel_parts import SPACES, badness, calibration, propensity
 
@@ -42,6 +42,7 @@ def trained(record: Record) -> list[Panel]:
         Sentence(training_headline(record), headline=True),
         quality(record),
         *calibration(record, "Calibration", before="", after="calibrated."),
+        *hidden_cause(record),
         *propensity(record, "Propensity health"),
         *training(record, LOSSES, figures),
         training_cost(record, about),

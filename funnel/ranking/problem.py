@@ -17,7 +17,7 @@ from torch import Tensor
 from data.credentials import shown
 from data.encode import Encoder, numeric_moments
 from data.errors import UserError
-from data.labels import LabelFacts, check_labels
+from data.labels import check_labels
 from data.log import Log, Part
 from data.repeats import repeat_warnings
 from data.schema import Schema
@@ -33,21 +33,22 @@ from funnel.ranking.balanced_fields import SliceCodes
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.click_model import ROLES, ClickModel
 from funnel.ranking.counts import PROPENSITIES, WEIGHTED, RankingCounts
-from funnel.ranking.delays import DELAY, ELAPSED, known_by, moment_of, none_known, time_columns
+from funnel.ranking.delays import DELAY, ELAPSED, KNOWN, known_by, moment_of, none_known, time_columns
 from funnel.ranking.folds import FOLD, LeftOut, fold_columns, no_folds, with_folds
+from funnel.ranking.needed_labels import counted, needed_labels, refuse_empty, refuse_one_class, require_labels
 from funnel.ranking.presets import PRESETS, SPACES
 from funnel.ranking.results import WATCHED, results
+from funnel.ranking.theta import first, settled
 from funnel.rows import RowUnits
 from funnel.spaces import Presets, Spaces
 from models.entire_space import ModelConfig
 from models.objectives.balance import SLICES
-from models.objectives.base import TINY, Labels, Objective, ObjectiveConfig
+from models.objectives.base import ESTIMATED, LEARNT, TINY, Labels, Objective, ObjectiveConfig
 from models.objectives.delays import DELAYS
 from models.objectives.propensity import resolve_clip
 from models.registry import BACKBONES, build_objective, find_objective, lookup
 from models.rows import EVERY_ROW, Share
 
-LABELS = ("click", "conversion")
 AIMS = [f"{space}.{figure}" for space in ("ctr", "cvr.click", "ctcvr", WEIGHTED) for figure in ("auc", "log_loss")]
 """Figures by which an epoch may be chosen."""
 
@@ -111,10 +112,14 @@ class EntireSpace:
             raise UserError(
                 f"--given {PROPENSITIES}=...: objective {settings.objective.name} uses no propensities; leave it out"
             )
-        if settings.objective.theta != "learnt" and not objective.hidden_cause:
+        if settings.objective.theta != LEARNT and not objective.hidden_cause:
             raise UserError(
                 f"objective.theta {settings.objective.theta}: means nothing to objective {settings.objective.name}"
             )
+        if settings.objective.theta == ESTIMATED and not log.schema.instrument:
+            raise UserError("objective.theta estimated: the schema declares no 'instrument', which alone tells theta")
+        if settings.objective.theta == ESTIMATED and settings.as_of:
+            raise UserError("objective.theta estimated: with as_of it would see later conversions; give a number")
         if settings.leave_out and log.schema.user is None:
             raise UserError(f"leave_out {settings.leave_out}: the log's schema names no user, and folds are of users")
         if settings.objective.delay != "none" and not (settings.as_of and objective.takes_delays):
@@ -124,7 +129,7 @@ class EntireSpace:
             raise UserError(f"objective.balance: means nothing to objective {settings.objective.name}")
         if settings.objective.balance and settings.objective.balance_kind == SLICES:
             SliceCodes(log.schema, settings.objective.balance_by)
-        needed = needed_labels(settings)
+        needed = needed_labels(settings.objective.name)
         require_labels(log, needed)
         facts = {name: check_labels(log, part) for name, part in parts.items()}
         for name in ("train", "valid"):
@@ -138,7 +143,7 @@ class EntireSpace:
             *suspicious_columns(log, parts["train"], mean_N.tolist(), std_N.tolist()),
             *unseen_warnings(log, parts["train"]),
         ]
-        if objective.hidden_cause and settings.objective.theta == "learnt" and not log.schema.instrument:
+        if objective.hidden_cause and settings.objective.theta == LEARNT and not log.schema.instrument:
             warnings.append(
                 "the schema names no 'instrument': without one nothing tells theta from the features' effects"
             )
@@ -157,6 +162,18 @@ class EntireSpace:
             "parts": {name: counted(fact) for name, fact in facts.items()},
             **({"warnings": warnings} if warnings else {}),
         }
+
+    @classmethod
+    def first(cls, settings: EntireSpaceSettings) -> EntireSpaceSettings | None:
+        """What is trained before, to estimate theta by, if that is asked for (theta.py)."""
+        return first(settings)
+
+    @classmethod
+    def settled(
+        cls, settings: EntireSpaceSettings, before: Given, log: Log, parts: Mapping[str, Part]
+    ) -> tuple[EntireSpaceSettings, dict[str, Any], str]:
+        """(settings with theta as that training tells it, figures of the estimate, a sentence)."""
+        return settled(settings, before, log, parts)
 
     @classmethod
     def facts_with(cls, facts: Mapping[str, Any], settings: EntireSpaceSettings) -> dict[str, Any]:
@@ -216,7 +233,7 @@ class EntireSpace:
         return tuple(file.row_groups[index] for file, index in part.row_groups())
 
     def encode(self, table: pa.Table) -> RowUnits:
-        rows = known_by(self.encoder.encode(table), table, self.schema, self.as_of)
+        rows = known_by(self.encoder.encode(table), table, self.schema, self.as_of, self.facts.get(KNOWN))
         return RowUnits(with_folds(rows, table, self.schema, self.folds))
 
     def empty(self) -> RowUnits:
@@ -226,6 +243,9 @@ class EntireSpace:
         facts = self.facts
         tasks = tuple(facts["tasks"])
         cause = self.settings.objective.theta if facts.get("hidden_cause") else None
+        if cause == ESTIMATED:
+            raise UserError("objective.theta estimated: takes a training before this one, as jobs.train makes it; give "
+                            "a number here")  # fmt: skip
         network = build_network(BatchNetwork, self.settings.model, self.schema, tasks, seed, share, cause)
         network.ending = self.settings.objective.ending(tasks)
         if "numeric_mean" in facts:  # not in an older checkpoint, whose tensors say the same
@@ -305,47 +325,6 @@ def labels_of(batch: Batch, left_out: LeftOut = LeftOut()) -> Labels:  # noqa: B
     if left_out.folds:
         kept_B = (batch.labels[FOLD] != left_out.fold - 1).float()
         weight_B = kept_B if weight_B is None else weight_B * kept_B
-    elapsed_B, delay_B = batch.labels.get(ELAPSED), batch.labels.get(DELAY)
-    return Labels(batch.labels["click"], batch.labels["conversion"], weight_B, elapsed_B, delay_B, given)
-
-
-def needed_labels(settings: EntireSpaceSettings) -> tuple[str, ...]:
-    """Both, but for a model of clicks alone (--preset clicks), which the naive objective makes."""
-    return LABELS[:1] if settings.objective.name == "naive" else LABELS
-
-
-def require_labels(log: Log, needed: tuple[str, ...]) -> None:
-    absent = [name for name in needed if name not in log.schema.labels]
-    if absent:
-        have = ", ".join(log.schema.labels) or "none"
-        clicks = "; --preset clicks trains a model of clicks alone" if absent == ["conversion"] else ""
-        raise UserError(f"{shown(log.location)}/schema.json: no label {absent[0]!r}; it has {have}{clicks}")
-
-
-def refuse_empty(where: str, facts: LabelFacts, needed: tuple[str, ...]) -> None:
-    for name in needed:
-        if facts.positives[name] == 0:
-            raise UserError(f"{where}: no {name}s in {facts.rows} rows; there is nothing to learn")
-        if facts.weights[name] == 0:
-            raise UserError(f"{where}: all {name}s weigh 0; there is nothing to learn")
-    if facts.weights["click"] == facts.weight:
-        raise UserError(f"{where}: all rows that weigh anything are clicks; there is nothing to learn")
-
-
-def refuse_one_class(figure: str, valid: Mapping[str, int]) -> None:
-    """Raise UserError for an AUC that the validation part, of so many rows, clicks and conversions, does not have."""
-    space = figure.rpartition(".")[0]
-    of_clicks = ("clicks", "conversions")
-    known = {"ctr": ("rows", "clicks"), "cvr.click": of_clicks, WEIGHTED: of_clicks}
-    among, label = known.get(space, ("rows", "conversions"))
-    total, positives = valid.get(among), valid.get(label)
-    if figure.endswith(".auc") and total is not None and positives in (0, total):
-        raise UserError(
-            f"stop_metric {figure}: part valid has {positives:,} {label} in {total:,} {among}, and an AUC needs both "
-            f"labels; stop by another figure, such as {space}.log_loss"
-        )
-
-
-def counted(facts: LabelFacts) -> dict[str, int]:
-    """Counts of a part for people: {"rows": ., "clicks": ., "conversions": .}"""
-    return {"rows": facts.rows, **{f"{name}s": facts.positives.get(name, 0) for name in LABELS}}
+    times = {"elapsed_B": batch.labels.get(ELAPSED), "delay_B": batch.labels.get(DELAY),
+             "known_B": batch.labels.get(KNOWN)}  # fmt: skip
+    return Labels(batch.labels["click"], batch.labels["conversion"], weight_B, **times, click_logit_B=given)

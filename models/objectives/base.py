@@ -17,9 +17,20 @@ from torch import Tensor
 
 from data.errors import UserError
 from models.objectives.balance import SLICES, TAILORED, imbalances, penalty, sums, tailored
-from models.objectives.delays import DELAYS, RATE, elapsed_time, exponential, fake_negative, log_known
+from models.objectives.delays import (
+    DELAYS,
+    RATE,
+    elapsed_time,
+    exponential,
+    fake_negative,
+    known_product,
+    log_known,
+    measured,
+    negative_weight,
+    weighed_product,
+)
 from models.objectives.propensity import inverse_propensity, resolve_clip
-from models.objectives.terms import binary_cross_entropy, log_product, product_cross_entropy
+from models.objectives.terms import binary_cross_entropy, product_cross_entropy
 
 EXPOSURES, CLICKS = 0, 1
 """Where Labels.totals() has what."""
@@ -28,6 +39,8 @@ TINY = 1e-12
 TOWER = ".tower"
 """Behind a task's name: the same logit once more, with a gradient that ends in the task's tower."""
 MOST_THETA = 9.0
+LEARNT, ESTIMATED = "learnt", "estimated"
+"""What theta may be beside a number."""
 TERMS = ("ctr", "c", "g", "imp")
 """What lambda_ and gamma_ are followed by: the terms CTR, CVR, CTCVR and imputation."""
 
@@ -89,16 +102,18 @@ class ObjectiveConfig:
     """Categorical features whose slices balance_kind slices takes; left out, all of at most 64 values."""
     delay: str = "none"
     """What an unconverted click says where conversions come late (with as_of; docs/propensities.md): none (it has not
-    converted), exponential (it may still: delays are exponential, at a rate that is learnt), fake_negative (every
-    converted click was a negative before) or elapsed (those that convert after delay_window were)."""
+    converted), exponential (it may still: delays are exponential, at a rate that is learnt), measured (it may still, by
+    the delays of the log), fake_negative (every converted click was a negative before) or elapsed (those that convert
+    after delay_window were)."""
     delay_window: float = 1.0
     """Days that a click waits for its conversion (delay: elapsed)."""
     delay_mature: float = 4.0
     """Age in days from which on clicks teach how many conversions come after the window (delay: elapsed)."""
-    theta: float | str = "learnt"
-    """Covariance that a hidden cause gives the logits of click and conversion (escm2_joint): a number that is held,
-    such as jobs.evaluate estimates of a run whose schema declares instruments, or learnt with the weights, which takes
-    thousands of steps and falls short."""
+    theta: float | str = LEARNT
+    """Covariance that a hidden cause gives the logits of click and conversion (escm2_joint, escm2_joint_ips): estimated
+    (jobs.train trains a naive model first, in OUT/first, and takes what instruments tell by it, with an interval; 0
+    where that claims nothing), a number that is held, or learnt with the weights, which takes thousands of steps and
+    falls short."""
     alternate_every: int = 0
     """With a number n, escm2_dr trains its imputation for n steps, then its CVR tower for n, in turn; 0 = both."""
 
@@ -118,8 +133,9 @@ class ObjectiveConfig:
                 f"objective.delay_window must be above 0 and at most delay_mature, got {self.delay_window} and "
                 f"{self.delay_mature}"
             )
-        if self.theta != "learnt" and (isinstance(self.theta, str) or not abs(self.theta) <= MOST_THETA):
-            raise UserError(f"objective.theta must be 'learnt' or a number in -9..9, got {self.theta!r}")
+        named = self.theta in (LEARNT, ESTIMATED)
+        if not named and (isinstance(self.theta, str) or not abs(self.theta) <= MOST_THETA):
+            raise UserError(f"objective.theta must be 'estimated', 'learnt' or a number in -9..9, got {self.theta!r}")
         resolve_clip(self.clip, click_rate=0.5)
 
     def ending(self, tasks: Iterable[str]) -> tuple[str, ...]:
@@ -139,6 +155,8 @@ class Labels:
     """Days from the exposure to the moment at which conversions were known; None: they are final."""
     delay_B: Tensor | None = None
     """Days to the conversion, where it is known."""
+    known_B: Tensor | None = None
+    """Share of conversions that are known so many days after, as measured of the log (delay: measured)."""
     click_logit_B: Tensor | None = None
     """Click logits of a model trained before, to take propensities from; None: the CTR tower gives them."""
     slice_BS: Tensor | None = None
@@ -223,19 +241,30 @@ class Objective:
         if self.config.ctcvr_space == "click":
             return (labels.click_B * labels.weigh(term_B)).sum() / totals[CLICKS].clamp(min=TINY)
         others_B = self.inverse_propensity(logits, labels) - 1
-        unclicked_B = self.ctcvr_terms(logits, replace(labels, conversion_B=torch.zeros_like(labels.conversion_B)))
+        none_B = torch.zeros_like(labels.conversion_B)
+        unclicked_B = self.ctcvr_terms(logits, replace(labels, conversion_B=none_B), none_B)
         return labels.weigh(labels.click_B * (term_B + others_B * unclicked_B)).sum() / totals[EXPOSURES]
 
-    def ctcvr_terms(self, logits: dict[str, Tensor], labels: Labels) -> Tensor:
-        """delta(c, q p) of every row; with `ctcvr_gradient: click` the CVR tower learns from clicked rows alone. With
-        exponential delays c is known by now with probability q p (1 - exp(-lambda e))."""
-        cvr_B = logits["cvr"]
+    def ctcvr_terms(self, logits: dict[str, Tensor], labels: Labels, click_B: Tensor | None = None) -> Tensor:
+        """delta(c, q p) of every row, or what `delay` makes of it; with `ctcvr_gradient: click` the CVR tower learns
+        from clicked rows alone. `click_B`: taken for clicked, if others than those that are."""
+        ctr_B, cvr_B, label_B = logits["ctr"], logits["cvr"], labels.conversion_B
         if self.config.ctcvr_gradient == "click":
             cvr_B = torch.where(labels.click_B > 0.5, cvr_B, cvr_B.detach())
-        if self.config.delay != "exponential" or labels.elapsed_B is None:
-            return product_cross_entropy(logits["ctr"], cvr_B, labels.conversion_B)
-        log_B = log_product(logits["ctr"], cvr_B) + log_known(logits[RATE], labels.elapsed_B)
-        return -labels.conversion_B * log_B - (1 - labels.conversion_B) * (-log_B.expm1()).clamp(min=1e-30).log()
+        delay, elapsed_B, click_B = self.config.delay, labels.elapsed_B, labels.click_B if click_B is None else click_B
+        if delay == "none" or elapsed_B is None or labels.delay_B is None:
+            return product_cross_entropy(ctr_B, cvr_B, label_B)
+        if delay == "exponential":
+            return known_product(ctr_B, cvr_B, log_known(logits[RATE], elapsed_B), label_B)
+        if delay == "measured":
+            assert labels.known_B is not None
+            return known_product(ctr_B, cvr_B, labels.known_B.clamp(min=1e-6).log(), label_B)
+        if delay == "fake_negative":
+            return weighed_product(ctr_B, cvr_B, click_B, label_B, 1 - cvr_B.detach().sigmoid())
+        window = self.config.delay_window
+        early_B = ((label_B > 0.5) & (labels.delay_B <= window)).to(cvr_B)
+        term_B = weighed_product(ctr_B, cvr_B, click_B, label_B, negative_weight(logits, early_B))
+        return (elapsed_B >= window) * term_B
 
     def conversion_loss(self, logits: dict[str, Tensor], labels: Labels) -> Tensor:
         """The loss of each row's conversion, as if it was clicked: delta(r, p), or what `delay` makes of it."""
@@ -244,6 +273,9 @@ class Objective:
             return binary_cross_entropy(logit_B, labels.conversion_B)
         if self.config.delay == "fake_negative":
             return fake_negative(logit_B, labels.conversion_B)
+        if self.config.delay == "measured":
+            assert labels.known_B is not None
+            return measured(logit_B, labels.conversion_B, labels.known_B)
         if self.config.delay == "elapsed":
             window, mature = self.config.delay_window, self.config.delay_mature
             known = (labels.conversion_B, labels.elapsed_B, labels.delay_B)

@@ -17,7 +17,15 @@ click to now:
                    weights (1 + p_dp) of positives and (1 + p_dp) p_rn of negatives; two towers learn p_dp and p_rn from
                    clicks that are `mature` days old
 
-Each is a loss of one click, so that an objective may weigh it by 1/q.
+    measured       a click's conversion is known by now with probability p F(e): F, the share of conversions that come
+                   within e days, is measured of the log (funnel/ranking/elapsed.py) and the same for all rows
+
+Each is a loss of one click, so that an objective may weigh it by 1/q. The CTCVR term goes by the same law: with
+l1 = -log(q p) and l0 = -log(1 - q p), what is not clicked adds l0 and a click
+
+    exponential, measured   the loss of a conversion that is known by now with probability q p F(e); so do other rows
+    fake_negative           c l1 + (1 - p) l0, the weights above over 1 + p, as other rows come once
+    elapsed                 c l1 + (1 - early) p_rn l0, those above over 1 + p_dp, among exposures that have waited
 """
 
 from collections.abc import Mapping
@@ -26,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from models.objectives.terms import binary_cross_entropy
+from models.objectives.terms import binary_cross_entropy, log_one_minus_product, log_product
 
 RATE, LATE, NEVER = "delay", "late", "never"
 """Names of towers: log lambda in 1/days; logits of p_dp and p_rn."""
@@ -35,6 +43,7 @@ DELAYS: dict[str, tuple[str, ...]] = {
     "exponential": (RATE,),
     "fake_negative": (),
     "elapsed": (LATE, NEVER),
+    "measured": (),
 }
 """The towers that each needs beside those of its objective."""
 
@@ -80,3 +89,28 @@ def log_known(log_rate_B: Tensor, elapsed_B: Tensor) -> Tensor:
     """log(1 - exp(-lambda e)): the share of a click's conversions that is known by now, held constant."""
     waited_B = (log_rate_B.detach().exp() * elapsed_B).clamp(min=1e-6)
     return (-torch.expm1(-waited_B)).log()
+
+
+def measured(logit_B: Tensor, label_B: Tensor, known_B: Tensor) -> Tensor:
+    """-log of the probability p F of a conversion that is known by now, or of the rest."""
+    unknown_B = (1 - known_B).clamp(min=1e-30).log()
+    waiting_B = -torch.logaddexp(logsigmoid(-logit_B), logsigmoid(logit_B) + unknown_B)
+    known_log_B = -logsigmoid(logit_B) - known_B.clamp(min=1e-6).log()
+    return torch.where(label_B > 0.5, known_log_B, waiting_B)
+
+
+def known_product(a_B: Tensor, b_B: Tensor, log_known_B: Tensor, label_B: Tensor) -> Tensor:
+    """The CTCVR loss where a conversion is known by now with probability q p F."""
+    log_B = log_product(a_B, b_B) + log_known_B
+    return -label_B * log_B - (1 - label_B) * (-log_B.expm1()).clamp(min=1e-30).log()
+
+
+def weighed_product(a_B: Tensor, b_B: Tensor, click_B: Tensor, label_B: Tensor, negative_B: Tensor) -> Tensor:
+    """The CTCVR loss with a click's negative weighed: c l1 + weight l0; l0 of what is not clicked."""
+    weight_B = torch.where(click_B > 0.5, negative_B, torch.ones_like(negative_B))
+    return -label_B * log_product(a_B, b_B) - weight_B * log_one_minus_product(a_B, b_B)
+
+
+def negative_weight(logits: Mapping[str, Tensor], early_B: Tensor) -> Tensor:
+    """(1 - early) p_rn, held constant."""
+    return (1 - early_B) * logits[NEVER].detach().sigmoid()

@@ -1,0 +1,60 @@
+"""theta of a hidden cause, estimated by a training that comes first: naive, with the same network and instruments.
+
+What is estimated of the clicks that this training has learnt from (hidden_cause.py) is held in the joint training; it
+is 0, which makes that naive, where nothing is claimed.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from data.log import Log, Part
+from funnel.network import BatchNetwork
+from funnel.problem import Given
+from funnel.ranking.hidden_cause import clicks_of, decide
+from funnel.ranking.scored_part import score_part
+from models.objectives.base import ESTIMATED, ObjectiveConfig
+
+DIGITS = 3
+"""Of theta, when it is held: a training that goes on after a stop is the same one, whatever last bits are."""
+FIGURES = "cause."
+Own = TypeVar("Own")
+
+
+def first(settings: Own) -> Own | None:
+    """The settings of the training that theta is estimated by; None where it is not to be estimated."""
+    objective: ObjectiveConfig = settings.objective  # type: ignore[attr-defined]
+    if objective.theta != ESTIMATED:
+        return None
+    naive = ObjectiveConfig(name="naive", lambda_ctr=objective.lambda_ctr, clip=objective.clip)
+    return dataclasses.replace(settings, objective=naive)  # type: ignore[type-var]
+
+
+def settled(settings: Own, before: Given, log: Log, parts: Mapping[str, Part]) -> tuple[Own, dict[str, Any], str]:
+    """(settings with a number for theta, figures "cause.theta", "cause.theta.low", ... and "absent", a sentence)."""
+    assert isinstance(before.network, BatchNetwork)
+    device, clicks = torch.device("cuda" if torch.cuda.is_available() else "cpu"), {}
+    network = before.network.to(device)
+    for name in ("train", "valid"):
+        with tempfile.TemporaryDirectory() as folder:
+            clicks[name] = clicks_of(score_part(network, log, parts[name], device, Path(folder), []))
+    figures, reason = decide(clicks["train"], clicks["valid"])
+    theta = 0.0 if reason else round(figures["theta"], DIGITS)
+    objective = dataclasses.replace(settings.objective, theta=theta)  # type: ignore[attr-defined]
+    found = {f"{FIGURES}{name}": value for name, value in figures.items()}
+    absent = {"absent": {f"{FIGURES}claimed": reason}} if reason else {}
+    return dataclasses.replace(settings, objective=objective), found | absent, says(figures, theta, reason)  # type: ignore[type-var]
+
+
+def says(figures: Mapping[str, Any], theta: float, reason: str) -> str:
+    bounds = ""
+    if "theta" in figures:
+        bounds = f" (estimate {figures['theta']:.2f}, 95% interval {figures['theta.low']:.2f} to "
+        bounds += f"{figures['theta.high']:.2f}, {figures['clicks']:,} clicks)"
+    if reason:
+        return f"hidden cause: nothing is claimed, as {reason}{bounds}; theta is held at 0, which is naive training"
+    return f"hidden cause: theta is held at {theta:g}{bounds}"
