@@ -71,6 +71,29 @@ def moments(column: pa.Array, unit: str | None, name: str, path: str = "") -> tu
     return (values_R * UNITS[unit or "us"]).astype(np.int64), missing_R
 
 
+def guessed_moments(column: pa.Array, name: str, path: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """As `moments`, for columns whose unit nobody has told: numbers are days as 20260131, else moments in the unit that
+    their size speaks for."""
+    column = plain(column)
+    unit: str | None = None
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        values_R = column.drop_null().to_numpy()
+        values_R = values_R[np.isfinite(values_R)]
+        if are_days(values_R):
+            missing = pa.array(np.isnan(column.cast(pa.float64()).fill_null(np.nan).to_numpy()))
+            days = column.cast(pa.float64()).fill_null(19000101).cast(pa.int64(), safe=False).cast(pa.string())
+            column = pc.if_else(missing, pa.scalar(None, pa.string()), days)
+        else:
+            unit = unit_of(values_R)
+            if len(values_R) and unit is None:
+                raise UserError(
+                    f"{path}{': ' if path else ''}column {name!r} holds {values_R[0]}, which is no time: want seconds "
+                    "(or milliseconds) since 1970, or days as 20260131"
+                )
+            unit = unit or "s"
+    return moments(column, unit, name, path)
+
+
 def check_moments(kind: pa.DataType, unit: str | None, name: str, where: str) -> None:
     """Raise UserError, opening with `where`, for a type that is none of moments, or of numbers without a unit."""
     value = kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -77,6 +77,9 @@ class TableArguments:
     """Column that is 1 where the exposure was clicked."""
     conversion: str | None = None
     """Column that is 1 where the click converted."""
+    conversion_time: str | None = None
+    """Column of the moment of the conversion, in any form that --time has; missing where there is none. With it the
+    schema names both moments, for trainings as of a moment (docs/propensities.md)."""
     user: str | None = None
     """Column of the user: intervals resample users."""
     request: str | None = None

@@ -15,9 +15,11 @@ from data.log import Log, open_log
 from data.world import GeneratedLog
 from distributed.finished_run import load_run
 from funnel.ranking.delays import DELAY, ELAPSED, cut, moment_of
+from funnel.ranking.elapsed import known_share, share_at
+from funnel.ranking.elapsed_report import elapsed_report, figures, table
 from funnel.ranking.problem import EntireSpace
 from models.objectives.base import Labels, ObjectiveConfig
-from models.objectives.delays import DELAYS, RATE, elapsed_time, exponential, fake_negative, log_known
+from models.objectives.delays import DELAYS, RATE, elapsed_time, exponential, fake_negative, log_known, measured
 from models.registry import build_objective
 
 DAY = 86_400_000_000
@@ -99,6 +101,28 @@ def test_facts_are_of_what_was_known(late_log: Path) -> None:
         moment_of("2020-01-01", log, log.part("train"))
 
 
+def test_ages_show_which_conversions_were_missing(late_log: Path) -> None:
+    """Every click of the part is in one age; the older, the more was known; what was to be expected came."""
+    log = open_log(late_log)
+    told = elapsed_report(log, log.part("train"), None)
+    rows = table_of(log)
+    clicked = rows.column("click").to_numpy() > 0
+    assert sum(age["clicks"] for age in told["ages"]) == clicked.sum()
+    assert told["known"] + told["after"] == rows.column("conversion").to_numpy().sum()
+    assert sum(age["known"] for age in told["ages"]) == told["known"]
+    assert sum(age["after"] for age in told["ages"]) == told["after"]
+    shares = [age["share"] for age in told["ages"]]
+    assert shares == sorted(shares)
+    assert told["ages"][0]["importance"] == pytest.approx(1 / shares[0])
+    found = figures(told)
+    assert found["delays.share_after"] > 0.3
+    # of the delays of at most eight days; those of dear items are longer, and some of all are
+    assert 0.6 * found["delays.share_after"] < found["delays.share_after_expected"] < found["delays.share_after"] + 0.05
+    assert len(table(told).rows) == 8
+    later = elapsed_report(log, log.part("train"), int(2e15))
+    assert figures(later)["delays.share_after"] == 0
+
+
 B = torch.tensor([-1.0, 0.5, 2.0, -0.3], dtype=torch.float64)
 RATES = torch.tensor([0.0, -1.0, 0.7, -2.0], dtype=torch.float64)
 ELAPSED_B = torch.tensor([0.5, 3.0, 8.0, 2.0], dtype=torch.float64)
@@ -148,6 +172,60 @@ def test_elapsed_time_has_its_minimum_at_the_true_rates() -> None:
     (gradient,) = torch.autograd.grad(loss(2.0), point, allow_unused=True)
     assert gradient[1:].tolist() == [0, 0]
     assert loss(0.5).item() == 0
+
+
+def test_measured_is_the_law_of_what_is_known() -> None:
+    """Both outcomes have the probabilities p F and 1 - p F, also where all is known by now, or nothing is."""
+    known = torch.tensor([0.3, 0.8, 1.0, 1e-7], dtype=torch.float64)
+    p = B.sigmoid()
+    torch.testing.assert_close((-measured(B, torch.ones(4), known)).exp(), p * known.clamp(min=1e-6))
+    torch.testing.assert_close((-measured(B, torch.zeros(4), known)).exp(), 1 - p * known)
+    logit = torch.tensor([40.0, -40.0]).requires_grad_()
+    measured(logit, torch.zeros(2), torch.ones(2)).sum().backward()
+    torch.testing.assert_close(logit.grad, torch.tensor([1.0, 0.0]))
+
+
+def test_the_share_that_is_known_is_that_of_all_delays() -> None:
+    """Young exposures show short delays alone: the plain share of what is known is far too high, F is right."""
+    rng = np.random.default_rng(0)
+    age, delay = rng.uniform(0, 8, 20_000), rng.exponential(2.0, 20_000)
+    seen = delay <= age
+    at = np.array([0.5, 1.0, 2.0, 4.0, 6.0])
+    truth = (1 - np.exp(-at / 2)) / (1 - np.exp(-4))
+    np.testing.assert_allclose(share_at(known_share(delay[seen], age[seen]), at), truth, atol=0.02)
+    assert (delay[seen][:, None] <= at).mean(0)[1] > truth[1] + 0.08
+    # by hand: two of two at risk at 3 and above are left by half, of two at 2 by half again; ties go together
+    curve = known_share(np.array([1.0, 1.0, 2.0, 3.0]), np.array([1.5, 4.0, 2.5, 4.0]))
+    assert share_at(curve, np.array([1.0, 2.0, 3.0, 9.0])).tolist() == [0.25, 0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("delay", ["none", "exponential", "measured", "fake_negative", "elapsed"])
+def test_the_ctcvr_term_goes_by_the_law_of_the_delay(delay: str) -> None:
+    """Over what can become of an exposure (no click; early, late, never of a click), at the true q, p and delays the
+    expected slope in the logits is 0, though a part of the conversions is not known yet; without a delay's law it is
+    not, except for fake negatives, whose labels are final."""
+    q, early, late, age, window = 0.3, 0.2, 0.15, 5.0, 1.0
+    p = early + late
+    rate = torch.tensor(0.4, dtype=torch.float64)
+    share = {"exponential": 1 - float((-rate * age).exp()), "measured": 0.7}.get(delay, 1.0)
+    point = torch.tensor([q, p], dtype=torch.float64).logit().requires_grad_()
+    chance = torch.tensor([1 - q, q * early * share, q * late * share, q * (1 - p * share)], dtype=torch.float64)
+    click = torch.tensor([0.0, 1.0, 1.0, 1.0]).double()
+    label, delays = torch.tensor([0.0, 1.0, 1.0, 0.0]).double(), torch.tensor([0.0, 0.5, 3.0, 0.0]).double()
+    towers = {RATE: rate.log(), "late": torch.tensor(late).double().logit()}
+    towers["never"] = torch.tensor((1 - p) / (1 - early)).double().logit()
+    known = torch.full((4,), 0.7, dtype=torch.float64)
+
+    def slope(kind: str) -> torch.Tensor:
+        objective = build_objective(ObjectiveConfig("escm2_ips", delay=kind, delay_window=window, clip=0.0), 0.3)
+        logits = {"ctr": point[0].expand(4), "cvr": point[1].expand(4), **{k: v.expand(4) for k, v in towers.items()}}
+        labels = Labels(click, label, None, torch.full((4,), age).double(), delays, known)
+        (found,) = torch.autograd.grad((chance * objective.ctcvr_terms(logits, labels)).sum(), point)
+        return found
+
+    torch.testing.assert_close(slope(delay), torch.zeros(2).double(), atol=1e-9, rtol=0)
+    if delay in ("exponential", "measured"):
+        assert slope("none").abs().max() > 0.01
 
 
 @pytest.mark.parametrize("name", ["naive", "escm2_ips", "escm2_snips"])

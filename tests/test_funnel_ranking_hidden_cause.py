@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit, logit
 
 from funnel.ranking import hidden_cause
-from funnel.ranking.hidden_cause import Clicks, Likelihood, click_logit_within, fit, grid, judge
+from funnel.ranking.hidden_cause import Clicks, Likelihood, click_logit_within, climbed, decide, fit, grid, judge
 
 
 def drawn(seed: int, strength: float, sells: float = 0.0, rows: int = 40_000, instrument: float = 1.5) -> Clicks:
@@ -49,6 +49,26 @@ def test_a_known_cause_lies_in_the_interval(strength: float, claimed: bool) -> N
     assert figures["claimed"] is claimed, (figures, reason)
     assert ("covers 0" in reason) is not claimed
     assert figures["exclusion.low"] < 0 < figures["exclusion.high"]
+
+
+def test_near_0_the_likelihood_has_one_slope() -> None:
+    """From the left and from the right: so that a standard error means something where there is no cause."""
+    likelihood = Likelihood(drawn(4, 0.0, rows=6000), with_shift=False)
+    beta_P = climbed(likelihood, 5)[1:]
+    value = {theta: likelihood.total(np.append(theta, beta_P))[0] for theta in (-0.02, 0.0, 0.02)}
+    left, right = (value[0.0] - value[-0.02]) / 0.02, (value[0.02] - value[0.0]) / 0.02
+    curvature = (value[0.02] - 2 * value[0.0] + value[-0.02]) / 0.02**2
+    assert abs(right - left) < 1e-3
+    assert curvature > 0
+
+
+def test_instruments_must_hold_on_rows_not_learnt_from() -> None:
+    seen, other = drawn(3, 1.0), drawn(1, 1.0, sells=0.5)
+    assert decide(seen, drawn(6, 1.0, rows=8000))[1] == ""
+    figures, reason = decide(seen, other)
+    assert not figures["claimed"]
+    assert figures["exclusion.low"] > 0
+    assert "not learnt from" in reason
 
 
 def test_instruments_that_sell_are_found_out() -> None:

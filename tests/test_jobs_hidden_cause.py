@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support import arguments, error_line
+from support import arguments, error_line, settings_of
 
 from data.encode import Encoder
 from data.errors import UserError
@@ -19,6 +19,8 @@ from data.schema import Schema
 from data.world import GeneratedLog, World, address
 from distributed.finished_run import load_run
 from funnel.batch import Batch
+from funnel.ranking import theta
+from funnel.ranking.problem import EntireSpace
 from jobs import calibrate, evaluate, export, score, train
 from models.hidden_cause import log_clicked_and
 
@@ -114,6 +116,45 @@ def test_theta_may_be_learnt(hidden_log: Path, tmp_path: Path) -> None:
     train.run(arguments(hidden_log, run, *JOINT))
     network: Any = load_run(run).network
     assert 0 < network.cause.theta.item() < 3
+
+
+def test_theta_is_estimated_within_one_command(
+    hidden_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OUT/first is the naive training; its estimate is held, said with its interval, and the same when the run is
+    continued; 0 where nothing is claimed."""
+    run, quick = tmp_path / "run", ("--epochs", 1, "--objective.theta", "estimated")
+    train.run(arguments(hidden_log, run, *JOINT, *quick))
+    summary = json.loads((run / "summary.json").read_text())
+    assert load_run(run / "first").settings.objective.name == "naive"
+    told = evaluate.run(evaluate.Arguments(run=run / "first", data=str(hidden_log), part="train", replicates=10))
+    assert summary["cause.theta"] == pytest.approx(told["cause.theta"], abs=1e-6)
+    assert summary["cause.theta.low"] < summary["cause.theta"] < summary["cause.theta.high"]
+    held = load_run(run).network.cause.theta.item()  # type: ignore[union-attr, operator]
+    wanted = summary["cause.theta"] if summary["cause.claimed"] else 0.0
+    assert held == pytest.approx(wanted, abs=1e-3)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "hidden cause: " in said
+    assert ("nothing is claimed" in said) is not summary["cause.claimed"]
+    monkeypatch.setattr(theta, "decide", lambda seen, unseen: ({"clicks": 3, "claimed": False}, "the clicks are few"))
+    none = tmp_path / "none"
+    train.run(arguments(hidden_log, none, *JOINT, *quick))
+    assert load_run(none).network.cause.theta.item() == 0  # type: ignore[union-attr, operator]
+    assert json.loads((none / "summary.json").read_text())["absent"]["cause.claimed"] == "the clicks are few"
+    assert "nothing is claimed, as the clicks are few; theta is held at 0" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_estimate_needs_instruments_and_final_labels(hidden_log: Path, small_log: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="theta estimated: the schema declares no 'instrument'"):
+        train.run(arguments(small_log, tmp_path / "run", *JOINT, "--objective.theta", "estimated"))
+    settings = settings_of({"objective.name": "escm2_joint", "objective.theta": "estimated"}).settings
+    log = open_log(hidden_log)
+    parts = {name: log.part(name) for name in ("train", "valid")}
+    facts = EntireSpace.prepare(settings, log, parts)
+    with pytest.raises(UserError, match="takes a training before this one"):
+        EntireSpace(settings, log.schema, facts).network()
+    with pytest.raises(UserError, match="with as_of it would see later conversions"):
+        EntireSpace.prepare(dataclasses.replace(settings, as_of="train"), log, parts)
 
 
 def test_an_instrument_that_is_none_is_refused(

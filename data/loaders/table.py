@@ -27,7 +27,7 @@ from data.loaders.table_repeats import WORTH, Repeats
 from data.loaders.table_requests import whole_requests
 from data.loaders.table_values import float_ids, label, mended
 from data.sources import UTC, zone_of
-from data.times import DAY_US, day, microseconds
+from data.times import DAY_US, day, guessed_moments, microseconds
 from data.write import PartFacts, PartWriter, new_log
 
 SPLITS = ("auto", "time", "user", "request", "row")
@@ -256,12 +256,22 @@ def second_pass(table: RawTable, found: Draft, by_time: bool) -> Iterator[pa.Tab
             place = block.column_names.index(found.roles[role])
             label_R = label(block, found.roles, role, path).astype(np.int8)
             block = block.set_column(place, found.roles[role], pa.array(label_R))
+        if found.schema.conversion_time:
+            block = with_conversion_time(block, found.schema.labels["conversion"], found.schema.conversion_time, path)
         if found.numbered:
             block = block.append_column(found.numbered, pa.array(np.arange(start, start + block.num_rows)))
         if by_time:
             block = block.append_column(TIME, pa.array(microseconds(block, found.roles["time"], path)))
         start += block.num_rows
         yield block
+
+
+def with_conversion_time(block: pa.Table, conversion: str, name: str, path: str) -> pa.Table:
+    """The moments of conversions as timestamps, none where there is no conversion."""
+    moment_R, missing_R = guessed_moments(one_chunk(block, name), name, path)
+    absent_R = missing_R | (block.column(conversion).to_numpy() == 0)
+    moment = pa.array(moment_R, mask=absent_R).cast(pa.timestamp("us"))
+    return block.set_column(block.column_names.index(name), name, moment)
 
 
 def contradicts(table: pa.Table, labels: Mapping[str, str]) -> np.ndarray:

@@ -33,6 +33,7 @@ ROLES = {
     "weight": r"(sample_?)?weight",
     "value": r"value_if_converted",
     "reward": r"revenue|reward|gmv|order_?value|amount_?paid|profit|margin",
+    "conversion_time": r"(conversion|conv|converted|purchased?|bought|order|ordered)_?(ts|time|timestamp|date|at)",
     "time": r"ts|time|timestamp|(event|log|request|exposure)_?(ts|time|timestamp)|date_?time|dt|date|day",
 }
 """Names by which a column's part in the log is known when no option names it."""
@@ -73,18 +74,31 @@ def find_roles(types: dict[str, pa.DataType], given: Mapping[str, str]) -> dict[
     found: dict[str, str] = {}
     for role, name in given.items():
         if name not in types:
-            raise UserError(f"--{role} {name}: no such column; the table has {', '.join(types)}")
+            raise UserError(f"--{role.replace('_', '-')} {name}: no such column; the table has {', '.join(types)}")
         found[role] = name
     for role in ROLES:
         named = [one for one in types if named_like(role, one) and one not in found.values()]
         single_valued = [one for one in named if not is_list(types[one])]
         if role not in found and single_valued:
             found[role] = single_valued[0]
+    check_conversion_time(found, types, given.get("conversion_time"))
     if "click" not in found:
         raise UserError(
             f"no column is named like a click; name it with --click COLUMN; the table has {', '.join(types)}"
         )
     return found
+
+
+def check_conversion_time(found: dict[str, str], types: Mapping[str, pa.DataType], given: str | None) -> None:
+    """A delay needs both ends, and something that is late. Raises UserError where one is absent and the user has named
+    the conversion's time; else that is no role, as are texts and numbers of such a name."""
+    absent = [role for role in ("time", "conversion") if role not in found]
+    if given and absent:
+        raise UserError(f"--conversion-time {given}: name the column of the {absent[0]}, too (--{absent[0]})")
+    if "conversion_time" in found and not given:
+        kind = types[found["conversion_time"]]
+        if absent or not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+            del found["conversion_time"]
 
 
 def named_like(role: str, name: str) -> bool:
@@ -185,6 +199,7 @@ def draft(
         raise UserError(f"no column is left for a feature: {', '.join(one.column for one in decisions)}")
     if numbered:
         decisions.append(Decision(numbered, "exposure", "added: numbers the rows in the order of the table"))
+    waits = "conversion_time" in roles and "conversion" in roles
     schema = Schema(
         name,
         tuple(categorical),
@@ -193,6 +208,8 @@ def draft(
         exposure=roles.get("exposure", numbered),
         sources=sources,
         transforms=transforms,
+        time=roles.get("time") if waits else None,
+        conversion_time=roles["conversion_time"] if waits else None,
         **{role: roles.get(role) for role in ("user", "request", "weight", "value", "reward")},  # type: ignore[arg-type]
     )
     return Draft(schema, roles, numbered, decisions)

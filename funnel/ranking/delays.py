@@ -16,7 +16,7 @@ from data.encode import Rows, one_chunk
 from data.errors import UserError
 from data.log import Log, Part
 from data.schema import Schema
-from data.times import DAY_US, moments
+from data.times import DAY_US, guessed_moments, moments
 from funnel.ranking.elapsed import known_share, share_at
 
 ELAPSED, DELAY, KNOWN = "elapsed", "delay", "known_share"
@@ -63,8 +63,8 @@ def time_columns(schema: Schema) -> list[str]:
 
 
 def times(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """(int64_R microseconds since 1970, bool_R where one is missing); numbers are seconds."""
-    return moments(one_chunk(table, name), "s", name)
+    """(int64_R microseconds since 1970, bool_R where one is missing); numbers are in the unit of their size."""
+    return guessed_moments(one_chunk(table, name), name)
 
 
 def cut(
