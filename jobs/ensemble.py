@@ -15,7 +15,6 @@ from typing import Any
 
 from data.errors import UserError
 from data.filesystems import in_process
-from data.log import open_log
 from distributed.config import TrainConfig
 from funnel.registry import DEFAULT_PROBLEM, find_problem
 from funnel.settings import fields
@@ -54,7 +53,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Train all of them; {"fold-1": figures of its summary.json, ...}."""
     members = [member(arguments, fold) for fold in range(1, arguments.folds + 1)]
     together = min(arguments.workers, len(members))
-    open_log(arguments.data)  # what cannot be opened is refused before any cluster starts
+    for one in members if together else ():  # what a training would refuse is refused before any cluster
+        training.check(one, data=one is members[0])
     if not together:
         found = [training.run(one) for one in members]
     else:

@@ -40,7 +40,16 @@ from jobs.command.signals import leave, stop_signals
 from jobs.command.tables import print_table
 from jobs.command.threads import use_threads
 from jobs.command.trust import trust
-from jobs.run.directory import RUN_FILE, SUMMARY_FILE, RunState, read_json, start_run, usable_cpus, write_json
+from jobs.run.directory import (
+    RUN_FILE,
+    SUMMARY_FILE,
+    RunState,
+    inspect_run,
+    read_json,
+    start_run,
+    usable_cpus,
+    write_json,
+)
 from jobs.run.growth import grown_model
 from jobs.run.inputs import MADE_FROM, TRAINED, check_data, check_log, data_of, model_of
 from jobs.run.owner import entered
@@ -143,6 +152,29 @@ def train(data: Place, out: Place, **options_: Any) -> Result:
     model__backbone__name="mmoe", given={"propensities": RUN}.
     """
     return call("train", run, options, {"data": data, "out": out, **options_}, lambda given, found: (given.out, found))
+
+
+def check(arguments: Arguments, data: bool = True) -> None:
+    """Raise UserError for what `run` would refuse before it starts anything. Writes nothing. `data`: look into the log,
+    too, which takes a pass over its labels."""
+    kind = find_problem(arguments.problem)
+    own = kind.settings_type() if arguments.settings is None else arguments.settings
+    config = dataclasses.replace(arguments.config, stop_metric=arguments.config.stop_metric or kind.goal)
+    given = given_runs(arguments.given, kind.roles)
+    settings = recorded(arguments, config, own, given)
+    if inspect_run(arguments.out, "train", settings, MAY_CHANGE) is RunState.DONE:
+        check_finished(arguments, given)
+        return
+    check_workers(arguments)
+    if not data:
+        return
+    roles = {role: str(path) for role, path in given.items()}
+    known = measured_before(arguments.out, arguments.start_from)
+    log = open_log(arguments.data)
+    job = prepare(arguments.out, log, config, own, time.time(), arguments.problem, roles, known)
+    if arguments.start_from:
+        model_to_start_from(arguments.start_from, job)
+    check_given(given, job)
 
 
 def check_finished(arguments: Arguments, given: dict[str, Path]) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import QUICK, as_program, settings_of
+from support import QUICK, as_program, change_column, copy, settings_of
 
 from data.errors import UserError
 from data.log import open_log
@@ -176,6 +176,24 @@ def test_what_cannot_be_an_ensemble_is_refused_before_any_cluster(
         ensemble.run(ensemble.arguments_of(*words, str(small_log), "--folds", "10"))
     with pytest.raises(UserError, match="no such directory"):
         ensemble.run(ensemble.arguments_of(*words, str(tmp_path / "nothing")))
+    broken = copy(small_log, tmp_path / "broken")
+    change_column(broken, "train", "click", lambda values: [2, *values[1:]])
+    with pytest.raises(UserError, match="click"):
+        ensemble.run(ensemble.arguments_of(*words, str(broken)))
+    with pytest.raises(UserError, match="balance_by names 'weather'"):
+        balance = (
+            "--objective.balance",
+            "1",
+            "--objective.balance-kind",
+            "slices",
+            "--objective.balance-by",
+            "weather",
+        )
+        ensemble.run(ensemble.arguments_of(*words, str(small_log), *balance))
+    (tmp_path / "clicks" / "fold-2").mkdir(parents=True)
+    (tmp_path / "clicks" / "fold-2" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="fold-2 is not empty"):
+        ensemble.run(ensemble.arguments_of(*words, str(small_log)))
     words = ["--data", str(small_log), "--out", str(tmp_path / "run"), "--objective.name", "naive"]
     with pytest.raises(UserError, match=r"objective\.theta 1\.0: means nothing to objective naive"):
         train.run(train.arguments_of(*words, "--objective.theta", "1"))
