@@ -141,7 +141,7 @@ def test_the_least_tailored_loss_balances_what_the_model_expresses() -> None:
     for name, loss in (("log", binary_cross_entropy), ("tailored", lambda f, o: tailored(f, o, 1e-6))):
         q_R = (design_RP @ least(lambda beta_P, loss=loss: loss(design_RP @ beta_P, click_R).mean())).sigmoid()
         missed[name] = ((click_R / q_R - 1).unsqueeze(1) * design_RP).mean(0).abs().max().item()
-    assert missed["tailored"] < 1e-6
+    assert missed["tailored"] < 1e-4
     assert missed["log"] > 0.05
 
 

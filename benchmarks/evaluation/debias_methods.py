@@ -57,6 +57,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "two stages, IPS, fm, 3 folds": {TWO_STAGES: FOLDED_CLICKS, **objective("escm2_ips", lambda_c=1)},
     "two stages, IPS, fm, tailored": {TWO_STAGES: TAILORED_CLICKS, **objective("escm2_ips", lambda_c=1)},
     "two stages, IPS, fm, slices": {TWO_STAGES: SLICED_CLICKS, **objective("escm2_ips", lambda_c=1)},
+    "two stages, SNIPS alone, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_snips", **ALONE)},
+    "two stages, SNIPS alone, tailored": {
+        TWO_STAGES: {"objective.balance": 1.0},
+        **objective("escm2_snips", **ALONE),
+    },
     "two stages, SNIPS, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_snips", lambda_c=1)},
     "two stages, DR, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_dr", lambda_c=1)},
     "joint, weighed": {
