@@ -28,7 +28,7 @@ from scipy import stats
 
 from benchmarks.bench import markdown, write_result
 from benchmarks.evaluation import true_propensities
-from benchmarks.evaluation.debias_methods import ESTIMATED, INSTRUMENTS, METHODS, TRUE_Q, TWO_STAGES
+from benchmarks.evaluation.debias_methods import ESTIMATED, INSTRUMENTS, METHODS, SHRUNK, TRUE_Q, TWO_STAGES
 from benchmarks.evaluation.debias_stages import FIRST, click_models, estimated_theta
 from benchmarks.settings import Settings, training
 from data.generate import generate_log
@@ -162,14 +162,12 @@ def train_one(run: Path, log: Log, folder: Path, settings: Settings) -> dict[str
         log = dataclasses.replace(log, schema=dataclasses.replace(log.schema, instrument=WORLD_INSTRUMENTS))
     shared_settings = {key: value for key, value in own.items() if not key.startswith("objective.")}
     theta = own.get("objective.theta")
-    if theta == ESTIMATED:
-        first = folder / "-".join([FIRST, str(shared_settings.get("model.crossing", "none"))])
-        theta = own["objective.theta"] = estimated_theta(first, log, shared_settings)
-    elif INSTRUMENTS in settings and name == "naive":
-        first = folder / "-".join([FIRST, str(shared_settings.get("model.crossing", "none"))])
-        if not first.exists():  # the joint model's first step is this very training
-            first.mkdir()
-            run = first
+    first = folder / "-".join([FIRST, str(shared_settings.get("model.crossing", "none"))])
+    if theta in (ESTIMATED, SHRUNK):
+        theta = own["objective.theta"] = estimated_theta(first, log, shared_settings, theta == SHRUNK)
+    elif INSTRUMENTS in settings and name == "naive" and not first.exists():
+        first.mkdir()  # the joint model's first step is this very training
+        run = first
     given: dict[str, str] = {}
     if TWO_STAGES in settings:
         given = click_models(folder, plain, shared_settings, settings[TWO_STAGES])

@@ -16,6 +16,8 @@ TRUE_Q = "true q"
 ESTIMATED = "estimated"
 """In place of a theta: the one that the run of FIRST, naive with instruments, estimates of its training part; 0 where
 that cannot be told from 0, or its validation part speaks against the instruments."""
+SHRUNK = "shrunk"
+"""The same estimate, drawn towards 0 by its error, in place of all or nothing."""
 
 
 def objective(name: str, **values: Any) -> dict[str, Any]:
@@ -68,6 +70,11 @@ METHODS: dict[str, dict[str, Any]] = {
         INSTRUMENTS: True,
         TWO_STAGES: FM_CLICKS,
         **objective("escm2_joint_ips", lambda_c=1, theta=ESTIMATED),
+    },
+    "joint, weighed, shrunk": {
+        INSTRUMENTS: True,
+        TWO_STAGES: FM_CLICKS,
+        **objective("escm2_joint_ips", lambda_c=1, theta=SHRUNK),
     },
     "joint, fm": {INSTRUMENTS: True, "model.crossing": "fm", **objective("escm2_joint", lambda_c=1, theta=ESTIMATED)},
     "joint": {INSTRUMENTS: True, **objective("escm2_joint", lambda_c=1, theta=ESTIMATED)},

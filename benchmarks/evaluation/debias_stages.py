@@ -1,20 +1,18 @@
 """What a debiasing method trains before itself: a click model, or a first model that a hidden cause is estimated by."""
 
-import tempfile
 from pathlib import Path
-from typing import Any
 
 from benchmarks.evaluation.debias_methods import FOLDS, METHODS
 from benchmarks.settings import Settings, training
 from data.log import Log
-from distributed.context import CPU
 from distributed.finished_run import load_run
 from distributed.training.launch import run_training
-from funnel.network import BatchNetwork
 from funnel.ranking.click_model import ROLES
-from funnel.ranking.hidden_cause import clicks_of, judge
+from funnel.ranking.hidden_cause import Z95
 from funnel.ranking.presets import clicks
-from funnel.ranking.scored_part import score_part
+from funnel.ranking.problem import EntireSpaceSettings
+from funnel.ranking.theta import settled
+from models.objectives.base import ObjectiveConfig
 
 CLICKS, FIRST = "clicks", "first"
 """Runs of the click model and of the one that theta is estimated by, beside the log."""
@@ -44,17 +42,18 @@ def click_model(run: Path, log: Log, settings: Settings) -> Path:
     return run
 
 
-def estimated_theta(run: Path, log: Log, settings: Settings) -> float:
-    """theta by naive training with instruments on this log (trained once for a log)."""
+def estimated_theta(run: Path, log: Log, settings: Settings, shrunk: bool = False) -> float:
+    """theta by naive training with instruments on this log (trained once for a log), as jobs.train has it for `theta
+    estimated`. `shrunk`: in place of 0 where it cannot be told from that, drawn towards 0 by the share of its square
+    that its error explains [James and Stein 1961, the positive part]."""
     if not run.exists():
         run.mkdir()
         run_training(training(run, log, {**METHODS["naive"], **settings}), workers=0)
-    network, told = load_run(run).network, dict[str, dict[str, Any]]()
-    assert isinstance(network, BatchNetwork)
-    for part in ("valid", "train"):
-        with tempfile.TemporaryDirectory() as place:
-            told[part] = judge(clicks_of(score_part(network, log, log.part(part), CPU, Path(place), [])))[0]
-    held_out, seen = told["valid"], told["train"]
-    valid = held_out.get("exclusion.low", -1) <= 0 <= held_out.get("exclusion.high", 1)
-    found = "exclusion" in seen and not seen["theta.low"] <= 0 <= seen["theta.high"]
-    return float(seen["theta"]) if valid and found else 0.0
+    parts = {name: log.part(name) for name in ("train", "valid")}
+    wanted = EntireSpaceSettings(objective=ObjectiveConfig(name="escm2_joint", theta="estimated"))
+    found, figures, _ = settled(wanted, load_run(run).given, log, parts)
+    if not shrunk or "cause.theta" not in figures:
+        return float(found.objective.theta)
+    theta, low, high = (figures[f"cause.theta{end}"] for end in ("", ".low", ".high"))
+    error = (high - low) / (2 * Z95)
+    return theta * max(0.0, 1 - (error / theta) ** 2)
