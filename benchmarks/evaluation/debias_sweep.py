@@ -83,6 +83,8 @@ class Arguments:
     kept: Path | None = None
     """File of finished runs, some a line, of the same rows and settings: what it holds is not run again, the rest is
     added as it comes."""
+    show: bool = False
+    """Train nothing: tables of what --kept holds, whatever is missing of it."""
 
 
 def world_of(point: str) -> dict[str, Any]:
@@ -135,7 +137,7 @@ def main(arguments: Arguments) -> None:
     for seed in range(arguments.seeds):
         for point in arguments.points:
             missing = [method for method in arguments.methods if (point, seed, method) not in done]
-            if missing:
+            if missing and not arguments.show:
                 work.append((point, seed, arguments.rows, missing, shared))
     began = time.time()
     with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
@@ -154,34 +156,39 @@ def main(arguments: Arguments) -> None:
     plot(runs, arguments, table.with_suffix(".png"))
 
 
+def losses(runs: list[dict[str, Any]], point: str, method: str, platt: str = "") -> dict[int, float]:
+    """Entire-space log-loss by seed."""
+    return {r["seed"]: float(r[platt + LOSS]) for r in runs if (r["point"], r["method"]) == (point, method)}
+
+
 def closed(
     runs: list[dict[str, Any]], point: str, method: str, platt: str = "", reference: str = "oracle"
 ) -> list[float]:
-    """By seed, the share of the mean gap in entire-space log-loss, naive to the reference, that a method closes."""
-
-    def loss(method: str, seed: int, platt: str = "") -> float:
-        (run,) = [r for r in runs if (r["point"], r["method"], r["seed"]) == (point, method, seed)]
-        return float(run[platt + LOSS])
-
-    seeds = sorted({run["seed"] for run in runs})
-    gap = statistics.mean(loss("naive", seed) - loss(reference, seed) for seed in seeds)
-    return [(loss("naive", seed) - loss(method, seed, platt)) / gap for seed in seeds]
+    """By seed, the share of the mean gap in entire-space log-loss, naive to the reference, that a method closes; of the
+    seeds that all three have."""
+    naive, least = losses(runs, point, "naive"), losses(runs, point, reference)
+    own = losses(runs, point, method, platt)
+    seeds = sorted(naive.keys() & least.keys() & own.keys())
+    if not seeds:
+        return []
+    gap = statistics.mean(naive[seed] - least[seed] for seed in seeds)
+    return [(naive[seed] - own[seed]) / gap for seed in seeds]
 
 
 def describe(runs: list[dict[str, Any]], arguments: Arguments) -> str:
     """By point: the loss gap closed, with its standard error over seeds, and the mean PCOC."""
     shared = " ".join(options(named_settings(arguments.preset))) or "the defaults"
     text = (
-        f"{arguments.rows:,} exposures, {arguments.seeds} seeds; base world: "
+        f"{arguments.rows:,} exposures; logs by world: {counted(runs, arguments.points)}; base world: "
         f"{', '.join(f'{knob} {value:g}' for knob, value in BASE.items())}; settings of all: "
         f"{shared}. Share of the naive-oracle gap closed in entire-space log-loss, mean ± standard error over seeds; "
-        "in brackets the mean entire-space PCOC.\n\n"
+        "in brackets the mean entire-space PCOC, and how many logs where fewer than naive has.\n\n"
     )
     gap = ["the gap itself"]
     for point in arguments.points:
         naive, oracle = ([r[LOSS] for r in runs if (r["point"], r["method"]) == (point, name)]
                          for name in ("naive", "oracle"))  # fmt: skip
-        gap.append(f"{statistics.mean(naive) - statistics.mean(oracle):.5f}")
+        gap.append(f"{statistics.mean(naive) - statistics.mean(oracle):.5f}" if naive and oracle else "")
     others = [name for name in arguments.methods if name not in ("naive", "oracle")]
     before = [cells(runs, arguments.points, name) for name in ["naive", *others, "oracle"]]
     after = [cells(runs, arguments.points, name, PLATT) for name in ["naive", *others]]
@@ -193,15 +200,24 @@ def describe(runs: list[dict[str, Any]], arguments: Arguments) -> str:
     return f"{text}\nOf the gap between naive and {COIN}, which is bias alone:\n\n{markdown(head, bias)}"
 
 
+def counted(runs: list[dict[str, Any]], points: list[str]) -> str:
+    return ", ".join(f"{point} {len(losses(runs, point, 'naive'))}" for point in points)
+
+
 def cells(
     runs: list[dict[str, Any]], points: list[str], method: str, platt: str = "", reference: str = "oracle"
 ) -> list[str]:
     row = [method]
     for point in points:
         shares = closed(runs, point, method, platt, reference)
+        if not shares:
+            row.append("")
+            continue
         error = statistics.stdev(shares) / len(shares) ** 0.5 if len(shares) > 1 else 0.0
         pcoc = statistics.mean(r[platt + PCOC] for r in runs if (r["point"], r["method"]) == (point, method))
-        row.append(f"{statistics.mean(shares):+.0%} ± {error:.0%} ({pcoc:.2f})")
+        fewer = f"; {len(shares)}" if len(shares) < len(losses(runs, point, "naive")) else ""
+        spread = f" ± {error:.0%}" if len(shares) > 1 else ""
+        row.append(f"{statistics.mean(shares):+.0%}{spread} ({pcoc:.2f}{fewer})")
     return row
 
 
@@ -218,7 +234,7 @@ def plot(runs: list[dict[str, Any]], arguments: Arguments, path: Path) -> None:
         shares = [closed(runs, point, name) for point in arguments.points]
         places = np.arange(len(arguments.points)) + (index - (len(names) - 1) / 2) * width
         errors = [statistics.stdev(s) / len(s) ** 0.5 if len(s) > 1 else 0.0 for s in shares]
-        panel.bar(places, [statistics.mean(s) for s in shares], width, yerr=errors, label=name, color=f"C{index % 10}",
+        panel.bar(places, [statistics.mean(s) if s else 0.0 for s in shares], width, yerr=errors, label=name, color=f"C{index % 10}",
                   hatch="//" if index >= 10 else None)  # fmt: skip
     panel.axhline(0, color="0.3", linewidth=0.8)
     panel.axhline(1, color="0.3", linewidth=0.8, linestyle=":")
