@@ -234,8 +234,9 @@ def plot(runs: list[dict[str, Any]], arguments: Arguments, path: Path) -> None:
         shares = [closed(runs, point, name) for point in arguments.points]
         places = np.arange(len(arguments.points)) + (index - (len(names) - 1) / 2) * width
         errors = [statistics.stdev(s) / len(s) ** 0.5 if len(s) > 1 else 0.0 for s in shares]
-        panel.bar(places, [statistics.mean(s) if s else 0.0 for s in shares], width, yerr=errors, label=name, color=f"C{index % 10}",
-                  hatch="//" if index >= 10 else None)  # fmt: skip
+        heights = [statistics.mean(s) if s else 0.0 for s in shares]
+        hatch = "//" if index >= 10 else None
+        panel.bar(places, heights, width, yerr=errors, label=name, color=f"C{index % 10}", hatch=hatch)
     panel.axhline(0, color="0.3", linewidth=0.8)
     panel.axhline(1, color="0.3", linewidth=0.8, linestyle=":")
     panel.set(xticks=range(len(arguments.points)), ylim=(-1.2, 1.2), ylabel="naive-oracle log-loss gap closed")
