@@ -138,7 +138,7 @@ def describe(runs: list[dict[str, Any]], arguments: Arguments) -> str:
             run["model"],
             f"{run['log_loss']:.5f}",
             *(f"{run[key]:.3f}" for key in ("correlation", "deviation", "mean", "effective")),
-        ]  # fmt: skip
+        ]
         for run in runs
     ]
     one = runs[0]
