@@ -162,9 +162,11 @@ def train_one(run: Path, log: Log, folder: Path, settings: Settings) -> dict[str
         log = dataclasses.replace(log, schema=dataclasses.replace(log.schema, instrument=WORLD_INSTRUMENTS))
     shared_settings = {key: value for key, value in own.items() if not key.startswith("objective.")}
     theta = own.get("objective.theta")
+    told: dict[str, float] = {}
     first = folder / "-".join([FIRST, str(shared_settings.get("model.crossing", "none"))])
     if theta in (ESTIMATED, SHRUNK):
-        theta = own["objective.theta"] = estimated_theta(first, log, shared_settings, theta == SHRUNK)
+        theta, told = estimated_theta(first, log, shared_settings, theta == SHRUNK)
+        own["objective.theta"] = theta
     elif INSTRUMENTS in settings and name == "naive" and not first.exists():
         first.mkdir()  # the joint model's first step is this very training
         run = first
@@ -180,7 +182,7 @@ def train_one(run: Path, log: Log, folder: Path, settings: Settings) -> dict[str
         if not directory.exists():
             write_oracle_log(log, directory, job.facts["click_rate"] if name == "random" else None)
         job = moved(job, log, open_log(directory))
-    figures = run_training(job, workers=0) | ({"theta": theta} if isinstance(theta, float) else {})
+    figures = run_training(job, workers=0) | ({"theta": theta} if isinstance(theta, float) else {}) | told
     if name != "oracle":
         after = recalibrated(run, open_log(job.location), given)
         figures |= {f"platt.{key}": value for key, value in after.items()}

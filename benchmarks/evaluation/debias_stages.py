@@ -1,6 +1,7 @@
 """What a debiasing method trains before itself: a click model, or a first model that a hidden cause is estimated by."""
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.evaluation.debias_methods import FOLDS, METHODS
 from benchmarks.settings import Settings, training
@@ -42,8 +43,8 @@ def click_model(run: Path, log: Log, settings: Settings) -> Path:
     return run
 
 
-def estimated_theta(run: Path, log: Log, settings: Settings, shrunk: bool = False) -> float:
-    """theta by naive training with instruments on this log (trained once for a log), as jobs.train has it for `theta
+def estimated_theta(run: Path, log: Log, settings: Settings, shrunk: bool = False) -> tuple[float, dict[str, float]]:
+    """(theta, figures "cause.theta.low" ... of its estimate) by naive training with instruments on this log (trained once for a log), as jobs.train has it for `theta
     estimated`. `shrunk`: in place of 0 where it cannot be told from that, drawn towards 0 by the share of its square
     that its error explains [James and Stein 1961, the positive part]."""
     if not run.exists():
@@ -53,7 +54,11 @@ def estimated_theta(run: Path, log: Log, settings: Settings, shrunk: bool = Fals
     wanted = EntireSpaceSettings(objective=ObjectiveConfig(name="escm2_joint", theta="estimated"))
     found, figures, _ = settled(wanted, load_run(run).given, log, parts)
     if not shrunk or "cause.theta" not in figures:
-        return float(found.objective.theta)
+        return float(found.objective.theta), numbers(figures)
     theta, low, high = (figures[f"cause.theta{end}"] for end in ("", ".low", ".high"))
     error = (high - low) / (2 * Z95)
-    return theta * max(0.0, 1 - (error / theta) ** 2)
+    return theta * max(0.0, 1 - (error / theta) ** 2), numbers(figures)
+
+
+def numbers(figures: dict[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in figures.items() if isinstance(value, int | float)}

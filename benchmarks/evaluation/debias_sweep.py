@@ -113,6 +113,7 @@ def one_log(point: str, seed: int, rows: int, methods: list[str], shared: Settin
             figures = train_one(run, log, folder, {**shared, **METHODS[name], "seed": seed})
             kept = {key: figures[key] for key in (*FIGURES, "ctr.auc", "propensity.effective_share")}
             kept |= {key: figures[key] for key in ("theta", "ctr.log_loss") if key in figures}
+            kept |= {key: figures[key] for key in figures if key.startswith("cause.")}
             after = {f"platt.{key}": figures.get(f"platt.{key}", figures[key]) for key in FIGURES}
             found.append({"point": point, "seed": seed, "method": name, **kept, **after})
     return found
