@@ -44,9 +44,10 @@ def click_model(run: Path, log: Log, settings: Settings) -> Path:
 
 
 def estimated_theta(run: Path, log: Log, settings: Settings, shrunk: bool = False) -> tuple[float, dict[str, float]]:
-    """(theta, figures "cause.theta.low" ... of its estimate) by naive training with instruments on this log (trained once for a log), as jobs.train has it for `theta
-    estimated`. `shrunk`: in place of 0 where it cannot be told from that, drawn towards 0 by the share of its square
-    that its error explains [James and Stein 1961, the positive part]."""
+    """(theta, figures "cause.theta.low" ... of its estimate) by naive training with instruments on this log (trained
+    once for a log), as jobs.train has it for `theta estimated`. `shrunk`: in place of 0 where it cannot be told from
+    that, drawn towards 0 by the share of its square that its error explains [James and Stein 1961, the positive part].
+    """
     if not run.exists():
         run.mkdir()
         run_training(training(run, log, {**METHODS["naive"], **settings}), workers=0)
