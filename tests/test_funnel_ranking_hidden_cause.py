@@ -88,11 +88,11 @@ def test_nothing_is_claimed_of_weak_instruments_or_few_clicks() -> None:
 
 
 def test_a_theta_at_its_bound_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hidden_cause, "MOST", 0.5)
+    monkeypatch.setattr(hidden_cause, "PLAUSIBLE", 0.5)
     figures, reason = judge(drawn(3, 1.0, rows=8000))
     assert not figures["claimed"]
     assert "exclusion" not in figures
-    assert "theta beyond 0.5" in reason
+    assert "theta is beyond 0.5" in reason
 
 
 def test_errors_are_by_user() -> None:

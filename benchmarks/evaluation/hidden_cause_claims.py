@@ -31,7 +31,7 @@ from distributed.context import CPU
 from distributed.finished_run import load_run
 from distributed.training.launch import run_training
 from funnel.network import BatchNetwork
-from funnel.ranking.hidden_cause import Z95, clicks_of, judge
+from funnel.ranking.hidden_cause import Z95, Clicks, clicks_of, decide, estimate
 from funnel.ranking.scored_part import score_part
 
 WORLDS: dict[str, dict[str, float]] = {
@@ -64,30 +64,39 @@ def one_log(world: str, seed: int, arguments: Arguments, done: set[tuple[Any, ..
     """What is said after each training of one log."""
     found = list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        plain = GeneratedLog(world="instrument", rows=arguments.rows, seed=seed, users=1500, items=700)
-        generate_log(dataclasses.replace(plain, **WORLDS[world]), folder / "log")
-        log = open_log(folder / "log")
+        folder = arguments.clicks or Path(place)
+        folder.mkdir(parents=True, exist_ok=True)
         for network in arguments.networks:
             for number in range(arguments.trainings):
                 if (world, seed, network, number) in done:
                     continue
-                run = folder / f"run-{network}-{number}"
-                run.mkdir()
-                own = {**METHODS["naive"], **NETWORKS[network], "seed": 100 * number + seed}
-                figures = run_training(training(run, log, own), workers=0)
-                model, told = load_run(run).network, dict[str, Any]()
-                assert isinstance(model, BatchNetwork)
-                for part in PARTS:
-                    kept = score_part(model, log, log.part(part), CPU, folder, [])
-                    clicked = clicks_of(kept)
-                    told[part], told[f"{part} says"] = judge(clicked)
-                    if arguments.clicks is not None:
-                        path = arguments.clicks / f"{world}-{seed}-{network}-{number}-{part}.npz"
-                        np.savez(path, **{key: value for key, value in vars(clicked).items() if value is not None})
+                paths = {part: folder / f"{world}-{seed}-{network}-{number}-{part}.npz" for part in PARTS}
+                if not all(path.exists() for path in paths.values()):
+                    keep_clicks(world, seed, network, number, arguments.rows, Path(place), paths)
+                clicks = {part: Clicks(**{"user_R": None, **np.load(path)}) for part, path in paths.items()}
+                seen, unseen = (estimate(clicks[part])[0] for part in PARTS)
+                decided, says = decide(clicks["train"], clicks["test"])
                 about = {"world": world, "seed": seed, "network": network, "training": number}
-                found.append({**about, **told, "ctr.log_loss": figures["ctr.log_loss"]})
+                found.append({**about, "train": seen, "test": unseen, "decided": decided, "says": says})
     return found
+
+
+def keep_clicks(
+    world: str, seed: int, network: str, number: int, rows: int, place: Path, paths: dict[str, Path]
+) -> None:
+    """Train, and keep the clicked rows of each part as the model scores them."""
+    if not (place / "log").exists():
+        plain = GeneratedLog(world="instrument", rows=rows, seed=seed, users=1500, items=700)
+        generate_log(dataclasses.replace(plain, **WORLDS[world]), place / "log")
+    log, run = open_log(place / "log"), place / f"run-{network}-{number}"
+    run.mkdir()
+    own = {**METHODS["naive"], **NETWORKS[network], "seed": 100 * number + seed}
+    run_training(training(run, log, own), workers=0)
+    model = load_run(run).network
+    assert isinstance(model, BatchNetwork)
+    for part, path in paths.items():
+        clicked = clicks_of(score_part(model, log, log.part(part), CPU, place, []))
+        np.savez(path, **{key: value for key, value in vars(clicked).items() if value is not None})
 
 
 def main(arguments: Arguments) -> None:
@@ -113,28 +122,34 @@ def main(arguments: Arguments) -> None:
 
 
 def describe(runs: list[dict[str, Any]], arguments: Arguments) -> str:
-    """By world, network and part: logs, claims, refused instruments, mean theta, its spread beside the stated one."""
+    """By world and network: trainings, claims, refused instruments, mean theta, its spread beside the stated error."""
     rows = []
     for network in arguments.networks:
         for world in arguments.worlds:
             here = [run for run in runs if (run["world"], run["network"]) == (world, network)]
-            for part in PARTS:
-                told = [run[part] for run in here if "theta" in run[part]]
-                if not told:
-                    continue
-                thetas = [one["theta"] for one in told]
-                stated = [(one["theta.high"] - one["theta.low"]) / (2 * Z95) for one in told]
-                covers = sum(one["theta.low"] <= 0 <= one["theta.high"] for one in told)
-                excluded = sum(one.get("exclusion.low", -1) > 0 or one.get("exclusion.high", 1) < 0 for one in told)
-                spread = statistics.stdev(thetas) if len(thetas) > 1 else 0.0
-                claimed = sum(one["claimed"] for one in told)
-                numbers = (statistics.mean(thetas), spread, statistics.mean(stated))
-                counts = (len(here), claimed, len(told) - covers, excluded)
-                rows.append([world, network, part, *counts, *(f"{number:.2f}" for number in numbers)])
-    head = ["world", "network", "rows of", "trainings", "claimed", "interval off 0", "instruments refused"]
-    head += ["mean theta", "its spread", "stated error"]
-    words = f"{arguments.rows:,} exposures a log; 95% intervals. Spread: standard deviation over trainings."
+            seen = [run["train"] for run in here if "theta" in run["train"]]
+            if not seen:
+                continue
+            thetas = [one["theta"] for one in seen]
+            stated = [(one["theta.high"] - one["theta.low"]) / (2 * Z95) for one in seen]
+            counts = [
+                len(here),
+                sum(run["decided"]["claimed"] for run in here),
+                sum(not one["theta.low"] <= 0 <= one["theta.high"] for one in seen),
+                *(sum(refused(run[part]) for run in here) for part in ("test", "train")),
+            ]
+            spread = statistics.stdev(thetas) if len(thetas) > 1 else 0.0
+            unseen = [run["test"]["theta"] for run in here if "theta" in run["test"]]
+            numbers = (statistics.mean(thetas), spread, statistics.mean(stated), statistics.mean(unseen or [0.0]))
+            rows.append([world, network, *counts, *(f"{number:.2f}" for number in numbers)])
+    head = ["world", "network", "trainings", "claimed", "interval off 0", "instruments refused by unseen rows"]
+    head += ["by rows learnt from", "mean theta", "its spread", "stated error", "mean theta of unseen rows"]
+    words = f"{arguments.rows:,} exposures a log; 95% intervals; spread: standard deviation over trainings."
     return f"{words}\n\n{markdown(head, rows)}"
+
+
+def refused(told: dict[str, Any]) -> bool:
+    return bool("exclusion.low" in told and not told["exclusion.low"] <= 0 <= told["exclusion.high"])
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ from funnel.ranking.scored_part import CLICK, CONVERSION, ScoredPart
 from models.hidden_cause import LOG_WEIGHT_K, NODE_K
 from models.instrument import SHIFT
 
-MOST = 9.0
-"""|theta| is at most this: h = 3."""
+MOST, PLAUSIBLE = 9.0, 4.0
+"""|theta| is at most the first, h = 3; beyond the second, where a standard deviation of the cause would move the odds of
+a click 7.4-fold, it is taken for instruments that sell."""
 MOST_CLICKS = 200_000
 """Of clicked rows; whole buckets of users until there are so many."""
 FEWEST = 100
@@ -198,9 +199,17 @@ def judge(clicks: Clicks) -> tuple[dict[str, Any], str]:
 
     No figures but the instruments' strength where there are too few conversions, or instruments that move nothing.
     """
+    figures, reason = estimate(clicks)
+    if "exclusion.low" in figures and not figures["exclusion.low"] <= 0 <= figures["exclusion.high"]:
+        reason = "the instruments predict conversions beside what a hidden cause explains: they are not valid"
+    return {**figures, "claimed": not reason}, reason
+
+
+def estimate(clicks: Clicks) -> tuple[dict[str, Any], str]:
+    """The figures of `judge`, and why nothing is claimed whatever the test of the instruments says."""
     positives = int(clicks.label_R.sum())
     strength = float(clicks.shift_R.std()) if len(clicks.shift_R) else 0.0
-    figures: dict[str, Any] = {"clicks": len(clicks.label_R), "instrument": strength, "claimed": False}
+    figures: dict[str, Any] = {"clicks": len(clicks.label_R), "instrument": strength}
     if min(positives, len(clicks.label_R) - positives) < FEWEST:
         return figures, f"fewer than {FEWEST} clicks of either outcome"
     if strength < WEAKEST:
@@ -210,30 +219,20 @@ def judge(clicks: Clicks) -> tuple[dict[str, Any], str]:
     low, high = theta - Z95 * error, theta + Z95 * error
     figures |= {"theta": theta, "theta.low": low, "theta.high": high}
     figures |= {"strength": float(np.copysign(np.sqrt(abs(theta)), theta))}
-    if abs(theta) > 0.95 * MOST:
-        return figures, f"the clicks are best explained by a theta beyond {MOST:g}: too few of them, or no such cause"
+    if abs(theta) > PLAUSIBLE:
+        return figures, f"theta is beyond {PLAUSIBLE:g}: instruments that sell, or too few clicks, rather than a cause"
     gamma, half = exclusion(clicks, found_P)
     figures |= {"exclusion": gamma, "exclusion.low": gamma - half, "exclusion.high": gamma + half}
-    if abs(gamma) > half:
-        return figures, "the instruments predict conversions beside what a hidden cause explains: they are not valid"
-    if low <= 0 <= high:
-        return figures, "the interval of the hidden cause covers 0"
-    return {**figures, "claimed": True}, ""
+    return figures, "the interval of the hidden cause covers 0" if low <= 0 <= high else ""
 
 
 def decide(seen: Clicks, unseen: Clicks) -> tuple[dict[str, Any], str]:
-    """What `judge` says of clicks that the model has learnt from, which are many; instruments must also hold on others,
-    on which nothing that it has learnt by heart can hide what they do."""
-    figures, reason = judge(seen)
-    if reason or "exclusion" not in (others := judge(unseen)[0]):
-        return figures, reason
-    low, high = others["exclusion.low"], others["exclusion.high"]
-    if low <= 0 <= high:
-        return figures, ""
-    return {
-        **figures,
-        "claimed": False,
-        "exclusion": others["exclusion"],
-        "exclusion.low": low,
-        "exclusion.high": high,
-    }, ("on rows not learnt from, instruments predict conversions beside what a cause explains: they are not valid")
+    """theta of clicks that the model has learnt from, which are many; the test of the instruments of others. On the
+    former what the model has learnt by heart stands in the way: there the test refused valid instruments in three of
+    seven logs (benchmarks.evaluation.hidden_cause_claims)."""
+    (figures, reason), (others, _) = estimate(seen), estimate(unseen)
+    kept = {key: value for key, value in figures.items() if not key.startswith("exclusion")}
+    figures = kept | {key: value for key, value in others.items() if key.startswith("exclusion")}
+    if not reason and "exclusion.low" in others and not others["exclusion.low"] <= 0 <= others["exclusion.high"]:
+        reason = "on rows not learnt from, the instruments predict conversions beside it: they are not valid"
+    return {**figures, "claimed": not reason}, reason
