@@ -32,8 +32,8 @@ from models.hidden_cause import LOG_WEIGHT_K, NODE_K
 from models.instrument import SHIFT
 
 MOST, PLAUSIBLE = 9.0, 4.0
-"""|theta| is at most the first, h = 3; beyond the second, where a standard deviation of the cause would move the odds of
-a click 7.4-fold, it is taken for instruments that sell."""
+"""|theta| is at most the first, h = 3. Beyond the second a standard deviation of the cause would move the odds of a
+click 7.4-fold: that is taken for instruments that sell."""
 MOST_CLICKS = 200_000
 """Of clicked rows; whole buckets of users until there are so many."""
 FEWEST = 100
