@@ -123,11 +123,12 @@ def test_theta_is_estimated_within_one_command(
 ) -> None:
     """OUT/first is the naive training; its estimate is held, said with its interval, and the same when the run is
     continued; 0 where nothing is claimed."""
-    run, quick = tmp_path / "run", ("--epochs", 1, "--objective.theta", "estimated")
+    rates = ("--optimizer.learning-rate", 0.03, "--optimizer.embedding", "adam")
+    run, quick = tmp_path / "run", (*rates, "--epochs", 2, "--objective.theta", "estimated")
     train.run(arguments(hidden_log, run, *JOINT, *quick))
     summary = json.loads((run / "summary.json").read_text())
     assert load_run(run / "first").settings.objective.name == "naive"
-    told = evaluate.run(evaluate.Arguments(run=run / "first", data=str(hidden_log), part="train", replicates=10))
+    told = evaluate.run(evaluate.Arguments(run=run / "first", data=str(hidden_log), part="train", replicates=40))
     assert summary["cause.theta"] == pytest.approx(told["cause.theta"], abs=1e-6)
     assert summary["cause.theta.low"] < summary["cause.theta"] < summary["cause.theta.high"]
     held = load_run(run).network.cause.theta.item()  # type: ignore[union-attr, operator]
@@ -138,7 +139,7 @@ def test_theta_is_estimated_within_one_command(
     assert ("nothing is claimed" in said) is not summary["cause.claimed"]
     monkeypatch.setattr(theta, "decide", lambda seen, unseen: ({"clicks": 3, "claimed": False}, "the clicks are few"))
     none = tmp_path / "none"
-    train.run(arguments(hidden_log, none, *JOINT, *quick))
+    train.run(arguments(hidden_log, none, *JOINT, "--epochs", 1, "--objective.theta", "estimated"))
     assert load_run(none).network.cause.theta.item() == 0  # type: ignore[union-attr, operator]
     assert json.loads((none / "summary.json").read_text())["absent"]["cause.claimed"] == "the clicks are few"
     assert "nothing is claimed, as the clicks are few; theta is held at 0" in " ".join(capsys.readouterr().out.split())

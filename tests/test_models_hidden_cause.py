@@ -24,6 +24,7 @@ from models.hidden_cause import (
 from models.instrument import SHIFT, Instruments
 from models.objectives.base import Labels, ObjectiveConfig
 from models.objectives.escm2_joint import Escm2Joint
+from models.objectives.escm2_joint_ips import Escm2JointIps
 from models.objectives.naive import Naive
 
 A, B = torch.tensor([-2.0, 0.3, 4.0], dtype=torch.float64), torch.tensor([1.0, -1.5, 0.2], dtype=torch.float64)
@@ -182,3 +183,19 @@ def test_nodes_are_those_of_numpy() -> None:
     found = nodes()
     np.testing.assert_allclose(found[0], node_K, atol=1e-12)
     np.testing.assert_allclose(np.exp(found[1]), weight_K / np.sqrt(2 * np.pi), atol=1e-14)
+
+
+def test_weights_of_the_weighed_joint_model_are_constants() -> None:
+    """No gradient by way of 1/q~: with the same weights from a click model of its own the gradients are the same."""
+    a, b = (torch.tensor(x, dtype=torch.float64).requires_grad_() for x in ([0.3, -1.2, 0.8], [-0.4, 0.1, 1.0]))
+    theta = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
+    click, label = torch.tensor([1.0, 1.0, 0.0]).double(), torch.tensor([1.0, 0.0, 0.0]).double()
+    objective = Escm2JointIps(ObjectiveConfig("escm2_joint_ips", clip=0.0), 0.1)
+    outputs = {"ctr": a, "cvr": b, CAUSE: theta.expand(3)}
+    found = []
+    for given in (None, marginal_logit(a, theta).detach()):
+        labels = Labels(click, label, click_logit_B=given)
+        term = objective(outputs, labels, labels.totals())["cvr"]
+        found.append(torch.autograd.grad(term, [a, b, theta]))
+    for own, other in zip(*found, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-14)

@@ -147,7 +147,7 @@ def test_row_weight_two_equals_the_row_twice(name: str) -> None:
         assert ours[key].item() == pytest.approx(theirs[key].item(), rel=1e-12), key
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"esmm", "escm2_joint"}))
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"esmm", "escm2_joint", "escm2_joint_ips"}))
 @pytest.mark.parametrize("imputation", ["error", "label"])
 def test_no_gradient_from_what_is_weighted_to_the_ctr_tower(name: str, imputation: str) -> None:
     logits, labels = batch()
@@ -207,7 +207,7 @@ def test_alternating_trains_one_of_the_two_at_a_time(name: str) -> None:
     assert trained == ["imputation"] * 3 + ["cvr"] * 3 + ["imputation"] * 2
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"naive", "mtl_imp", "escm2_joint"}))
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"naive", "mtl_imp", "escm2_joint", "escm2_joint_ips"}))
 def test_ctcvr_teaches_the_cvr_tower_on_clicked_rows_alone_if_told_to(name: str) -> None:
     """The value and the CTR tower's gradient stay."""
     logits, labels = batch()
