@@ -86,7 +86,8 @@ def test_imputation_stays_out_of_the_shared_layers(backbone: str, name: str, imp
     same(tower, {n: g for n, g in own.items() if n in tower})
 
 
-# escm2_joint, escm2_joint_ips: the CVR term is a likelihood of both towers, and reaches the shared layers by way of the click tower.
+# escm2_joint and escm2_joint_ips: the CVR term is a likelihood of both towers, and reaches the shared layers by way of
+# the click tower.
 @pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"esmm", "escm2_joint", "escm2_joint_ips"}))
 def test_cvr_stays_out_of_the_shared_layers_if_told_to(name: str) -> None:
     """They learn from the terms that are left, exactly; the CVR tower learns what it learned."""
