@@ -13,7 +13,9 @@ from data.errors import UserError
 from data.generate import generate_days, generate_log
 from data.log import Log, open_log
 from data.world import GeneratedLog
+from distributed.context import CPU
 from distributed.finished_run import load_run
+from funnel.ranking import evaluating
 from funnel.ranking.delays import DELAY, ELAPSED, cut, moment_of
 from funnel.ranking.elapsed import known_share, share_at
 from funnel.ranking.elapsed_report import elapsed_report, figures, table
@@ -285,3 +287,14 @@ def test_a_training_learns_what_conversions_come_to(late_log: Path, tmp_path: Pa
     with torch.no_grad():
         rate = run.network(batch)[RATE].exp()
     assert (1 / rate).median().item() == pytest.approx(4.0, rel=0.35)
+    (tmp_path / "kept").mkdir()
+    asked = evaluating.prepare(run.given, lambda role: None, log, "train", [], False, 40, 0)
+    figures_, curves = asked.run(tmp_path / "kept", CPU, lambda text: None)
+    assert figures_["delays.share_after"] > 0.3
+    shown = evaluating.results({**figures_, "part": "train"}, curves)
+    assert [one.title for one in shown][1:] == ["Late conversions, by age of the click"]
+    measured_ = train_here(tmp_path / "measured", late_log, config(**shared, objective__delay="measured"))
+    assert known["cvr.click.pcoc"] + 0.05 < measured_["cvr.click.pcoc"] < 1.15
+    both = train_here(tmp_path / "both", late_log, config(**shared | {"objective__name": "escm2_snips"},
+                                                           objective__delay="measured"))  # fmt: skip
+    assert known["ctcvr.pcoc"] + 0.05 < both["ctcvr.pcoc"] < 1.2
