@@ -34,7 +34,7 @@ from funnel.network import BatchNetwork
 from funnel.ranking.hidden_cause import Z95, Clicks, clicks_of, decide, estimate
 from funnel.ranking.scored_part import score_part
 
-WORLDS: dict[str, dict[str, float]] = {
+WORLDS: dict[str, dict[str, Any]] = {
     "null": {"hidden": 0.0, "confounding": 0.0},
     "unlearnt": {"hidden": 0.0},
     "weak": {"hidden": 0.5},
@@ -117,8 +117,8 @@ def main(arguments: Arguments) -> None:
             if kept is not None:
                 with kept.open("a") as file:
                     file.writelines(json.dumps(run) + "\n" for run in found)
-    wanted = [r for r in runs if r["world"] in arguments.worlds and r["network"] in arguments.networks]
-    write_result(arguments.name, {"runs": wanted}, describe(wanted, arguments))
+    shown = [r for r in runs if r["world"] in arguments.worlds and r["network"] in arguments.networks]
+    write_result(arguments.name, {"runs": shown}, describe(shown, arguments))
 
 
 def describe(runs: list[dict[str, Any]], arguments: Arguments) -> str:

@@ -325,6 +325,13 @@ def labels_of(batch: Batch, left_out: LeftOut = LeftOut()) -> Labels:  # noqa: B
     if left_out.folds:
         kept_B = (batch.labels[FOLD] != left_out.fold - 1).float()
         weight_B = kept_B if weight_B is None else weight_B * kept_B
-    times = {"elapsed_B": batch.labels.get(ELAPSED), "delay_B": batch.labels.get(DELAY),
-             "known_B": batch.labels.get(KNOWN)}  # fmt: skip
-    return Labels(batch.labels["click"], batch.labels["conversion"], weight_B, **times, click_logit_B=given)
+    elapsed_B, delay_B, known_B = (batch.labels.get(name) for name in (ELAPSED, DELAY, KNOWN))
+    return Labels(
+        batch.labels["click"],
+        batch.labels["conversion"],
+        weight_B,
+        elapsed_B=elapsed_B,
+        delay_B=delay_B,
+        known_B=known_B,
+        click_logit_B=given,
+    )
