@@ -71,6 +71,12 @@ METHODS: dict[str, dict[str, Any]] = {
         TWO_STAGES: FM_CLICKS,
         **objective("escm2_joint_ips", lambda_c=1, theta=ESTIMATED),
     },
+    "IPS, true q, clip 0.005": {TRUE_Q: True, **objective("escm2_ips", lambda_c=1, clip=0.005)},
+    "joint, weighed, clip 0.005": {
+        INSTRUMENTS: True,
+        TWO_STAGES: FM_CLICKS,
+        **objective("escm2_joint_ips", lambda_c=1, theta=ESTIMATED, clip=0.005),
+    },
     "joint, weighed, shrunk": {
         INSTRUMENTS: True,
         TWO_STAGES: FM_CLICKS,

@@ -59,7 +59,7 @@ METHODS = {
     **{
         name: setting
         for name, setting in BASIC.items()
-        if name.startswith(("two stages", "joint", "naive, ")) or name.endswith("true q")
+        if name.startswith(("two stages", "joint", "naive, ")) or "true q" in name
     },
     COIN: {**objective("random"), "stop_metric": "cvr.click.log_loss"},
     "oracle": BASIC["oracle"],
