@@ -19,7 +19,8 @@ from data.schema import Schema
 from data.world import GeneratedLog, World, address
 from distributed.finished_run import load_run
 from funnel.batch import Batch
-from funnel.ranking import theta
+from funnel.problem import Given
+from funnel.ranking import hidden_cause, theta
 from funnel.ranking.problem import EntireSpace
 from jobs import calibrate, evaluate, export, score, train
 from models.hidden_cause import log_clicked_and
@@ -143,6 +144,28 @@ def test_theta_is_estimated_within_one_command(
     assert load_run(none).network.cause.theta.item() == 0  # type: ignore[union-attr, operator]
     assert json.loads((none / "summary.json").read_text())["absent"]["cause.claimed"] == "the clicks are few"
     assert "nothing is claimed, as the clicks are few; theta is held at 0" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_shrunken_theta_lies_between_0_and_the_estimate(monkeypatch: pytest.MonkeyPatch, hidden_log: Path) -> None:
+    """Held though its interval covers 0; never where the instruments fail, and 0 where it is below its error."""
+    assert theta.shrunk(1.0, 0.5) == pytest.approx(0.75)
+    assert theta.shrunk(-1.0, 0.5) == pytest.approx(-0.75)
+    assert theta.shrunk(0.3, 0.4) == 0 == theta.shrunk(0.0, 0.4)
+    found = {"clicks": 9, "theta": 0.7, "theta.low": 0.7 - 1.96 * 0.4, "theta.high": 0.7 + 1.96 * 0.4}
+    log = open_log(hidden_log)
+    parts = {name: log.part(name) for name in ("train", "valid")}
+    settings = settings_of({"objective.name": "escm2_joint", "objective.theta": "shrunk"}).settings
+    first = theta.first(settings)
+    assert first is not None
+    facts = EntireSpace.prepare(first, log, parts)
+    problem = EntireSpace(first, log.schema, facts)
+    before = Given(problem, problem.network(), Path())
+    for reason, held in ((hidden_cause.COVERED, 0.7 * (1 - (0.4 / 0.7) ** 2)), ("they are not valid", 0.0)):
+        monkeypatch.setattr(theta, "decide", lambda seen, unseen, reason=reason: (found, reason))
+        told, figures, words = theta.settled(settings, before, log, parts)
+        assert told.objective.theta == pytest.approx(held, abs=1e-3)
+        assert figures["absent"] == {"cause.claimed": reason}
+        assert "nothing is claimed" in words
 
 
 def test_an_estimate_needs_instruments_and_final_labels(hidden_log: Path, small_log: Path, tmp_path: Path) -> None:

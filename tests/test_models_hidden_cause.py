@@ -174,7 +174,7 @@ def test_a_network_says_logits_in_training_and_probabilities_after() -> None:
 
 def test_a_theta_that_is_none_is_refused() -> None:
     for wrong in ("strong", 10.0, float("nan")):
-        with pytest.raises(UserError, match="theta must be 'estimated', 'learnt' or a number"):
+        with pytest.raises(UserError, match="theta must be estimated, shrunk, learnt or a number"):
             ObjectiveConfig(theta=wrong)
 
 

@@ -165,7 +165,7 @@ def train_one(run: Path, log: Log, folder: Path, settings: Settings) -> dict[str
     told: dict[str, float] = {}
     first = folder / "-".join([FIRST, str(shared_settings.get("model.crossing", "none"))])
     if theta in (ESTIMATED, SHRUNK):
-        theta, told = estimated_theta(first, log, shared_settings, theta == SHRUNK)
+        theta, told = estimated_theta(first, log, shared_settings, theta)
         own["objective.theta"] = theta
     elif INSTRUMENTS in settings and name == "naive" and not first.exists():
         first.mkdir()  # the joint model's first step is this very training

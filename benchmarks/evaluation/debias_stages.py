@@ -9,7 +9,6 @@ from data.log import Log
 from distributed.finished_run import load_run
 from distributed.training.launch import run_training
 from funnel.ranking.click_model import ROLES
-from funnel.ranking.hidden_cause import Z95
 from funnel.ranking.presets import clicks
 from funnel.ranking.problem import EntireSpaceSettings
 from funnel.ranking.theta import settled
@@ -43,22 +42,16 @@ def click_model(run: Path, log: Log, settings: Settings) -> Path:
     return run
 
 
-def estimated_theta(run: Path, log: Log, settings: Settings, shrunk: bool = False) -> tuple[float, dict[str, float]]:
+def estimated_theta(run: Path, log: Log, settings: Settings, how: str) -> tuple[float, dict[str, float]]:
     """(theta, figures "cause.theta.low" ... of its estimate) by naive training with instruments on this log (trained
-    once for a log), as jobs.train has it for `theta estimated`. `shrunk`: in place of 0 where it cannot be told from
-    that, drawn towards 0 by the share of its square that its error explains [James and Stein 1961, the positive part].
-    """
+    once for a log), as jobs.train has it; `how`: estimated or shrunk."""
     if not run.exists():
         run.mkdir()
         run_training(training(run, log, {**METHODS["naive"], **settings}), workers=0)
     parts = {name: log.part(name) for name in ("train", "valid")}
-    wanted = EntireSpaceSettings(objective=ObjectiveConfig(name="escm2_joint", theta="estimated"))
+    wanted = EntireSpaceSettings(objective=ObjectiveConfig(name="escm2_joint", theta=how))
     found, figures, _ = settled(wanted, load_run(run).given, log, parts)
-    if not shrunk or "cause.theta" not in figures:
-        return float(found.objective.theta), numbers(figures)
-    theta, low, high = (figures[f"cause.theta{end}"] for end in ("", ".low", ".high"))
-    error = (high - low) / (2 * Z95)
-    return theta * max(0.0, 1 - (error / theta) ** 2), numbers(figures)
+    return float(found.objective.theta), numbers(figures)
 
 
 def numbers(figures: dict[str, Any]) -> dict[str, float]:

@@ -41,6 +41,7 @@ FEWEST = 100
 WEAKEST = 0.1
 """Standard deviation over clicks of what instruments add to the click logit, below which they tell nothing."""
 Z95 = 1.96
+COVERED = "the interval of the hidden cause covers 0"
 POINTS = 4000
 MOST_STEPS = 50
 STEP = 1e-4
@@ -223,7 +224,7 @@ def estimate(clicks: Clicks) -> tuple[dict[str, Any], str]:
         return figures, f"theta is beyond {PLAUSIBLE:g}: instruments that sell, or too few clicks, rather than a cause"
     gamma, half = exclusion(clicks, found_P)
     figures |= {"exclusion": gamma, "exclusion.low": gamma - half, "exclusion.high": gamma + half}
-    return figures, "the interval of the hidden cause covers 0" if low <= 0 <= high else ""
+    return figures, COVERED if low <= 0 <= high else ""
 
 
 def decide(seen: Clicks, unseen: Clicks) -> tuple[dict[str, Any], str]:

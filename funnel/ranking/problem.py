@@ -43,7 +43,7 @@ from funnel.rows import RowUnits
 from funnel.spaces import Presets, Spaces
 from models.entire_space import ModelConfig
 from models.objectives.balance import SLICES
-from models.objectives.base import ESTIMATED, LEARNT, TINY, Labels, Objective, ObjectiveConfig
+from models.objectives.base import LEARNT, TINY, TOLD, Labels, Objective, ObjectiveConfig
 from models.objectives.delays import DELAYS
 from models.objectives.propensity import resolve_clip
 from models.registry import BACKBONES, build_objective, find_objective, lookup
@@ -116,10 +116,13 @@ class EntireSpace:
             raise UserError(
                 f"objective.theta {settings.objective.theta}: means nothing to objective {settings.objective.name}"
             )
-        if settings.objective.theta == ESTIMATED and not log.schema.instrument:
-            raise UserError("objective.theta estimated: the schema declares no 'instrument', which alone tells theta")
-        if settings.objective.theta == ESTIMATED and settings.as_of:
-            raise UserError("objective.theta estimated: with as_of it would see later conversions; give a number")
+        if settings.objective.theta in TOLD and not log.schema.instrument:
+            raise UserError(
+                f"objective.theta {settings.objective.theta}: the schema declares no 'instrument', which alone tells theta"
+            )
+        if settings.objective.theta in TOLD and settings.as_of:
+            theta = settings.objective.theta
+            raise UserError(f"objective.theta {theta}: with as_of it would see later conversions; give a number")
         if settings.leave_out and log.schema.user is None:
             raise UserError(f"leave_out {settings.leave_out}: the log's schema names no user, and folds are of users")
         if settings.objective.delay != "none" and not (settings.as_of and objective.takes_delays):
@@ -243,9 +246,9 @@ class EntireSpace:
         facts = self.facts
         tasks = tuple(facts["tasks"])
         cause = self.settings.objective.theta if facts.get("hidden_cause") else None
-        if cause == ESTIMATED:
-            raise UserError("objective.theta estimated: takes a training before this one, as jobs.train makes it; give "
-                            "a number here")  # fmt: skip
+        if cause in TOLD:
+            why = "takes a training before this one, as jobs.train makes it; give a number here"
+            raise UserError(f"objective.theta {cause}: {why}")
         network = build_network(BatchNetwork, self.settings.model, self.schema, tasks, seed, share, cause)
         network.ending = self.settings.objective.ending(tasks)
         if "numeric_mean" in facts:  # not in an older checkpoint, whose tensors say the same

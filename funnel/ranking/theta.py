@@ -1,7 +1,13 @@
 """theta of a hidden cause, estimated by a training that comes first: naive, with the same network and instruments.
 
-What is estimated of the clicks that this training has learnt from (hidden_cause.py) is held in the joint training; it
-is 0, which makes that naive, where nothing is claimed.
+What is estimated of the clicks that this training has learnt from (hidden_cause.py) is held in the joint training. Where
+its interval covers 0 nothing is claimed, and what is held is 0, which makes the training naive (`estimated`), or
+
+    theta max(0, 1 - (error/theta)^2)         (`shrunk`) [the positive part of James and Stein 1961]
+
+which is about 0 where the estimate is no larger than its error, and the estimate where that is small: a forecast is to
+be right on average, and a cause that cannot be told from 0 is not 0 for that. It is 0 for both where the instruments
+fail their test, or tell nothing.
 """
 
 import dataclasses
@@ -15,9 +21,9 @@ import torch
 from data.log import Log, Part
 from funnel.network import BatchNetwork
 from funnel.problem import Given
-from funnel.ranking.hidden_cause import clicks_of, decide
+from funnel.ranking.hidden_cause import COVERED, Z95, clicks_of, decide
 from funnel.ranking.scored_part import score_part
-from models.objectives.base import ESTIMATED, ObjectiveConfig
+from models.objectives.base import SHRUNK, TOLD, ObjectiveConfig
 
 DIGITS = 3
 """Of theta, when it is held: a training that goes on after a stop is the same one, whatever last bits are."""
@@ -28,7 +34,7 @@ Own = TypeVar("Own")
 def first(settings: Own) -> Own | None:
     """The settings of the training that theta is estimated by; None where it is not to be estimated."""
     objective: ObjectiveConfig = settings.objective  # type: ignore[attr-defined]
-    if objective.theta != ESTIMATED:
+    if objective.theta not in TOLD:
         return None
     naive = ObjectiveConfig(name="naive", lambda_ctr=objective.lambda_ctr, clip=objective.clip)
     return dataclasses.replace(settings, objective=naive)  # type: ignore[type-var]
@@ -43,11 +49,19 @@ def settled(settings: Own, before: Given, log: Log, parts: Mapping[str, Part]) -
         with tempfile.TemporaryDirectory() as folder:
             clicks[name] = clicks_of(score_part(network, log, parts[name], device, Path(folder), []))
     figures, reason = decide(clicks["train"], clicks["valid"])
-    theta = 0.0 if reason else round(figures["theta"], DIGITS)
+    theta = 0.0 if reason else figures["theta"]
+    if settings.objective.theta == SHRUNK and reason in ("", COVERED):  # type: ignore[attr-defined]
+        theta = shrunk(figures["theta"], (figures["theta.high"] - figures["theta.low"]) / (2 * Z95))
+    theta = round(theta, DIGITS)
     objective = dataclasses.replace(settings.objective, theta=theta)  # type: ignore[attr-defined]
     found = {f"{FIGURES}{name}": value for name, value in figures.items()}
     absent = {"absent": {f"{FIGURES}claimed": reason}} if reason else {}
     return dataclasses.replace(settings, objective=objective), found | absent, says(figures, theta, reason)  # type: ignore[type-var]
+
+
+def shrunk(theta: float, error: float) -> float:
+    """Drawn towards 0 by the share of its square that its error explains."""
+    return theta * max(0.0, 1 - (error / theta) ** 2) if theta else 0.0
 
 
 def says(figures: Mapping[str, Any], theta: float, reason: str) -> str:
@@ -56,5 +70,6 @@ def says(figures: Mapping[str, Any], theta: float, reason: str) -> str:
         bounds = f" (estimate {figures['theta']:.2f}, 95% interval {figures['theta.low']:.2f} to "
         bounds += f"{figures['theta.high']:.2f}, {figures['clicks']:,} clicks)"
     if reason:
-        return f"hidden cause: nothing is claimed, as {reason}{bounds}; theta is held at 0, which is naive training"
+        what = "theta is held at 0, which is naive training" if not theta else f"theta is held at {theta:g}, shrunk"
+        return f"hidden cause: nothing is claimed, as {reason}{bounds}; {what}"
     return f"hidden cause: theta is held at {theta:g}{bounds}"

@@ -39,8 +39,10 @@ TINY = 1e-12
 TOWER = ".tower"
 """Behind a task's name: the same logit once more, with a gradient that ends in the task's tower."""
 MOST_THETA = 9.0
-LEARNT, ESTIMATED = "learnt", "estimated"
+LEARNT, ESTIMATED, SHRUNK = "learnt", "estimated", "shrunk"
 """What theta may be beside a number."""
+TOLD = (ESTIMATED, SHRUNK)
+"""Those that a training before this one tells."""
 TERMS = ("ctr", "c", "g", "imp")
 """What lambda_ and gamma_ are followed by: the terms CTR, CVR, CTCVR and imputation."""
 
@@ -112,7 +114,8 @@ class ObjectiveConfig:
     theta: float | str = LEARNT
     """Covariance that a hidden cause gives the logits of click and conversion (escm2_joint, escm2_joint_ips): estimated
     (jobs.train trains a naive model first, in OUT/first, and takes what instruments tell by it, with an interval; 0
-    where that claims nothing), a number that is held, or learnt with the weights, which takes thousands of steps and
+    where that claims nothing), shrunk (the same estimate drawn towards 0 by its error, in place of all or nothing; 0
+    where the instruments fail their test), a number that is held, or learnt with the weights, which takes thousands of steps and
     falls short."""
     alternate_every: int = 0
     """With a number n, escm2_dr trains its imputation for n steps, then its CVR tower for n, in turn; 0 = both."""
@@ -133,9 +136,11 @@ class ObjectiveConfig:
                 f"objective.delay_window must be above 0 and at most delay_mature, got {self.delay_window} and "
                 f"{self.delay_mature}"
             )
-        named = self.theta in (LEARNT, ESTIMATED)
+        named = self.theta in (LEARNT, *TOLD)
         if not named and (isinstance(self.theta, str) or not abs(self.theta) <= MOST_THETA):
-            raise UserError(f"objective.theta must be 'estimated', 'learnt' or a number in -9..9, got {self.theta!r}")
+            raise UserError(
+                f"objective.theta must be estimated, shrunk, learnt or a number in -9..9, got {self.theta!r}"
+            )
         resolve_clip(self.clip, click_rate=0.5)
 
     def ending(self, tasks: Iterable[str]) -> tuple[str, ...]:
