@@ -116,12 +116,10 @@ class EntireSpace:
             raise UserError(
                 f"objective.theta {settings.objective.theta}: means nothing to objective {settings.objective.name}"
             )
-        if settings.objective.theta in TOLD and not log.schema.instrument:
-            raise UserError(
-                f"objective.theta {settings.objective.theta}: the schema declares no 'instrument', which alone tells theta"
-            )
-        if settings.objective.theta in TOLD and settings.as_of:
-            theta = settings.objective.theta
+        theta = settings.objective.theta
+        if theta in TOLD and not log.schema.instrument:
+            raise UserError(f"objective.theta {theta}: the schema declares no 'instrument', which alone tells theta")
+        if theta in TOLD and settings.as_of:
             raise UserError(f"objective.theta {theta}: with as_of it would see later conversions; give a number")
         if settings.leave_out and log.schema.user is None:
             raise UserError(f"leave_out {settings.leave_out}: the log's schema names no user, and folds are of users")

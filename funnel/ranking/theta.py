@@ -1,7 +1,7 @@
 """theta of a hidden cause, estimated by a training that comes first: naive, with the same network and instruments.
 
-What is estimated of the clicks that this training has learnt from (hidden_cause.py) is held in the joint training. Where
-its interval covers 0 nothing is claimed, and what is held is 0, which makes the training naive (`estimated`), or
+What is estimated of the clicks that this training has learnt from (hidden_cause.py) is held in the joint training.
+Where its interval covers 0 nothing is claimed, and what is held is 0, which makes the training naive (`estimated`), or
 
     theta max(0, 1 - (error/theta)^2)         (`shrunk`) [the positive part of James and Stein 1961]
 
