@@ -57,6 +57,8 @@ class Arguments:
     """File of finished runs, one a line: what it holds is not run again."""
     clicks: Path | None = None
     """Folder that the clicked rows of every training are kept in, to try another estimator on them."""
+    show: bool = False
+    """Train nothing: the table of what --kept holds."""
     name: str = "hidden-cause-claims"
 
 
@@ -109,7 +111,7 @@ def main(arguments: Arguments) -> None:
     for seed in range(arguments.seeds):
         for world in arguments.worlds:
             wanted = {(world, seed, n, k) for n in arguments.networks for k in range(arguments.trainings)}
-            if wanted <= done:
+            if wanted <= done or arguments.show:
                 continue
             found = one_log(world, seed, arguments, done)
             runs += found
