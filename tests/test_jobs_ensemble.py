@@ -180,8 +180,8 @@ def test_what_cannot_be_an_ensemble_is_refused_before_any_cluster(
     change_column(broken, "train", "click", lambda values: [2, *values[1:]])
     with pytest.raises(UserError, match="click"):
         ensemble.run(ensemble.arguments_of(*words, str(broken)))
-    own = ("--objective.balance", "1", "--objective.balance-kind", "slices", "--objective.balance-by", "weather")
-    with pytest.raises(UserError, match="balance_by names 'weather'"):
+    own = ("--objective.balance.weight", "1", "--objective.balance.kind", "slices", "--objective.balance.by", "weather")
+    with pytest.raises(UserError, match="balance.by names 'weather'"):
         ensemble.run(ensemble.arguments_of(*words, str(small_log), *own))
     (tmp_path / "clicks" / "fold-2").mkdir(parents=True)
     (tmp_path / "clicks" / "fold-2" / "notes.txt").write_text("mine")

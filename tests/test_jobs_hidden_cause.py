@@ -151,7 +151,13 @@ def test_a_shrunken_theta_lies_between_0_and_the_estimate(monkeypatch: pytest.Mo
     assert theta.shrunk(1.0, 0.5) == pytest.approx(0.75)
     assert theta.shrunk(-1.0, 0.5) == pytest.approx(-0.75)
     assert theta.shrunk(0.3, 0.4) == 0 == theta.shrunk(0.0, 0.4)
-    found = {"clicks": 9, "theta": 0.7, "theta.low": 0.7 - 1.96 * 0.4, "theta.high": 0.7 + 1.96 * 0.4}
+    found = {
+        "clicks": 9,
+        "instrument": 1.0,
+        "theta": 0.7,
+        "theta.low": 0.7 - 1.96 * 0.4,
+        "theta.high": 0.7 + 1.96 * 0.4,
+    }
     log = open_log(hidden_log)
     parts = {name: log.part(name) for name in ("train", "valid")}
     settings = settings_of({"objective.name": "escm2_joint", "objective.theta": "shrunk"}).settings

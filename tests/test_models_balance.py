@@ -12,7 +12,7 @@ from data.encode import Encoder
 from data.errors import UserError
 from data.log import open_log
 from funnel.ranking.balanced_fields import SliceCodes
-from models.objectives.balance import imbalances, penalty, sums, tailored
+from models.objectives.balance import BalanceConfig, imbalances, penalty, sums, tailored
 from models.objectives.base import Labels, ObjectiveConfig
 from models.objectives.terms import binary_cross_entropy
 from models.registry import build_objective
@@ -62,7 +62,7 @@ def naive_penalty(logits: dict[str, Tensor], click: Tensor, code: Tensor, weight
 def test_the_penalty_equals_its_formula_and_adds_up_over_workers(name: str) -> None:
     logits, click, code = drawn(1)
     weight = 0.5 + torch.rand(ROWS, generator=torch.Generator().manual_seed(5)).double()
-    settings = ObjectiveConfig(name=name, clip=CLIP, balance=0.7, balance_kind="slices", gamma_ctr=0.5)
+    settings = ObjectiveConfig(name=name, clip=CLIP, balance=BalanceConfig(0.7, "slices"), gamma_ctr=0.5)
     objective = build_objective(settings, click_rate=0.3)
     objective.epoch = 1
 
@@ -156,18 +156,18 @@ def test_slices_are_numbered_on_and_what_cannot_be_balanced_is_refused(small_log
     begins = [sum(fields[name].rows for name in slices.names[:k]) for k in range(len(slices.names))]
     for code_R, name, begin in zip(code_RS.T, slices.names, begins, strict=True):
         assert begin <= code_R.min() <= code_R.max() < begin + fields[name].rows
-    with pytest.raises(UserError, match="balance_by names 'weather'"):
+    with pytest.raises(UserError, match="balance.by names 'weather'"):
         SliceCodes(log.schema, ("weather",))
     with pytest.raises(UserError, match="means nothing to objective escm2_joint"):
-        job_of(tmp_path, small_log, config(objective__name="escm2_joint", objective__balance=1.0))
-    with pytest.raises(UserError, match="balance_kind must be 'tailored' or 'slices'"):
-        ObjectiveConfig(balance_kind="both")
+        job_of(tmp_path, small_log, config(objective__name="escm2_joint", objective__balance__weight=1.0))
+    with pytest.raises(UserError, match="balance.kind must be 'tailored' or 'slices'"):
+        BalanceConfig(kind="both")
 
 
 def test_trainings_with_balance_are_other_trainings(small_log: Path, tmp_path: Path) -> None:
     bare = train_here(tmp_path / "bare", small_log, config(objective__name="naive", epochs=1))
     for kind in ("tailored", "slices"):
-        own = config(objective__name="naive", epochs=1, objective__balance=1.0, objective__balance_kind=kind)
+        own = config(objective__name="naive", epochs=1, objective__balance__weight=1.0, objective__balance__kind=kind)
         figures = train_here(tmp_path / kind, small_log, own)
         assert 0 < figures["ctr.log_loss"] < 1
         assert figures["ctr.log_loss"] != bare["ctr.log_loss"]

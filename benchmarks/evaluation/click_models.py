@@ -35,7 +35,7 @@ from funnel.ranking.click_model import ClickModel
 from funnel.ranking.folds import with_folds
 from models.objectives.propensity import AUTO_CLIP_SHARE
 
-BALANCE, KIND = "objective.balance", "objective.balance_kind"
+BALANCE, KIND = "objective.balance.weight", "objective.balance.kind"
 MODELS: dict[str, dict[str, Any]] = {
     "none": {},
     "fm": FM_CLICKS,

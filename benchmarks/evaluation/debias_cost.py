@@ -34,8 +34,8 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "crossing fm": {"model.crossing": "fm"},
     "crossing dcn_v2, rank 16": {"model.crossing": "dcn_v2", "model.cross_rank": 16},
     "crossing dcn_v2": {"model.crossing": "dcn_v2"},
-    "balance tailored": {"objective.balance": 1.0},
-    "balance slices": {"objective.balance": 1.0, "objective.balance_kind": "slices"},
+    "balance tailored": {"objective.balance.weight": 1.0},
+    "balance slices": {"objective.balance.weight": 1.0, "objective.balance.kind": "slices"},
     "escm2_joint, theta 1": {"objective.name": "escm2_joint", "objective.theta": 1.0},
 }
 GIVEN = {"propensities of 1 model": 1, "propensities of 3 models": 3}

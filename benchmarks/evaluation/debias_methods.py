@@ -31,8 +31,8 @@ def objective(name: str, **values: Any) -> dict[str, Any]:
 ALONE = {"lambda_c": 1, "lambda_g": 0}  # without the CTCVR term
 FM_CLICKS = {"model.crossing": "fm", "optimizer.embedding_learning_rate": 0.02}
 FOLDED_CLICKS = {**FM_CLICKS, FOLDS: 3}
-TAILORED_CLICKS = {**FM_CLICKS, "objective.balance": 1.0}
-SLICED_CLICKS = {**TAILORED_CLICKS, "objective.balance_kind": "slices"}
+TAILORED_CLICKS = {**FM_CLICKS, "objective.balance.weight": 1.0}
+SLICED_CLICKS = {**TAILORED_CLICKS, "objective.balance.kind": "slices"}
 METHODS: dict[str, dict[str, Any]] = {
     "naive": objective("naive"),
     "MTL-IMP": objective("mtl_imp"),
@@ -61,7 +61,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "two stages, IPS, fm, slices": {TWO_STAGES: SLICED_CLICKS, **objective("escm2_ips", lambda_c=1)},
     "two stages, SNIPS alone, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_snips", **ALONE)},
     "two stages, SNIPS alone, tailored": {
-        TWO_STAGES: {"objective.balance": 1.0},
+        TWO_STAGES: {"objective.balance.weight": 1.0},
         **objective("escm2_snips", **ALONE),
     },
     "two stages, SNIPS, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_snips", lambda_c=1)},

@@ -27,12 +27,12 @@ class SliceCodes:
         for name in names:
             if name not in single:
                 raise UserError(
-                    f"objective.balance_by names {name!r}; single-valued categorical features: {', '.join(single)}"
+                    f"objective.balance.by names {name!r}; single-valued categorical features: {', '.join(single)}"
                 )
         self.names = tuple(names) or tuple(field.name for field in schema.single if field.rows <= MOST_ROWS)
         if not self.names:
             raise UserError(
-                f"objective.balance_by: no single-valued categorical feature has at most {MOST_ROWS} values: name some"
+                f"objective.balance.by: no single-valued categorical feature has at most {MOST_ROWS} values: name some"
             )
         sizes = [schema.categorical[places[name]].rows for name in self.names]
         self.count = sum(sizes)

@@ -229,8 +229,8 @@ def estimate(clicks: Clicks) -> tuple[dict[str, Any], str]:
 
 def decide(seen: Clicks, unseen: Clicks) -> tuple[dict[str, Any], str]:
     """theta of clicks that the model has learnt from, which are many; the test of the instruments of others. On the
-    former what the model has learnt by heart stands in the way: there the test refused valid instruments in two of three
-    logs with a cause, and in one of twelve without (benchmarks.evaluation.hidden_cause_claims)."""
+    former what the model has learnt by heart stands in the way: the test refused valid instruments there in two of
+    three logs with a cause, and in one of twelve without (benchmarks.evaluation.hidden_cause_claims)."""
     (figures, reason), (others, _) = estimate(seen), estimate(unseen)
     kept = {key: value for key, value in figures.items() if not key.startswith("exclusion")}
     figures = kept | {key: value for key, value in others.items() if key.startswith("exclusion")}

@@ -42,7 +42,6 @@ from funnel.ranking.theta import first, settled
 from funnel.rows import RowUnits
 from funnel.spaces import Presets, Spaces
 from models.entire_space import ModelConfig
-from models.objectives.balance import SLICES
 from models.objectives.base import LEARNT, TINY, TOLD, Labels, Objective, ObjectiveConfig
 from models.objectives.delays import DELAYS
 from models.objectives.propensity import resolve_clip
@@ -126,10 +125,10 @@ class EntireSpace:
         if settings.objective.delay != "none" and not (settings.as_of and objective.takes_delays):
             why = "needs as_of" if objective.takes_delays else f"means nothing to objective {settings.objective.name}"
             raise UserError(f"objective.delay {settings.objective.delay}: {why}")
-        if settings.objective.balance and not objective.takes_balance:
-            raise UserError(f"objective.balance: means nothing to objective {settings.objective.name}")
-        if settings.objective.balance and settings.objective.balance_kind == SLICES:
-            SliceCodes(log.schema, settings.objective.balance_by)
+        if settings.objective.balance.weight and not objective.takes_balance:
+            raise UserError(f"objective.balance.weight: means nothing to objective {settings.objective.name}")
+        if settings.objective.balance.by_slice:
+            SliceCodes(log.schema, settings.objective.balance.by)
         needed = needed_labels(settings.objective.name)
         require_labels(log, needed)
         facts = {name: check_labels(log, part) for name, part in parts.items()}
@@ -193,9 +192,8 @@ class EntireSpace:
         self.encoder = Encoder(schema)
         self.left_out = LeftOut.of(settings.leave_out)
         self.as_of: int | None = facts.get("as_of")
-        own = settings.objective
-        by_slice = own.balance > 0 and own.balance_kind == SLICES
-        self.slices = SliceCodes(schema, own.balance_by) if by_slice else None
+        balance = settings.objective.balance
+        self.slices = SliceCodes(schema, balance.by) if balance.by_slice else None
         runs = [given[role] for role in ROLES if role in given] if given else []
         self.click_model = ClickModel(*runs) if runs else None
         if self.folds and schema.user is None:

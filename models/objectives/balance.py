@@ -15,13 +15,39 @@ share of the gradient follows from the batch's sums, which are among the totals.
 times functions.
 """
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-TAILORED, SLICES = "tailored", "slices"
+from data.errors import UserError
+
+TAILORED, SLICES = KINDS = ("tailored", "slices")
 FUNCTIONS = 2
 SUMS = 3
+
+
+@dataclass(frozen=True)
+class BalanceConfig:
+    weight: float = 0.0
+    """Weight of a term beside CTR's that asks for balance: that weighed clicks stand for all exposures
+    (docs/propensities.md). For click models; 0 = none."""
+    kind: str = TAILORED
+    """Balance of what: tailored (whatever the network can express) or slices (rows and pCVR by slice of `by`)."""
+    by: tuple[str, ...] = ()
+    """Categorical features whose slices the kind slices takes; left out, all of at most 64 values."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise UserError(f"objective.balance.weight must be a number of at least 0, got {self.weight}")
+        if self.kind not in KINDS:
+            raise UserError(f"objective.balance.kind must be {' or '.join(map(repr, KINDS))}, got {self.kind!r}")
+
+    @property
+    def by_slice(self) -> bool:
+        return self.weight > 0 and self.kind == SLICES
 
 
 def tailored(logit_B: Tensor, click_B: Tensor, clip: float) -> Tensor:

@@ -9,14 +9,14 @@ Shapes: B rows.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from data.errors import UserError
-from models.objectives.balance import SLICES, TAILORED, imbalances, penalty, sums, tailored
+from models.objectives.balance import TAILORED, BalanceConfig, imbalances, penalty, sums, tailored
 from models.objectives.delays import (
     DELAYS,
     RATE,
@@ -49,7 +49,6 @@ TERMS = ("ctr", "c", "g", "imp")
 
 CHOICES = {
     "delay": tuple(DELAYS),
-    "balance_kind": (TAILORED, SLICES),
     "imputation": ("error", "label"),
     "cvr_gradient": ("shared", "tower"),
     "imputation_gradient": ("shared", "tower"),
@@ -95,13 +94,7 @@ class ObjectiveConfig:
     imputation: str = "error"
     """What the imputation tower of escm2_dr predicts: error (the loss itself, as in the paper) or label (the potential
     conversion, so that unclicked rows teach the CVR tower too)."""
-    balance: float = 0.0
-    """Weight of a term beside CTR's that asks for balance: that weighed clicks stand for all exposures
-    (docs/propensities.md). For click models; 0 = none."""
-    balance_kind: str = "tailored"
-    """Balance of what: tailored (whatever the network can express) or slices (rows and pCVR by slice of balance_by)."""
-    balance_by: tuple[str, ...] = ()
-    """Categorical features whose slices balance_kind slices takes; left out, all of at most 64 values."""
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
     delay: str = "none"
     """What an unconverted click says where conversions come late (with as_of; docs/propensities.md): none (it has not
     converted), exponential (it may still: delays are exponential, at a rate that is learnt), measured (it may still, by
@@ -121,7 +114,7 @@ class ObjectiveConfig:
     """With a number n, escm2_dr trains its imputation for n steps, then its CVR tower for n, in turn; 0 = both."""
 
     def __post_init__(self) -> None:
-        for key in (*(f"lambda_{term}" for term in TERMS), "alternate_every", "balance"):
+        for key in (*(f"lambda_{term}" for term in TERMS), "alternate_every"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise UserError(f"objective.{key} must be a number of at least 0, got {getattr(self, key)}")
         for key in (f"gamma_{term}" for term in TERMS):
@@ -215,18 +208,18 @@ class Objective:
         """L_CTR = mean_D delta(o, q), and what `balance` asks for."""
         ctr_B, click_B = logits["ctr"], labels.click_B
         ctr = labels.weigh(binary_cross_entropy(ctr_B, click_B)).sum() / totals[EXPOSURES]
-        if not self.config.balance:
+        if not self.config.balance.weight:
             return ctr
-        if self.config.balance_kind == TAILORED:
+        if self.config.balance.kind == TAILORED:
             term = labels.weigh(tailored(ctr_B, click_B, self.clip)).sum() / totals[EXPOSURES]
         else:
             own_N = self.balance_totals(logits, labels)
             term = penalty(own_N, totals[-len(own_N) :])
-        return ctr + self.config.balance * term
+        return ctr + self.config.balance.weight * term
 
     def balance_totals(self, logits: dict[str, Tensor], labels: Labels) -> Tensor:
         """float64 sums behind those of `totals`: of balance by slice, where that is asked for; else none."""
-        if not self.config.balance or self.config.balance_kind != SLICES:
+        if not self.config.balance.by_slice:
             return logits["ctr"].new_zeros(0, dtype=torch.float64)
         assert labels.slice_BS is not None
         found = imbalances(logits["ctr"], logits["cvr"], labels.click_B, labels.weight_B, self.clip)
