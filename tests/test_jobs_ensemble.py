@@ -181,7 +181,7 @@ def test_what_cannot_be_an_ensemble_is_refused_before_any_cluster(
     with pytest.raises(UserError, match="click"):
         ensemble.run(ensemble.arguments_of(*words, str(broken)))
     own = ("--objective.balance.weight", "1", "--objective.balance.kind", "slices", "--objective.balance.by", "weather")
-    with pytest.raises(UserError, match="balance.by names 'weather'"):
+    with pytest.raises(UserError, match=r"balance\.by names 'weather'"):
         ensemble.run(ensemble.arguments_of(*words, str(small_log), *own))
     (tmp_path / "clicks" / "fold-2").mkdir(parents=True)
     (tmp_path / "clicks" / "fold-2" / "notes.txt").write_text("mine")

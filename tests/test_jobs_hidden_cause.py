@@ -165,7 +165,7 @@ def test_a_shrunken_theta_lies_between_0_and_the_estimate(monkeypatch: pytest.Mo
     assert first is not None
     facts = EntireSpace.prepare(first, log, parts)
     problem = EntireSpace(first, log.schema, facts)
-    before = Given(problem, problem.network(), Path())
+    before = Given(problem, problem.network().eval(), Path())
     for reason, held in ((hidden_cause.COVERED, 0.7 * (1 - (0.4 / 0.7) ** 2)), ("they are not valid", 0.0)):
         monkeypatch.setattr(theta, "decide", lambda seen, unseen, reason=reason: (found, reason))
         told, figures, words = theta.settled(settings, before, log, parts)

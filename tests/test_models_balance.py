@@ -156,11 +156,11 @@ def test_slices_are_numbered_on_and_what_cannot_be_balanced_is_refused(small_log
     begins = [sum(fields[name].rows for name in slices.names[:k]) for k in range(len(slices.names))]
     for code_R, name, begin in zip(code_RS.T, slices.names, begins, strict=True):
         assert begin <= code_R.min() <= code_R.max() < begin + fields[name].rows
-    with pytest.raises(UserError, match="balance.by names 'weather'"):
+    with pytest.raises(UserError, match=r"balance\.by names 'weather'"):
         SliceCodes(log.schema, ("weather",))
     with pytest.raises(UserError, match="means nothing to objective escm2_joint"):
         job_of(tmp_path, small_log, config(objective__name="escm2_joint", objective__balance__weight=1.0))
-    with pytest.raises(UserError, match="balance.kind must be 'tailored' or 'slices'"):
+    with pytest.raises(UserError, match=r"balance\.kind must be 'tailored' or 'slices'"):
         BalanceConfig(kind="both")
 
 
