@@ -77,6 +77,8 @@ class Arguments:
     """naive and oracle among them."""
     preset: str = ""
     """Settings of all methods: a preset of jobs.train or a JSON file, as there."""
+    by_fold: bool = False
+    """Intervals over logs, each beside naive on the same one, in place of means over the folds of a seed."""
     reuse: Path | None = None
     """A result file (.json) of the same settings: what it holds is taken from it, the rest is run."""
 
@@ -249,7 +251,8 @@ def relocate(part: Part, old: str, new: str) -> Part:
 
 def describe(arguments: Arguments, figures: dict[str, list[dict[str, float]]]) -> str:
     """Mean and standard deviation over seeds (speed dating: folds are pooled within a seed by their mean)."""
-    by_seed = {name: per_seed(runs) for name, runs in figures.items()}
+    by_seed = {name: runs if arguments.by_fold else per_seed(runs) for name, runs in figures.items()}
+    units = "logs" if arguments.by_fold else "seeds"
     keys = {**SPACES, **{f"CVR {name}, all exposures": key for name, key in ENTIRE.items()}}
     rows = []
     for name, runs in by_seed.items():
@@ -270,13 +273,11 @@ def describe(arguments: Arguments, figures: dict[str, list[dict[str, float]]]) -
             better = sum(value > 0 for value in closed)
             low, high = interval([value / gap for value in closed])
             share = statistics.mean(closed) / gap
-            cells.append(f"{share:+.0%} [{low:+.0%}, {high:+.0%}] ({better} of {len(closed)} seeds better)")
+            cells.append(f"{share:+.0%} [{low:+.0%}, {high:+.0%}] ({better} of {len(closed)} {units} better)")
         shares.append([name, *cells])
     title = ["method", "AUC gap closed", "log-loss gap closed", "|PCOC - 1| gap closed"]
-    words = (
-        "In brackets the 95% interval of the mean over seeds (Student's t, each seed beside naive on the same logs)."
-    )
-    return f"Mean ± standard deviation over {arguments.seeds} seeds.\n\n{table}\n{words}\n\n{markdown(title, shares)}"
+    words = f"In brackets the 95% interval of the mean over {units} (Student's t, each beside naive on the same logs)."
+    return f"Mean ± standard deviation over {len(by_seed['naive'])} {units}.\n\n{table}\n{words}\n\n{markdown(title, shares)}"
 
 
 def interval(values: list[float]) -> tuple[float, float]:
