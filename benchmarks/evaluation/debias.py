@@ -277,7 +277,8 @@ def describe(arguments: Arguments, figures: dict[str, list[dict[str, float]]]) -
         shares.append([name, *cells])
     title = ["method", "AUC gap closed", "log-loss gap closed", "|PCOC - 1| gap closed"]
     words = f"In brackets the 95% interval of the mean over {units} (Student's t, each beside naive on the same logs)."
-    return f"Mean ± standard deviation over {len(by_seed['naive'])} {units}.\n\n{table}\n{words}\n\n{markdown(title, shares)}"
+    means = f"Mean ± standard deviation over {len(by_seed['naive'])} {units}."
+    return f"{means}\n\n{table}\n{words}\n\n{markdown(title, shares)}"
 
 
 def interval(values: list[float]) -> tuple[float, float]:
