@@ -93,6 +93,8 @@ def test_a_calibration_for_clicks_puts_the_cause_into_pcvr(joint: Path, hidden_l
     pctr, pcvr, pctcvr = (found.column(name).to_numpy() for name in ("pctr", "pcvr", "pctcvr"))
     np.testing.assert_allclose(pctcvr, pctr * pcvr, rtol=1e-4)
     calibrate.run(calibrate.arguments_of("--run", str(joint), "--method", "none"))
+    with pytest.raises(UserError, match="--space entire: the model has a hidden cause"):
+        calibrate.run(calibrate.arguments_of("--run", str(joint), "--space", "entire"))
 
 
 def test_evaluate_says_what_instruments_tell(

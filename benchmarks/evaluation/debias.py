@@ -185,7 +185,7 @@ def train_one(run: Path, log: Log, folder: Path, settings: Settings) -> dict[str
             write_oracle_log(log, directory, job.facts["click_rate"] if name == "random" else None)
         job = moved(job, log, open_log(directory))
     figures = run_training(job, workers=0) | ({"theta": theta} if isinstance(theta, float) else {}) | told
-    if name != "oracle":
+    if name != "oracle" and not (isinstance(theta, float) and theta):  # which no weights calibrate
         after = recalibrated(run, open_log(job.location), given)
         figures |= {f"platt.{key}": value for key, value in after.items()}
     return {key: value for key, value in figures.items() if isinstance(value, int | float)}

@@ -44,6 +44,11 @@ def calibrate(run: Given, given: GivenTo, log: Log, settings: Settings, count: C
     network = run.network
     assert isinstance(network, BatchNetwork)
     device = next(network.parameters()).device
+    if settings.space == "entire" and settings.method != "none" and has_cause(network):
+        raise UserError(
+            "--space entire: the model has a hidden cause of click and conversion, which weights of 1/propensity leave "
+            "out; its pCVR is for all exposures as it is (--space click calibrates it for the logged traffic)"
+        )
     log = for_scoring(log, run.problem.schema, truth=True)
     problem = type(run.problem)(run.problem.settings, log.schema, run.problem.facts)
     counted = log.part("test" if "test" in log.part_names() else "valid")
@@ -63,6 +68,11 @@ def calibrate(run: Given, given: GivenTo, log: Log, settings: Settings, count: C
     hidden = ("absent", "propensity.") if missing else ("absent",)  # of the CTR tower, which did not weigh the clicks
     figures = {f"calibrated.{name}": value for name, value in counts.figures().items() if not name.startswith(hidden)}
     return Calibrated(figures | {f"calibration.{name}": value for name, value in found.about.items()}, counts.curves())
+
+
+def has_cause(network: BatchNetwork) -> bool:
+    """Whether the model has a hidden cause, and not one of strength 0."""
+    return network.cause is not None and float(network.cause.theta) != 0
 
 
 def results(summary: Mapping[str, Any], part: str) -> Table:
