@@ -5,7 +5,19 @@ import pytest
 from scipy.special import expit, logit
 
 from funnel.ranking import hidden_cause
-from funnel.ranking.hidden_cause import Clicks, Likelihood, click_logit_within, climbed, decide, fit, grid, judge
+from funnel.ranking.hidden_cause import (
+    NEGATIVE,
+    PLAUSIBLE,
+    Clicks,
+    Likelihood,
+    click_logit_within,
+    climbed,
+    decide,
+    estimate,
+    fit,
+    grid,
+    judge,
+)
 
 
 def drawn(seed: int, strength: float, sells: float = 0.0, rows: int = 40_000, instrument: float = 1.5) -> Clicks:
@@ -71,6 +83,15 @@ def test_instruments_must_hold_on_rows_not_learnt_from() -> None:
     assert not figures["claimed"]
     assert figures["exclusion.low"] > 0
     assert "not learnt from" in reason
+
+
+def test_a_theta_below_0_is_not_claimed() -> None:
+    """Clicks of instruments that sell, too few for their test: theta is far below 0, and nothing is claimed of it."""
+    figures, reason = estimate(drawn(2, 0.0, sells=0.25, rows=9000))
+    assert figures["theta.high"] < 0
+    assert figures["theta"] > -PLAUSIBLE
+    assert reason == NEGATIVE
+    assert decide(drawn(2, 0.0, sells=0.25, rows=9000), drawn(3, 0.0, rows=2000))[0]["claimed"] is False
 
 
 def test_instruments_that_sell_are_found_out() -> None:

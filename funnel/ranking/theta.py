@@ -7,7 +7,7 @@ Where its interval covers 0 nothing is claimed, and what is held is 0, which mak
 
 which is about 0 where the estimate is no larger than its error, and the estimate where that is small: a forecast is to
 be right on average, and a cause that cannot be told from 0 is not 0 for that. It is 0 for both where the instruments
-fail their test, or tell nothing.
+fail their test or tell nothing, and where the estimate is below 0, which is what instruments that sell look like.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ def settled(settings: Own, before: Given, log: Log, parts: Mapping[str, Part]) -
     figures, reason = decide(clicks["train"], clicks["valid"])
     theta = 0.0 if reason else figures["theta"]
     if settings.objective.theta == SHRUNK and reason in ("", COVERED):  # type: ignore[attr-defined]
-        theta = shrunk(figures["theta"], (figures["theta.high"] - figures["theta.low"]) / (2 * Z95))
+        theta = max(0.0, shrunk(figures["theta"], (figures["theta.high"] - figures["theta.low"]) / (2 * Z95)))
     theta = round(theta, DIGITS)
     objective = dataclasses.replace(settings.objective, theta=theta)  # type: ignore[attr-defined]
     found = {f"{FIGURES}{name}": value for name, value in figures.items()}
@@ -72,4 +72,8 @@ def says(figures: Mapping[str, Any], theta: float, reason: str) -> str:
     if reason:
         what = "theta is held at 0, which is naive training" if not theta else f"theta is held at {theta:g}, shrunk"
         return f"hidden cause: nothing is claimed, as {reason}{bounds}; {what}"
-    return f"hidden cause: theta is held at {theta:g}{bounds}"
+    told = ""
+    if "exclusion.low" in figures:
+        told = f"; these clicks put that at {figures['exclusion.low']:.1f} to {figures['exclusion.high']:.1f}"
+    rests = f"it rests on instruments that move conversions through clicks alone{told}"
+    return f"hidden cause: theta is held at {theta:g}{bounds}; {rests}"
