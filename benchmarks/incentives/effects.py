@@ -13,8 +13,9 @@ Each finished case is a line of the cache, so that a stopped run goes on.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,10 +29,16 @@ from funnel.effects.nuisances import NuisanceSettings
 from funnel.effects.rows import TreatedRows
 from funnel.incentives.clusters import Clusters
 from funnel.incentives.plan import mix_for_all, per_group, per_user
-from funnel.incentives.strategies import STRATEGIES
+from funnel.incentives.strategies import STRATEGIES as NAMED
+from funnel.incentives.strategies import grid
 from funnel.incentives.world import LoggingPolicy, World, WorldSettings
 
 MINUTE = 0.01
+STRATEGIES: dict[str, Callable[[], np.ndarray]] = {
+    **NAMED,
+    "grid8": lambda: grid(((0.3, 1.6), (0.5, 4.0), (1.0, 6.0))),
+    "grid64": lambda: grid(((0.3, 0.6, 1.0, 1.6), (0.5, 1.5, 2.5, 4.0), (1.0, 2.0, 4.0, 6.0))),
+}
 EVEN = LoggingPolicy(confounding=0.0, randomised=1.0)
 CLUSTERS = (10, 50, 200, 1000)
 
@@ -65,8 +72,9 @@ def cases(question: str) -> list[Case]:
         return [Case(name, rows) for rows in (40_000, 10_000, 160_000) for name in LEARNERS
                 if rows == 40_000 or name in ("x", "s", "dml")]  # fmt: skip
     if question == "vectors":
-        return [Case(name, rows, "grid") for rows in (8_000, 30_000, 120_000)
-                for name in ("dml", "dml_linear", "dml_cubic", "x")]  # fmt: skip
+        names = ("dml", "dml_linear", "dml_cubic", "x")
+        of_27 = [Case(name, rows, "grid") for rows in (8_000, 30_000, 120_000) for name in names]
+        return of_27 + [Case(name, 30_000, other) for other in ("grid8", "grid64") for name in ("dml", "x")]
     return [Case(name, 40_000, log=log) for log in LOGS for name in ("dml", "x")]
 
 
@@ -121,15 +129,30 @@ def effects(case: Case, rows: TreatedRows, x_NF: np.ndarray, seed: int) -> np.nd
     return fit_learner(rows, settings, nuisances, seed).effects(x_NF)
 
 
+@lru_cache(maxsize=1)
+def judged_on(strategies: str, seed: int, users: int) -> tuple[World, np.ndarray]:
+    """The other users' world, and who of them the effects are spent on."""
+    world, user_N = day_of(int(users * 2.8), 10_000 + seed, STRATEGIES[strategies]())
+    return world, user_N[:users]
+
+
+@lru_cache(maxsize=1)
+def grouped(strategies: str, seed: int, users: int) -> dict[int, np.ndarray]:
+    """Cluster of each of the other users, by number of clusters."""
+    world, user_N = judged_on(strategies, seed, users)
+    x_NF = world.features(user_N)
+    return {count: Clusters.fit(x_NF, count, seed).of(x_NF) for count in CLUSTERS}
+
+
 def measured(case: Case, seed: int, users: int) -> dict[str, Any]:
     rows = training_rows(case, seed)
-    world, user_N = day_of(int(users * 2.8), 10_000 + seed, rows.arms_AT)
-    user_N = user_N[:users]
+    world, user_N = judged_on(case.strategies, seed, users)
     x_NF, truth = world.features(user_N), world.truth(user_N, rows.arms_AT)
     value_NA, cost_NA = truth.value(MINUTE), truth.cost_NA
     began = time.process_time()
     effect_NA = effects(case, rows, x_NF, seed)
     seconds = time.process_time() - began
+    groups = grouped(case.strategies, seed, users)
     own_N = np.arange(len(user_N))
     true_NA = value_NA - value_NA[:, :1]
     found: dict[str, Any] = {
@@ -155,8 +178,7 @@ def measured(case: Case, seed: int, users: int) -> dict[str, Any]:
             "roi": gained(user.arm_R) / max(float(spent - cost_NA[:, 0].mean()), 1e-9),
             "gap": user.allocation.gap,
         }
-        for count in CLUSTERS:
-            group_N = Clusters.fit(x_NF, count, seed).of(x_NF)
+        for count, group_N in groups.items():
             one[f"cluster.{count}"] = gained(per_group(effect_NA, cost_NA, group_N, budget).arm_R) / best
             one[f"true_cluster.{count}"] = gained(per_group(value_NA, cost_NA, group_N, budget).arm_R) / best
         found[f"{budget:g}"] = one
