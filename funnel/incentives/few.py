@@ -25,7 +25,7 @@ def few_choices(value_GA: np.ndarray, cost_MGA: np.ndarray, limit_M: np.ndarray,
     own = np.repeat(np.arange(groups), arms)
     one_each = csr_array((np.ones(groups * arms), (own, np.arange(groups * arms))))
     scale_M = np.maximum(np.abs(limit_M), 1e-9)  # limits of one size: the solver's tolerance is absolute
-    for slack in (1e-6, 1e-4):  # what the solver takes for kept may be over by its tolerance
+    for slack in (0.0, 1e-6, 1e-4):  # what the solver takes for kept may be over by its tolerance
         kept = LinearConstraint(cost_MGA.reshape(len(limit_M), -1) / scale_M[:, None], ub=limit_M / scale_M - slack)
         found = milp(
             -value_GA.ravel() / max(float(np.abs(value_GA).max()), 1e-300),
