@@ -39,6 +39,7 @@ STRATEGIES: dict[str, Callable[[], np.ndarray]] = {
     "grid8": lambda: grid(((0.3, 1.6), (0.5, 4.0), (1.0, 6.0))),
     "grid64": lambda: grid(((0.3, 0.6, 1.0, 1.6), (0.5, 1.5, 2.5, 4.0), (1.0, 2.0, 4.0, 6.0))),
 }
+STRATEGY_NAMES = {"ladder": "6", "grid": "27", "grid8": "8", "grid64": "64"}
 EVEN = LoggingPolicy(confounding=0.0, randomised=1.0)
 CLUSTERS = (10, 50, 200, 1000)
 
@@ -217,34 +218,84 @@ def spread(values: list[float]) -> str:
     return f"{mean:.3f} ± {half / len(values) ** 0.5:.3f}"
 
 
-def main(arguments: Arguments) -> None:
-    found = list(run(arguments))
-    budgets = asked(arguments)[0].budgets
+def of_case(found: list[dict[str, Any]], case: Case) -> list[dict[str, Any]]:
+    """Its worlds."""
+    front = f"{case} "
+    return [one for one in found if one["key"].startswith(front)]
+
+
+def regret_table(found: list[dict[str, Any]], asked_for: list[Case]) -> str:
     rows = []
-    for case in asked(arguments):
-        own = [one for one in found if (one["learner"], one["rows"] if case.log != "slice" else case.rows, one["log"])
-               == (case.learner, case.rows, case.log) and one["strategies"] == case.strategies]  # fmt: skip
-        for budget in budgets:
+    for case in asked_for:
+        own = of_case(found, case)
+        for budget in case.budgets:
             each = [one[f"{budget:g}"] for one in own]
             columns = ("user", "cluster.50", "mix", "true_mix")
-            rows.append([case.log, case.learner, f"{case.rows:,}", f"{budget:g}",
+            rows.append([case.log, STRATEGY_NAMES[case.strategies], case.learner, f"{case.rows:,}", f"{budget:g}",
                          *(spread([one[name] for one in each]) for name in columns),
                          spread([one["roi"] for one in each]),
                          f"{np.mean([one['rmse'] for one in own]):.3f}",
                          f"{np.mean([one['cpu_s'] for one in own]):.1f}"])  # fmt: skip
-    head = ["log", "learner", "rows", "budget", "user", "50 clusters", "mix", "true mix", "ROI", "rmse", "CPU s"]
-    table = markdown(head, rows)
+    head = ["log", "strategies", "learner", "rows", "budget", "user", "50 clusters", "mix", "true mix", "ROI", "rmse",
+            "CPU s"]  # fmt: skip
+    return markdown(head, rows)
+
+
+def cluster_table(found: list[dict[str, Any]]) -> str:
+    lines = []
+    for name in LEARNERS:
+        own = of_case(found, Case(name, 40_000))
+        for budget in Case(name, 40_000).budgets:
+            each = [one[f"{budget:g}"] for one in own]
+            cells = [f"{spread([one[f'cluster.{count}'] for one in each])} ({mean(each, f'true_cluster.{count}'):.3f})"
+                     for count in CLUSTERS]  # fmt: skip
+            lines.append([name, f"{budget:g}", *cells, spread([one["user"] for one in each])])
+    return markdown(["learner", "budget", *map(str, CLUSTERS), "user"], lines)
+
+
+def curve_of(one: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """(money beyond the cheapest plan's, gain) at nothing and at each budget."""
+    gains = [one[f"{budget:g}"]["user"] * one[f"{budget:g}"]["oracle"] for budget in one["budgets"]]
+    money = [gain / one[f"{budget:g}"]["roi"] for gain, budget in zip(gains, one["budgets"], strict=True)]
+    return [0.0, *money], [0.0, *gains]
+
+
+def money_for(gain: float, one: dict[str, Any]) -> float:
+    """What this learner spends to gain so much: straight lines between its budgets, where its gains are concave, so
+    rather too much; nan beyond the largest."""
+    money, gains = curve_of(one)
+    rising = np.maximum.accumulate(gains)
+    return float(np.interp(gain, rising, money, right=np.nan))
+
+
+def money_table(found: list[dict[str, Any]], asked_for: list[Case]) -> str:
+    """What DML spends to gain what X-learners of arms gain, of the same rows and strategies."""
+    rows = []
+    for case in (one for one in asked_for if one.learner == "x"):
+        pairs = list(zip(of_case(found, case), of_case(found, replace(case, learner="dml")), strict=True))
+        for number, budget in enumerate(case.budgets, 1):
+            curves = [curve_of(x) for x, _ in pairs]
+            gains, money = [gain[number] for _, gain in curves], [spent[number] for spent, _ in curves]
+            dml = [money_for(gain, own) for gain, (_, own) in zip(gains, pairs, strict=True)]
+            ratios = [a / b for a, b in zip(dml, money, strict=True)]
+            at = [own[f"{budget:g}"]["roi"] / x[f"{budget:g}"]["roi"] for x, own in pairs]
+            rows.append([STRATEGY_NAMES[case.strategies], f"{case.rows:,}", f"{budget:g}",
+                         f"{1000 * np.mean(gains):.1f}", f"{np.mean(money):.2f}", f"{np.mean(dml):.2f}",
+                         spread(ratios), spread(at)])  # fmt: skip
+    head = ["strategies", "rows", "budget", "X gains a user, /1000", "with money", "DML needs", "of X's money",
+            "DML's ROI of X's at the same budget"]  # fmt: skip
+    return markdown(head, rows)
+
+
+def main(arguments: Arguments) -> None:
+    found, cases_asked = list(run(arguments)), asked(arguments)
+    table = regret_table(found, cases_asked)
     if arguments.question == "learners":
         table += "\nBy clusters of 10, 50, 200 and 1,000 (40,000 rows; in brackets with true effects):\n\n"
-        lines = []
-        for name in LEARNERS:
-            own = [one for one in found if one["learner"] == name and one["rows"] == 40_000]
-            for budget in budgets:
-                each = [one[f"{budget:g}"] for one in own]
-                cells = [f"{mean(each, f'cluster.{count}'):.3f} ({mean(each, f'true_cluster.{count}'):.3f})"
-                         for count in CLUSTERS]  # fmt: skip
-                lines.append([name, f"{budget:g}", *cells, spread([one["user"] for one in each])])
-        table += markdown(["learner", "budget", *map(str, CLUSTERS), "user"], lines)
+        table += cluster_table(found)
+    if arguments.question == "vectors":
+        table += "\nMoney beyond the cheapest plan's for what the X-learners gain:\n\n"
+        table += money_table(found, cases_asked)
     write_result(f"incentives-{arguments.question}", {"cases": found}, table)
 
 
