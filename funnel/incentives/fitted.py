@@ -17,7 +17,7 @@ import numpy as np
 from data.credentials import shown
 from data.errors import UserError
 from data.log import Log
-from funnel.effects.dml import VectorEffects, fit_dml
+from funnel.effects.dml import VectorEffects, check_features, fit_dml
 from funnel.effects.gram import sums
 from funnel.effects.learners import ArmEffects, LearnerSettings, fit_learner
 from funnel.effects.nuisances import propensities, propensity_model
@@ -90,6 +90,8 @@ class IncentiveEffects:
         if arms < 2:
             raise UserError(f"{where}/train: arm 0 is the only one; effects need at least two arms")
         check_budget(settings, cost_facts(train), train["x"])
+        check_features(settings.dml, train["x"].shape[1])
+        check_own(settings, train["x"].shape[1])
         rows_to_fit(settings, train)
         if "randomised" in judging and not judging["randomised"].any():
             raise UserError(f"{where}: no row of the judging part is randomised")
@@ -200,13 +202,17 @@ def own_model(settings: EffectSettings, rows: TreatedRows, seed: int, map: Map) 
     was given to hardly any of them."""
     if settings.own < 0:
         return None
-    if settings.own >= rows.x_RF.shape[1]:
-        raise UserError(f"own is {settings.own}, but there are {rows.x_RF.shape[1]} numeric features")
+    check_own(settings, rows.x_RF.shape[1])
     mine = rows.take(np.flatnonzero(rows.x_RF[:, settings.own] > 0.5))
     enough = len(mine) >= settings.own_rows
     if not enough or np.bincount(mine.arm_R, minlength=rows.arms).min() < settings.arms.smallest_arm:
         return None
     return fit_effects(settings, mine, seed + 1, map)
+
+
+def check_own(settings: EffectSettings, columns: int) -> None:
+    if settings.own >= columns:
+        raise UserError(f"own is {settings.own}, but there are {columns} numeric features")
 
 
 def check_budget(settings: EffectSettings, costs: Mapping[str, Any], x_RF: np.ndarray) -> None:
