@@ -126,6 +126,9 @@ def test_a_log_whose_parts_are_no_days_is_not_operated(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"log/test: its name is no day, .*; an operation lives from day to day"):
         operate.run(operate.arguments_of("--data", tmp_path / "log", "--out", tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+    for option in (("--world.users", "500"), ("--strategies", "grid"), ("--explore", "0.2")):
+        with pytest.raises(UserError, match="has no effect with data"):
+            operate.arguments_of("--data", tmp_path / "log", "--out", tmp_path / "run", *option)
 
 
 def test_a_setting_has_one_option() -> None:

@@ -13,6 +13,7 @@ which effects are learnt from; the first days are all random. Shapes: U users, N
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -68,12 +69,22 @@ class OperationSettings:
         for name in ("refit", "window", "warmup"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if self.data is not None:
+            for name in ("world", "strategies", "explore"):
+                if getattr(self, name) != getattr(simulated(), name):
+                    raise UserError(f"{name} has no effect with data: users, strategies and random rows are the log's")
         if not 0 < self.budget < np.inf:
             raise UserError(f"budget is {self.budget}, must be a finite number above 0")
         if not 0 < self.explore < 1:
             raise UserError(f"explore is {self.explore}, must lie between 0 and 1: effects are learnt from these users")
         if self.explore + self.gate.share >= 1:
             raise UserError("explore and gate.share leave nobody for the standing effects")
+
+
+@lru_cache(maxsize=1)
+def simulated() -> OperationSettings:
+    """The defaults."""
+    return OperationSettings()
 
 
 class IncentiveOperation:

@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from data.credentials import shown
-from data.days import look
+from data.days import DAY, look
 from data.errors import UserError
 from data.log import open_log
 from funnel.effects.reading import read_part
@@ -144,8 +144,9 @@ class LoggedDays:
         self.data, self.log = data, open_log(data)
         self.taken: list[str] = []
         found = look(data)
-        if found.passed_over and not found.whole:
-            name, why = next(iter(found.passed_over.items()))
+        others = {name: why for name, why in found.passed_over.items() if not DAY.fullmatch(name)}
+        if others and not found.whole:
+            name, why = next(iter(others.items()))
             raise UserError(f"{shown(str(data))}/{name}: {why}; an operation lives from day to day (jobs.make_data "
                             "--world incentives --days 14 writes such a log)")  # fmt: skip
         schema = self.log.schema
