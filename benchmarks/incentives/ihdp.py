@@ -6,7 +6,7 @@ Five replications of the semi-synthetic Infant Health and Development Program da
 of each is the test part, 63 / 27 / 10 per cent train, valid and test as in Shalit et al. Trained by jobs.train's loop;
 the epoch that predicts outcomes of the valid part best is kept. `in` is train and valid, `out` the test part; sqrt PEHE
 = root mean square error of effects, ATE = absolute error of their mean. Published figures are means over 1,000
-replications, as printed in the papers' tables (Shi et al. average over users whose propensity lies in [.01, .99] alone);
+replications, as printed in the papers' tables (Shi et al. average over users with a propensity in [.01, .99] only);
 five replications are far too few to compare closely: errors vary by a factor of ten among them.
 """
 
