@@ -51,6 +51,8 @@ class Arguments:
     seeds: int = 5
     rows: tuple[int, ...] = ()
     """Sizes of the training rows, of those that the question has; none: all."""
+    strategies: tuple[str, ...] = ()
+    """Sets of strategies, of those that the question has; none: all."""
     cache: Path = Path("/tmp/incentives-effects.jsonl")
     users: int = 20_000
     """Users that the effects are spent on."""
@@ -66,7 +68,12 @@ class Case:
 
 
 def asked(arguments: Arguments) -> list[Case]:
-    return [case for case in cases(arguments.question) if not arguments.rows or case.rows in arguments.rows]
+    return [
+        case
+        for case in cases(arguments.question)
+        if (not arguments.rows or case.rows in arguments.rows)
+        and (not arguments.strategies or case.strategies in arguments.strategies)
+    ]
 
 
 def cases(question: str) -> list[Case]:
