@@ -235,14 +235,17 @@ def mean(found: list[dict[str, float]], name: str) -> float:
 
 
 def spread(values: list[float]) -> str:
-    """Mean and the t interval over seeds; empty without values."""
-    if not values:
-        return ""
+    """Mean and the t interval over seeds."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return f"{mean:.3f}"
     half = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(len(values), 2.2) * float(np.std(values, ddof=1))
     return f"{mean:.3f} ± {half / len(values) ** 0.5:.3f}"
+
+
+def mean_of(values: list[float]) -> str:
+    """Of the worlds in which it was measured; empty if none."""
+    return f"{np.mean(values):.2f}" if values else ""
 
 
 def of_case(found: list[dict[str, Any]], case: Case) -> list[dict[str, Any]]:
@@ -261,7 +264,7 @@ def regret_table(found: list[dict[str, Any]], asked_for: list[Case]) -> str:
             rows.append([case.log, STRATEGY_NAMES[case.strategies], case.learner, f"{case.rows:,}", f"{budget:g}",
                          *(spread([one[name] for one in each]) for name in columns),
                          spread([one["roi"] for one in each]),
-                         spread([one["promised"] for one in each if "promised" in one]),
+                         mean_of([one["promised"] for one in each if "promised" in one]),
                          f"{np.mean([one['rmse'] for one in own]):.3f}",
                          f"{np.mean([one['cpu_s'] for one in own]):.1f}"])  # fmt: skip
     head = ["log", "strategies", "learner", "rows", "budget", "user", "50 clusters", "mix", "true mix", "ROI",
