@@ -156,6 +156,7 @@ def reward_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_floor_is_held_on_rows_that_taught_nothing(reward_log: Path, tmp_path: Path) -> None:
     """Raised is who comes back, minutes are held: more of them than without the floor, at the same cost."""
     words = ("--data", reward_log, "--resamples", "0", "--outcomes", "retained=1", "--nuisances.trees", "20",
@@ -187,6 +188,7 @@ def test_floors_that_cannot_be_are_one_line(reward_log: Path, tmp_path: Path) ->
         fit.run(fit.arguments_of(*words, "--floors", "minutes=99"))
 
 
+@pytest.mark.slow
 def test_days_are_decided_with_a_floor_and_replayed(tmp_path: Path) -> None:
     """Kept by the snapshot's levels each day, with earlier decisions counted; beyond reach it is held as far as it
     goes, and a person is told."""
