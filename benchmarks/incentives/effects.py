@@ -53,6 +53,8 @@ class Arguments:
     """Sizes of the training rows, of those that the question has; none: all."""
     strategies: tuple[str, ...] = ()
     """Sets of strategies, of those that the question has; none: all."""
+    name: str = ""
+    """Of the result file; empty: that of the question."""
     cache: Path = Path("/tmp/incentives-effects.jsonl")
     users: int = 20_000
     """Users that the effects are spent on."""
@@ -327,7 +329,7 @@ def main(arguments: Arguments) -> None:
     if arguments.question == "vectors":
         table += "\nMoney beyond the cheapest plan's for what the X-learners gain:\n\n"
         table += money_table(found, cases_asked)
-    write_result(f"incentives-{arguments.question}", {"cases": found}, table)
+    write_result(arguments.name or f"incentives-{arguments.question}", {"cases": found}, table)
 
 
 if __name__ == "__main__":
