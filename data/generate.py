@@ -4,12 +4,13 @@ Every draw is addressed by (seed, part, shard): shards do not depend on each oth
 """
 
 from collections.abc import Callable, Iterator
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from data.days import FIRST_DAY, WHOLE_DAY, day_name
 from data.errors import UserError
 from data.history import list_column
 from data.population import AGES, CATEGORIES, CHANNELS, CITIES, PRICE_UNIT, SEGMENTS, Population
@@ -22,9 +23,6 @@ from data.write import PartFacts, PartWriter, new_log, truth_table
 PARTS = ("train", "valid", "test")
 DAYS = ((0, 8), (8, 1), (9, 1))
 """First day and number of days of each, where a log tells times."""
-FIRST_DAY = date(2026, 1, 1)
-WHOLE_DAY = "_SUCCESS"
-"""The file that says that a day is there whole."""
 SHARD_REQUESTS = 512
 SHARD_ROWS = SHARD_REQUESTS * CANDIDATES
 MISSING = {"price": 0.03, "user_activity": 0.05, "item_age_days": 0.02}
@@ -57,7 +55,7 @@ def generate_log(
 def generate_days(
     config: GeneratedLog, days: int, out: str | Path, progress: Callable[[int], None] = lambda rows: None
 ) -> dict[str, PartFacts]:
-    """Write `config.rows` rows of the same world as `days` day partitions, 2026-01-01 and on (jobs/pipeline/days.py).
+    """Write `config.rows` rows of the same world as `days` day partitions, 2026-01-01 and on (data/days.py).
 
     Each day has exposures and keys of its own; users and items do not drift. Raises UserError if
     `out` is not empty or a day would have no row.
@@ -67,7 +65,7 @@ def generate_days(
     world, schema, facts = World(config), generated_schema(config), {}
     with new_log(out, schema) as directory:
         for number in range(days):
-            name = (FIRST_DAY + timedelta(days=number)).isoformat()
+            name = day_name(number)
             rows = config.rows // days + (number < config.rows % days)
             with PartWriter(directory, name, schema, config.rows_per_file, config.rows_per_group) as writer:
                 for table, truth in shards(world, len(PARTS) + number, rows):

@@ -54,7 +54,8 @@ class Logging(Protocol):
     """Policies by name, as Simulator has them. A world that has none writes under no policy."""
 
     # `leads_to: ClassVar[tuple[str, ...]]` may be left out: the command that such a log is for, without --data and
-    # --out, as ("fit", "--system", "incentives"); without it ("check",).
+    # --out, as ("fit", "--system", "incentives"), or a class method that gives it from what was asked; without it
+    # ("check",).
 
     @classmethod
     def write(

@@ -5,6 +5,7 @@
     python -m jobs.make_data --rows 300000 --history 50 --out /tmp/log          (with items that users clicked)
     python -m jobs.make_data --rows 300000 --days 7 --out /tmp/days             (days for jobs.pipeline --watch)
     python -m jobs.make_data --world platform --out /tmp/log      (a platform in a closed loop; --world platform --help)
+    python -m jobs.make_data --world incentives --days 14 --out /tmp/days     (rewarded users by day, for jobs.operate)
     python -m jobs.make_data --world cascade --out /tmp/log       (whole requests of a small cascade, for pre-ranking)
     python -m jobs.make_data --source table --input RAW --time ts --out /tmp/log    (Parquet or CSV, a file or a folder)
     python -m jobs.make_data --source speed_dating --input DIR --fold 0 --out /tmp/log
@@ -155,7 +156,8 @@ def run(args: MakeData | Simulated) -> Path:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
         if isinstance(args, Simulated):
-            title, task = args.world, bar.add_task(args.world, total=args.config.rows)
+            total = None if getattr(args.config, "days", 0) else args.config.rows
+            title, task = args.world, bar.add_task(args.world, total=total)
             facts = write_simulated(args, out, lambda rows: bar.advance(task, rows))
             rows = sum(part.rows for part in facts.values())
             bar.update(task, total=rows, completed=rows)

@@ -1,7 +1,7 @@
 """Operate a system from day to day: decide, watch, keep what was decided, replace what stands only through a gate.
 
     python -m jobs.operate --system incentives --days 30 --out runs/daily
-    python -m jobs.operate --system incentives --data runs/days --days 14 --out runs/daily   # day partitions of a log
+    python -m jobs.operate --system incentives --data runs/days --days 14 --out runs/logged  # day partitions of a log
     python -m jobs.operate --system incentives --replay runs/daily/days/00012                   # decide a day again
 
 Each day is a folder, days/00012: snapshot.safetensors and snapshot.json (what the decisions follow from), day.json (its
@@ -11,6 +11,7 @@ and with more --days further. OUT gets days.jsonl, summary.json and report.html 
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,10 @@ class Arguments:
     """What is operated: a name of funnel/registry.py, or your own as package.module:Class. Its settings follow."""
     days: int = 30
     """Days in all."""
+    until_idle: float = 0.0
+    """Of a log: seconds to wait for a day that is not there yet; 0: end, and the same command goes on later."""
+    poll: float = 10.0
+    """Seconds between two looks for it."""
     seed: int = 0
     """Decides all draws."""
     workers: int = 0
@@ -65,6 +70,9 @@ class Arguments:
     def __post_init__(self) -> None:
         if self.days < 1:
             raise UserError(f"--days is {self.days}: it must be at least 1")
+        for name in ("until_idle", "poll"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 0")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed is {self.seed}: it must be from 0 to below 2**31")
 
@@ -133,9 +141,10 @@ def all_days(operation: Any, arguments: Arguments, out: Path, console: Console) 
     pieces = map_of(arguments.workers)
     with present(out) as process, stop_signals() as received:
         for day in range(done, arguments.days):
+            there = awaited(operation, day, arguments, received)
             if received:
                 leave(Stopped(f"stopped with {arguments.days - day} days to go"), received[0])
-            if not operation.ready(day):
+            if not there:
                 console.print(f"day {day} is not there yet: the same command goes on with it", soft_wrap=True)
                 break
             found = operation.step(day, pieces)
@@ -148,6 +157,17 @@ def all_days(operation: Any, arguments: Arguments, out: Path, console: Console) 
     days = [read_json(path / DAY) for path in sorted(folder.iterdir()) if (path / DAY).exists()]
     write_whole(out / LINES, "".join(json.dumps(each) + "\n" for each in days))
     return days
+
+
+def awaited(operation: Any, day: int, arguments: Arguments, received: list[int]) -> bool:
+    """Whether what the day needs is there, after a wait of so long at most."""
+    end = time.monotonic() + arguments.until_idle
+    while not operation.ready(day):
+        left = end - time.monotonic()
+        if left <= 0 or received:
+            return False
+        time.sleep(min(max(arguments.poll, 0.05), left))
+    return True
 
 
 def keep(place: Path, day: int, found: Day, operation: Any) -> None:

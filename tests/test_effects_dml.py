@@ -214,8 +214,10 @@ def test_econml_finds_the_same_effects() -> None:
     theirs.fit(rows.outcome_R, ARMS[rows.arm_R], X=rows.x_RF)
     found_A2 = ours.average(rows.x_RF, ARMS)
     for a in range(1, len(ARMS)):
-        their = theirs.effect(rows.x_RF, T0=np.tile(ARMS[0], (5000, 1)), T1=np.tile(ARMS[a], (5000, 1))).mean()
-        assert found_A2[a, 0] == pytest.approx(float(their), abs=1.5 * found_A2[a, 1])
+        ends = {"T0": np.tile(ARMS[0], (5000, 1)), "T1": np.tile(ARMS[a], (5000, 1))}
+        their = theirs.ate_inference(rows.x_RF, **ends)
+        assert found_A2[a, 0] == pytest.approx(float(their.mean_point), abs=1.5 * found_A2[a, 1])
+        assert found_A2[a, 1] == pytest.approx(float(their.stderr_mean), rel=0.15)
 
 
 def test_bad_rows_are_refused_in_one_line() -> None:

@@ -92,6 +92,37 @@ def test_the_dr_learners_intervals_cover() -> None:
     assert 0.85 < np.mean(covered) <= 1
 
 
+def test_econml_finds_the_same_effects() -> None:
+    """T and X with the same regressions and shares: the same numbers. DR: within the errors of other folds."""
+    learners = pytest.importorskip("econml.metalearners", reason="the extra causal")
+    from econml.dr import LinearDRLearner
+    from sklearn.dummy import DummyClassifier
+    from sklearn.linear_model import LinearRegression, LogisticRegression
+
+    rows, _, _ = world(3000, 12)
+    even_RA = np.tile(np.bincount(rows.arm_R) / 3000, (3000, 1))
+    known = TreatedRows(rows.x_RF, rows.outcome_R, rows.arm_R, ARMS, propensity_RA=even_RA)
+    theirs = {
+        "t": learners.TLearner(models=LinearRegression()),
+        "x": learners.XLearner(models=LinearRegression(), propensity_model=DummyClassifier(strategy="prior")),
+    }
+    for name, model in theirs.items():
+        model.fit(rows.outcome_R, rows.arm_R, X=rows.x_RF)
+        ours_RA = fit_learner(known, LearnerSettings(name, final="linear"), LINEAR).effects(rows.x_RF)  # type: ignore[arg-type]
+        for a in (1, 2):
+            np.testing.assert_allclose(ours_RA[:, a], model.effect(rows.x_RF, T0=0, T1=a), rtol=1e-4, atol=1e-5)
+    robust = LinearDRLearner(model_propensity=LogisticRegression(C=1e6), model_regression=LinearRegression(), cv=2)
+    robust.fit(rows.outcome_R, rows.arm_R, X=rows.x_RF)
+    ours = fit_learner(rows, LearnerSettings("dr", final="linear"), LINEAR, 1)
+    error_RA = ours.standard_errors(rows.x_RF)
+    assert error_RA is not None
+    for a in (1, 2):
+        apart_R = ours.effects(rows.x_RF)[:, a] - robust.effect(rows.x_RF, T0=0, T1=a)
+        assert np.abs(apart_R / error_RA[:, a]).mean() < 1
+        their_R = robust.effect_inference(rows.x_RF, T0=0, T1=a).stderr
+        np.testing.assert_allclose(error_RA[:, a].mean(), their_R.mean(), rtol=0.15)
+
+
 def test_trees_predict_as_scikit_learn_does() -> None:
     draws = np.random.default_rng(0)
     x_RF = draws.normal(size=(800, 4))

@@ -1,4 +1,4 @@
-"""Incentives from the command line: a log, effects fitted and judged, days operated and replayed, bad input."""
+"""Incentives from the command line: a log, effects fitted and judged, bad input."""
 
 import json
 import shutil
@@ -8,19 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from data.errors import UserError
 from data.log import open_log
 from data.schema import Schema
 from funnel.effects.dml import DMLSettings
 from funnel.effects.nuisances import NuisanceSettings
-from funnel.incentives.fitted import EffectSettings, IncentiveEffects
-from jobs import check, fit, make_data, operate
+from funnel.incentives.effect_settings import EffectSettings
+from funnel.incentives.fitted import IncentiveEffects
+from jobs import check, fit, make_data
 from jobs.command.cli import parse
 
 TREES = ("--nuisances.trees", "10")
-SMALL = ("--effects.nuisances.trees", "10", "--effects.dml.folds", "2", "--effects.dml.richest", "linear")
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +35,6 @@ def effects_run(reward_log: Path) -> Path:
     out = reward_log.parent / "effects"
     fit.run(fit.arguments_of("--data", reward_log, "--out", out, "--resamples", "20", *TREES, "--dml.folds", "2"))
     return out
-
-
-@pytest.fixture(scope="module")
-def daily(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("operation") / "daily"
-    operate.run(operate.arguments_of("--out", out, "--days", "9", *WORLD))
-    return out
-
-
-WORLD = ("--world.users", "1500", "--warmup", "3", "--refit", "3", "--gate.days", "2", "--gate.share", "0.2", *SMALL)
 
 
 def test_a_log_of_rewards_says_who_got_what(reward_log: Path) -> None:
@@ -164,82 +153,6 @@ def test_a_budget_below_the_cheapest_plan_is_refused(tmp_path: Path) -> None:
         fit.run(fit.arguments_of("--data", tmp_path / "log", "--out", tmp_path / "run", "--budget", "0.05"))
 
 
-def test_days_are_decided_within_budget_and_caps(daily: Path) -> None:
-    lines = [json.loads(line) for line in (daily / "days.jsonl").read_text().splitlines()]
-    assert [line["phase"] for line in lines] == ["random"] * 3 + ["decided"] * 6
-    for line in lines[3:]:
-        assert line["cost"] <= 1.02  # the estimated share that users take is a hair off
-        place = daily / "days" / f"{line['day']:05d}" / "snapshot"
-        arrays = load_file(place / "arrays.safetensors")
-        facts = json.loads((place / "facts.json").read_text())
-        rows = np.arange(len(arrays["arm_N"]))
-        assert arrays["allowed_NA"][rows, arrays["arm_N"]].all()
-        assert arrays["cost_NA"][rows, arrays["arm_N"]].sum() <= facts["budget"]
-    assert lines[4]["due"] < lines[4]["users"]
-    assert any("gate" in line for line in lines)
-    summary = json.loads((daily / "summary.json").read_text())
-    assert 0.3 < summary["true.share"] <= 1
-    assert "Users with another strategy" in (daily / "report.html").read_text()
-
-
-def test_a_day_is_replayed_from_its_snapshot(daily: Path, tmp_path: Path) -> None:
-    place = daily / "days" / "00005"
-    found = operate.run(operate.arguments_of("--replay", place))
-    assert "the same strategies for all" in found["message"]
-    copy = Path(shutil.copytree(place, tmp_path / "day"))
-    arrays = load_file(copy / "snapshot" / "arrays.safetensors")
-    arrays["arm_N"][:3] = (arrays["arm_N"][:3] + 1) % 6
-    save_file(arrays, copy / "snapshot" / "arrays.safetensors")
-    with pytest.raises(UserError, match=r"3 of .* users get another strategy than the snapshot says"):
-        operate.run(operate.arguments_of("--replay", copy))
-    facts = copy / "snapshot" / "facts.json"
-    facts.write_text(json.dumps({**json.loads(facts.read_text()), "version": 9}))
-    with pytest.raises(UserError, match=r"version 9; this reads 'counterpoint.incentives' version 1"):
-        operate.run(operate.arguments_of("--replay", copy))
-    with pytest.raises(UserError, match="on that day nothing was decided"):
-        operate.run(operate.arguments_of("--replay", daily / "days" / "00001"))
-
-
-def test_an_operation_that_was_stopped_goes_on_to_the_same_days(daily: Path, tmp_path: Path) -> None:
-    """Five days, then nine with the same command: every decision is the one of nine days at once."""
-    out = tmp_path / "daily"
-    for days in ("5", "9"):
-        operate.run(operate.arguments_of("--out", out, "--days", days, *WORLD))
-    assert (out / "days.jsonl").read_text() == (daily / "days.jsonl").read_text()
-    names = [f"days/{day:05d}/snapshot/arrays.safetensors" for day in range(3, 9)]
-    assert all((out / name).read_bytes() == (daily / name).read_bytes() for name in names)
-
-
-def test_days_of_a_log_are_decided_until_they_end(reward_log: Path, tmp_path: Path) -> None:
-    """A log whose parts are days: strategies for the users of each, and a wait for the next part."""
-    days = tmp_path / "days"
-    days.mkdir()
-    shutil.copy(reward_log / "schema.json", days / "schema.json")
-    for number, part in enumerate(("train", "test")):
-        shutil.copytree(reward_log / part, days / f"day-{number:02d}")
-    words = ("--data", days, "--out", tmp_path / "run", "--days", "3", "--warmup", "1", *SMALL)
-    summary = operate.run(operate.arguments_of(*words))
-    assert summary["days.decided"] == 1
-    arrays = load_file(tmp_path / "run" / "days" / "00001" / "snapshot" / "arrays.safetensors")
-    users = set(arrays["user_N"].tolist())
-    assert len(users) == len(arrays["user_N"]) > 300
-    schema = json.loads((days / "schema.json").read_text())
-    (days / "schema.json").write_text(json.dumps({**schema, "numeric": schema["numeric"][:5]}))
-    with pytest.raises(UserError, match="no numeric feature 'activity'; cadence and caps need"):
-        operate.run(operate.arguments_of("--data", days, "--out", tmp_path / "other"))
-
-
-def test_settings_that_leave_nobody_are_refused() -> None:
-    for words, message in (
-        (("--explore", "0"), "explore is 0"),
-        (("--explore", "0.6", "--gate.share", "0.5"), "leave nobody"),
-        (("--gate.days", "20"), "must lie between 1 and patience"),
-        (("--cadence.every", "0"), "every is 0"),
-    ):
-        with pytest.raises(UserError, match=message):
-            operate.arguments_of("--out", "x", *words)
-
-
 def test_the_sensitive_get_effects_of_their_own_from_their_rows_alone() -> None:
     """With few rows the common model serves them; with enough, theirs is what their rows alone give."""
     draws = np.random.default_rng(0)
@@ -277,16 +190,6 @@ def test_check_counts_rows_by_arm(tmp_path, capsys) -> None:
     summary = check.run(check.Arguments(data=str(log), problem="dragonnet"))
     arms = next(value for value in summary["parts"]["train"].values() if isinstance(value, list))
     assert " ".join(f"{one:,}" for one in arms) in " ".join(capsys.readouterr().out.split())
-
-
-def test_fewer_days_than_there_are_are_refused_and_nothing_is_touched(tmp_path) -> None:
-    out = tmp_path / "run"
-    words = ("--system", "incentives", "--world.users", "400", "--out", str(out))
-    operate.run(operate.arguments_of(*words, "--days", "2"))
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"--days is 1, but .* has 2 days already"):
-        operate.run(operate.arguments_of(*words, "--days", "1"))
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

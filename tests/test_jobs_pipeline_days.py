@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from data.days import look
 from data.errors import UserError
 from data.generate import generate_days
 from data.world import GeneratedLog
 from distributed.finished_run import load_run
 from jobs import pipeline
-from jobs.pipeline.days import look
 from jobs.pipeline.watch import Watch
 from tests.test_jobs_pipeline import WORLD, options
 

@@ -33,7 +33,7 @@ from funnel.incentives.problem import DragonNetSettings
 from funnel.incentives.world import FEATURES
 from funnel.settings import changed
 
-COUNTS = (10, 50, 200)
+COUNTS = (10, 50, 200, 1000)
 KINDS = ("features", "representation", "deep", "effects")
 
 
@@ -111,7 +111,7 @@ def main(arguments: Arguments) -> None:
     rows = [[kind, *(f"{spread([one[f'{kind}.{count}'] for one in found])} "
                      f"({np.mean([one[f'true.{kind}.{count}'] for one in found]):.3f})" for count in COUNTS)]
             for kind in KINDS]  # fmt: skip
-    rows.append(["each user", spread([one["user"] for one in found]), "", ""])
+    rows.append(["each user", spread([one["user"] for one in found]), *[""] * (len(COUNTS) - 1)])
     write_result("incentives-clusters", {"seeds": found},
                  markdown(["clusters of", *(f"{count} (with true effects)" for count in COUNTS)], rows))  # fmt: skip
 

@@ -8,13 +8,15 @@ learners: T, S, X, DR and DML on six rewards, per user, by clusters and alike fo
 vectors of 27 strategies against X-learners of 27 arms. logging: what a confounded log, a hidden cause, little random
 traffic do. Effects are learnt in worlds of one seed and spent on 20,000 other users, whose truth says what was gained:
 (value - value of the cheapest) / (oracle's value - value of the cheapest), retention + .01 minutes, budget per user.
+`promised` is the gain that the learner itself expects, as a share of the true one.
 Each finished case is a line of the cache, so that a stopped run goes on.
 """
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,10 +30,17 @@ from funnel.effects.nuisances import NuisanceSettings
 from funnel.effects.rows import TreatedRows
 from funnel.incentives.clusters import Clusters
 from funnel.incentives.plan import mix_for_all, per_group, per_user
-from funnel.incentives.strategies import STRATEGIES
+from funnel.incentives.strategies import STRATEGIES as NAMED
+from funnel.incentives.strategies import grid
 from funnel.incentives.world import LoggingPolicy, World, WorldSettings
 
 MINUTE = 0.01
+STRATEGIES: dict[str, Callable[[], np.ndarray]] = {
+    **NAMED,
+    "grid8": lambda: grid(((0.3, 1.6), (0.5, 4.0), (1.0, 6.0))),
+    "grid64": lambda: grid(((0.3, 0.6, 1.0, 1.6), (0.5, 1.5, 2.5, 4.0), (1.0, 2.0, 4.0, 6.0))),
+}
+STRATEGY_NAMES = {"ladder": "6", "grid": "27", "grid8": "8", "grid64": "64"}
 EVEN = LoggingPolicy(confounding=0.0, randomised=1.0)
 CLUSTERS = (10, 50, 200, 1000)
 
@@ -42,6 +51,10 @@ class Arguments:
     seeds: int = 5
     rows: tuple[int, ...] = ()
     """Sizes of the training rows, of those that the question has; none: all."""
+    strategies: tuple[str, ...] = ()
+    """Sets of strategies, of those that the question has; none: all."""
+    name: str = ""
+    """Of the result file; empty: that of the question."""
     cache: Path = Path("/tmp/incentives-effects.jsonl")
     users: int = 20_000
     """Users that the effects are spent on."""
@@ -57,7 +70,12 @@ class Case:
 
 
 def asked(arguments: Arguments) -> list[Case]:
-    return [case for case in cases(arguments.question) if not arguments.rows or case.rows in arguments.rows]
+    return [
+        case
+        for case in cases(arguments.question)
+        if (not arguments.rows or case.rows in arguments.rows)
+        and (not arguments.strategies or case.strategies in arguments.strategies)
+    ]
 
 
 def cases(question: str) -> list[Case]:
@@ -65,8 +83,9 @@ def cases(question: str) -> list[Case]:
         return [Case(name, rows) for rows in (40_000, 10_000, 160_000) for name in LEARNERS
                 if rows == 40_000 or name in ("x", "s", "dml")]  # fmt: skip
     if question == "vectors":
-        return [Case(name, rows, "grid") for rows in (8_000, 30_000, 120_000)
-                for name in ("dml", "dml_linear", "dml_cubic", "x")]  # fmt: skip
+        names = ("dml", "dml_linear", "dml_cubic", "x")
+        of_27 = [Case(name, rows, "grid") for rows in (8_000, 30_000, 120_000) for name in names]
+        return of_27 + [Case(name, 30_000, other) for other in ("grid8", "grid64") for name in ("dml", "x")]
     return [Case(name, 40_000, log=log) for log in LOGS for name in ("dml", "x")]
 
 
@@ -121,15 +140,49 @@ def effects(case: Case, rows: TreatedRows, x_NF: np.ndarray, seed: int) -> np.nd
     return fit_learner(rows, settings, nuisances, seed).effects(x_NF)
 
 
+@lru_cache(maxsize=1)
+def judged_on(strategies: str, seed: int, users: int) -> tuple[World, np.ndarray]:
+    """The other users' world, and who of them the effects are spent on."""
+    world, user_N = day_of(int(users * 2.8), 10_000 + seed, STRATEGIES[strategies]())
+    return world, user_N[:users]
+
+
+@lru_cache(maxsize=1)
+def grouped(strategies: str, seed: int, users: int) -> dict[int, np.ndarray]:
+    """Cluster of each of the other users, by number of clusters."""
+    world, user_N = judged_on(strategies, seed, users)
+    x_NF = world.features(user_N)
+    return {count: Clusters.fit(x_NF, count, seed).of(x_NF) for count in CLUSTERS}
+
+
+@lru_cache(maxsize=1)
+def with_truth(strategies: str, seed: int, users: int, budgets: tuple[float, ...]) -> dict[float, dict[str, float]]:
+    """By budget, what the true effects reach: the oracle's gain a user, and shares of it by clusters and by one mix."""
+    world, user_N = judged_on(strategies, seed, users)
+    truth = world.truth(user_N, STRATEGIES[strategies]())
+    value_NA, cost_NA, own_N = truth.value(MINUTE), truth.cost_NA, np.arange(len(user_N))
+    true_NA, groups = value_NA - value_NA[:, :1], grouped(strategies, seed, users)
+    found = {}
+    for budget in budgets:
+        best = float(true_NA[own_N, per_user(value_NA, cost_NA, budget).arm_R].mean())
+        found[budget] = {"oracle": best}
+        arms = {"true_mix": mix_for_all(value_NA, cost_NA, budget)}
+        for count, group_N in groups.items():
+            arms[f"true_cluster.{count}"] = per_group(value_NA, cost_NA, group_N, budget).arm_R
+        found[budget] |= {name: float(true_NA[own_N, arm_N].mean()) / best for name, arm_N in arms.items()}
+    return found
+
+
 def measured(case: Case, seed: int, users: int) -> dict[str, Any]:
     rows = training_rows(case, seed)
-    world, user_N = day_of(int(users * 2.8), 10_000 + seed, rows.arms_AT)
-    user_N = user_N[:users]
+    world, user_N = judged_on(case.strategies, seed, users)
     x_NF, truth = world.features(user_N), world.truth(user_N, rows.arms_AT)
     value_NA, cost_NA = truth.value(MINUTE), truth.cost_NA
     began = time.process_time()
     effect_NA = effects(case, rows, x_NF, seed)
     seconds = time.process_time() - began
+    groups = grouped(case.strategies, seed, users)
+    reached = with_truth(case.strategies, seed, users, case.budgets)
     own_N = np.arange(len(user_N))
     true_NA = value_NA - value_NA[:, :1]
     found: dict[str, Any] = {
@@ -142,23 +195,20 @@ def measured(case: Case, seed: int, users: int) -> dict[str, Any]:
         return float(true_NA[own_N, arm_N].mean())
 
     for budget in case.budgets:
-        oracle = per_user(value_NA, cost_NA, budget)
-        best = gained(oracle.arm_R)
+        best = reached[budget]["oracle"]
         user = per_user(effect_NA, cost_NA, budget)
         spent = cost_NA[own_N, user.arm_R].mean()
         assert spent <= budget
         one: dict[str, float] = {
-            "oracle": best,
+            **reached[budget],
             "user": gained(user.arm_R) / best,
             "mix": gained(mix_for_all(effect_NA, cost_NA, budget)) / best,
-            "true_mix": gained(mix_for_all(value_NA, cost_NA, budget)) / best,
             "roi": gained(user.arm_R) / max(float(spent - cost_NA[:, 0].mean()), 1e-9),
+            "promised": float(effect_NA[own_N, user.arm_R].mean()) / max(gained(user.arm_R), 1e-9),
             "gap": user.allocation.gap,
         }
-        for count in CLUSTERS:
-            group_N = Clusters.fit(x_NF, count, seed).of(x_NF)
+        for count, group_N in groups.items():
             one[f"cluster.{count}"] = gained(per_group(effect_NA, cost_NA, group_N, budget).arm_R) / best
-            one[f"true_cluster.{count}"] = gained(per_group(value_NA, cost_NA, group_N, budget).arm_R) / best
         found[f"{budget:g}"] = one
     return found
 
@@ -195,35 +245,91 @@ def spread(values: list[float]) -> str:
     return f"{mean:.3f} ± {half / len(values) ** 0.5:.3f}"
 
 
-def main(arguments: Arguments) -> None:
-    found = list(run(arguments))
-    budgets = asked(arguments)[0].budgets
+def mean_of(values: list[float]) -> str:
+    """Of the worlds in which it was measured; empty if none."""
+    return f"{np.mean(values):.2f}" if values else ""
+
+
+def of_case(found: list[dict[str, Any]], case: Case) -> list[dict[str, Any]]:
+    """Its worlds."""
+    front = f"{case} "
+    return [one for one in found if one["key"].startswith(front)]
+
+
+def regret_table(found: list[dict[str, Any]], asked_for: list[Case]) -> str:
     rows = []
-    for case in asked(arguments):
-        own = [one for one in found if (one["learner"], one["rows"] if case.log != "slice" else case.rows, one["log"])
-               == (case.learner, case.rows, case.log) and one["strategies"] == case.strategies]  # fmt: skip
-        for budget in budgets:
+    for case in asked_for:
+        own = of_case(found, case)
+        for budget in case.budgets:
             each = [one[f"{budget:g}"] for one in own]
             columns = ("user", "cluster.50", "mix", "true_mix")
-            rows.append([case.log, case.learner, f"{case.rows:,}", f"{budget:g}",
+            rows.append([case.log, STRATEGY_NAMES[case.strategies], case.learner, f"{case.rows:,}", f"{budget:g}",
                          *(spread([one[name] for one in each]) for name in columns),
                          spread([one["roi"] for one in each]),
+                         mean_of([one["promised"] for one in each if "promised" in one]),
                          f"{np.mean([one['rmse'] for one in own]):.3f}",
                          f"{np.mean([one['cpu_s'] for one in own]):.1f}"])  # fmt: skip
-    head = ["log", "learner", "rows", "budget", "user", "50 clusters", "mix", "true mix", "ROI", "rmse", "CPU s"]
-    table = markdown(head, rows)
+    head = ["log", "strategies", "learner", "rows", "budget", "user", "50 clusters", "mix", "true mix", "ROI",
+            "promised", "rmse", "CPU s"]  # fmt: skip
+    return markdown(head, rows)
+
+
+def cluster_table(found: list[dict[str, Any]]) -> str:
+    lines = []
+    for name in LEARNERS:
+        own = of_case(found, Case(name, 40_000))
+        for budget in Case(name, 40_000).budgets:
+            each = [one[f"{budget:g}"] for one in own]
+            cells = [f"{spread([one[f'cluster.{count}'] for one in each])} ({mean(each, f'true_cluster.{count}'):.3f})"
+                     for count in CLUSTERS]  # fmt: skip
+            lines.append([name, f"{budget:g}", *cells, spread([one["user"] for one in each])])
+    return markdown(["learner", "budget", *map(str, CLUSTERS), "user"], lines)
+
+
+def curve_of(one: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """(money beyond the cheapest plan's, gain) at nothing and at each budget."""
+    gains = [one[f"{budget:g}"]["user"] * one[f"{budget:g}"]["oracle"] for budget in one["budgets"]]
+    money = [gain / one[f"{budget:g}"]["roi"] for gain, budget in zip(gains, one["budgets"], strict=True)]
+    return [0.0, *money], [0.0, *gains]
+
+
+def money_for(gain: float, one: dict[str, Any]) -> float:
+    """What this learner spends to gain so much: straight lines between its budgets, where its gains are concave, so
+    rather too much; nan beyond the largest."""
+    money, gains = curve_of(one)
+    rising = np.maximum.accumulate(gains)
+    return float(np.interp(gain, rising, money, right=np.nan))
+
+
+def money_table(found: list[dict[str, Any]], asked_for: list[Case]) -> str:
+    """What DML spends to gain what X-learners of arms gain, of the same rows and strategies."""
+    rows = []
+    for case in (one for one in asked_for if one.learner == "x"):
+        pairs = list(zip(of_case(found, case), of_case(found, replace(case, learner="dml")), strict=True))
+        for number, budget in enumerate(case.budgets, 1):
+            curves = [curve_of(x) for x, _ in pairs]
+            gains, money = [gain[number] for _, gain in curves], [spent[number] for spent, _ in curves]
+            dml = [money_for(gain, own) for gain, (_, own) in zip(gains, pairs, strict=True)]
+            ratios = [a / b for a, b in zip(dml, money, strict=True)]
+            at = [own[f"{budget:g}"]["roi"] / x[f"{budget:g}"]["roi"] for x, own in pairs]
+            rows.append([STRATEGY_NAMES[case.strategies], f"{case.rows:,}", f"{budget:g}",
+                         f"{1000 * np.mean(gains):.1f}", f"{np.mean(money):.2f}", f"{np.mean(dml):.2f}",
+                         spread(ratios), spread(at)])  # fmt: skip
+    head = ["strategies", "rows", "budget", "X gains a user, /1000", "with money", "DML needs", "of X's money",
+            "DML's ROI of X's at the same budget"]  # fmt: skip
+    return markdown(head, rows)
+
+
+def main(arguments: Arguments) -> None:
+    found, cases_asked = list(run(arguments)), asked(arguments)
+    table = regret_table(found, cases_asked)
     if arguments.question == "learners":
         table += "\nBy clusters of 10, 50, 200 and 1,000 (40,000 rows; in brackets with true effects):\n\n"
-        lines = []
-        for name in LEARNERS:
-            own = [one for one in found if one["learner"] == name and one["rows"] == 40_000]
-            for budget in budgets:
-                each = [one[f"{budget:g}"] for one in own]
-                cells = [f"{mean(each, f'cluster.{count}'):.3f} ({mean(each, f'true_cluster.{count}'):.3f})"
-                         for count in CLUSTERS]  # fmt: skip
-                lines.append([name, f"{budget:g}", *cells, spread([one["user"] for one in each])])
-        table += markdown(["learner", "budget", *map(str, CLUSTERS), "user"], lines)
-    write_result(f"incentives-{arguments.question}", {"cases": found}, table)
+        table += cluster_table(found)
+    if arguments.question == "vectors":
+        table += "\nMoney beyond the cheapest plan's for what the X-learners gain:\n\n"
+        table += money_table(found, cases_asked)
+    write_result(arguments.name or f"incentives-{arguments.question}", {"cases": found}, table)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""What evolution adds: the decision tuned on its own value beside two-stage and a gradient surrogate; new menus.
+"""What evolution adds: the decision tuned on its own value beside two-stage, a surrogate and BanditNet; new menus.
 
     OMP_NUM_THREADS=1 python -m benchmarks.incentives.evolved --seeds 5
 
 decision: 20,000 even rows of the rewarded world. Two-stage fits effects on all of them (or on half); the others fit on
 half and correct the effects on the other half: evolution by the doubly robust value under the budget, the surrogate by
-gradients through a softmax at the two-stage price. menu: five strategies moved by evolution, by the true effects or by
-DML on 20,000 rows of 28 strategies, beside where it began and beside all 28. Judged by the truth on 10,000 and 2,000
-other users; gains a user times 1,000, budget 1.
+gradients through a softmax at the two-stage price. BanditNet learns from all rows, of rewards less a price of what they
+cost, the lowest of PRICES at which its softmax policy keeps the budget. menu: five strategies moved by evolution, by
+the true effects or by DML on 20,000 rows of 28 strategies, beside where it began, beside all 28, and beside the five of
+the grid that are best together, added one by one, by either. Judged by the truth on 10,000 and 2,000 other users; gains
+a user times 1,000, budget 1. A finished part of a seed is a line of the cache.
 """
 
 import json
@@ -23,15 +25,19 @@ from es import engine
 from es.config import ESConfig
 from funnel.effects.basis import UserBasis
 from funnel.effects.dml import DMLSettings, fit_dml
-from funnel.effects.nuisances import NuisanceSettings
+from funnel.effects.nuisances import NuisanceSettings, softmax
 from funnel.effects.value import Logged
 from funnel.incentives.decision import DecisionObjective, softened
+from funnel.incentives.menu import MenuObjective
 from funnel.incentives.plan import mix_for_all, per_user
+from funnel.incentives.proposals import BanditNetSettings, banditnet
+from funnel.incentives.strategies import bill
 from funnel.incentives.tuning import IncentiveTuning, IncentiveTuningSettings, tried_arms, user_gains
-from funnel.incentives.world import WorldSettings
+from funnel.incentives.world import WorldSettings, claims
 from funnel.off_policy.estimators import cross_fitted_rewards
 
 BUDGET = 1.0
+PRICES = (0.0, 0.02, 0.035, 0.05, 0.07, 0.1, 0.15)
 
 
 @dataclass
@@ -87,6 +93,38 @@ def decision(seed: int, arguments: Arguments) -> dict[str, float]:
     }
 
 
+def bandit(seed: int, arguments: Arguments) -> dict[str, float]:
+    rows = training_rows(Case("dml", 20_000), seed)
+    world, user_N = day_of(28_000, 10_000 + seed, rows.arms_AT)
+    user_N = user_N[:10_000]
+    x_NF, truth = world.features(user_N), world.truth(user_N, rows.arms_AT)
+    true_NA = truth.value(MINUTE) - truth.value(MINUTE)[:, :1]
+    basis = UserBasis.of(rows.x_RF, "squares")
+    psi_RG, psi_NG = (basis(x)[:, 1:] for x in (rows.x_RF, x_NF))
+    cost_R = claims(rows.x_RF[:, 6]) * bill(rows.arms_AT)[rows.arm_R]
+    even_R = np.full(len(rows), 1 / rows.arms)
+    settings = BanditNetSettings(translations=(0.0, 0.5, 1.0))
+    for price in PRICES:
+        weights_GA = banditnet(psi_RG, rows.arm_R, rows.outcome_R - price * cost_R, even_R, rows.arms, settings)
+        share_NA = softmax(np.column_stack([np.ones(len(psi_NG)), psi_NG]) @ weights_GA)
+        spent = float((share_NA * truth.cost_NA).sum(1).mean())
+        if spent <= BUDGET:
+            break
+    return {"BanditNet": 1000 * float((share_NA * true_NA).sum(1).mean()), "BanditNet spends": spent, "price": price}
+
+
+def best_of_grid(objective: MenuObjective, count: int) -> np.ndarray:
+    """Nothing and the `count` of 27 strategies that are best together by what the objective knows, one by one."""
+    chosen, left = [0], list(range(1, 28))
+    all_A3 = tried_arms()
+    gain_NA, cost_NA = objective.gains(all_A3), objective.costs(all_A3)
+    for _ in range(count):
+        worth = {a: per_user(gain_NA[:, [*chosen, a]], cost_NA[:, [*chosen, a]], BUDGET).allocation.value for a in left}
+        chosen.append(max(left, key=worth.__getitem__))
+        left.remove(chosen[-1])
+    return all_A3[chosen]
+
+
 def menu(seed: int, arguments: Arguments) -> dict[str, float]:
     found = {}
     for by in ("truth", "estimate"):
@@ -95,6 +133,9 @@ def menu(seed: int, arguments: Arguments) -> dict[str, float]:
         judge = tunable.judges["test"]
         theta_D = evolved(tunable.objective, seed, arguments, 0.2)
         found[f"evolved by {by}"] = 1000 * float(user_gains(judge, theta_D).mean())
+        vectors_A3 = best_of_grid(tunable.objective, settings.strategies)  # type: ignore[arg-type]
+        plan = per_user(judge.gains(vectors_A3), judge.costs(vectors_A3), BUDGET)
+        found[f"best five of the grid by {by}"] = 1000 * plan.allocation.value / len(judge.user_N)
         found["where it began"] = 1000 * float(user_gains(judge, judge.initial()).mean())
         vectors_A3 = tried_arms()
         plan = per_user(judge.gains(vectors_A3), judge.costs(vectors_A3), BUDGET)
@@ -103,15 +144,19 @@ def menu(seed: int, arguments: Arguments) -> dict[str, float]:
 
 
 def main(arguments: Arguments) -> None:
-    known: dict[int, dict[str, Any]] = {}
+    known: dict[tuple[int, str], dict[str, float]] = {}
     if arguments.cache.exists():
-        known = {one["seed"]: one for one in map(json.loads, arguments.cache.read_text().splitlines())}
+        for one in map(json.loads, arguments.cache.read_text().splitlines()):
+            known[one["seed"], one["part"]] = one["figures"]
     for seed in range(arguments.seeds):
-        if seed not in known:
-            known[seed] = {"seed": seed, "decision": decision(seed, arguments), "menu": menu(seed, arguments)}
-            with arguments.cache.open("a") as file:
-                file.write(json.dumps(known[seed]) + "\n")
-    found, tables = [known[seed] for seed in range(arguments.seeds)], []
+        for part in (decision, bandit, menu):
+            if (seed, part.__name__) not in known:
+                figures = known[seed, part.__name__] = part(seed, arguments)
+                with arguments.cache.open("a") as file:
+                    file.write(json.dumps({"seed": seed, "part": part.__name__, "figures": figures}) + "\n")
+    found = [{"seed": seed, "menu": known[seed, "menu"], "decision": known[seed, "decision"] | known[seed, "bandit"]}
+             for seed in range(arguments.seeds)]  # fmt: skip
+    tables = []
     for what, first in (("decision", "two-stage, all rows"), ("menu", "where it began")):
         base = [one[what][first] for one in found]
         rows = [[name, spread([one[what][name] for one in found]),

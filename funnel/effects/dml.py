@@ -140,6 +140,7 @@ def fit_dml(
     if len(rows.cluster_R):  # a cluster's rows lie together, for its part of the covariance
         rows = rows.take(np.argsort(rows.cluster_R, kind="stable"))
     treatment = TreatmentBasis.of(rows.arms_AT if rows.arms else rows.treatment_RT, settings.degree)
+    check_features(settings, rows.x_RF.shape[1])
     effect_x_RF = rows.x_RF[:, list(settings.features)] if settings.features else rows.x_RF
     user = UserBasis.of(effect_x_RF, settings.richest if settings.basis == "auto" else settings.basis)
     sizes, products = user.sizes(), len(treatment.products)
@@ -173,6 +174,13 @@ def fit_dml(
     }
     theta_JP = theta_Q.reshape(products, chosen.size)
     return VectorEffects(treatment, chosen, settings.features, theta_JP, covariance_QQ, facts)
+
+
+def check_features(settings: DMLSettings, columns: int) -> None:
+    """Raise UserError for columns that effects are to depend on and that are not there."""
+    for column in settings.features:
+        if not 0 <= column < columns:
+            raise UserError(f"dml.features: column {column}, but there are {columns} numeric features, from 0")
 
 
 @dataclass(frozen=True)

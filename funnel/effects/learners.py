@@ -37,12 +37,10 @@ from funnel.fitted import Map, here
 Name = Literal["t", "s", "x", "dr"]
 
 
-@dataclass(frozen=True)
-class LearnerSettings:
+@dataclass(frozen=True, kw_only=True)
+class ArmSettings:
     """A model an arm."""
 
-    learner: Name = "x"
-    """t, s, x or dr."""
     folds: int = 2
     """dr: over how many folds outcomes and propensities are cross-fitted."""
     final: Literal["linear", "boosting"] = "boosting"
@@ -57,6 +55,14 @@ class LearnerSettings:
             raise UserError(f"folds is {self.folds}, must be at least 2")
         if not 0 < self.smallest_propensity < 1:
             raise UserError(f"smallest_propensity is {self.smallest_propensity}, must lie in (0, 1)")
+
+
+@dataclass(frozen=True)
+class LearnerSettings(ArmSettings):
+    """A model an arm, by which learner."""
+
+    learner: Name = "x"
+    """t, s, x or dr."""
 
 
 @dataclass(frozen=True)

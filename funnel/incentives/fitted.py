@@ -9,63 +9,28 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from data.credentials import shown
 from data.errors import UserError
 from data.log import Log
-from funnel.effects.dml import DMLSettings, VectorEffects, fit_dml
+from funnel.effects.dml import VectorEffects, check_features, fit_dml
 from funnel.effects.gram import sums
 from funnel.effects.learners import ArmEffects, LearnerSettings, fit_learner
-from funnel.effects.nuisances import NuisanceSettings, propensities, propensity_model
+from funnel.effects.nuisances import propensities, propensity_model
 from funnel.effects.overlap import check_arms, overlap
 from funnel.effects.reading import outcome_of, parsed_weights, read_part, strategies_of
 from funnel.effects.rows import TreatedRows
 from funnel.fitted import Arrays, Map, here
+from funnel.incentives.aims import Limited, OutcomeLevels, effects_of, limited, limits_of
+from funnel.incentives.effect_settings import EffectSettings
 from funnel.panels import Panel, Record, Table
 
-Learner = Literal["dml", "t", "s", "x", "dr"]
-OWN = "own:"
-"""Before the names of arrays of the model of their own."""
-
-
-@dataclass(frozen=True)
-class EffectSettings:
-    learner: Learner = "dml"
-    """dml: one model over treatment vectors; t, s, x, dr: arms."""
-    outcomes: tuple[str, ...] = ("retained=1", "minutes=0.01")
-    """What is to be raised: outcomes of the log with their weights, NAME=WEIGHT."""
-    fit_on: Literal["all", "randomised"] = "all"
-    """Rows that effects are learnt from; randomised: only those whose arm was drawn evenly."""
-    propensities: Literal["fitted", "logged"] = "fitted"
-    """fitted: how likely each arm was is learnt by a model; logged: the log's column, which says it for arms that were
-    drawn evenly (goes with --fit-on randomised)."""
-    budget: float = 1.0
-    """Cost a user, on average, under which the judged policy stays."""
-    clusters: int = 50
-    """Into how many k-means divides the users, for the policy by cluster."""
-    own: int = -1
-    """Column of a 0/1 feature (its place among the numeric ones, from 0) whose users get a model of their own, where
-    they have enough rows: the sensitive, say; below 0: none."""
-    own_rows: int = 1000
-    """Rows that a model of their own takes, at least."""
-    dml: DMLSettings = field(default_factory=DMLSettings)
-    arms: LearnerSettings = field(default_factory=lambda: LearnerSettings(learner="x"))
-    nuisances: NuisanceSettings = field(default_factory=NuisanceSettings)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.budget < np.inf:
-            raise UserError(f"budget is {self.budget}, must be a finite number above 0")
-        if self.clusters < 1:
-            raise UserError(f"clusters is {self.clusters}, must be at least 1")
-        if self.propensities == "logged" and self.fit_on != "randomised":
-            raise UserError("propensities logged goes with fit_on randomised: others have one arm's alone")
-        if not self.outcomes:
-            raise UserError("outcomes is empty: name at least one, NAME=WEIGHT")
-        parsed_weights(self.outcomes, "outcomes")
+OWN, LEVEL = "own:", "level."
+"""Before the names of arrays of the model of their own, and of those of outcomes that are held."""
 
 
 def treated(settings: EffectSettings, arrays: Arrays) -> TreatedRows:
@@ -95,13 +60,17 @@ class IncentiveEffects:
         arms_AT: np.ndarray,
         facts: Mapping[str, Any],
         own: VectorEffects | ArmEffects | None = None,
+        levels: Mapping[str, OutcomeLevels] | None = None,
     ) -> None:
         self.settings, self.model, self.arms_AT, self.facts, self.own = settings, model, arms_AT, facts, own
+        self.levels, self.aims = levels or {}, limits_of(settings)
 
     @classmethod
     def read(cls, settings: EffectSettings, log: Log, part: str) -> dict[str, np.ndarray]:
         arrays = read_part(log, part)
         outcome_of(arrays, parsed_weights(settings.outcomes), "outcomes: ")
+        for limit in limits_of(settings):
+            outcome_of(arrays, {limit.outcome: 1.0}, f"{limit.text}: ")
         if "arm" not in arrays:
             raise UserError(f"{shown(log.location)}/schema.json: names no 'arm' under 'treatment': incentives choose "
                             "among arms")  # fmt: skip
@@ -121,6 +90,8 @@ class IncentiveEffects:
         if arms < 2:
             raise UserError(f"{where}/train: arm 0 is the only one; effects need at least two arms")
         check_budget(settings, cost_facts(train), train["x"])
+        check_features(settings.dml, train["x"].shape[1])
+        check_own(settings, train["x"].shape[1])
         rows_to_fit(settings, train)
         if "randomised" in judging and not judging["randomised"].any():
             raise UserError(f"{where}: no row of the judging part is randomised")
@@ -151,7 +122,11 @@ class IncentiveEffects:
             "share_of_arm": share_A.tolist(),
             **report,
         }
-        return cls(settings, model, arms_AT, facts | costs, own)
+        levels = {}
+        for name in dict.fromkeys(limit.outcome for limit in limits_of(settings)):
+            alone = replace(rows, outcome_R=outcome_of(arrays, {name: 1.0})[kept_N])
+            levels[name] = OutcomeLevels.fit(fit_effects(settings, alone, seed, map), alone)
+        return cls(settings, model, arms_AT, facts | costs, own, levels)
 
     def effects(self, x_RF: np.ndarray) -> np.ndarray:
         """What each arm brings against the cheapest one, (R, A)."""
@@ -160,6 +135,10 @@ class IncentiveEffects:
             own_N = np.flatnonzero(x_RF[:, self.settings.own] > 0.5)
             found_RA[own_N] = effects_of(self.own, x_RF[own_N], self.arms_AT)
         return found_RA
+
+    def limited(self, x_RF: np.ndarray) -> Limited | None:
+        """The floors and ceilings for these users, where the settings name some."""
+        return limited(self.aims, self.levels, x_RF)
 
     def standard_errors(self, x_RF: np.ndarray) -> np.ndarray | None:
         if isinstance(self.model, VectorEffects):
@@ -181,15 +160,24 @@ class IncentiveEffects:
         if self.own is not None:
             facts["own_model"] = dict(self.own.facts)
             arrays |= {f"{OWN}{key}": value for key, value in self.own.arrays().items()}
+        facts |= {"levels": {name: one.facts() for name, one in self.levels.items()}} if self.levels else {}
+        for name, one in self.levels.items():
+            arrays |= {f"{LEVEL}{name}:{key}": value for key, value in one.model.arrays().items()}
         return arrays, facts
 
     @classmethod
     def restore(cls, settings: EffectSettings, arrays: Arrays, facts: Mapping[str, Any]) -> Self:
-        common = {key: value for key, value in arrays.items() if key != "strategies" and not key.startswith(OWN)}
-        own = {key.removeprefix(OWN): value for key, value in arrays.items() if key.startswith(OWN)}
+        def under(front: str) -> dict[str, np.ndarray]:
+            return {key.removeprefix(front): value for key, value in arrays.items() if key.startswith(front)}
+
+        common = {key: value for key, value in arrays.items()
+                  if key != "strategies" and not key.startswith((OWN, LEVEL))}  # fmt: skip
+        own, arms_AT = under(OWN), arrays["strategies"]
         kind: Any = VectorEffects if settings.learner == "dml" else ArmEffects
         second = kind.restore(own, facts["own_model"]) if own else None
-        return cls(settings, kind.restore(common, facts["model"]), arrays["strategies"], facts, second)
+        levels = {name: OutcomeLevels.restore(kind, under(f"{LEVEL}{name}:"), each, arms_AT)
+                  for name, each in facts.get("levels", {}).items()}  # fmt: skip
+        return cls(settings, kind.restore(common, facts["model"]), arms_AT, facts, second, levels)
 
     def judge(self, arrays: Arrays, resamples: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         from funnel.incentives.judging import judge
@@ -209,22 +197,22 @@ class IncentiveEffects:
         return panels(record)
 
 
-def effects_of(model: VectorEffects | ArmEffects, x_RF: np.ndarray, arms_AT: np.ndarray) -> np.ndarray:
-    return model.effects(x_RF, arms_AT) if isinstance(model, VectorEffects) else model.effects(x_RF)
-
-
 def own_model(settings: EffectSettings, rows: TreatedRows, seed: int, map: Map) -> VectorEffects | ArmEffects | None:
     """The effects of users whose feature `own` is 1, from their rows alone; None where they are too few, or some arm
     was given to hardly any of them."""
     if settings.own < 0:
         return None
-    if settings.own >= rows.x_RF.shape[1]:
-        raise UserError(f"own is {settings.own}, but there are {rows.x_RF.shape[1]} numeric features")
+    check_own(settings, rows.x_RF.shape[1])
     mine = rows.take(np.flatnonzero(rows.x_RF[:, settings.own] > 0.5))
     enough = len(mine) >= settings.own_rows
     if not enough or np.bincount(mine.arm_R, minlength=rows.arms).min() < settings.arms.smallest_arm:
         return None
     return fit_effects(settings, mine, seed + 1, map)
+
+
+def check_own(settings: EffectSettings, columns: int) -> None:
+    if settings.own >= columns:
+        raise UserError(f"own is {settings.own}, but there are {columns} numeric features")
 
 
 def check_budget(settings: EffectSettings, costs: Mapping[str, Any], x_RF: np.ndarray) -> None:
@@ -258,7 +246,9 @@ def fit_effects(settings: EffectSettings, rows: TreatedRows, seed: int, map: Map
     if settings.learner == "dml":
         check_arms(rows, 1)
         return fit_dml(rows, settings.dml, settings.nuisances, seed, map)
-    return fit_learner(rows, replace(settings.arms, learner=settings.learner), settings.nuisances, seed, map)
+    return fit_learner(
+        rows, LearnerSettings(learner=settings.learner, **vars(settings.arms)), settings.nuisances, seed, map
+    )
 
 
 def balance(settings: EffectSettings, rows: TreatedRows, seed: int) -> dict[str, Any]:

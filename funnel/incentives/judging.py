@@ -3,9 +3,11 @@
 Rows judge whose arm was drawn evenly (the randomised slice) or, where the log has none, all of them by their logged
 propensities. Policies: `user` (each user's own effects), `cluster` (one strategy a k-means cluster), `mix` (the best
 mix of strategies by their mean effects, dealt out by chance), `constant` (the best single one), `cheapest` (nothing
-that costs). Their gains over `mix` and `constant` say whether individual effects pay. Shapes: R rows, A arms.
+that costs). Floors and ceilings of other outcomes hold for each but the last (for the best single one where one keeps
+them). Their gains over `mix` and `constant` say whether individual effects pay. Shapes: R rows, A arms.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from funnel.incentives.clusters import Clusters
 from funnel.incentives.plan import mix_for_all, one_for_all, per_group, per_user
 from funnel.off_policy.estimators import cross_fitted_rewards
 
+POLICIES = ("user", "cluster", "mix", "constant", "cheapest")
 RIVALS = ("mix", "constant")
 
 
@@ -35,23 +38,34 @@ def judge(effects: Any, arrays: Any, resamples: int, seed: int) -> tuple[dict[st
         raise UserError(f"the judging part has an arm {own['arm'].max()} that was not learnt")
     effect_RA, cost_RA = effects.effects(own["x"]), effects.cost(own["x"])
     group_R = Clusters.fit(own["x"], settings.clusters, seed).of(own["x"])
-    user, cluster = (
-        per_user(effect_RA, cost_RA, settings.budget),
-        per_group(effect_RA, cost_RA, group_R, settings.budget),
-    )
+    limited = effects.limited(own["x"])
+    user = per_user(effect_RA, cost_RA, settings.budget, None, limited)
     policies = {
         "user": user.arm_R,
-        "cluster": cluster.arm_R,
-        "mix": mix_for_all(effect_RA, cost_RA, settings.budget),
-        "constant": one_for_all(effect_RA, cost_RA, settings.budget),
+        "mix": mix_for_all(effect_RA, cost_RA, settings.budget, limited),
+        "constant": one_for_all(effect_RA, cost_RA, settings.budget, limited),
         "cheapest": np.zeros(len(rows_N), np.int64),
     }
+    try:
+        policies["cluster"] = per_group(effect_RA, cost_RA, group_R, settings.budget, None, limited).arm_R
+    except UserError as error:  # what users keep one by one, whole clusters may not
+        unkept = {"cluster": str(error)}
+    else:
+        unkept = {}
+    policies = {name: policies[name] for name in POLICIES if name in policies}
     outcome_R = outcome_of(own, parsed_weights(settings.outcomes))
     logged = logged_rows(own, outcome_R, len(effects.arms_AT), seed)
     figures = compare(policies, logged, ("mix", "constant", "cheapest"))
     spent = Logged(own["arm"], own["propensity"], own["cost"], cluster_R=own.get("user"))
     for name, arm_R in policies.items():
         figures |= policy_value(arm_R, spent, "snips").figures(f"{name}.cost")
+    for limit in effects.aims:
+        held = replace(logged, outcome_R=outcome_of(own, {limit.outcome: 1.0}))
+        for name, arm_R in policies.items():
+            figures |= policy_value(arm_R, held, "snips").figures(f"{name}.held.{limit.outcome}")
+    figures["absent"] |= unkept
+    if effects.aims:
+        figures["limits"] = {limit.text: limit.outcome for limit in effects.aims}
     found, plots = areas(effect_RA, cost_RA, own, outcome_R, resamples, seed)
     gains = [Gain.of(figures, f"user.over.{rival}.dr", NAMES[rival]) for rival in RIVALS]
     figures |= found | {

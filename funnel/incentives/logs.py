@@ -1,21 +1,24 @@
 """A log of a rewarded world: what jobs.fit, jobs.operate and jobs.train --problem dragonnet learn from.
 
     python -m jobs.make_data --world incentives --rows 200000 --out runs/rewards
-    python -m jobs.make_data --world incentives --rows 200000 --strategies grid --hidden 1 --out runs/hidden
+    python -m jobs.make_data --world incentives --rows 200000 --strategies grid --logging.hidden 1 --out runs/hidden
+    python -m jobs.make_data --world incentives --days 14 --users 20000 --out runs/days      # day partitions
 
 A row is a user on a day: features of the morning, the strategy that a logging policy gave, its propensity as the log
 knows it, whether it was drawn evenly, the bill, and what came of it: back the next day or not, and minutes. Users are
-dealt to parts whole. What every strategy would have done to whom is in no file: world.py computes it.
+dealt to parts whole, or with --days a part is a day of all users who come. What every strategy would have done to whom
+is in no file: world.py computes it.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from data.days import WHOLE_DAY, day_name
 from data.errors import UserError
 from data.schema import Schema
 from data.treatment import TreatmentColumns
@@ -35,7 +38,9 @@ class RewardLog:
     """How much is logged, and by whom."""
 
     rows: int = 200_000
-    """User-days in all."""
+    """User-days in all, dealt to train, valid and test."""
+    days: int = 0
+    """Write so many day partitions, 2026-01-01 and on, with all users who come; 0: `rows` of train, valid and test."""
     seed: int = 0
     """The same settings and seed give the same log."""
     strategies: Literal["ladder", "grid"] = "ladder"
@@ -45,6 +50,10 @@ class RewardLog:
     def __post_init__(self) -> None:
         if self.rows < 100:
             raise UserError(f"rows is {self.rows}, must be at least 100")
+        if self.days < 0:
+            raise UserError(f"days is {self.days}, must be at least 0")
+        if self.days and self.rows != RewardLog.rows:
+            raise UserError("rows has no effect with days: a day has all users who come; set users")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"seed is {self.seed}, must be from 0 to below 2**31")
 
@@ -91,7 +100,10 @@ class RewardLogs:
     settings_type = WorldSettings
     log_settings_type = RewardLog
     presets: Mapping[str, str] = {}
-    leads_to: ClassVar[tuple[str, ...]] = ("fit", "--system", "incentives")
+
+    @classmethod
+    def leads_to(cls, asked: RewardLog) -> tuple[str, ...]:
+        return ("operate" if asked.days else "fit", "--system", "incentives")
 
     @classmethod
     def write(
@@ -105,6 +117,8 @@ class RewardLogs:
     ) -> dict[str, PartFacts]:
         """The log of one world. Raises UserError if `out` is not empty."""
         world, arms_A3 = World(settings, asked.seed), STRATEGIES[asked.strategies]()
+        if asked.days:
+            return cls.write_days(world, asked, arms_A3, out, progress)
         own, written = schema(), 0
         deal_U = uniforms(key(asked.seed, DEAL), world.users)
         part_U = np.searchsorted(SHARES, deal_U, side="right")
@@ -123,3 +137,22 @@ class RewardLogs:
                 written += len(table)
                 progress(len(table))
             return {part: writer.close() for part, writer in zip(PARTS, writers, strict=True)}
+
+    @classmethod
+    def write_days(
+        cls, world: World, asked: RewardLog, arms_A3: np.ndarray, out: str | Path, progress: Callable[[int], None]
+    ) -> dict[str, PartFacts]:
+        """A part a day. Raises UserError for a day on which nobody comes."""
+        own, written, facts = schema(), 0, {}
+        with new_log(out, own) as directory:
+            for name in map(day_name, range(asked.days)):
+                table, user_N = day_table(world, asked.logging, arms_A3, written)
+                if not len(user_N):
+                    raise UserError(f"{world.settings.users} users make no log: nobody comes on {name}")
+                with PartWriter(directory, name, own) as writer:
+                    writer.write(table)
+                (directory / name / WHOLE_DAY).touch()
+                facts[name] = writer.facts
+                written += len(table)
+                progress(len(table))
+        return facts

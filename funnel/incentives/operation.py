@@ -2,7 +2,7 @@
 
     python -m jobs.operate --system incentives --days 30 --out runs/daily
     python -m jobs.operate --system incentives --days 30 --out runs/plain --cadence.every 1 --gate.share 0
-    python -m jobs.operate --system incentives --data runs/days --out runs/daily        # parts of a log, by name
+    python -m jobs.operate --system incentives --data runs/days --out runs/daily        # days of a log
     python -m jobs.operate --system incentives --replay runs/daily/days/00012
 
 A day: effects are refitted when it is time, users who are due get a strategy under the budget (cadence.py), monitors
@@ -12,7 +12,8 @@ which effects are learnt from; the first days are all random. Shapes: U users, N
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -22,11 +23,12 @@ from data.errors import UserError
 from funnel.fitted import Map
 from funnel.incentives.cadence import CadenceSettings, allowed, due, start_weight
 from funnel.incentives.clusters import Clusters
-from funnel.incentives.fitted import EffectSettings, IncentiveEffects
+from funnel.incentives.effect_settings import EffectSettings, Learning
+from funnel.incentives.fitted import IncentiveEffects
 from funnel.incentives.gate import GateSettings, Trial
 from funnel.incentives.monitors import MonitorSettings, alerts, drift, stability
 from funnel.incentives.plan import per_user
-from funnel.incentives.snapshot import Snapshot, decide, facts_of
+from funnel.incentives.snapshot import Snapshot, decide_as_far, facts_of
 from funnel.incentives.snapshot import replay as replay_snapshot
 from funnel.incentives.source import LoggedDays, Morning, SimulatedDays, Source
 from funnel.incentives.strategies import bill
@@ -42,7 +44,7 @@ NOBODY = np.empty(0, np.int64)
 @dataclass(frozen=True)
 class OperationSettings:
     data: Path | None = None
-    """A log whose parts are days, in the order of their names; left out: a simulated world."""
+    """A log whose parts are days, 2026-01-01 and on; left out: a simulated world."""
     budget: float = 1.0
     """Cost a user who is there, on average, of those not drawn at random."""
     by: Literal["user", "cluster"] = "user"
@@ -58,7 +60,7 @@ class OperationSettings:
     strategies: Literal["ladder", "grid"] = "ladder"
     """Of the simulated world; ladder: six, from nothing to eight a day; grid: 27, three levels of each number."""
     world: WorldSettings = field(default_factory=lambda: WorldSettings(users=10_000))
-    effects: EffectSettings = field(default_factory=lambda: EffectSettings(fit_on="randomised", propensities="logged"))
+    effects: Learning = field(default_factory=Learning)
     cadence: CadenceSettings = field(default_factory=CadenceSettings)
     monitors: MonitorSettings = field(default_factory=MonitorSettings)
     gate: GateSettings = field(default_factory=GateSettings)
@@ -67,12 +69,22 @@ class OperationSettings:
         for name in ("refit", "window", "warmup"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if self.data is not None:
+            for name in ("world", "strategies", "explore"):
+                if getattr(self, name) != getattr(simulated(), name):
+                    raise UserError(f"{name} has no effect with data: users, strategies and random rows are the log's")
         if not 0 < self.budget < np.inf:
             raise UserError(f"budget is {self.budget}, must be a finite number above 0")
         if not 0 < self.explore < 1:
             raise UserError(f"explore is {self.explore}, must lie between 0 and 1: effects are learnt from these users")
         if self.explore + self.gate.share >= 1:
             raise UserError("explore and gate.share leave nobody for the standing effects")
+
+
+@lru_cache(maxsize=1)
+def simulated() -> OperationSettings:
+    """The defaults."""
+    return OperationSettings()
 
 
 class IncentiveOperation:
@@ -88,10 +100,7 @@ class IncentiveOperation:
         self.trial: Trial | None = None
         self.fitted_on = -1
         # The sensitive are few and respond in their own way: their effects are not those of all.
-        self.effects = replace(
-            settings.effects, budget=settings.budget, fit_on="randomised", propensities="logged",
-            own=source.sensitive if settings.effects.own < 0 else settings.effects.own,
-        )  # fmt: skip
+        self.effects = EffectSettings.on_random_rows(settings.effects, settings.budget, source.sensitive)
         self.history: list[dict[str, np.ndarray]] = []
         self.arm_of: dict[int, int] = {}
 
@@ -110,7 +119,7 @@ class IncentiveOperation:
     def step(self, day: int, map: Map) -> Day:
         settings, morning = self.settings, self.source.morning(day)
         self.learn(morning.known)
-        figures: dict[str, Any] = {"users": len(morning.user_N)}
+        figures: dict[str, Any] = {"users": len(morning.user_N)} | ({"date": morning.date} if morning.date else {})
         if day < settings.warmup or not self.history:
             figures |= self.after(morning, np.full(len(morning.user_N), -1), np.full(len(morning.user_N), 2))
             return Day({**figures, "phase": "random"})
@@ -120,13 +129,17 @@ class IncentiveOperation:
         before_N = np.array([self.arm_of.get(user, -1) for user in morning.user_N.tolist()], np.int64)
         decided_N = group_N < 2
         due_N = due(settings.cadence, day, morning.user_N, morning.activity_N, morning.tenure_N, before_N) & decided_N
-        snapshot, facts = self.decided(morning, due_N, decided_N, group_N, before_N)
+        snapshot, facts, told = self.decided(morning, due_N, decided_N, group_N, before_N)
         arm_N = np.where(decided_N, before_N, -1)
         arm_N[due_N] = snapshot.arm_N
         self.arm_of |= dict(zip(snapshot.user_N.tolist(), snapshot.arm_N.tolist(), strict=True))
         vectors_AT = self.standing.arms_AT
         figures |= drift(before_N[decided_N], arm_N[decided_N], vectors_AT, bill(vectors_AT))
-        figures |= {"due": int(due_N.sum()), "alerts": alerts(settings.monitors, figures), "phase": "decided"}
+        if (limited := self.standing.limited(morning.x_NF)) is not None:
+            own_N = np.flatnonzero(decided_N)
+            levels = limited.levels(limited.cost_KRA[:, own_N, arm_N[own_N]].mean(1))
+            figures |= {f"held.{text}": level for text, level in levels.items()}
+        figures |= {"due": int(due_N.sum()), "alerts": alerts(settings.monitors, figures) + told, "phase": "decided"}
         figures |= self.after(morning, arm_N, group_N)
         return Day(figures, snapshot.arrays(), facts)
 
@@ -188,13 +201,14 @@ class IncentiveOperation:
 
     def decided(
         self, morning: Morning, due_N: np.ndarray, decided_N: np.ndarray, group_N: np.ndarray, before_N: np.ndarray
-    ) -> tuple[Snapshot, dict[str, Any]]:
-        """Strategies of the users who are due, under what the others leave of the budget."""
+    ) -> tuple[Snapshot, dict[str, Any], list[str]]:
+        """Strategies of the users who are due, under what the others leave of the budget and of floors and ceilings;
+        what a person should know of these."""
         settings, standing = self.settings, self.standing
         assert standing is not None
         cost_NA = standing.cost(morning.x_NF)
         rest_N = np.flatnonzero(decided_N & ~due_N)
-        taken = float(cost_NA[rest_N, before_N[rest_N]].sum())
+        spent = float(cost_NA[rest_N, before_N[rest_N]].sum())
         own_N = np.flatnonzero(due_N)
         effect_NA = standing.effects(morning.x_NF[own_N])
         if self.candidate is not None:
@@ -204,13 +218,19 @@ class IncentiveOperation:
         allowed_NA = allowed(settings.cadence, morning.sensitive_N[own_N], bill(standing.arms_AT))
         cheapest = float(cost_NA[own_N].min(1).sum()) if len(own_N) else 0.0
         # What earlier decisions cost today may leave less than the cheapest plan of the others.
-        budget = max(settings.budget * float(decided_N.sum()) - taken, cheapest * (1 + 1e-9))
+        budget = max(settings.budget * float(decided_N.sum()) - spent, cheapest * (1 + 1e-9))
         group = NOBODY
         if settings.by == "cluster" and len(own_N):
             group = Clusters.fit(morning.x_NF, settings.effects.clusters, self.seed).of(morning.x_NF[own_N])
-        arm_N = decide(value_NA, cost_NA[own_N], allowed_NA, group, budget)
-        snapshot = Snapshot(morning.user_N[own_N], value_NA, cost_NA[own_N], allowed_NA.astype(np.uint8), group, arm_N)
-        return snapshot, facts_of(budget, strategies=standing.arms_AT.tolist(), fitted_on=self.fitted_on)
+        limited = standing.limited(morning.x_NF)
+        if limited is not None and len(own_N):
+            taken_K = limited.cost_KRA[:, rest_N, before_N[rest_N]].sum(1)
+            limited = limited.of(own_N, (limited.limit_K * int(decided_N.sum()) - taken_K) / len(own_N))
+        arm_N, limited, told = decide_as_far(value_NA, cost_NA[own_N], allowed_NA, group, budget, limited)
+        taken = (value_NA, cost_NA[own_N], allowed_NA.astype(np.uint8), group, arm_N)
+        snapshot = Snapshot(morning.user_N[own_N], *taken, limited)
+        facts = facts_of(budget, limited, strategies=standing.arms_AT.tolist(), fitted_on=self.fitted_on)
+        return snapshot, facts, told
 
     def after(self, morning: Morning, arm_N: np.ndarray, group_N: np.ndarray) -> dict[str, Any]:
         """What came of the day, where the source tells, and the gate's answer."""

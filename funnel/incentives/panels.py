@@ -30,13 +30,14 @@ def results(summary: Mapping[str, Any]) -> Table | None:
     """Values of the policies by two estimators, with 95% intervals, and what they cost."""
     if "budget" not in summary:
         return None
-    rows = []
+    rows, limits = [], dict(summary.get("limits", {}))
     for key, name in POLICIES.items():
         cells = [spread(summary, f"{key}.{estimator}") for estimator in ESTIMATORS]
-        rows.append((name, *cells, spread(summary, f"{key}.cost", 3)))
+        cells += [spread(summary, f"{key}.cost", 3)]
+        rows.append((name, *cells, *(spread(summary, f"{key}.held.{outcome}", 3) for outcome in limits.values())))
     note = ", ".join(f"{name.upper()} {spread(summary, name)}" for name in ("auuc", "qini", "aucc") if name in summary)
     title = f"{summary['rows']:,} rows that judge, budget {summary['budget']:g} a user (95% intervals)"
-    return Table(title, ("policy", "SNIPS", "DR", "cost"), tuple(rows), note)
+    return Table(title, ("policy", "SNIPS", "DR", "cost", *limits), tuple(rows), note)
 
 
 def spread(summary: Mapping[str, Any], key: str, digits: int = 4) -> str:

@@ -6,10 +6,12 @@ Shapes: N users who are there, A arms.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
+from data.credentials import shown
+from data.days import DAY, look
 from data.errors import UserError
 from data.log import open_log
 from funnel.effects.reading import read_part
@@ -34,6 +36,8 @@ class Morning:
     sensitive_N: np.ndarray
     known: dict[str, np.ndarray]
     """Random rows that have become known since the last morning, as funnel/effects/reading.py has them."""
+    date: str = ""
+    """Of a log: which day it is."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +136,19 @@ class SimulatedDays:
 
 
 class LoggedDays:
-    """Day partitions of a log, in the order of their names; decisions are written and nothing else happens."""
+    """Day partitions of a log (data/days.py), in order; decisions are written and nothing else happens."""
 
     closed: ClassVar[bool] = False
 
     def __init__(self, data: Path) -> None:
-        self.log = open_log(data)
+        self.data, self.log = data, open_log(data)
+        self.taken: list[str] = []
+        found = look(data)
+        others = {name: why for name, why in found.passed_over.items() if not DAY.fullmatch(name)}
+        if others and not found.whole:
+            name, why = next(iter(others.items()))
+            raise UserError(f"{shown(str(data))}/{name}: {why}; an operation lives from day to day (jobs.make_data "
+                            "--world incentives --days 14 writes such a log)")  # fmt: skip
         schema = self.log.schema
         treatment = schema.treatment
         if treatment is None or not (treatment.arm and treatment.randomised and treatment.propensity and schema.user):
@@ -152,25 +163,35 @@ class LoggedDays:
         self.sensitive = self.names.index("sensitive")
 
     def ready(self, day: int) -> bool:
-        return day < len(self.log.part_names())
+        return day < len(look(self.data).whole)
 
     def morning(self, day: int) -> Morning:
         """The users of that part, by their last row of it."""
-        parts = self.log.part_names()
-        rows = read_part(self.log, parts[day])
+        date, part = list(look(self.data).whole.items())[day]
+        rows = read_part(open_log(self.data), part)
+        self.taken = [*self.taken[:day], date]
         _, last_N = np.unique(rows["user"][::-1], return_index=True)
         last_N = len(rows["user"]) - 1 - last_N
         x_NF = rows["x"][last_N]
         activity_N, tenure_N, sensitive_N = (x_NF[:, self.names.index(name)] for name in NAMED)
         kept_N = np.flatnonzero(rows["randomised"])
         known = {name: value[kept_N] for name, value in rows.items()}
-        return Morning(day, rows["user"][last_N], x_NF, activity_N, np.expm1(tenure_N), sensitive_N > 0.5, known)
+        user_N, sensitive_N = rows["user"][last_N], sensitive_N > 0.5
+        return Morning(day, user_N, x_NF, activity_N, np.expm1(tenure_N), sensitive_N, known, date)
 
     def act(self, morning: Morning, arm_N: np.ndarray) -> None:
         return None
 
-    def state(self) -> dict[str, Any]:
-        return {}
+    def state(self) -> dict[str, np.ndarray]:
+        return {"taken": np.array([int(date.replace("-", "")) for date in self.taken], np.int64)}
 
     def resume(self, arrays: Mapping[str, np.ndarray]) -> None:
-        return None
+        """Raises UserError where the days that were operated are no longer the first ones."""
+        known = arrays["taken"].tolist()
+        self.taken = list(look(self.data).whole)[: len(known)]
+        for before, now in zip(known, self.taken, strict=False):
+            if before != int(now.replace("-", "")):
+                raise UserError(f"{shown(str(self.data))}: day {now} stands where {before} was operated; days are "
+                                "added at the end")  # fmt: skip
+        if len(self.taken) < len(known):
+            raise UserError(f"{shown(str(self.data))}: {len(known)} days were operated, {len(self.taken)} are there")

@@ -25,7 +25,8 @@ from funnel.effects.rows import TreatedRows
 from funnel.effects.value import Logged, compare
 from funnel.figures.verdict import Gain, verdict
 from funnel.incentives.decision import DecisionObjective
-from funnel.incentives.fitted import EffectSettings, IncentiveEffects
+from funnel.incentives.effect_settings import EffectSettings, Learning
+from funnel.incentives.fitted import IncentiveEffects
 from funnel.incentives.judging import logged_rows
 from funnel.incentives.menu import MINUTE, MenuObjective
 from funnel.incentives.plan import mix_for_all, per_user
@@ -55,7 +56,7 @@ class IncentiveTuningSettings:
     users: int = 2_000
     """menu: users that a candidate is tried on, and as many others that judge."""
     world: WorldSettings = field(default_factory=lambda: WorldSettings(users=30_000))
-    effects: EffectSettings = field(default_factory=lambda: EffectSettings(fit_on="randomised", propensities="logged"))
+    effects: Learning = field(default_factory=Learning)
 
     def __post_init__(self) -> None:
         if not 0 < self.budget < np.inf:
@@ -64,6 +65,9 @@ class IncentiveTuningSettings:
             raise UserError(f"strategies is {self.strategies}, must lie in 1..20")
         if self.tune == "decision" and self.data is None:
             raise UserError("--data LOG is needed to tune the decision")
+        if self.effects.floors or self.effects.ceilings:
+            raise UserError("effects.floors and effects.ceilings go with jobs.fit and jobs.operate: what is tuned here "
+                            "has one budget")  # fmt: skip
         if self.tune == "menu" and 3 * self.users > self.world.users:
             raise UserError(f"users is {self.users}: a world of {self.world.users} has too few for three such groups")
 
@@ -110,7 +114,7 @@ class IncentiveTuning:
         settings = self.settings
         assert settings.data is not None
         log = open_log(settings.data)
-        effects = replace(settings.effects, budget=settings.budget)
+        effects = EffectSettings.on_random_rows(settings.effects, settings.budget)
         arrays = {part: random_rows(IncentiveEffects.read(effects, log, part)) for part in ("train", "valid", "test")}
         # Half of the train part's users teach the effects, the others the correction.
         learn_R = arrays["train"]["user"] % 2 == 0 if "user" in arrays["train"] else half(arrays["train"], self.seed)

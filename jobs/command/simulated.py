@@ -49,7 +49,8 @@ def write_simulated(args: Simulated, out: Path, progress: Callable[[int], None])
 
 def following_simulated(args: Simulated) -> tuple[object, ...]:
     """The command that the log of this world is for, ready to be copied."""
-    command: tuple[str, ...] = getattr(find_logging(args.world), "leads_to", ("check",))
+    leads_to = getattr(find_logging(args.world), "leads_to", ("check",))
+    command: tuple[str, ...] = leads_to(args.config) if callable(leads_to) else leads_to
     return (*command, "--data", args.out, *(() if command[0] == "check" else ("--out", "runs/first")))
 
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.days import WHOLE_DAY, look
 from data.errors import UserError
-from data.generate import WHOLE_DAY
 from data.labels import check_labels
 from data.log import Log, open_log
 from distributed.training.recorder import CHECKPOINTS
 from funnel.numbers import counted
 from jobs.evolve.conduct import POLICY_FILE
-from jobs.pipeline.days import cut_day, look
+from jobs.pipeline.days import cut_day
 from jobs.pipeline.plan import DAY_RESAMPLES, Plan
 from jobs.pipeline.published import serve, write_days
 from jobs.pipeline.record import Record, Stage
