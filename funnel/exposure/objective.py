@@ -1,26 +1,27 @@
 """The return of a policy on the simplex: what a model, a doubly robust estimate or the simulator says of it over users.
 
 Users whose shares the overlap floor refuses are given the log's mean shares, so a policy gains nothing by going where
-nobody was seen. Shapes: P candidates, D parameters, U users, F features, K categories.
+nobody was seen. All candidates of a call are scored in one product a layer, in float32 on one thread: the engine cuts
+calls alike for any number of workers, so returns are the same bits. The doubly robust correction is over all rows that
+were set apart for it, the model's level over users drawn anew for each evaluation.
+Shapes: C candidates, D parameters, U users, N rows that correct, F features, K categories.
 """
 
 import hashlib
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from funnel.exposure.outcome import OutcomeModel
+from funnel.exposure.outcome import OutcomeModel, one_thread
 from funnel.exposure.overlap import Overlap
 from funnel.exposure.policy import SharePolicy
 from funnel.exposure.shares import ShareRows
-from funnel.exposure.simulation import value
-from funnel.figures.intervals import effective_size
 
 
 class ShareObjective:
     """es/objectives/base.py. `rows`: users that candidates are scored on, and whose residuals correct the model."""
-
-    batch_pairs: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -36,14 +37,25 @@ class ShareObjective:
         self.estimate, self.policy, self.rows, self.model = estimate, policy, rows, model
         self.overlap, self.users, self.smallest, self.seed = overlap, min(users, len(rows)), smallest, seed
         self.mean_F, self.scale_F = overlap.mean_F, overlap.scale_F
-        self.standard_RF = self.standard(rows.features_RF)
-        self.group_R = overlap.group(rows.features_RF)
         self.fallback_K = np.asarray(policy.start_K)
         self.scale = float(rows.outcome_R.std()) or 1.0
+        self.standard_RF = torch.from_numpy(self.standard(rows.features_RF)).float()
+        group_R = overlap.group(rows.features_RF)
+        self.group_R, self.kernels = torch.from_numpy(group_R), overlap.tensors()
+        self.fallback = torch.from_numpy(self.fallback_K).float()
+        if estimate == "simulator":
+            assert rows.best_RK is not None
+            self.best_RK = torch.from_numpy(rows.best_RK).float()
+            return
+        assert model is not None
+        self.weights, self.user_RF = model.tensors(), model.users(rows.features_RF)
+        self.centre_K = torch.from_numpy(model.centre_K).float()
+        self.spread_K = torch.from_numpy(model.scale_K).float()
         if estimate == "doubly_robust":
-            assert model is not None
-            self.residual_R = rows.outcome_R - model.predict(rows.features_RF, rows.shares_RK)
-            self.log_density_R = overlap.log_density(self.group_R, rows.shares_RK)
+            residual_R = rows.outcome_R - model.predict(rows.features_RF, rows.shares_RK)
+            self.residual_R = torch.from_numpy(residual_R).float()
+            self.log_density_R = torch.from_numpy(overlap.log_density(group_R, rows.shares_RK)).float()
+            self.shares_RK = torch.from_numpy(rows.shares_RK).float()
 
     def standard(self, features_RF: np.ndarray) -> np.ndarray:
         """Standardised features, missing ones at the mean."""
@@ -63,28 +75,53 @@ class ShareObjective:
         return np.where(refused_R[:, None], self.fallback_K, shares_RK)
 
     def evaluate_batch(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> np.ndarray:
-        found = []
-        for theta_D, seed in zip(theta_PD, seeds_P.tolist(), strict=True):
-            some = np.random.default_rng(seed).integers(0, len(self.rows), self.users)
-            found.append(self.worth(self.policy.shares(theta_D, self.standard_RF[some]), some))
-        return np.array(found)
+        users = [np.random.default_rng(seed).integers(0, len(self.rows), self.users) for seed in seeds_P.tolist()]
+        some_CU, theta_CD = torch.from_numpy(np.stack(users)), torch.from_numpy(np.array(theta_PD, np.float32))
+        with one_thread(), torch.inference_mode():
+            worth_C = self.level(self.policy.of_candidates(theta_CD, self.standard_RF[some_CU]), some_CU)
+            if self.estimate == "doubly_robust":
+                for candidate, theta_1D in enumerate(theta_CD[:, None]):
+                    worth_C[candidate] += self.correction(self.policy.of_candidates(theta_1D, self.standard_RF[None])[0])
+            return worth_C.numpy()
 
-    def worth(self, shares_UK: np.ndarray, some_U: np.ndarray) -> float:
-        """The estimated mean outcome of shares for these of the rows."""
+    def worth_of_constant(self, shares_K: np.ndarray, some_U: np.ndarray) -> float:
+        """The estimate where everybody gets the same shares."""
+        shares = torch.from_numpy(shares_K).float()
+        some_1U = torch.from_numpy(some_U)[None]
+        with one_thread(), torch.inference_mode():
+            found = float(self.level(shares.expand(1, len(some_U), -1), some_1U)[0])
+            if self.estimate == "doubly_robust":
+                found += float(self.correction(shares.expand(len(self.rows), -1)))
+        return found
+
+    def level(self, shares_CUK: Tensor, some_CU: Tensor) -> Tensor:
+        """(C,) float64: the mean outcome by the model, or by the simulator, of shares for these of the rows."""
+        candidates, users, categories = shares_CUK.shape
         if self.estimate == "simulator":
-            assert self.rows.best_RK is not None
-            return float(value(shares_UK, self.rows.best_RK[some_U]).mean())
+            best_CUK = self.best_RK[some_CU]
+            gain_CU = best_CUK.square().sum(2) - (shares_CUK - best_CUK).abs().sum(2)
+            return gain_CU.double().mean(1)
+        some_N = some_CU.reshape(-1)
+        given_NK = self.after_floor(shares_CUK.reshape(-1, categories), self.group_R[some_N])
+        dose_NK = (given_NK - self.centre_K) / self.spread_K
         assert self.model is not None
-        refused_U = self.overlap.refused(self.group_R[some_U], shares_UK)
-        shares_UK = np.where(refused_U[:, None], self.fallback_K, shares_UK)
-        level = float(self.model.predict(self.rows.features_RF[some_U], shares_UK).mean())
-        if self.estimate == "model":
-            return level
-        square_U = ((self.rows.shares_RK[some_U] - shares_UK) ** 2).sum(axis=1)
-        exponent_U = -square_U / (2 * self.overlap.width**2) - self.log_density_R[some_U]
-        weight_U = np.exp(exponent_U - exponent_U.max())
-        missing = max(0.0, 1 - effective_size(weight_U) / self.smallest) if self.smallest else 0.0
-        return level + float((weight_U * self.residual_R[some_U]).sum() / weight_U.sum()) - missing * self.scale
+        outcome_N = self.model.forward(self.user_RF[some_N], dose_NK, self.weights)
+        return outcome_N.view(candidates, users).double().mean(1)
+
+    def after_floor(self, shares_NK: Tensor, group_N: Tensor) -> Tensor:
+        """The shares, and the log's mean ones where nobody like the user was seen with anything like them."""
+        refused_N = self.overlap.refused_fast(group_N, shares_NK, self.kernels)
+        return torch.where(refused_N[:, None], self.fallback, shares_NK)
+
+    def correction(self, shares_NK: Tensor) -> float:
+        """What rows that were shown nearly such shares add to the model, less a penalty where they are few."""
+        given_NK = self.after_floor(shares_NK, self.group_R)
+        square_N = (self.shares_RK - given_NK).square().sum(1)
+        exponent_N = -square_N / (2 * self.overlap.width**2) - self.log_density_R
+        weight_N = (exponent_N - exponent_N.max()).exp().double()
+        size = float(weight_N.sum() ** 2 / weight_N.square().sum())
+        missing = max(0.0, 1 - size / self.smallest) if self.smallest else 0.0
+        return float((weight_N * self.residual_R).sum() / weight_N.sum()) - missing * self.scale
 
     def describe(self) -> dict[str, Any]:
         state = hashlib.sha256()

@@ -217,7 +217,7 @@ class ExposureTuning:
         drawn = self.train.shares_RK[random.permutation(len(self.train))[:CANDIDATES]]
         tried_CK = np.concatenate([self.train.shares_RK.mean(axis=0)[None], drawn])
         some = random.permutation(len(objective.rows))[: self.settings.users]
-        worths = [objective.worth(np.tile(shares_K, (len(some), 1)), some) for shares_K in tried_CK]
+        worths = [objective.worth_of_constant(shares_K, some) for shares_K in tried_CK]
         return np.asarray(tried_CK[int(np.argmax(worths))])
 
     @classmethod
