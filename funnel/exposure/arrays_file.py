@@ -7,11 +7,10 @@ from safetensors.numpy import load_file
 
 from data.errors import UserError
 from funnel.exposure.fitted import ExposureForest, ForestFitSettings
-from funnel.exposure.forest import MDP2Forest
 from funnel.settings import read
 
 
-def read_forest(run: Path) -> MDP2Forest:
+def read_forest(run: Path) -> ExposureForest:
     """Raises UserError for a directory that holds no fitted forest of shares."""
     facts_file, arrays_file = run / "model" / "model.json", run / "model" / "arrays.safetensors"
     try:
@@ -24,4 +23,4 @@ def read_forest(run: Path) -> MDP2Forest:
     if record.get("system") != ExposureForest.name:
         raise UserError(f"{run}: a model of {record.get('system')!r}, not of 'exposure'")
     settings = read(ForestFitSettings, record["settings"], str(facts_file))
-    return ExposureForest.restore(settings, arrays, record["facts"]).forest
+    return ExposureForest.restore(settings, arrays, record["facts"])

@@ -5,7 +5,8 @@
     python -m jobs.fit --system exposure --data runs/shares --out runs/points --leaves points --workers 2
 
 Fitted on the train part, judged on the test part by a model of outcomes that is fitted on the half of the test part
-that it does not judge, and doubly robust.
+that it does not judge, and doubly robust. Shares that users alike were never shown are drawn in towards the log's mean
+ones (overlap.py) wherever the forest is used: judged, or on the platform.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from data.errors import UserError
 from data.log import Log
 from funnel.exposure.explain import curves_of, groups_of, importance
 from funnel.exposure.figures import treatment_error
@@ -45,8 +47,10 @@ class ExposureForest:
     name: ClassVar[str] = "exposure"
     settings_type: ClassVar[type] = ForestFitSettings
 
-    def __init__(self, settings: ForestFitSettings, forest: MDP2Forest, facts: Mapping[str, Any]) -> None:
-        self.settings, self.forest, self.facts = settings, forest, facts
+    def __init__(
+        self, settings: ForestFitSettings, forest: MDP2Forest, overlap: Overlap, facts: Mapping[str, Any]
+    ) -> None:
+        self.settings, self.forest, self.overlap, self.facts = settings, forest, overlap, facts
 
     @classmethod
     def read(cls, settings: ForestFitSettings, log: Log, part: str) -> dict[str, np.ndarray]:
@@ -67,11 +71,15 @@ class ExposureForest:
         forest = MDP2Forest(settings.forest).fit(rows, seed, map)
         facts = {"rows": len(rows), "mean": rows.shares_RK.mean(axis=0).tolist(),
                  "low": rows.shares_RK.min(axis=0).tolist(), "high": rows.shares_RK.max(axis=0).tolist()}  # fmt: skip
-        return cls(settings, forest, facts)
+        return cls(settings, forest, Overlap.fit(rows, settings.overlap, seed), facts)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return self.forest.categories
 
     def shares(self, features_UF: np.ndarray) -> np.ndarray:
-        """What each user should get, (U, K)."""
-        return self.forest.shares(features_UF)
+        """What each user should get, (U, K), as far as the log has seen it."""
+        return self.overlap.drawn_in(features_UF, self.forest.shares(features_UF), np.array(self.facts["mean"]))
 
     def describe(self) -> str:
         forest = self.forest
@@ -97,6 +105,7 @@ class ExposureForest:
         }  # fmt: skip
         if forest.curves:
             arrays["curves"] = np.concatenate(forest.curves)
+        arrays |= {f"overlap.{key}": value for key, value in self.overlap.arrays().items()}
         names = {"features": list(forest.feature_names), "categories": list(forest.categories)}
         return arrays, {**self.facts, **names, "ridge": forest.ridge}
 
@@ -116,7 +125,10 @@ class ExposureForest:
             tuple(facts["features"]),
             tuple(facts["categories"]),
         )
-        return cls(settings, forest, facts)
+        seen = {key.removeprefix("overlap."): value for key, value in arrays.items() if key.startswith("overlap.")}
+        if not seen:
+            raise UserError("this forest was fitted before forests kept what the log has seen: fit it again")
+        return cls(settings, forest, Overlap.restore(seen), facts)
 
     def judge(self, arrays: Arrays, resamples: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Against the log's mean shares, the best constant and the log's own. Nothing is resampled."""
@@ -126,7 +138,7 @@ class ExposureForest:
         model = OutcomeModel.fit(fitted, self.settings.outcome_model, seed + 1)
         overlap = Overlap.fit(fitted, self.settings.overlap, seed + 1)
         mean_K, users = np.array(self.facts["mean"]), len(judging)
-        own = self.shares(judging.features_RF)
+        own, wanted = self.shares(judging.features_RF), self.forest.shares(judging.features_RF)
         check_policy(own, np.array(self.facts["low"]), np.array(self.facts["high"]), rows.categories,
                      1 / self.settings.forest.additive.steps)  # fmt: skip
         constant_K = best_constant(model, fitted, mean_K, seed)
@@ -139,6 +151,7 @@ class ExposureForest:
         }
         judge = Judge(judging, model.predict, overlap, mean_K)
         figures: dict[str, Any] = {"users": users, "outcome_model.r2": model.r2}
+        figures["policy.drawn_in"] = float((np.abs(own - wanted).sum(axis=1) > 1e-9).mean())
         figures |= compare(judge, policies, "policy", ("mean", "constant", "logging"))
         if judging.best_RK is not None:
             for name, shares_RK in policies.items():

@@ -139,7 +139,7 @@ class MDP2Forest:
         self.trees = [tree for tree, _ in grown]
         found = [curves for _, curves in grown if curves is not None]
         if found:
-            chosen = least_ridge(mean_of([error_L for _, error_L in found]))
+            chosen = least_ridge(mean_of([error_L1 for _, error_L1 in found]))
             self.ridge = self.settings.additive.ridges[chosen]
             self.curves = [curves[chosen] for curves, _ in found]
         return self
