@@ -23,7 +23,7 @@ import tyro
 
 from benchmarks.bench import markdown, write_result
 from benchmarks.exposure.pieces import Pieces
-from benchmarks.exposure.rivals import dml, drnet, outcome_argmax, vcnet
+from benchmarks.exposure.rivals import ceiling, dml, drnet, joint, outcome_argmax, vcnet
 from data.log import open_log
 from funnel.exposure.figures import main_regret, treatment_error
 from funnel.exposure.forest import ForestSettings, MDP2Forest
@@ -43,8 +43,12 @@ FORESTS: dict[str, dict[str, object]] = {
 EVOLUTIONS: dict[str, tuple[object, ...]] = {
     "evolution on an outcome model, network": ("--estimate", "model"),
     "evolution on an outcome model, linear": ("--estimate", "model", "--hidden", 0),
-    "evolution on an outcome model, network, no overlap floor": ("--estimate", "model", "--overlap.floor", 0),
     "evolution on doubly robust estimates, network": ("--estimate", "doubly_robust"),
+    "evolution on doubly robust estimates, linear": ("--estimate", "doubly_robust", "--hidden", 0),
+}
+ON_SIMULATOR: dict[str, tuple[object, ...]] = {
+    "evolution on the simulator, network": ("--estimate", "simulator"),
+    "evolution on the simulator, linear": ("--estimate", "simulator", "--hidden", 0),
 }
 
 
@@ -55,14 +59,17 @@ class Options:
     views: Path | None = None
     noise: float = 0.0
     rows: int = 50_000
-    generations: int = 250
-    pairs: int = 16
+    generations: int = 1000
+    """Of an evolution, with the preset `thorough`. A linear policy gets a quarter, and half of the pairs; on doubly
+    robust estimates, which cost twenty times as much, a third, and half of the pairs."""
     cache: Path | None = None
     """File that keeps results: the same command again goes on."""
     seconds: float = 1e9
     """CPU-seconds after which no new policy is begun."""
     only: str = ""
     """Compute those alone whose name begins so, of the others what is there already."""
+    tried: bool = False
+    """Forests with half of the features a split too."""
     networks: bool = True
     """DRNet and VCNet one category at a time, which cost most."""
 
@@ -105,7 +112,9 @@ class World:
 def evolved(world: World, options: Options, seed: int, words: tuple[object, ...]) -> np.ndarray:
     """What `jobs.evolve --objective exposure` gives the users that judge, from its policy.json."""
     out = world.folder / f"run-{seed}-{'-'.join(map(str, words)).strip('-')}"
-    size = ("--generations", options.generations, "--pairs", options.pairs, "--users", 500)
+    linear, robust = "--hidden" in words, "doubly_robust" in words
+    generations = options.generations // (4 if linear else 1) // (3 if robust else 1)
+    size = ("--preset", "thorough", "--generations", generations, *(("--pairs", 32) if linear or robust else ()))
     given = evolve.arguments_of("--objective", "exposure", *words, "--seed", seed, "--workers", 0, "--out", out, *size)
     with contextlib.redirect_stdout(io.StringIO()):
         evolve.run(given)
@@ -132,17 +141,21 @@ def policies(world: World, options: Options, seed: int) -> dict[str, Callable[[]
     }
     tried = round(0.5 * len(train.feature_names))
     for name, more in FORESTS.items():
-        for told, drawn in (("", 0), (", half of the features a split", tried)):
+        for told, drawn in (("", 0), (", half of the features a split", tried))[: 2 if options.tried else 1]:
             settings = ForestSettings(features_tried=drawn, **more)  # type: ignore[arg-type]
             found[f"forest, {name}{told}"] = partial(forest_shares, settings, train, x_UF, seed)
     found["DML, one category at a time"] = partial(dml, train, x_UF, seed)
     found["outcome model, best shares of each user"] = partial(model_shares, train, x_UF, mean_K, seed)
+    found["joint network with an overlap constraint"] = partial(joint, train, x_UF, seed)
     for name, words in EVOLUTIONS.items():
         found[name] = partial(evolved, world, options, seed, ("--data", world.log, *words))
     if world.response is None:
-        found["evolution on the simulator, network"] = partial(
-            evolved, world, options, seed, ("--estimate", "simulator")
-        )
+        for name, words in ON_SIMULATOR.items():
+            found[name] = partial(evolved, world, options, seed, words)
+        for name, hidden in (("network", 24), ("linear", 0)):
+            found[f"gradient on the simulator, {name}: its class's ceiling"] = partial(
+                ceiling, train, x_UF, hidden, seed
+            )
     if options.networks:
         found["DRNet, one category at a time"] = partial(drnet, train, x_UF, seed)
         found["VCNet, one category at a time"] = partial(vcnet, train, x_UF, seed)

@@ -103,7 +103,8 @@ class DoseCounts:
         return []
 
     def figures(self) -> dict[str, Any]:
-        """rows (and how many were left out for a dose that training has not seen), mse (in the log's units), log_density, and amse where the truth is known."""
+        """rows (and how many were left out for a dose that training has not seen), mse (in the log's units),
+        log_density, and amse where the truth is known."""
         rows, square, density = self.errors_3.tolist()
         absent: dict[str, str] = {}
         found: dict[str, Any] = {"rows": int(rows)}

@@ -11,23 +11,22 @@ ones (overlap.py) wherever the forest is used: judged, or on the platform.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
 from data.errors import UserError
 from data.log import Log
 from funnel.exposure.explain import curves_of, groups_of, importance
-from funnel.exposure.figures import treatment_error
 from funnel.exposure.forest import ForestSettings, MDP2Forest
-from funnel.exposure.outcome import OutcomeModel, OutcomeSettings
+from funnel.exposure.judged import judged, seen_range
+from funnel.exposure.outcome import OutcomeSettings
 from funnel.exposure.overlap import Overlap, OverlapSettings
-from funnel.exposure.panels import forest_panels, policy_results, sentence
+from funnel.exposure.panels import forest_panels, policy_results
 from funnel.exposure.preference import ShareGrid
 from funnel.exposure.reading import read_shares, rows_of
-from funnel.exposure.shares import ShareRows, check_policy, limits
+from funnel.exposure.shares import ShareRows, limits
 from funnel.exposure.tree import Tree
-from funnel.exposure.value import Judge, compare
 from funnel.fitted import Arrays, Map, here
 from funnel.panels import Panel, Record, Table
 
@@ -54,11 +53,7 @@ class ExposureForest:
 
     @classmethod
     def read(cls, settings: ForestFitSettings, log: Log, part: str) -> dict[str, np.ndarray]:
-        arrays = read_shares(log, part)
-        assert log.schema.treatment is not None
-        rows_of(arrays, log.schema.numeric, log.schema.treatment.vector, settings.outcomes, f"{log.location}/{part}")
-        names = {"features": np.array(log.schema.numeric), "categories": np.array(log.schema.treatment.vector)}
-        return arrays | names
+        return read_arrays(settings.outcomes, log, part)
 
     @classmethod
     def check(cls, settings: ForestFitSettings, train: Arrays, judging: Arrays, where: str) -> None:
@@ -69,8 +64,7 @@ class ExposureForest:
     def fit(cls, settings: ForestFitSettings, arrays: Arrays, seed: int, map: Map = here) -> Self:
         rows = checked(settings, arrays)
         forest = MDP2Forest(settings.forest).fit(rows, seed, map)
-        facts = {"rows": len(rows), "mean": rows.shares_RK.mean(axis=0).tolist(),
-                 "low": rows.shares_RK.min(axis=0).tolist(), "high": rows.shares_RK.max(axis=0).tolist()}  # fmt: skip
+        facts = seen_range(rows)
         return cls(settings, forest, Overlap.fit(rows, settings.overlap, seed), facts)
 
     @property
@@ -132,33 +126,11 @@ class ExposureForest:
 
     def judge(self, arrays: Arrays, resamples: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Against the log's mean shares, the best constant and the log's own. Nothing is resampled."""
-        rows = checked(self.settings, arrays)
-        order = np.random.default_rng([seed, 4]).permutation(len(rows))
-        fitted, judging = rows.take(order[: len(rows) // 2]), rows.take(order[len(rows) // 2 :])
-        model = OutcomeModel.fit(fitted, self.settings.outcome_model, seed + 1)
-        overlap = Overlap.fit(fitted, self.settings.overlap, seed + 1)
-        mean_K, users = np.array(self.facts["mean"]), len(judging)
-        own, wanted = self.shares(judging.features_RF), self.forest.shares(judging.features_RF)
-        check_policy(own, np.array(self.facts["low"]), np.array(self.facts["high"]), rows.categories,
-                     1 / self.settings.forest.additive.steps)  # fmt: skip
-        constant_K = best_constant(model, fitted, mean_K, seed)
-        policies = {
-            "policy": own,
-            "constant": np.tile(constant_K, (users, 1)),
-            "mean": np.tile(mean_K, (users, 1)),
-            "uniform": np.full((users, len(mean_K)), 1 / len(mean_K)),
-            "logging": judging.shares_RK,
-        }
-        judge = Judge(judging, model.predict, overlap, mean_K)
-        figures: dict[str, Any] = {"users": users, "outcome_model.r2": model.r2}
-        figures["policy.drawn_in"] = float((np.abs(own - wanted).sum(axis=1) > 1e-9).mean())
-        figures |= compare(judge, policies, "policy", ("mean", "constant", "logging"))
-        if judging.best_RK is not None:
-            for name, shares_RK in policies.items():
-                figures[f"{name}.mtse"] = treatment_error(judging.best_RK, shares_RK)
-                figures[f"{name}.l1"] = float(np.abs(shares_RK - judging.best_RK).sum(axis=1).mean())
-        figures |= {f"share.{name}": float(mean) for name, mean in zip(rows.categories, own.mean(axis=0), strict=True)}
-        summary = {f"exposure.{key}": found for key, found in figures.items()} | {"message": sentence(figures)}
+        rows, settings = checked(self.settings, arrays), self.settings
+        summary, judging, own = judged(
+            rows, self.shares, self.forest.shares, self.facts, settings.outcome_model, settings.overlap,
+            1 / settings.forest.additive.steps, seed,
+        )  # fmt: skip
         plots = {
             "categories": list(rows.categories),
             "importance": importance(self.forest),
@@ -177,16 +149,23 @@ class ExposureForest:
         return forest_panels(record)
 
 
-def checked(settings: ForestFitSettings, arrays: Arrays, where: str = "shares") -> ShareRows:
+class Weighted(Protocol):
+    """Settings that say which outcomes are to be raised."""
+
+    @property
+    def outcomes(self) -> tuple[str, ...]: ...
+
+
+def read_arrays(outcomes: tuple[str, ...], log: Log, part: str) -> dict[str, np.ndarray]:
+    """A part's arrays with the names of features and categories, checked."""
+    arrays = read_shares(log, part)
+    assert log.schema.treatment is not None
+    rows_of(arrays, log.schema.numeric, log.schema.treatment.vector, outcomes, f"{log.location}/{part}")
+    names = {"features": np.array(log.schema.numeric), "categories": np.array(log.schema.treatment.vector)}
+    return arrays | names
+
+
+def checked(settings: Weighted, arrays: Arrays, where: str = "shares") -> ShareRows:
+    """The rows of arrays that `read_arrays` gave."""
     features, categories = (tuple(arrays[key].tolist()) for key in ("features", "categories"))
     return rows_of(arrays, features, categories, settings.outcomes, where)
-
-
-def best_constant(model: OutcomeModel, rows: ShareRows, mean_K: np.ndarray, seed: int) -> np.ndarray:
-    """The best shares for everybody by the model, of the mean and some hundred logged ones."""
-    random = np.random.default_rng([seed, 3])
-    drawn = rows.shares_RK[random.permutation(len(rows))[:300]]
-    tried_CK = np.concatenate([mean_K[None], drawn])
-    some = rows.features_RF[random.permutation(len(rows))[:500]]
-    worths = [model.predict(some, np.tile(shares_K, (len(some), 1))).mean() for shares_K in tried_CK]
-    return np.asarray(tried_CK[int(np.argmax(worths))])

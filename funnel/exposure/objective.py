@@ -2,8 +2,8 @@
 
 Users whose shares the overlap floor refuses are given the log's mean shares, so a policy gains nothing by going where
 nobody was seen. All candidates of a call are scored in one product a layer, in float32 on one thread: the engine cuts
-calls alike for any number of workers, so returns are the same bits. The doubly robust correction is over all rows that
-were set apart for it, the model's level over users drawn anew for each evaluation.
+calls alike for any number of workers, so returns are the same bits. The doubly robust correction is over the first
+`correcting` rows, always the same, the model's level over users drawn anew for each evaluation.
 Shapes: C candidates, D parameters, U users, N rows that correct, F features, K categories.
 """
 
@@ -33,6 +33,7 @@ class ShareObjective:
         users: int,
         smallest: float,
         seed: int,
+        correcting: int = 4000,
     ) -> None:
         self.estimate, self.policy, self.rows, self.model = estimate, policy, rows, model
         self.overlap, self.users, self.smallest, self.seed = overlap, min(users, len(rows)), smallest, seed
@@ -52,10 +53,11 @@ class ShareObjective:
         self.centre_K = torch.from_numpy(model.centre_K).float()
         self.spread_K = torch.from_numpy(model.scale_K).float()
         if estimate == "doubly_robust":
-            residual_R = rows.outcome_R - model.predict(rows.features_RF, rows.shares_RK)
-            self.residual_R = torch.from_numpy(residual_R).float()
-            self.log_density_R = torch.from_numpy(overlap.log_density(group_R, rows.shares_RK)).float()
-            self.shares_RK = torch.from_numpy(rows.shares_RK).float()
+            few = slice(0, correcting)
+            features_NF, shares_NK = rows.features_RF[few], rows.shares_RK[few]
+            self.residual_N = torch.from_numpy(rows.outcome_R[few] - model.predict(features_NF, shares_NK)).float()
+            self.log_density_N = torch.from_numpy(overlap.log_density(group_R[few], shares_NK)).float()
+            self.shares_NK = torch.from_numpy(shares_NK).float()
 
     def standard(self, features_RF: np.ndarray) -> np.ndarray:
         """Standardised features, missing ones at the mean."""
@@ -80,8 +82,9 @@ class ShareObjective:
         with one_thread(), torch.inference_mode():
             worth_C = self.level(self.policy.of_candidates(theta_CD, self.standard_RF[some_CU]), some_CU)
             if self.estimate == "doubly_robust":
+                corrected_1NF = self.standard_RF[None, : len(self.residual_N)]
                 for candidate, theta_1D in enumerate(theta_CD[:, None]):
-                    worth_C[candidate] += self.correction(self.policy.of_candidates(theta_1D, self.standard_RF[None])[0])
+                    worth_C[candidate] += self.correction(self.policy.of_candidates(theta_1D, corrected_1NF)[0])
             return worth_C.numpy()
 
     def worth_of_constant(self, shares_K: np.ndarray, some_U: np.ndarray) -> float:
@@ -91,7 +94,7 @@ class ShareObjective:
         with one_thread(), torch.inference_mode():
             found = float(self.level(shares.expand(1, len(some_U), -1), some_1U)[0])
             if self.estimate == "doubly_robust":
-                found += float(self.correction(shares.expand(len(self.rows), -1)))
+                found += float(self.correction(shares.expand(len(self.residual_N), -1)))
         return found
 
     def level(self, shares_CUK: Tensor, some_CU: Tensor) -> Tensor:
@@ -115,13 +118,13 @@ class ShareObjective:
 
     def correction(self, shares_NK: Tensor) -> float:
         """What rows that were shown nearly such shares add to the model, less a penalty where they are few."""
-        given_NK = self.after_floor(shares_NK, self.group_R)
-        square_N = (self.shares_RK - given_NK).square().sum(1)
-        exponent_N = -square_N / (2 * self.overlap.width**2) - self.log_density_R
+        given_NK = self.after_floor(shares_NK, self.group_R[: len(shares_NK)])
+        square_N = (self.shares_NK - given_NK).square().sum(1)
+        exponent_N = -square_N / (2 * self.overlap.width**2) - self.log_density_N
         weight_N = (exponent_N - exponent_N.max()).exp().double()
         size = float(weight_N.sum() ** 2 / weight_N.square().sum())
         missing = max(0.0, 1 - size / self.smallest) if self.smallest else 0.0
-        return float((weight_N * self.residual_R).sum() / weight_N.sum()) - missing * self.scale
+        return float((weight_N * self.residual_N).sum() / weight_N.sum()) - missing * self.scale
 
     def describe(self) -> dict[str, Any]:
         state = hashlib.sha256()
@@ -135,5 +138,6 @@ class ShareObjective:
             "hidden": self.policy.hidden,
             "users": self.users,
             "smallest_size": self.smallest,
+            "correcting": len(self.residual_N) if self.estimate == "doubly_robust" else 0,
             "data": state.hexdigest()[:16],
         }

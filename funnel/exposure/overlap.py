@@ -26,7 +26,7 @@ PIECE = 2048
 class OverlapSettings:
     user_groups: int = 8
     """Groups of users that are alike."""
-    kernels: int = 256
+    kernels: int = 128
     """Logged rows of a group that its density is made of."""
     width: float = 2.0
     """Of the kernels, in Silverman's widths. One suits the density itself; weights of 1/density then hang on the few
@@ -34,7 +34,6 @@ class OverlapSettings:
     on 147)."""
     floor: float = 0.01
     """Shares are refused where the density is below that of all but this part of the logged rows; 0 refuses none."""
-
 
     def __post_init__(self) -> None:
         for name in ("user_groups", "kernels"):
@@ -132,9 +131,19 @@ class Overlap:
                    arrays["floor"])  # fmt: skip
 
     def tensors(self) -> list[tuple[Tensor, Tensor]]:
-        """Of each group its kernels, transposed and in units of the width, and half their squares: for `refused_fast`."""
+        """Of each group its kernels, transposed and in units of the width, and half their squares."""
         scaled = [torch.from_numpy(kernels_MK / self.width).float() for kernels_MK in self.kernels]
         return [(kernels_MK.T.contiguous(), 0.5 * kernels_MK.square().sum(1)) for kernels_MK in scaled]
+
+    def log_density_fast(self, group_R: Tensor, shares_RK: Tensor, tensors: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """`log_density` in float32; gradients pass to the shares."""
+        scaled_RK = shares_RK / self.width
+        found_R = -0.5 * scaled_RK.square().sum(1)
+        for group, (kernel_KM, half_M) in enumerate(tensors):
+            own = (group_R == group).nonzero().squeeze(1)
+            exponent_RM = torch.addmm(-half_M, scaled_RK[own], kernel_KM)
+            found_R = found_R.index_add(0, own, exponent_RM.logsumexp(1) - np.log(len(half_M)))
+        return found_R
 
     def refused_fast(self, group_R: Tensor, shares_RK: Tensor, tensors: list[tuple[Tensor, Tensor]]) -> Tensor:
         """`refused` in float32 by one product a group, for the many candidates of a search: shares within some 1e-5 of
@@ -147,8 +156,9 @@ class Overlap:
                 continue
             own = (group_R == group).nonzero().squeeze(1)
             exponent_RM = torch.addmm(-half_M, scaled_RK[own], kernel_KM)
-            log_R = exponent_RM.logsumexp(1) - half_R[own] - np.log(len(half_M))
-            found_R[own] = log_R < float(self.floor_G[group])
+            needed_R = half_R[own] + (float(self.floor_G[group]) + np.log(len(half_M)))
+            doubtful = (exponent_RM.amax(1) < needed_R).nonzero().squeeze(1)  # the nearest kernel alone is not enough
+            found_R[own[doubtful]] = exponent_RM[doubtful].logsumexp(1) < needed_R[doubtful]
         return found_R
 
 

@@ -37,6 +37,7 @@ from models.objectives.dose_response import dose_terms
 from models.rows import EVERY_ROW, Share
 from models.varying_coefficient import DoseConfig, DoseNetwork, varying_coefficient
 
+
 @dataclass(frozen=True)
 class DoseSettings:
     dose: str = ""
@@ -145,9 +146,7 @@ class VCNet:
             "edges": group_edges(settings, log, parts["train"], where),
             "numeric_mean": mean_N.tolist(),
             "numeric_std": std_N.tolist(),
-            "parts": {
-                name: {"rows": len(found[f"{name}.{dose}"]), "left_out": left_out[name]} for name in parts
-            },
+            "parts": {name: {"rows": len(found[f"{name}.{dose}"]), "left_out": left_out[name]} for name in parts},
         }
 
     def __init__(
@@ -217,8 +216,13 @@ class VCNet:
 
     @classmethod
     def results(cls, summary: Mapping[str, Any]) -> Table:
-        names = {"rows": "rows", "left_out": "rows with a dose that training has not seen, left out", "mse": "squared error of the outcome", "log_density": "mean log density of the dose",
-                 "amse": "AMSE, the average curve's squared error"}  # fmt: skip
+        names = {
+            "rows": "rows",
+            "left_out": "rows left out, whose dose training has not seen",
+            "mse": "squared error of the outcome",
+            "log_density": "mean log density of the dose",
+            "amse": "AMSE, the average curve's squared error",
+        }
         rows = tuple((name, summary[key]) for key, name in names.items() if key in summary)
         return Table(f"{summary.get('part', 'test')} part", ("figure", "value"), rows)
 
