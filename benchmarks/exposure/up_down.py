@@ -1,9 +1,9 @@
-"""More or less of a category: T-, X-, DR-learners one category at a time and DML on all at once, on the paper's simulation.
+"""More or less of a category on the paper's simulation: T-, X-, DR-learners one at a time, DML on all at once.
 
     python -m benchmarks.exposure.up_down            # 8,000 rows, 5 seeds, noise 0 and .3
 
-right      share of users and categories for whom the sign of the effect says on which side of the median the optimum lies
-           (.5: a coin)
+right      share of users and categories for whom the sign of the effect says on which side of the median the optimum
+           lies (.5: a coin)
 error      root mean squared difference from the true effect: of the user's group, the mean outcome of shares above
            the median less that of shares below it, in a large sample of the simulation. What T, X and DR estimate; DML
            holds the other categories' sides at what they are, so its own estimand is another
