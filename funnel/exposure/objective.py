@@ -19,6 +19,9 @@ from funnel.exposure.overlap import Overlap
 from funnel.exposure.policy import SharePolicy
 from funnel.exposure.shares import ShareRows
 
+PIECE = 16_384
+"""Rows that the model and the floor see at a time: what they hold of them stays small."""
+
 
 class ShareObjective:
     """es/objectives/base.py. `rows`: users that candidates are scored on, and whose residuals correct the model."""
@@ -104,12 +107,14 @@ class ShareObjective:
             best_CUK = self.best_RK[some_CU]
             gain_CU = best_CUK.square().sum(2) - (shares_CUK - best_CUK).abs().sum(2)
             return gain_CU.double().mean(1)
-        some_N = some_CU.reshape(-1)
-        given_NK = self.after_floor(shares_CUK.reshape(-1, categories), self.group_R[some_N])
-        dose_NK = (given_NK - self.centre_K) / self.spread_K
-        assert self.model is not None
-        outcome_N = self.model.forward(self.user_RF[some_N], dose_NK, self.weights)
-        return outcome_N.view(candidates, users).double().mean(1)
+        found, model = list[Tensor](), self.model
+        assert model is not None
+        some_N, shares_NK = some_CU.reshape(-1), shares_CUK.reshape(-1, categories)
+        for some, shares in zip(some_N.split(PIECE), shares_NK.split(PIECE), strict=True):
+            given = self.after_floor(shares, self.group_R[some])
+            dose = (given - self.centre_K) / self.spread_K
+            found.append(model.forward(self.user_RF[some], dose, self.weights))
+        return torch.cat(found).view(candidates, users).double().mean(1)
 
     def after_floor(self, shares_NK: Tensor, group_N: Tensor) -> Tensor:
         """The shares, and the log's mean ones where nobody like the user was seen with anything like them."""
