@@ -145,6 +145,10 @@ class JointShares:
         self.network.load_state_dict(kept)
         return 1 - best / (float(target_R[valid].var(unbiased=False)) or 1.0)
 
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return tuple(self.facts["categories"])
+
     def standard(self, features_RF: np.ndarray) -> Tensor:
         """Standardised features, missing ones at the mean."""
         value_RF = (features_RF - self.overlap.mean_F) / self.overlap.scale_F

@@ -1,6 +1,6 @@
 """Shares of exposure on the platform: a re-ranking that gives each user's categories the shares they should have.
 
-    {"reranking": {"kind": "shares", "model": "runs/forest"}}          # of a fitted forest (jobs.fit --system exposure)
+    {"reranking": {"kind": "shares", "model": "runs/forest"}}          # of jobs.fit --system exposure or joint_shares
     {"reranking": {"kind": "shares", "shares": [0.2, 0.5, 0.3]}}       # the same for everybody
     {"reranking": {"kind": "shares", "random": 1.0}}                   # drawn anew for each user and day: to log with
 
@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import gammaincinv
 
 from data.errors import UserError
-from funnel.exposure.arrays_file import read_forest
+from funnel.exposure.arrays_file import read_fitted
 from funnel.exposure.shares import TOLERANCE
 from funnel.platform.draws import key, uniforms
 from funnel.platform.settings import PlatformSettings
@@ -30,7 +30,7 @@ DRAW = 187
 @dataclass(frozen=True)
 class ShareReRankingSettings:
     model: str = ""
-    """Run directory of a fitted forest of shares, whose features are those of funnel/exposure/platform_log.py."""
+    """Run directory of fitted shares, whose features are those of funnel/exposure/platform_log.py."""
     shares: tuple[float, ...] = ()
     """The same shares for everybody, one a category."""
     random: float = 0.0
@@ -62,9 +62,9 @@ class ShareReRanking(Policy):
         categories = world.categories
         if settings.shares and len(settings.shares) != categories:
             raise UserError(f"{len(settings.shares)} shares for {categories} categories")
-        self.forest = read_forest(Path(settings.model)) if settings.model else None
-        if self.forest is not None and len(self.forest.categories) != categories:
-            raise UserError(f"{settings.model}: {len(self.forest.categories)} shares for {categories} categories")
+        self.learnt = read_fitted(Path(settings.model)) if settings.model else None
+        if self.learnt is not None and len(self.learnt.categories) != categories:
+            raise UserError(f"{settings.model}: {len(self.learnt.categories)} shares for {categories} categories")
         same_K = np.array(settings.shares) if settings.shares else np.full(categories, 1 / categories)
         self.share_UK = np.tile(same_K, (world.users, 1))
         self.seen_UK = np.zeros((world.users, categories))
@@ -75,8 +75,8 @@ class ShareReRanking(Policy):
         users = len(self.share_UK)
         if self.settings.random:
             self.share_UK = random_shares(users, self.share_UK.shape[1], self.settings.random, self.seed, view.day)
-        if self.forest is not None:
-            self.share_UK = self.forest.shares(user_features(view))
+        if self.learnt is not None:
+            self.share_UK = self.learnt.shares(user_features(view))
 
     def choose(self, requests: Requests, step: Step, view: View) -> np.ndarray:
         there_RM = step.left_RM & (step.item_RM != NOBODY)
