@@ -30,7 +30,7 @@ from funnel.exposure.forest import ForestSettings, MDP2Forest
 from funnel.exposure.logs import ShareLog, ShareLogs, ShareWorld, by_user, of_views
 from funnel.exposure.outcome import OutcomeModel, OutcomeSettings
 from funnel.exposure.reading import read_shares, rows_of
-from funnel.exposure.semisynthetic import Recipe, Response, clusters, respond
+from funnel.exposure.semisynthetic import Response
 from funnel.exposure.shares import ShareRows
 from funnel.exposure.simulation import best_shares, value
 from jobs import evolve
@@ -91,12 +91,9 @@ class World:
         )
         self.response: Response | None = None
         if options.views:  # the same draws once more, for the response itself
-            rows = of_views(options.views, settings, seed)
+            rows, response = of_views(options.views, settings, seed)
             order = by_user(rows.features_RF, seed)
-            users, user_R = np.unique(rows.features_RF, axis=0, return_inverse=True)
-            cluster_R = clusters(users, Recipe(), seed)[user_R.ravel()]
-            _, response = respond(rows, cluster_R, Recipe(), seed, options.noise)
-            self.response, self.cluster_U = response, cluster_R[order][round(0.9 * len(rows)) :]
+            self.response, self.cluster_U = response, response.cluster_R[order][round(0.9 * len(rows)) :]
 
     def figures(self, shares_UK: np.ndarray) -> tuple[float, float]:
         best_UK = self.test.best_RK
