@@ -1,5 +1,6 @@
 """Policies on the simplex: their maps, which shares are refused, doubly robust values by hand, evolution end to end."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,15 @@ def test_an_outcome_model_is_the_same_bits_and_predicts() -> None:
     error = other.outcome_R - one.predict(other.features_RF, other.shares_RK)
     assert 1 - error.var() / other.outcome_R.var() > 0.5
     assert one.r2 > 0.5
+
+
+def test_an_outcome_that_follows_from_nothing_is_given_its_mean() -> None:
+    log = rows(300)
+    noise = dataclasses.replace(log, outcome_R=3 + np.random.default_rng(0).standard_normal(300))
+    model = OutcomeModel.fit(noise, OutcomeSettings(hidden=16, steps=100, learning_rate=0.05), 0)
+    found = model.predict(log.features_RF, log.shares_RK)
+    assert model.r2 == 0
+    np.testing.assert_allclose(found, noise.outcome_R.mean(), rtol=1e-6)
 
 
 def objective(estimate: str) -> ShareObjective:
