@@ -9,9 +9,11 @@ import pytest
 
 from data.errors import UserError
 from funnel.exposure.additive import AdditiveSettings, allocate, basis, least_ridge, reach
+from funnel.exposure.evidence import evidence
 from funnel.exposure.figures import treatment_error
 from funnel.exposure.fitted import ExposureForest, ForestFitSettings
 from funnel.exposure.forest import ForestSettings, MDP2Forest
+from funnel.exposure.outcome import OutcomeSettings
 from funnel.exposure.panels import sentence
 from funnel.exposure.preference import ShareGrid, walk, whole
 from funnel.exposure.shares import ShareRows
@@ -238,6 +240,34 @@ def test_the_basis_is_the_share_within_each_step() -> None:
     # of the .5 that the best ridge predicts beyond the plain 1.5, .4 is enough; where nothing is predicted, the last
     assert least_ridge(np.array([1.2, 1.09, 1.0, 1.3, 1.5])) == 1
     assert least_ridge(np.array([1.8, 1.6, 1.52, 1.51, 1.5])) == 3
+
+
+@pytest.mark.parametrize("leaves", ["additive", "points"])
+def test_evidence_tells_a_response_from_noise(leaves: Any) -> None:
+    rows, settings = simulate(2500, 1), ForestSettings(trees=6, leaves=leaves)
+    assert evidence(MDP2Forest(settings).fit(rows, 0), rows, 0) > 20
+    found = []
+    for seed in range(4):
+        order = np.random.default_rng(seed).permutation(len(rows))
+        mixed = dataclasses.replace(rows, shares_RK=rows.shares_RK[order])
+        found.append(evidence(MDP2Forest(settings).fit(mixed, seed), mixed, seed))
+    assert np.abs(found).max() < 3.5
+    assert evidence(MDP2Forest(dataclasses.replace(settings, sample=1.0)).fit(rows, 0), rows, 0) == 0
+
+
+def test_without_evidence_everybody_is_given_the_mean() -> None:
+    rows = simulate(1200, 3)
+    noise = np.random.default_rng(1).standard_normal(len(rows))
+    arrays = {"x": rows.features_RF, "treatment": rows.shares_RK, "outcome.value": noise,
+              "features": np.array(rows.feature_names), "categories": np.array(rows.categories)}  # fmt: skip
+    settings = ForestFitSettings(evidence=3.0, forest=ForestSettings(trees=3), outcome_model=OutcomeSettings(steps=20))
+    fitted = ExposureForest.fit(settings, arrays, 0)
+    assert not fitted.told
+    np.testing.assert_allclose(fitted.shares(rows.features_RF[:5]), np.tile(rows.shares_RK.mean(axis=0), (5, 1)))
+    summary, _ = fitted.judge(arrays, 0, 0)
+    assert "come to no more than others" in summary["message"]
+    free = ExposureForest(dataclasses.replace(settings, evidence=0.0), fitted.forest, fitted.overlap, fitted.facts)
+    assert np.abs(free.shares(rows.features_RF) - rows.shares_RK.mean(axis=0)).max() > 0.05
 
 
 def regret(shares: np.ndarray, rows: ShareRows) -> float:

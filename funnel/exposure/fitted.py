@@ -17,6 +17,7 @@ import numpy as np
 
 from data.errors import UserError
 from data.log import Log
+from funnel.exposure.evidence import evidence
 from funnel.exposure.explain import curves_of, groups_of, importance
 from funnel.exposure.forest import ForestSettings, MDP2Forest
 from funnel.exposure.judged import judged, seen_range
@@ -35,9 +36,16 @@ from funnel.panels import Panel, Record, Table
 class ForestFitSettings:
     outcomes: tuple[str, ...] = ()
     """What is to be raised, NAME=WEIGHT; left out, the log's only outcome."""
+    evidence: float = 2.0
+    """Standard errors by which rows in the direction of the learnt shares must come to more (evidence.py); below,
+    everybody is given the log's mean shares. 0: shares are given whatever the evidence."""
     forest: ForestSettings = field(default_factory=ForestSettings)
     outcome_model: OutcomeSettings = field(default_factory=OutcomeSettings)
     overlap: OverlapSettings = field(default_factory=OverlapSettings)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.evidence < np.inf:
+            raise UserError(f"evidence is {self.evidence}, must be a finite number of at least 0")
 
 
 class ExposureForest:
@@ -64,16 +72,27 @@ class ExposureForest:
     def fit(cls, settings: ForestFitSettings, arrays: Arrays, seed: int, map: Map = here) -> Self:
         rows = checked(settings, arrays)
         forest = MDP2Forest(settings.forest).fit(rows, seed, map)
-        facts = seen_range(rows)
+        facts = {**seen_range(rows), "evidence": evidence(forest, rows, seed)}
         return cls(settings, forest, Overlap.fit(rows, settings.overlap, seed), facts)
+
+    @property
+    def told(self) -> bool:
+        """Whether the log tells the learnt shares from its mean ones."""
+        return not self.settings.evidence or self.facts["evidence"] >= self.settings.evidence
 
     @property
     def categories(self) -> tuple[str, ...]:
         return self.forest.categories
 
     def shares(self, features_UF: np.ndarray) -> np.ndarray:
-        """What each user should get, (U, K), as far as the log has seen it."""
+        """What each user should get, (U, K), as far as the log has seen it and has evidence that it brings more."""
+        if not self.told:
+            return np.tile(np.array(self.facts["mean"]), (len(features_UF), 1))
         return self.overlap.drawn_in(features_UF, self.forest.shares(features_UF), np.array(self.facts["mean"]))
+
+    def wanted(self, features_UF: np.ndarray) -> np.ndarray:
+        """The shares before they are drawn in."""
+        return self.forest.shares(features_UF) if self.told else self.shares(features_UF)
 
     def describe(self) -> str:
         forest = self.forest
@@ -128,9 +147,16 @@ class ExposureForest:
         """Against the log's mean shares, the best constant and the log's own. Nothing is resampled."""
         rows, settings = checked(self.settings, arrays), self.settings
         summary, judging, own = judged(
-            rows, self.shares, self.forest.shares, self.facts, settings.outcome_model, settings.overlap,
+            rows, self.shares, self.wanted, self.facts, settings.outcome_model, settings.overlap,
             1 / settings.forest.additive.steps, seed,
         )  # fmt: skip
+        summary["exposure.evidence"] = self.facts["evidence"]
+        if not self.told:
+            summary["message"] = (
+                f"Rows in the direction of the learnt shares come to no more than others "
+                f"({self.facts['evidence']:+.1f} standard errors, want {settings.evidence:g}): everybody is given the "
+                "log's mean shares. " + summary["message"]
+            )
         plots = {
             "categories": list(rows.categories),
             "importance": importance(self.forest),

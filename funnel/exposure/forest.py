@@ -95,9 +95,8 @@ class Binned:
 def one_tree(binned: Binned, number: int) -> tuple[Tree, tuple[np.ndarray, np.ndarray] | None]:
     """Tree number b and, where leaves are additive, the curves of its nodes by ridge and their errors. It all follows
     from (seed, b)."""
-    random = np.random.default_rng([binned.seed, number, 2022])
     rows = len(binned.outcome_R)
-    drawn = np.sort(random.permutation(rows)[: binned.sampled]) if binned.sampled < rows else np.arange(rows)
+    drawn, random = sampled_rows(rows, binned.sampled, binned.seed, number)
     bins_NF, outcome_N = binned.bins_RF[drawn], binned.outcome_R[drawn]
     tree = grow(bins_NF, binned.share_bins_RK[drawn], outcome_N, binned.grid, binned.bins_F, binned.tree, random)
     if binned.additive is None:
@@ -107,6 +106,12 @@ def one_tree(binned: Binned, number: int) -> tuple[Tree, tuple[np.ndarray, np.nd
     leaf_R = tree.leaves(binned.bins_RF)
     nodes = len(tree.feature_V)
     return tree, leaf_curves(leaf_R, binned.shares_RK, binned.outcome_R, fit_R, binned.additive, nodes, binned.reach_K)
+
+
+def sampled_rows(rows: int, sampled: int, seed: int, number: int) -> tuple[np.ndarray, np.random.Generator]:
+    """(the rows that tree number b is grown on, its generator after that draw)."""
+    random = np.random.default_rng([seed, number, 2022])
+    return (np.sort(random.permutation(rows)[:sampled]) if sampled < rows else np.arange(rows)), random
 
 
 def feature_edges(values_R: np.ndarray, bins: int) -> np.ndarray:
