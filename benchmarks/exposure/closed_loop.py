@@ -43,6 +43,7 @@ def main(options: Options) -> None:
         fitted = fit.run(fit.arguments_of("--system", "exposure", "--data", log, "--out", run))
         policies: dict[str, dict[str, Any]] = {
             "learnt shares": {"reranking": {"kind": "shares", "model": str(run)}},
+            "shares by taste, a rule": {"reranking": {"kind": "shares", "taste": 1.5}},
             "shares drawn at random (the logging policy)": {"reranking": {"kind": "shares", "random": 1.0}},
             "as ranked, no shares kept": {},
         }

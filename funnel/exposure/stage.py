@@ -2,6 +2,7 @@
 
     {"reranking": {"kind": "shares", "model": "runs/forest"}}          # of jobs.fit --system exposure or joint_shares
     {"reranking": {"kind": "shares", "shares": [0.2, 0.5, 0.3]}}       # the same for everybody
+    {"reranking": {"kind": "shares", "taste": 1.5}}                    # by taste, by a rule that nobody learnt
     {"reranking": {"kind": "shares", "random": 1.0}}                   # drawn anew for each user and day: to log with
 
 At every place the next item is the best-ranked one of the category that lags most behind its share of what the user
@@ -35,12 +36,16 @@ class ShareReRankingSettings:
     """The same shares for everybody, one a category."""
     random: float = 0.0
     """Concentration of random shares (Dirichlet): 1 draws all mixes alike, more keeps near equal ones."""
+    taste: float = 0.0
+    """Shares by the rule softmax(taste x how well a user's taste fits the category's content); 0: no such rule."""
     candidates: int = 60
     """Ranked items that a page is chosen from."""
 
     def __post_init__(self) -> None:
-        if (bool(self.model) + bool(self.shares) + bool(self.random)) > 1:
-            raise UserError("model, shares and random exclude each other")
+        if (bool(self.model) + bool(self.shares) + bool(self.random) + bool(self.taste)) > 1:
+            raise UserError("model, shares, random and taste exclude each other")
+        if not 0 <= self.taste < np.inf:
+            raise UserError(f"taste is {self.taste}, must be a finite number of at least 0")
         if self.candidates < 1:
             raise UserError(f"candidates is {self.candidates}, must be at least 1")
         if not 0 <= self.random < np.inf:
@@ -75,6 +80,10 @@ class ShareReRanking(Policy):
         users = len(self.share_UK)
         if self.settings.random:
             self.share_UK = random_shares(users, self.share_UK.shape[1], self.settings.random, self.seed, view.day)
+        if self.settings.taste:
+            fit_UK = inner_products(view.users.taste_UD, view.centre_KD)
+            odds_UK = np.exp(self.settings.taste * (fit_UK - fit_UK.max(axis=1, keepdims=True)))
+            self.share_UK = odds_UK / odds_UK.sum(axis=1, keepdims=True)
         if self.learnt is not None:
             self.share_UK = self.learnt.shares(user_features(view))
 
@@ -108,6 +117,14 @@ def random_shares(users: int, categories: int, concentration: float, seed: int, 
     else:
         amount = np.maximum(gammaincinv(concentration, np.clip(draws, 1e-12, 1 - 1e-12)), 1e-12)
     return np.asarray(amount / amount.sum(axis=1, keepdims=True))
+
+
+def inner_products(taste_UD: np.ndarray, centre_KD: np.ndarray) -> np.ndarray:
+    """(U, K) float64, summed dimension by dimension: no bit depends on BLAS."""
+    found = np.zeros((len(taste_UD), len(centre_KD)))
+    for taste_U, centre_K in zip(taste_UD.T, centre_KD.T, strict=True):
+        found += taste_U[:, None].astype(np.float64) * centre_K
+    return found
 
 
 def user_features(view: View) -> np.ndarray:
