@@ -112,6 +112,18 @@ def test_a_fitted_forest_re_ranks(tmp_path: Path) -> None:
         Policies.of({"reranking": {"kind": "shares", "model": str(tmp_path / "run")}}, other, 0)
 
 
+def test_shares_by_taste_are_a_softmax_of_what_fits() -> None:
+    stage = ShareReRanking(ShareReRankingSettings(taste=2.0), SMALL, 0)
+    random = np.random.default_rng(0)
+    taste, centre = random.standard_normal((SMALL.users, 8)), random.standard_normal((4, 8))
+    view: Any = SimpleNamespace(users=SimpleNamespace(taste_UD=taste), centre_KD=centre, day=0)
+    stage.refresh(view)
+    odds = np.exp(2 * taste @ centre.T)
+    np.testing.assert_allclose(stage.share_UK, odds / odds.sum(axis=1, keepdims=True), rtol=1e-9)
+    with pytest.raises(UserError, match="exclude each other"):
+        ShareReRankingSettings(taste=1.0, random=1.0)
+
+
 def test_shares_as_limits_of_the_list_re_ranking() -> None:
     found = limits(np.array([0.02, 0.38, 0.6]))
     assert found == ["0:0:0.07", "1:0.33:0.43", "2:0.55:0.65"]
