@@ -33,12 +33,14 @@ from funnel.exposure.reading import read_shares, rows_of
 from funnel.exposure.semisynthetic import Response
 from funnel.exposure.shares import ShareRows
 from funnel.exposure.simulation import best_shares, value
+from funnel.exposure.watched import WatchedSettings
 from jobs import evolve
 
 FORESTS: dict[str, dict[str, object]] = {
     "points": {"leaves": "points"},
     "points, soft .1": {"leaves": "points", "soft": 0.1},
     "additive": {"leaves": "additive"},
+    "additive, splits by slopes": {"leaves": "additive", "splits": "slopes"},
 }
 EVOLUTIONS: dict[str, tuple[object, ...]] = {
     "evolution on an outcome model, network": ("--estimate", "model"),
@@ -57,6 +59,8 @@ class Options:
     seeds: int = 5
     first: int = 100
     views: Path | None = None
+    users: int = 0
+    """views: so many users drawn between the real ones; 0: the real ones."""
     noise: float = 0.0
     rows: int = 50_000
     generations: int = 1000
@@ -81,7 +85,8 @@ class World:
         self.log, self.folder = folder / f"log-{seed}", folder
         settings = ShareWorld(noise=options.noise)
         if options.views:
-            settings = dataclasses.replace(settings, kind="views", views=options.views)
+            watched = WatchedSettings(users=options.users)
+            settings = dataclasses.replace(settings, kind="views", views=options.views, watched=watched)
         ShareLogs.write(settings, ShareLog(options.rows, seed), {}, "", self.log)
         log = open_log(self.log)
         assert log.schema.treatment is not None
@@ -93,7 +98,9 @@ class World:
         if options.views:  # the same draws once more, for the response itself
             rows, response = of_views(options.views, settings, seed)
             order = by_user(rows.features_RF, seed)
-            self.response, self.cluster_U = response, response.cluster_R[order][round(0.9 * len(rows)) :]
+            cluster_R = response.cluster_R[order]
+            self.response, self.cluster_U = response, cluster_R[round(0.9 * len(rows)) :]
+            self.cluster_R = cluster_R[: len(self.train)]
 
     def figures(self, shares_UK: np.ndarray) -> tuple[float, float]:
         best_UK = self.test.best_RK
@@ -141,6 +148,15 @@ def policies(world: World, options: Options, seed: int) -> dict[str, Callable[[]
         for told, drawn in (("", 0), (", half of the features a split", tried))[: 2 if options.tried else 1]:
             settings = ForestSettings(features_tried=drawn, **more)  # type: ignore[arg-type]
             found[f"forest, {name}{told}"] = partial(forest_shares, settings, train, x_UF, seed)
+        if world.response is not None:  # what is lost in finding groups
+            groups = np.eye(len(world.response.best_CK))
+            rows = dataclasses.replace(
+                train, features_RF=groups[world.cluster_R], feature_names=tuple(map(str, range(len(groups))))
+            )
+            settings = ForestSettings(depth=7, trees=5, **more)  # type: ignore[arg-type]
+            found[f"true clusters as features, {name}"] = partial(
+                forest_shares, settings, rows, groups[world.cluster_U], seed
+            )
     found["DML, one category at a time"] = partial(dml, train, x_UF, seed)
     found["outcome model, best shares of each user"] = partial(model_shares, train, x_UF, mean_K, seed)
     found["joint network with an overlap constraint"] = partial(joint, train, x_UF, seed)
@@ -178,7 +194,8 @@ def main(options: Options) -> None:
                     begun = time.process_time()
                     return [*world.figures(shares()), time.process_time() - begun]
 
-                kind = f"{'views' if options.views else 'simulation'} {options.noise:g} {seed} {name}"
+                world_name = f"views {options.users}".removesuffix(" 0") if options.views else "simulation"
+                kind = f"{world_name} {options.noise:g} {seed} {name}"
                 wanted = name.startswith(options.only) or kind in pieces.known
                 if wanted and (found := pieces.get(kind, compute)) is not None:
                     results.setdefault(name, []).append(found)
@@ -193,6 +210,7 @@ def report(options: Options, results: dict[str, list[list[float]]]) -> None:
         error = f"{mtse.mean():.4f} ({mtse.min():.4f} to {mtse.max():.4f})"
         lines.append([name, regret, error, f"{cpu.mean():.0f}", len(values)])
     kind = "semi-synthetic" if options.views else "simulation"
+    kind += f"-{options.users}-users" if options.users else ""
     noise = f"-noise-{options.noise:g}" if options.noise else ""
     table = markdown(["policy", "MR", "MTSE", "CPU s", "data seeds"], lines)
     head = f"{kind}, noise {options.noise:g}; mean (least to most)\n\n"
