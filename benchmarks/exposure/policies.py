@@ -48,6 +48,7 @@ EVOLUTIONS: dict[str, tuple[object, ...]] = {
     "evolution on doubly robust estimates, network": ("--estimate", "doubly_robust"),
     "evolution on doubly robust estimates, linear": ("--estimate", "doubly_robust", "--hidden", 0),
 }
+FREE = ("logging policy", "uniform", "the log's mean shares", "best constant (knows the truth)")
 ON_SIMULATOR: dict[str, tuple[object, ...]] = {
     "evolution on the simulator, network": ("--estimate", "simulator"),
     "evolution on the simulator, linear": ("--estimate", "simulator", "--hidden", 0),
@@ -196,7 +197,7 @@ def main(options: Options) -> None:
 
                 world_name = f"views {options.users}".removesuffix(" 0") if options.views else "simulation"
                 kind = f"{world_name} {options.noise:g} {seed} {name}"
-                wanted = name.startswith(options.only) or kind in pieces.known
+                wanted = name.startswith(options.only) or name in FREE or kind in pieces.known
                 if wanted and (found := pieces.get(kind, compute)) is not None:
                     results.setdefault(name, []).append(found)
     report(options, results)
