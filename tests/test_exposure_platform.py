@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from data.errors import UserError
 from data.log import open_log
@@ -92,6 +93,12 @@ def test_a_log_of_mixes(tmp_path: Path) -> None:
     assert len(rows) == 160
     assert rows.categories == ("category_0", "category_1", "category_2", "category_3")
     assert rows.shares_RK.std(axis=0).min() > 0.05
+    drawn = np.concatenate([random_shares(SMALL.users, 4, 1.0, 0, day) for day in range(12)])
+    assert cKDTree(drawn).query(rows.shares_RK)[0].max() < 1e-6  # what was asked for, of a user and a day
+    MixLogs.write(SMALL, MixLog(rows=200, warmup=1, treatment="seen"), {}, "", tmp_path / "seen")
+    other = read_shares(open_log(tmp_path / "seen"), "train")
+    np.testing.assert_array_equal(other["outcome.watch"], arrays["outcome.watch"])
+    assert np.abs(other["treatment"] - arrays["treatment"]).mean() > 0.05  # candidates hold few of some categories
     assert rows.outcome_R.min() >= 0
     with pytest.raises(UserError, match="re-ranks pages itself"):
         MixLogs.write(SMALL, MixLog(rows=200), {"reranking": {"kind": "none"}}, "mine", tmp_path / "x")

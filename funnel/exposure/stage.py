@@ -38,16 +38,16 @@ class ShareReRankingSettings:
     """Concentration of random shares (Dirichlet): 1 draws all mixes alike, more keeps near equal ones."""
     taste: float = 0.0
     """Shares by the rule softmax(taste x how well a user's taste fits the category's content); 0: no such rule."""
-    candidates: int = 60
-    """Ranked items that a page is chosen from."""
+    candidates: int = 0
+    """Ranked items that a page is chosen from; 0: all that pre-ranking leaves. A mix is kept only of what is there."""
 
     def __post_init__(self) -> None:
         if (bool(self.model) + bool(self.shares) + bool(self.random) + bool(self.taste)) > 1:
             raise UserError("model, shares, random and taste exclude each other")
         if not 0 <= self.taste < np.inf:
             raise UserError(f"taste is {self.taste}, must be a finite number of at least 0")
-        if self.candidates < 1:
-            raise UserError(f"candidates is {self.candidates}, must be at least 1")
+        if self.candidates < 0:
+            raise UserError(f"candidates is {self.candidates}, must be at least 0")
         if not 0 <= self.random < np.inf:
             raise UserError(f"random is {self.random}, must be a finite number of at least 0")
         if self.shares and (min(self.shares) < 0 or abs(sum(self.shares) - 1) > TOLERANCE):
@@ -63,7 +63,7 @@ class ShareReRanking(Policy):
 
     def __init__(self, settings: ShareReRankingSettings, world: PlatformSettings, seed: int) -> None:
         super().__init__(settings, world, seed)
-        self.candidates = max(settings.candidates, world.slots)
+        self.candidates = max(settings.candidates or world.kept, world.slots)
         categories = world.categories
         if settings.shares and len(settings.shares) != categories:
             raise UserError(f"{len(settings.shares)} shares for {categories} categories")
