@@ -35,6 +35,7 @@ TUNABLES: Mapping[str, str] = {
 FITTED: Mapping[str, str] = {
     "incentives": "funnel.incentives.fitted:IncentiveEffects",
     "exposure": "funnel.exposure.fitted:ExposureForest",
+    "joint_shares": "funnel.exposure.joint:JointShares",
     "up_down": "funnel.exposure.up_down:UpDown",
 }
 """What jobs.fit --system NAME fits on arrays (funnel/fitted.py)."""

@@ -180,6 +180,18 @@ def test_amse_and_curves_follow_from_sums_that_add_up() -> None:
     assert interpolation(torch.tensor([0.255, 1.0])).sum(1).tolist() == pytest.approx([1, 1])
 
 
+def test_rows_beyond_what_training_saw_are_in_no_figure() -> None:
+    outputs, units, average = a_part(3)
+    far = units.dose_R.copy()
+    far[[4, 9]] = 1.5, -0.3
+    beyond = DoseUnits(units.numeric_RN, far, units.outcome_R)
+    kept = np.delete(np.arange(len(units)), [4, 9])
+    without = {name: value[torch.from_numpy(kept)] for name, value in outputs.items()}
+    found, expected = counted([(outputs, beyond, average), (without, units.take(kept), average[kept])])
+    assert found.figures() == {**expected.figures(), "left_out": 2}
+    assert found.curves() == expected.curves()
+
+
 @pytest.fixture(scope="module")
 def dose_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("dose") / "log"
@@ -237,5 +249,10 @@ def test_a_dose_that_was_never_seen_is_refused(dose_log: Path, tmp_path: Path, m
     words = ("--problem", "vcnet", "--data", log, "--out", tmp_path / "run")
     line = error_line(train, words, monkeypatch, capsys)
     assert "dose 'dose' is 1.7 in row 3 (1 in all), outside the" in line
+    assert "--beyond leave-out goes on without such rows" in line
+    opened = open_log(log)
+    parts, settings = {name: opened.part(name) for name in ("train", "valid")}, DoseSettings(beyond="leave-out")
+    problem = VCNet(settings, opened.schema, VCNet.prepare(settings, opened, parts), {})
+    assert "without 1 rows whose dose" in problem.describe()
     line = error_line(train, (*words[:4], "--out", tmp_path / "x", "--dose", "dse"), monkeypatch, capsys)
     assert "--dose dse: want one of dose" in line

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from data.errors import UserError
 from data.log import open_log
@@ -92,6 +93,12 @@ def test_a_log_of_mixes(tmp_path: Path) -> None:
     assert len(rows) == 160
     assert rows.categories == ("category_0", "category_1", "category_2", "category_3")
     assert rows.shares_RK.std(axis=0).min() > 0.05
+    drawn = np.concatenate([random_shares(SMALL.users, 4, 1.0, 0, day) for day in range(12)])
+    assert cKDTree(drawn).query(rows.shares_RK)[0].max() < 1e-6  # what was asked for, of a user and a day
+    MixLogs.write(SMALL, MixLog(rows=200, warmup=1, treatment="seen"), {}, "", tmp_path / "seen")
+    other = read_shares(open_log(tmp_path / "seen"), "train")
+    np.testing.assert_array_equal(other["outcome.watch"], arrays["outcome.watch"])
+    assert np.abs(other["treatment"] - arrays["treatment"]).mean() > 0.05  # candidates hold few of some categories
     assert rows.outcome_R.min() >= 0
     with pytest.raises(UserError, match="re-ranks pages itself"):
         MixLogs.write(SMALL, MixLog(rows=200), {"reranking": {"kind": "none"}}, "mine", tmp_path / "x")
@@ -110,6 +117,18 @@ def test_a_fitted_forest_re_ranks(tmp_path: Path) -> None:
     other = PlatformSettings(users=50, categories=5)
     with pytest.raises(UserError, match="4 shares for 5 categories"):
         Policies.of({"reranking": {"kind": "shares", "model": str(tmp_path / "run")}}, other, 0)
+
+
+def test_shares_by_taste_are_a_softmax_of_what_fits() -> None:
+    stage = ShareReRanking(ShareReRankingSettings(taste=2.0), SMALL, 0)
+    random = np.random.default_rng(0)
+    taste, centre = random.standard_normal((SMALL.users, 8)), random.standard_normal((4, 8))
+    view: Any = SimpleNamespace(users=SimpleNamespace(taste_UD=taste), centre_KD=centre, day=0)
+    stage.refresh(view)
+    odds = np.exp(2 * taste @ centre.T)
+    np.testing.assert_allclose(stage.share_UK, odds / odds.sum(axis=1, keepdims=True), rtol=1e-9)
+    with pytest.raises(UserError, match="exclude each other"):
+        ShareReRankingSettings(taste=1.0, random=1.0)
 
 
 def test_shares_as_limits_of_the_list_re_ranking() -> None:

@@ -1,5 +1,6 @@
 """Policies on the simplex: their maps, which shares are refused, doubly robust values by hand, evolution end to end."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 from support import error_line
 
 from data.errors import UserError
+from es.config import ESConfig
+from es.engine import run
 from funnel.exposure.objective import ShareObjective
 from funnel.exposure.outcome import OutcomeModel, OutcomeSettings
 from funnel.exposure.overlap import Overlap, OverlapSettings, log_density
@@ -116,6 +119,15 @@ def test_an_outcome_model_is_the_same_bits_and_predicts() -> None:
     assert one.r2 > 0.5
 
 
+def test_an_outcome_that_follows_from_nothing_is_given_its_mean() -> None:
+    log = rows(300)
+    noise = dataclasses.replace(log, outcome_R=3 + np.random.default_rng(0).standard_normal(300))
+    model = OutcomeModel.fit(noise, OutcomeSettings(hidden=16, steps=100, learning_rate=0.05), 0)
+    found = model.predict(log.features_RF, log.shares_RK)
+    assert model.r2 == 0
+    np.testing.assert_allclose(found, noise.outcome_R.mean(), rtol=1e-6)
+
+
 def objective(estimate: str) -> ShareObjective:
     log = rows(1200)
     overlap = Overlap.fit(log, OverlapSettings(user_groups=2), 0)
@@ -132,6 +144,33 @@ def test_returns_follow_from_theta_and_seed(estimate: str) -> None:
     np.testing.assert_array_equal(found[2:], own.evaluate_batch(thetas[2:], seeds[2:]))
     assert len(set(found)) == 4
     assert own.describe()["data"] == objective(estimate).describe()["data"]
+
+
+def test_a_doubly_robust_return_is_the_formulas() -> None:
+    """In float64 by numpy: level over the drawn users, correction over the first rows, shares after the floor."""
+    own = objective("doubly_robust")
+    own.smallest, theta = 0.0, 0.3 * np.random.default_rng(2).standard_normal(own.policy.dimension).astype(np.float32)
+    some, log, model = np.random.default_rng(5).integers(0, 1200, 200), own.rows, own.model
+    assert model is not None
+    given = own.given(theta, log.features_RF)
+    level = model.predict(log.features_RF[some], given[some]).mean()
+    exponent = -((log.shares_RK - given) ** 2).sum(axis=1) / (2 * own.overlap.width**2)
+    weight = np.exp(exponent - own.overlap.log_density(own.overlap.group(log.features_RF), log.shares_RK))
+    residual = log.outcome_R - model.predict(log.features_RF, log.shares_RK)
+    found = own.evaluate_batch(theta[None], np.array([5], np.uint64))[0]
+    assert found == pytest.approx(level + (weight @ residual) / weight.sum(), abs=2e-4)
+
+
+def test_a_network_passes_what_no_linear_policy_reaches() -> None:
+    """The groups' borders are steps: softmax(linear) cannot come below .30, by gradient on the simulator neither."""
+    log, overlap = rows(8000), Overlap.fit(rows(2000), OverlapSettings(user_groups=2), 0)
+    policy = SharePolicy.of(6, log.categories, log.shares_RK.mean(axis=0), 24)
+    own = ShareObjective("simulator", policy, log, None, overlap, 50, 0.0, 0)
+    settings = {**ExposureTuning.presets["thorough"](), "generations": 150, "centre_every": 0}
+    settings.pop("users")
+    theta = run(own, ESConfig(**settings)).theta
+    assert log.best_RK is not None
+    assert np.abs(own.shares(theta, log.features_RF) - log.best_RK).sum(axis=1).mean() < 0.26
 
 
 def test_a_correction_that_rests_on_few_rows_is_penalised() -> None:

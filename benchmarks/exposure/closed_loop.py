@@ -30,19 +30,22 @@ class Options:
     worlds: int = 8
     users: int = 600
     items: int = 500
+    kept: int = 60
+    """Items that pre-ranking leaves: few hold few categories, and a mix can only be kept of what is there."""
     rows: int = 6000
     first: int = 3
     days: int = 5
 
 
 def main(options: Options) -> None:
-    settings = PlatformSettings(users=options.users, items=options.items, uploads=30.0, categories=6)
+    settings = PlatformSettings(users=options.users, items=options.items, uploads=30.0, categories=6, kept=options.kept)
     with tempfile.TemporaryDirectory() as folder:
         log, run = Path(folder) / "log", Path(folder) / "forest"
         MixLogs.write(settings, MixLog(rows=options.rows, seed=77_000), {}, "", log)
         fitted = fit.run(fit.arguments_of("--system", "exposure", "--data", log, "--out", run))
         policies: dict[str, dict[str, Any]] = {
             "learnt shares": {"reranking": {"kind": "shares", "model": str(run)}},
+            "shares by taste, a rule": {"reranking": {"kind": "shares", "taste": 1.5}},
             "shares drawn at random (the logging policy)": {"reranking": {"kind": "shares", "random": 1.0}},
             "as ranked, no shares kept": {},
         }
@@ -67,10 +70,12 @@ def main(options: Options) -> None:
     table = f"Percent of uniform shares; {options.worlds} worlds of {options.users} users, {options.days - 1} days\n\n"
     table += markdown(["re-ranking", *shown], rows)
     table += f"\nLearnt less drawn shares: dwell {gap.mean:+.2f} ({gap.low:+.2f} to {gap.high:+.2f}) points.\n"
-    kept = {key: value for key, value in fitted.items() if key.startswith("exposure.share.")}
-    write_result(
-        "exposure-closed-loop", {"changes": found, "shares": kept, "options": dataclasses.asdict(options)}, table
-    )
+    told = ("exposure.share.", "exposure.evidence", "exposure.policy.drawn_in")
+    kept = {key: value for key, value in fitted.items() if key.startswith(told)}
+    table += f"\nEvidence of the log for the forest's direction {fitted['exposure.evidence']:+.1f} standard errors; "
+    table += f"{fitted['exposure.policy.drawn_in']:.0%} of the users' shares are drawn in.\n"
+    name = f"exposure-closed-loop{'' if options.kept == 60 else f'-kept-{options.kept}'}"
+    write_result(name, {"changes": found, "shares": kept, "options": dataclasses.asdict(options)}, table)
 
 
 if __name__ == "__main__":

@@ -23,28 +23,35 @@ import tyro
 
 from benchmarks.bench import markdown, write_result
 from benchmarks.exposure.pieces import Pieces
-from benchmarks.exposure.rivals import dml, drnet, outcome_argmax, vcnet
+from benchmarks.exposure.rivals import ceiling, dml, drnet, joint, outcome_argmax, vcnet
 from data.log import open_log
 from funnel.exposure.figures import main_regret, treatment_error
 from funnel.exposure.forest import ForestSettings, MDP2Forest
 from funnel.exposure.logs import ShareLog, ShareLogs, ShareWorld, by_user, of_views
 from funnel.exposure.outcome import OutcomeModel, OutcomeSettings
 from funnel.exposure.reading import read_shares, rows_of
-from funnel.exposure.semisynthetic import Recipe, Response, clusters, respond
+from funnel.exposure.semisynthetic import Response
 from funnel.exposure.shares import ShareRows
 from funnel.exposure.simulation import best_shares, value
+from funnel.exposure.watched import WatchedSettings
 from jobs import evolve
 
 FORESTS: dict[str, dict[str, object]] = {
     "points": {"leaves": "points"},
     "points, soft .1": {"leaves": "points", "soft": 0.1},
     "additive": {"leaves": "additive"},
+    "additive, splits by slopes": {"leaves": "additive", "splits": "slopes"},
 }
 EVOLUTIONS: dict[str, tuple[object, ...]] = {
     "evolution on an outcome model, network": ("--estimate", "model"),
     "evolution on an outcome model, linear": ("--estimate", "model", "--hidden", 0),
-    "evolution on an outcome model, network, no overlap floor": ("--estimate", "model", "--overlap.floor", 0),
     "evolution on doubly robust estimates, network": ("--estimate", "doubly_robust"),
+    "evolution on doubly robust estimates, linear": ("--estimate", "doubly_robust", "--hidden", 0),
+}
+FREE = ("logging policy", "uniform", "the log's mean shares", "best constant (knows the truth)")
+ON_SIMULATOR: dict[str, tuple[object, ...]] = {
+    "evolution on the simulator, network": ("--estimate", "simulator"),
+    "evolution on the simulator, linear": ("--estimate", "simulator", "--hidden", 0),
 }
 
 
@@ -53,16 +60,21 @@ class Options:
     seeds: int = 5
     first: int = 100
     views: Path | None = None
+    users: int = 0
+    """views: so many users drawn between the real ones; 0: the real ones."""
     noise: float = 0.0
     rows: int = 50_000
-    generations: int = 250
-    pairs: int = 16
+    generations: int = 1000
+    """Of an evolution, with the preset `thorough`. A linear policy gets a quarter, and half of the pairs; on doubly
+    robust estimates, which cost twenty times as much, a third, and half of the pairs."""
     cache: Path | None = None
     """File that keeps results: the same command again goes on."""
     seconds: float = 1e9
     """CPU-seconds after which no new policy is begun."""
     only: str = ""
     """Compute those alone whose name begins so, of the others what is there already."""
+    tried: bool = False
+    """Forests with half of the features a split too."""
     networks: bool = True
     """DRNet and VCNet one category at a time, which cost most."""
 
@@ -74,7 +86,8 @@ class World:
         self.log, self.folder = folder / f"log-{seed}", folder
         settings = ShareWorld(noise=options.noise)
         if options.views:
-            settings = dataclasses.replace(settings, kind="views", views=options.views)
+            watched = WatchedSettings(users=options.users)
+            settings = dataclasses.replace(settings, kind="views", views=options.views, watched=watched)
         ShareLogs.write(settings, ShareLog(options.rows, seed), {}, "", self.log)
         log = open_log(self.log)
         assert log.schema.treatment is not None
@@ -84,12 +97,11 @@ class World:
         )
         self.response: Response | None = None
         if options.views:  # the same draws once more, for the response itself
-            rows = of_views(options.views, settings, seed)
+            rows, response = of_views(options.views, settings, seed)
             order = by_user(rows.features_RF, seed)
-            users, user_R = np.unique(rows.features_RF, axis=0, return_inverse=True)
-            cluster_R = clusters(users, Recipe(), seed)[user_R.ravel()]
-            _, response = respond(rows, cluster_R, Recipe(), seed, options.noise)
-            self.response, self.cluster_U = response, cluster_R[order][round(0.9 * len(rows)) :]
+            cluster_R = response.cluster_R[order]
+            self.response, self.cluster_U = response, cluster_R[round(0.9 * len(rows)) :]
+            self.cluster_R = cluster_R[: len(self.train)]
 
     def figures(self, shares_UK: np.ndarray) -> tuple[float, float]:
         best_UK = self.test.best_RK
@@ -105,7 +117,9 @@ class World:
 def evolved(world: World, options: Options, seed: int, words: tuple[object, ...]) -> np.ndarray:
     """What `jobs.evolve --objective exposure` gives the users that judge, from its policy.json."""
     out = world.folder / f"run-{seed}-{'-'.join(map(str, words)).strip('-')}"
-    size = ("--generations", options.generations, "--pairs", options.pairs, "--users", 500)
+    linear, robust = "--hidden" in words, "doubly_robust" in words
+    generations = options.generations // (4 if linear else 1) // (3 if robust else 1)
+    size = ("--preset", "thorough", "--generations", generations, *(("--pairs", 32) if linear or robust else ()))
     given = evolve.arguments_of("--objective", "exposure", *words, "--seed", seed, "--workers", 0, "--out", out, *size)
     with contextlib.redirect_stdout(io.StringIO()):
         evolve.run(given)
@@ -132,17 +146,30 @@ def policies(world: World, options: Options, seed: int) -> dict[str, Callable[[]
     }
     tried = round(0.5 * len(train.feature_names))
     for name, more in FORESTS.items():
-        for told, drawn in (("", 0), (", half of the features a split", tried)):
+        for told, drawn in (("", 0), (", half of the features a split", tried))[: 2 if options.tried else 1]:
             settings = ForestSettings(features_tried=drawn, **more)  # type: ignore[arg-type]
             found[f"forest, {name}{told}"] = partial(forest_shares, settings, train, x_UF, seed)
+        if world.response is not None:  # what is lost in finding groups
+            groups = np.eye(len(world.response.best_CK))
+            rows = dataclasses.replace(
+                train, features_RF=groups[world.cluster_R], feature_names=tuple(map(str, range(len(groups))))
+            )
+            settings = ForestSettings(depth=7, trees=5, **more)  # type: ignore[arg-type]
+            found[f"true clusters as features, {name}"] = partial(
+                forest_shares, settings, rows, groups[world.cluster_U], seed
+            )
     found["DML, one category at a time"] = partial(dml, train, x_UF, seed)
     found["outcome model, best shares of each user"] = partial(model_shares, train, x_UF, mean_K, seed)
+    found["joint network with an overlap constraint"] = partial(joint, train, x_UF, seed)
     for name, words in EVOLUTIONS.items():
         found[name] = partial(evolved, world, options, seed, ("--data", world.log, *words))
     if world.response is None:
-        found["evolution on the simulator, network"] = partial(
-            evolved, world, options, seed, ("--estimate", "simulator")
-        )
+        for name, words in ON_SIMULATOR.items():
+            found[name] = partial(evolved, world, options, seed, words)
+        for name, hidden in (("network", 24), ("linear", 0)):
+            found[f"gradient on the simulator, {name}: its class's ceiling"] = partial(
+                ceiling, train, x_UF, hidden, seed
+            )
     if options.networks:
         found["DRNet, one category at a time"] = partial(drnet, train, x_UF, seed)
         found["VCNet, one category at a time"] = partial(vcnet, train, x_UF, seed)
@@ -168,8 +195,9 @@ def main(options: Options) -> None:
                     begun = time.process_time()
                     return [*world.figures(shares()), time.process_time() - begun]
 
-                kind = f"{'views' if options.views else 'simulation'} {options.noise:g} {seed} {name}"
-                wanted = name.startswith(options.only) or kind in pieces.known
+                world_name = f"views {options.users}".removesuffix(" 0") if options.views else "simulation"
+                kind = f"{world_name} {options.noise:g} {seed} {name}"
+                wanted = name.startswith(options.only) or name in FREE or kind in pieces.known
                 if wanted and (found := pieces.get(kind, compute)) is not None:
                     results.setdefault(name, []).append(found)
     report(options, results)
@@ -183,6 +211,7 @@ def report(options: Options, results: dict[str, list[list[float]]]) -> None:
         error = f"{mtse.mean():.4f} ({mtse.min():.4f} to {mtse.max():.4f})"
         lines.append([name, regret, error, f"{cpu.mean():.0f}", len(values)])
     kind = "semi-synthetic" if options.views else "simulation"
+    kind += f"-{options.users}-users" if options.users else ""
     noise = f"-noise-{options.noise:g}" if options.noise else ""
     table = markdown(["policy", "MR", "MTSE", "CPU s", "data seeds"], lines)
     head = f"{kind}, noise {options.noise:g}; mean (least to most)\n\n"

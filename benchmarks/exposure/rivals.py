@@ -1,4 +1,5 @@
-"""What learnt shares are compared with: one category at a time by DML, DRNet or VCNet, shares by the outcome model."""
+"""What learnt shares are compared with: one category at a time by DML, DRNet or VCNet, shares by the outcome model, and
+how far a class of policies reaches at all."""
 
 from collections.abc import Callable
 
@@ -8,8 +9,11 @@ import torch
 from funnel.effects.dml import DMLSettings, fit_dml
 from funnel.effects.nuisances import NuisanceSettings
 from funnel.effects.rows import TreatedRows
+from funnel.exposure.joint import JointSettings, JointShares
 from funnel.exposure.outcome import OutcomeModel, one_thread
+from funnel.exposure.policy import SharePolicy
 from funnel.exposure.shares import ShareRows
+from funnel.exposure.simulation import best_shares
 from models.dose_response import dose_response
 from models.objectives.dose_response import dose_terms
 from models.varying_coefficient import DoseConfig, DoseNetwork, varying_coefficient
@@ -93,3 +97,30 @@ def outcome_argmax(model: OutcomeModel, features_UF: np.ndarray, start_K: np.nda
             loss.backward()
             optimizer.step()
         return logit_UK.detach().softmax(1).double().numpy()
+
+
+def joint(train: ShareRows, features_UF: np.ndarray, seed: int) -> np.ndarray:
+    """A network of all shares at once, and a policy by gradient that keeps to what the log has seen."""
+    arrays = {"x": train.features_RF, "treatment": train.shares_RK, "outcome.value": train.outcome_R,
+              "features": np.array(train.feature_names), "categories": np.array(train.categories)}  # fmt: skip
+    return JointShares.fit(JointSettings(), arrays, seed).shares(features_UF)
+
+
+def ceiling(train: ShareRows, features_UF: np.ndarray, hidden: int, seed: int, steps: int = 1500) -> np.ndarray:
+    """The best that evolution could find: a policy of its class by gradient ascent on the simulator's own value."""
+    policy = SharePolicy.of(len(train.feature_names), train.categories, train.shares_RK.mean(axis=0), hidden)
+    mean_F, scale_F = train.features_RF.mean(axis=0), train.features_RF.std(axis=0)
+    standard_RF = torch.from_numpy((train.features_RF - mean_F) / scale_F).float()
+    best_RK = torch.from_numpy(best_shares(train.features_RF)).float()
+    theta_P = torch.from_numpy(policy.initial(seed)).requires_grad_()
+    optimizer, generator = torch.optim.Adam([theta_P], 0.02), torch.Generator().manual_seed(seed)
+    with one_thread():
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / steps)
+            rows = torch.randint(len(best_RK), (1000,), generator=generator)
+            shares_UK = policy.of_candidates(theta_P[None], standard_RF[rows][None])[0]
+            loss = (shares_UK - best_RK[rows]).abs().sum(1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return policy.shares(theta_P.detach().numpy(), (features_UF - mean_F) / scale_F)

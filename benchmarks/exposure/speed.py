@@ -19,6 +19,8 @@ import numpy as np
 import tyro
 
 from benchmarks.bench import markdown, write_result
+from es.config import ESConfig
+from es.engine import run
 from funnel.exposure.forest import ForestSettings, MDP2Forest
 from funnel.exposure.objective import ShareObjective
 from funnel.exposure.outcome import OutcomeModel, OutcomeSettings
@@ -35,6 +37,8 @@ class Options:
     """Measure this one alone and print it as JSON."""
     workers: int = -1
     """Grow a forest of 8 trees on 80,000 users with so many Ray workers, and print its seconds; 0: none."""
+    evolve: int = -1
+    """Evolve on an outcome model with 5,000 users an evaluation and so many Ray workers; 0: none."""
 
 
 def peak() -> float:
@@ -58,13 +62,17 @@ def one_size(size: int) -> dict[str, float]:
     found["outcome_model_500_steps_s"] = time.process_time() - begun
     policy = SharePolicy.of(6, rows.categories, rows.shares_RK.mean(axis=0), 24)
     overlap = Overlap.fit(rows, OverlapSettings(), 0)
-    for users in (1000, size):
-        objective = ShareObjective("doubly_robust", policy, rows, model, overlap, users, 50.0, 0)
-        theta = objective.initial()
-        times = 20 if users == 1000 else 1
-        begun = time.process_time()
-        objective.evaluate_batch(np.tile(theta, (times, 1)), np.arange(times, dtype=np.uint64))
-        found["evaluation_1000_s" if users == 1000 else "evaluation_all_s"] = (time.process_time() - begun) / times
+    for estimate in ("model", "doubly_robust"):
+        for users, times in ((50, 64), (1000, 32), (size, 1)):
+            objective = ShareObjective(estimate, policy, rows, model, overlap, users, 50.0, 0)
+            theta_PD = np.tile(objective.initial(), (times, 1))
+            theta_PD += 0.1 * np.random.default_rng(1).standard_normal(theta_PD.shape).astype(np.float32)
+            seeds_P = np.arange(times, dtype=np.uint64)
+            objective.evaluate_batch(theta_PD, seeds_P)
+            begun = time.process_time()
+            objective.evaluate_batch(theta_PD, seeds_P)
+            seconds = (time.process_time() - begun) / times
+            found[f"{estimate}.evaluation_{'all' if users == size else users}_s"] = seconds
     return found | {"peak_mb": peak()}
 
 
@@ -85,6 +93,21 @@ def with_workers(workers: int) -> dict[str, float]:
     return {"seconds": seconds, "check": float(forest.shares(rows.features_RF[:1000])[:, 0].sum())}
 
 
+def evolved(workers: int) -> dict[str, float]:
+    """Seconds of a generation of 64 pairs, the better half of 8, and theta's first number."""
+    rows = simulate(80_000, 1)
+    model = OutcomeModel.fit(rows, OutcomeSettings(steps=200), 0)
+    policy = SharePolicy.of(6, rows.categories, rows.shares_RK.mean(axis=0), 24)
+    objective = ShareObjective("model", policy, rows, model, Overlap.fit(rows, OverlapSettings(), 0), 5000, 50.0, 0)
+    if workers:
+        from jobs.cluster.connect import connect
+
+        connect(workers)
+    found = run(objective, ESConfig(algorithm="pgpe", learning_rate=0.03, pairs=64, generations=9, workers=workers))
+    seconds = sorted(each["seconds"] for each in found.history[1:])[:4]
+    return {"seconds": float(np.mean(seconds)), "check": float(np.abs(found.theta).sum())}
+
+
 def measured(*words: object) -> dict[str, float]:
     """What a process of its own prints."""
     command = [sys.executable, "-m", "benchmarks.exposure.speed", *map(str, words)]
@@ -95,29 +118,48 @@ def measured(*words: object) -> dict[str, float]:
 
 
 def main(options: Options) -> None:
-    if options.size or options.workers >= 0:
-        print(json.dumps(one_size(options.size) if options.size else with_workers(options.workers)))
+    if options.size or options.workers >= 0 or options.evolve >= 0:
+        by_workers = with_workers(options.workers) if options.workers >= 0 else None
+        print(json.dumps(one_size(options.size) if options.size else by_workers or evolved(options.evolve)))
         return
     sizes = [measured("--size", size) for size in SIZES]
     spread = {str(workers): [measured("--workers", workers) for _ in range(2)] for workers in (0, 1, 2)}
-    header = ["users", "CPU s a tree, points", "additive", "users/s, points", "additive", "evaluation, 1,000 users, ms"]
-    header += ["evaluation, all users, s", "data MB", "peak MB"]
+    header = [
+        "users",
+        "CPU s a tree, points",
+        "additive",
+        "users/s, points",
+        "additive",
+        "evaluation by a model, 50 users, ms",
+        "1,000 users, ms",
+    ]
+    header += ["of all users, s", "doubly robust, 50 users, ms", "data MB", "peak MB"]
     lines = [
         [f"{one['rows']:,.0f}", f"{one['points.tree_s']:.3f}", f"{one['additive.tree_s']:.3f}",
          f"{one['points.users_per_s']:,.0f}", f"{one['additive.users_per_s']:,.0f}",
-         f"{1000 * one['evaluation_1000_s']:.1f}", f"{one['evaluation_all_s']:.2f}", f"{one['data_mb']:.0f}",
-         f"{one['peak_mb']:.0f}"]
+         f"{1000 * one['model.evaluation_50_s']:.2f}", f"{1000 * one['model.evaluation_1000_s']:.1f}",
+         f"{one['model.evaluation_all_s']:.2f}", f"{1000 * one['doubly_robust.evaluation_50_s']:.1f}",
+         f"{one['data_mb']:.0f}", f"{one['peak_mb']:.0f}"]
         for one in sizes
     ]  # fmt: skip
     table = "A tree is grown on half of the users (6 features, 6 categories, depth 4).\n\n" + markdown(header, lines)
-    best = {workers: min(each["seconds"] for each in runs) for workers, runs in spread.items()}
-    alike = len({each["check"] for runs in spread.values() for each in runs}) == 1
-    table += "\nA forest of 8 trees with additive leaves on 80,000 users, seconds of a warm cluster (better of 2); the "
-    table += f"forests are {'the same' if alike else 'NOT THE SAME'}:\n\n"
+    generations = {str(workers): [measured("--evolve", workers)] for workers in (0, 1, 2)}
+    table += "\nA forest of 8 trees with additive leaves on 80,000 users, seconds of a warm cluster (better of 2)"
+    table += by_place(spread)
+    table += "\nA generation of evolution, 64 pairs, 5,000 users an evaluation by an outcome model" + by_place(
+        generations
+    )
+    write_result("exposure-speed", {"sizes": sizes, "workers": spread, "evolution": generations}, table)
+
+
+def by_place(runs_of: dict[str, list[dict[str, float]]]) -> str:
+    """Seconds by number of workers, and whether they all came to the same."""
+    best = {workers: min(each["seconds"] for each in runs) for workers, runs in runs_of.items()}
+    alike = len({each["check"] for runs in runs_of.values() for each in runs}) == 1
     names = {"0": "this process", "1": "1 Ray worker", "2": "2 Ray workers"}
     rows = [[names[key], f"{value:.2f}", f"{best['0'] / value:.2f}x"] for key, value in best.items()]
-    table += markdown(["where", "s", "against this process"], rows)
-    write_result("exposure-speed", {"sizes": sizes, "workers": spread}, table)
+    head = f"; results are {'the same' if alike else 'NOT THE SAME'}:\n\n"
+    return head + markdown(["where", "s", "against this process"], rows)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ import numpy as np
 from data.errors import UserError
 
 RIDGES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
-CLOSE = 1.01
-"""How far above the smallest squared error a ridge may be: what predicts best smooths the peaks, which are what counts
-(on the paper's simulation with noise .3 the best ridge has eight times the regret of the least one within 1%)."""
+KEPT = 0.8
+"""The least ridge is taken that predicts this part of what the best one predicts beyond a leaf's mean. What predicts
+best smooths the peaks, which are what counts: on the paper's simulation with noise .3 the best ridge has seven times
+the regret of the one taken."""
 SEEN = 0.995
 """Quantile of a category's share up to which it may be raised; beyond it the spline has hardly a row to stand on."""
 
@@ -32,8 +33,8 @@ class AdditiveSettings:
     steps: int = 20
     """Shares are multiples of 1/steps, and so are the knots."""
     ridge: float = 0.0
-    """Weight of the squared changes of slopes, in rows; 0: the least of 1, 10, 100, 1000, 10000 by which the rows that
-    each tree was not grown on are predicted within 1% of the best of them."""
+    """Weight of the squared changes of slopes, in rows; 0: the least of 1, 10, 100, 1000, 10000 that predicts, of what
+    the best of them predicts of the rows that each tree was not grown on, at least four fifths."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.steps <= 200:
@@ -71,12 +72,13 @@ def leaf_curves(
     reach_K: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(curves (L, V, K, S) of each ridge, g_k on the grid in every node of a tree that is a leaf, g_k(0) = 0; squared
-    errors (L,) of the rows that are not fitted on). Nodes without rows have curves of 0.
+    errors (L + 1,) of the rows that are not fitted on, the last by the mean of each leaf alone). Nodes without rows
+    have curves of 0.
 
     Differences of neighbouring slopes are shrunk, so that a step without rows goes on as its neighbours do.
     """
     found = np.zeros((len(settings.ridges), nodes, len(reach_K), settings.steps + 1))
-    error_L = np.zeros(len(settings.ridges))
+    error_L1 = np.zeros(len(settings.ridges) + 1)
     ends = np.concatenate([[0], np.cumsum(reach_K)])
     rough_PP = roughness(reach_K)
     order_R = np.argsort(leaf_R, kind="stable")
@@ -88,18 +90,21 @@ def leaf_curves(
             continue
         design = design - design[fit].mean(axis=0)
         outcome = outcome - outcome[fit].mean()
+        error_L1[-1] += np.square(outcome[~fit]).sum()
         gram, moment = design[fit].T @ design[fit], design[fit].T @ outcome[fit]
         for number, ridge in enumerate(settings.ridges):
             slope_P = np.linalg.solve(gram + ridge * rough_PP, moment)
-            error_L[number] += np.square(outcome[~fit] - design[~fit] @ slope_P).sum()
+            error_L1[number] += np.square(outcome[~fit] - design[~fit] @ slope_P).sum()
             for k, most in enumerate(reach_K):
                 found[number, leaf, k, 1 : most + 1] = np.cumsum(slope_P[ends[k] : ends[k + 1]])
-    return found, error_L
+    return found, error_L1
 
 
-def least_ridge(error_L: np.ndarray) -> int:
-    """The place of the first ridge whose error is close to the smallest."""
-    return int(np.argmax(error_L <= CLOSE * error_L.min()))
+def least_ridge(error_L1: np.ndarray) -> int:
+    """The place of the first ridge that keeps enough of what can be predicted; the last one where nothing can."""
+    error_L, plain = error_L1[:-1], error_L1[-1]
+    enough_L = plain - error_L >= KEPT * max(plain - error_L.min(), 0.0)
+    return int(np.argmax(enough_L)) if enough_L.any() else len(error_L) - 1
 
 
 def roughness(reach_K: np.ndarray) -> np.ndarray:

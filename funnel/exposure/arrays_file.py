@@ -1,18 +1,23 @@
-"""A fitted forest from the run directory that jobs.fit wrote: arrays and JSON, no code."""
+"""Fitted shares from the run directory that jobs.fit wrote: arrays and JSON, no code."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors.numpy import load_file
 
 from data.errors import UserError
-from funnel.exposure.fitted import ExposureForest, ForestFitSettings
-from funnel.exposure.forest import MDP2Forest
+from funnel.exposure.fitted import ExposureForest
+from funnel.exposure.joint import JointShares
 from funnel.settings import read
 
+SYSTEMS: dict[str, type[ExposureForest] | type[JointShares]] = {
+    system.name: system for system in (ExposureForest, JointShares)
+}
 
-def read_forest(run: Path) -> MDP2Forest:
-    """Raises UserError for a directory that holds no fitted forest of shares."""
+
+def read_fitted(run: Path) -> ExposureForest | JointShares:
+    """Raises UserError for a directory that holds no fitted shares."""
     facts_file, arrays_file = run / "model" / "model.json", run / "model" / "arrays.safetensors"
     try:
         record = json.loads(facts_file.read_text())
@@ -21,7 +26,8 @@ def read_forest(run: Path) -> MDP2Forest:
         raise UserError(f"{run}: holds no fitted model ({error.strerror}: {error.filename})") from None
     except Exception as error:  # safetensors has errors of its own
         raise UserError(f"{run}/model: not readable ({str(error).splitlines()[0]})") from None
-    if record.get("system") != ExposureForest.name:
-        raise UserError(f"{run}: a model of {record.get('system')!r}, not of 'exposure'")
-    settings = read(ForestFitSettings, record["settings"], str(facts_file))
-    return ExposureForest.restore(settings, arrays, record["facts"]).forest
+    system = SYSTEMS.get(str(record.get("system")))
+    if system is None:
+        raise UserError(f"{run}: a model of {record.get('system')!r}, not of {' or '.join(SYSTEMS)}")
+    settings: Any = read(system.settings_type, record["settings"], str(facts_file))
+    return system.restore(settings, arrays, record["facts"])

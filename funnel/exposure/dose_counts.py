@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from funnel.exposure.dose_units import DoseBatch
+from funnel.exposure.dose_units import BEYOND, DoseBatch
 from funnel.problem import Outputs
 
 DOSES = 101
@@ -51,7 +51,7 @@ class DoseCounts:
             return torch.zeros(shape, dtype=torch.float64)
 
         # rows, squared error, log density; of AMSE rows, b'b weights, cross products, squares
-        self.errors_3, self.rows_G = zeros(3), zeros(groups)
+        self.errors_3, self.rows_G, self.left_out_1 = zeros(3), zeros(groups), zeros(1)
         self.curve_GD, self.square_GD, self.residual_GB3 = (
             zeros(groups, DOSES),
             zeros(groups, DOSES),
@@ -64,6 +64,12 @@ class DoseCounts:
         return tuple(name for name in (self.average, self.group) if name)
 
     def add(self, outputs: Outputs, batch: DoseBatch, table: pa.Table) -> None:
+        seen_B = (batch.dose_B >= -BEYOND) & (batch.dose_B <= 1 + BEYOND)
+        if not bool(seen_B.all()):
+            self.left_out_1 += float((~seen_B).sum())
+            outputs = {name: value[seen_B] for name, value in outputs.items()}
+            batch = DoseBatch(batch.numeric_BN[seen_B], batch.dose_B[seen_B], batch.outcome_B[seen_B])
+            table = table.filter(pa.array(seen_B.numpy()))
         mu_B, curve_BD = outputs["mu"].double(), outputs["curve"].double()
         gap_B = batch.outcome_B.double() - mu_B
         rows = float(len(batch))
@@ -91,16 +97,19 @@ class DoseCounts:
 
     def sums(self) -> list[Tensor]:
         curve = [self.rows_G, self.curve_GD, self.square_GD, self.residual_GB3]
-        return [self.errors_3, *curve, self.weight_DD, self.cross_D, self.truth_2]
+        return [self.errors_3, self.left_out_1, *curve, self.weight_DD, self.cross_D, self.truth_2]
 
     def peaks(self) -> list[Tensor]:
         return []
 
     def figures(self) -> dict[str, Any]:
-        """rows, mse (in the log's units), log_density, and amse where the truth is known."""
+        """rows (and how many were left out for a dose that training has not seen), mse (in the log's units),
+        log_density, and amse where the truth is known."""
         rows, square, density = self.errors_3.tolist()
         absent: dict[str, str] = {}
         found: dict[str, Any] = {"rows": int(rows)}
+        if self.left_out_1[0]:
+            found["left_out"] = int(self.left_out_1[0])
         if not rows:
             return found | {"absent": dict.fromkeys(AIMS, "no rows")}
         found |= {"mse": square / rows * self.scale**2, "log_density": density / rows}

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from funnel.batch import tensor
 
+BEYOND = 0.02
+"""How far outside the trained range of doses a row may lie, as a share of the range: it counts as the end."""
+
 
 @dataclass(frozen=True)
 class DoseBatch:
@@ -36,7 +39,8 @@ class DoseUnits:
     numeric_RN: np.ndarray
     """float32, NaN where missing."""
     dose_R: np.ndarray
-    """float32, of the range that training saw: 0 its lowest, 1 its highest."""
+    """float32, of the range that training saw: 0 its lowest, 1 its highest. Rows further beyond than BEYOND are in no
+    figure."""
     outcome_R: np.ndarray
     """float32, in standard deviations of the training part from its mean."""
 

@@ -5,27 +5,29 @@
     python -m jobs.fit --system exposure --data runs/shares --out runs/points --leaves points --workers 2
 
 Fitted on the train part, judged on the test part by a model of outcomes that is fitted on the half of the test part
-that it does not judge, and doubly robust.
+that it does not judge, and doubly robust. Shares that users alike were never shown are drawn in towards the log's mean
+ones (overlap.py) wherever the forest is used: judged, or on the platform.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from data.errors import UserError
 from data.log import Log
+from funnel.exposure.evidence import evidence
 from funnel.exposure.explain import curves_of, groups_of, importance
-from funnel.exposure.figures import treatment_error
 from funnel.exposure.forest import ForestSettings, MDP2Forest
-from funnel.exposure.outcome import OutcomeModel, OutcomeSettings
+from funnel.exposure.judged import judged, seen_range
+from funnel.exposure.outcome import OutcomeSettings
 from funnel.exposure.overlap import Overlap, OverlapSettings
-from funnel.exposure.panels import forest_panels, policy_results, sentence
+from funnel.exposure.panels import forest_panels, policy_results
 from funnel.exposure.preference import ShareGrid
 from funnel.exposure.reading import read_shares, rows_of
-from funnel.exposure.shares import ShareRows, check_policy, limits
+from funnel.exposure.shares import ShareRows, limits
 from funnel.exposure.tree import Tree
-from funnel.exposure.value import Judge, compare
 from funnel.fitted import Arrays, Map, here
 from funnel.panels import Panel, Record, Table
 
@@ -34,9 +36,16 @@ from funnel.panels import Panel, Record, Table
 class ForestFitSettings:
     outcomes: tuple[str, ...] = ()
     """What is to be raised, NAME=WEIGHT; left out, the log's only outcome."""
+    evidence: float = 2.0
+    """Standard errors by which rows in the direction of the learnt shares must come to more (evidence.py); below,
+    everybody is given the log's mean shares. 0: shares are given whatever the evidence."""
     forest: ForestSettings = field(default_factory=ForestSettings)
     outcome_model: OutcomeSettings = field(default_factory=OutcomeSettings)
     overlap: OverlapSettings = field(default_factory=OverlapSettings)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.evidence < np.inf:
+            raise UserError(f"evidence is {self.evidence}, must be a finite number of at least 0")
 
 
 class ExposureForest:
@@ -45,16 +54,14 @@ class ExposureForest:
     name: ClassVar[str] = "exposure"
     settings_type: ClassVar[type] = ForestFitSettings
 
-    def __init__(self, settings: ForestFitSettings, forest: MDP2Forest, facts: Mapping[str, Any]) -> None:
-        self.settings, self.forest, self.facts = settings, forest, facts
+    def __init__(
+        self, settings: ForestFitSettings, forest: MDP2Forest, overlap: Overlap, facts: Mapping[str, Any]
+    ) -> None:
+        self.settings, self.forest, self.overlap, self.facts = settings, forest, overlap, facts
 
     @classmethod
     def read(cls, settings: ForestFitSettings, log: Log, part: str) -> dict[str, np.ndarray]:
-        arrays = read_shares(log, part)
-        assert log.schema.treatment is not None
-        rows_of(arrays, log.schema.numeric, log.schema.treatment.vector, settings.outcomes, f"{log.location}/{part}")
-        names = {"features": np.array(log.schema.numeric), "categories": np.array(log.schema.treatment.vector)}
-        return arrays | names
+        return read_arrays(settings.outcomes, log, part)
 
     @classmethod
     def check(cls, settings: ForestFitSettings, train: Arrays, judging: Arrays, where: str) -> None:
@@ -65,13 +72,27 @@ class ExposureForest:
     def fit(cls, settings: ForestFitSettings, arrays: Arrays, seed: int, map: Map = here) -> Self:
         rows = checked(settings, arrays)
         forest = MDP2Forest(settings.forest).fit(rows, seed, map)
-        facts = {"rows": len(rows), "mean": rows.shares_RK.mean(axis=0).tolist(),
-                 "low": rows.shares_RK.min(axis=0).tolist(), "high": rows.shares_RK.max(axis=0).tolist()}  # fmt: skip
-        return cls(settings, forest, facts)
+        facts = {**seen_range(rows), "evidence": evidence(forest, rows, seed)}
+        return cls(settings, forest, Overlap.fit(rows, settings.overlap, seed), facts)
+
+    @property
+    def told(self) -> bool:
+        """Whether the log tells the learnt shares from its mean ones."""
+        return not self.settings.evidence or self.facts["evidence"] >= self.settings.evidence
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return self.forest.categories
 
     def shares(self, features_UF: np.ndarray) -> np.ndarray:
-        """What each user should get, (U, K)."""
-        return self.forest.shares(features_UF)
+        """What each user should get, (U, K), as far as the log has seen it and has evidence that it brings more."""
+        if not self.told:
+            return np.tile(np.array(self.facts["mean"]), (len(features_UF), 1))
+        return self.overlap.drawn_in(features_UF, self.forest.shares(features_UF), np.array(self.facts["mean"]))
+
+    def wanted(self, features_UF: np.ndarray) -> np.ndarray:
+        """The shares before they are drawn in."""
+        return self.forest.shares(features_UF) if self.told else self.shares(features_UF)
 
     def describe(self) -> str:
         forest = self.forest
@@ -97,6 +118,7 @@ class ExposureForest:
         }  # fmt: skip
         if forest.curves:
             arrays["curves"] = np.concatenate(forest.curves)
+        arrays |= {f"overlap.{key}": value for key, value in self.overlap.arrays().items()}
         names = {"features": list(forest.feature_names), "categories": list(forest.categories)}
         return arrays, {**self.facts, **names, "ridge": forest.ridge}
 
@@ -116,36 +138,25 @@ class ExposureForest:
             tuple(facts["features"]),
             tuple(facts["categories"]),
         )
-        return cls(settings, forest, facts)
+        seen = {key.removeprefix("overlap."): value for key, value in arrays.items() if key.startswith("overlap.")}
+        if not seen:
+            raise UserError("this forest was fitted before forests kept what the log has seen: fit it again")
+        return cls(settings, forest, Overlap.restore(seen), facts)
 
     def judge(self, arrays: Arrays, resamples: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Against the log's mean shares, the best constant and the log's own. Nothing is resampled."""
-        rows = checked(self.settings, arrays)
-        order = np.random.default_rng([seed, 4]).permutation(len(rows))
-        fitted, judging = rows.take(order[: len(rows) // 2]), rows.take(order[len(rows) // 2 :])
-        model = OutcomeModel.fit(fitted, self.settings.outcome_model, seed + 1)
-        overlap = Overlap.fit(fitted, self.settings.overlap, seed + 1)
-        mean_K, users = np.array(self.facts["mean"]), len(judging)
-        own = self.shares(judging.features_RF)
-        check_policy(own, np.array(self.facts["low"]), np.array(self.facts["high"]), rows.categories,
-                     1 / self.settings.forest.additive.steps)  # fmt: skip
-        constant_K = best_constant(model, fitted, mean_K, seed)
-        policies = {
-            "policy": own,
-            "constant": np.tile(constant_K, (users, 1)),
-            "mean": np.tile(mean_K, (users, 1)),
-            "uniform": np.full((users, len(mean_K)), 1 / len(mean_K)),
-            "logging": judging.shares_RK,
-        }
-        judge = Judge(judging, model.predict, overlap, mean_K)
-        figures: dict[str, Any] = {"users": users, "outcome_model.r2": model.r2}
-        figures |= compare(judge, policies, "policy", ("mean", "constant", "logging"))
-        if judging.best_RK is not None:
-            for name, shares_RK in policies.items():
-                figures[f"{name}.mtse"] = treatment_error(judging.best_RK, shares_RK)
-                figures[f"{name}.l1"] = float(np.abs(shares_RK - judging.best_RK).sum(axis=1).mean())
-        figures |= {f"share.{name}": float(mean) for name, mean in zip(rows.categories, own.mean(axis=0), strict=True)}
-        summary = {f"exposure.{key}": found for key, found in figures.items()} | {"message": sentence(figures)}
+        rows, settings = checked(self.settings, arrays), self.settings
+        summary, judging, own = judged(
+            rows, self.shares, self.wanted, self.facts, settings.outcome_model, settings.overlap,
+            1 / settings.forest.additive.steps, seed,
+        )  # fmt: skip
+        summary["exposure.evidence"] = self.facts["evidence"]
+        if not self.told:
+            summary["message"] = (
+                f"Rows in the direction of the learnt shares come to no more than others "
+                f"({self.facts['evidence']:+.1f} standard errors, want {settings.evidence:g}): everybody is given the "
+                "log's mean shares. " + summary["message"]
+            )
         plots = {
             "categories": list(rows.categories),
             "importance": importance(self.forest),
@@ -164,16 +175,23 @@ class ExposureForest:
         return forest_panels(record)
 
 
-def checked(settings: ForestFitSettings, arrays: Arrays, where: str = "shares") -> ShareRows:
+class Weighted(Protocol):
+    """Settings that say which outcomes are to be raised."""
+
+    @property
+    def outcomes(self) -> tuple[str, ...]: ...
+
+
+def read_arrays(outcomes: tuple[str, ...], log: Log, part: str) -> dict[str, np.ndarray]:
+    """A part's arrays with the names of features and categories, checked."""
+    arrays = read_shares(log, part)
+    assert log.schema.treatment is not None
+    rows_of(arrays, log.schema.numeric, log.schema.treatment.vector, outcomes, f"{log.location}/{part}")
+    names = {"features": np.array(log.schema.numeric), "categories": np.array(log.schema.treatment.vector)}
+    return arrays | names
+
+
+def checked(settings: Weighted, arrays: Arrays, where: str = "shares") -> ShareRows:
+    """The rows of arrays that `read_arrays` gave."""
     features, categories = (tuple(arrays[key].tolist()) for key in ("features", "categories"))
     return rows_of(arrays, features, categories, settings.outcomes, where)
-
-
-def best_constant(model: OutcomeModel, rows: ShareRows, mean_K: np.ndarray, seed: int) -> np.ndarray:
-    """The best shares for everybody by the model, of the mean and some hundred logged ones."""
-    random = np.random.default_rng([seed, 3])
-    drawn = rows.shares_RK[random.permutation(len(rows))[:300]]
-    tried_CK = np.concatenate([mean_K[None], drawn])
-    some = rows.features_RF[random.permutation(len(rows))[:500]]
-    worths = [model.predict(some, np.tile(shares_K, (len(some), 1))).mean() for shares_K in tried_CK]
-    return np.asarray(tried_CK[int(np.argmax(worths))])

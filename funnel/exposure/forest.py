@@ -46,6 +46,9 @@ class ForestSettings:
     """Weight of the difference between training and validation in a split, in units of the root's D; 0: none."""
     validation: float = 0.25
     """Share of a tree's rows that validate, where there is a penalty."""
+    splits: Literal["points", "slopes"] = "points"
+    """What groups are told apart by: their points of largest difference, as in the paper, or which way more of a
+    category moves the outcome."""
     leaves: Literal["additive", "points"] = "additive"
     """What a leaf says: points of largest difference on the simplex, as in the paper, or an additive outcome model
     whose best shares are found exactly."""
@@ -65,6 +68,10 @@ class ForestSettings:
                                 (f" and at most {high}" if high < np.inf else ""))  # fmt: skip
         if not 0 < self.sample <= 1:
             raise UserError(f"sample is {self.sample}, must be above 0 and at most 1")
+        if self.splits not in ("points", "slopes"):
+            raise UserError(f"splits is {self.splits!r}, must be 'points' or 'slopes'")
+        if self.penalty and self.splits == "slopes":
+            raise UserError("penalty goes with splits by points: it is of their largest differences")
         if self.leaves not in ("additive", "points"):
             raise UserError(f"leaves is {self.leaves!r}, must be 'additive' or 'points'")
         for name in ("soft", "penalty"):
@@ -90,16 +97,18 @@ class Binned:
     seed: int
     additive: AdditiveSettings | None
     reach_K: np.ndarray
+    centre_KQ: np.ndarray | None
+    """The mean share of each interval, where splits are by slopes."""
 
 
 def one_tree(binned: Binned, number: int) -> tuple[Tree, tuple[np.ndarray, np.ndarray] | None]:
     """Tree number b and, where leaves are additive, the curves of its nodes by ridge and their errors. It all follows
     from (seed, b)."""
-    random = np.random.default_rng([binned.seed, number, 2022])
     rows = len(binned.outcome_R)
-    drawn = np.sort(random.permutation(rows)[: binned.sampled]) if binned.sampled < rows else np.arange(rows)
+    drawn, random = sampled_rows(rows, binned.sampled, binned.seed, number)
     bins_NF, outcome_N = binned.bins_RF[drawn], binned.outcome_R[drawn]
-    tree = grow(bins_NF, binned.share_bins_RK[drawn], outcome_N, binned.grid, binned.bins_F, binned.tree, random)
+    share_bins_NK = binned.share_bins_RK[drawn]
+    tree = grow(bins_NF, share_bins_NK, outcome_N, binned.grid, binned.bins_F, binned.tree, random, binned.centre_KQ)
     if binned.additive is None:
         return tree, None
     fit_R = np.zeros(rows, bool)
@@ -107,6 +116,22 @@ def one_tree(binned: Binned, number: int) -> tuple[Tree, tuple[np.ndarray, np.nd
     leaf_R = tree.leaves(binned.bins_RF)
     nodes = len(tree.feature_V)
     return tree, leaf_curves(leaf_R, binned.shares_RK, binned.outcome_R, fit_R, binned.additive, nodes, binned.reach_K)
+
+
+def interval_means(shares_RK: np.ndarray, share_bins_RK: np.ndarray, grid: ShareGrid) -> np.ndarray:
+    """(K, Q): the mean share of the rows of each interval; its middle where there is none."""
+    found = (grid.edges_KQ1[:, 1:] + grid.edges_KQ1[:, :-1]) / 2
+    for k, (share_R, bin_R) in enumerate(zip(shares_RK.T, share_bins_RK.T, strict=True)):
+        count_Q = np.bincount(bin_R, minlength=grid.intervals)
+        sum_Q = np.bincount(bin_R, share_R, grid.intervals)
+        found[k] = np.where(count_Q > 0, sum_Q / np.maximum(count_Q, 1), found[k])
+    return found
+
+
+def sampled_rows(rows: int, sampled: int, seed: int, number: int) -> tuple[np.ndarray, np.random.Generator]:
+    """(the rows that tree number b is grown on, its generator after that draw)."""
+    random = np.random.default_rng([seed, number, 2022])
+    return (np.sort(random.permutation(rows)[:sampled]) if sampled < rows else np.arange(rows)), random
 
 
 def feature_edges(values_R: np.ndarray, bins: int) -> np.ndarray:
@@ -139,7 +164,7 @@ class MDP2Forest:
         self.trees = [tree for tree, _ in grown]
         found = [curves for _, curves in grown if curves is not None]
         if found:
-            chosen = least_ridge(mean_of([error_L for _, error_L in found]))
+            chosen = least_ridge(mean_of([error_L1 for _, error_L1 in found]))
             self.ridge = self.settings.additive.ridges[chosen]
             self.curves = [curves[chosen] for curves, _ in found]
         return self
@@ -181,8 +206,10 @@ class MDP2Forest:
         additive = settings.additive if settings.leaves == "additive" else None
         outcome_R = rows.outcome_R - rows.outcome_R.mean()
         bins_F = np.array([len(edges) + 1 for edges in self.edges])
-        return Binned(self.bins(rows.features_RF), self.grid.bins(rows.shares_RK), rows.shares_RK, outcome_R, self.grid,
-                      bins_F, tree, sampled, seed, additive, self.reach_K)  # fmt: skip
+        share_bins_RK = self.grid.bins(rows.shares_RK)
+        centre_KQ = interval_means(rows.shares_RK, share_bins_RK, self.grid) if settings.splits == "slopes" else None
+        return Binned(self.bins(rows.features_RF), share_bins_RK, rows.shares_RK, outcome_R, self.grid, bins_F, tree,
+                      sampled, seed, additive, self.reach_K, centre_KQ)  # fmt: skip
 
     def bins(self, features_UF: np.ndarray) -> np.ndarray:
         """The bin of every feature, (U, F) uint8; a missing value is in the last one."""

@@ -22,7 +22,7 @@ from data.treatment import TreatmentColumns
 from data.write import PartFacts, PartWriter, new_log
 from funnel.exposure.dose_worlds import DoseRows, ihdp, simulation
 from funnel.exposure.reading import BEST
-from funnel.exposure.semisynthetic import Recipe, clusters, respond
+from funnel.exposure.semisynthetic import Recipe, Response, clusters, respond
 from funnel.exposure.shares import ShareRows
 from funnel.exposure.simulation import simulate
 from funnel.exposure.watched import WatchedSettings, from_views
@@ -59,8 +59,8 @@ class ShareLog:
             raise UserError(f"seed is {self.seed}, must be from 0 to below 2**31")
 
 
-def of_views(path: Path, settings: ShareWorld, seed: int) -> ShareRows:
-    """The semi-synthetic rows of a table of views; clusters are of users."""
+def of_views(path: Path, settings: ShareWorld, seed: int) -> tuple[ShareRows, Response]:
+    """The semi-synthetic rows of a table of views, and their true response; clusters are of users."""
     try:
         table = pq.read_table(path, columns=["user_id", "video_id", "watch_ratio"])
     except (*UNREADABLE, OSError, KeyError) as error:
@@ -69,8 +69,7 @@ def of_views(path: Path, settings: ShareWorld, seed: int) -> ShareRows:
     rows = from_views(user_V, item_V, amount_V, settings.watched, seed)
     users, user_R = np.unique(rows.features_RF, axis=0, return_inverse=True)
     cluster_R = clusters(users, settings.recipe, seed)[user_R.ravel()]
-    found, _ = respond(rows, cluster_R, settings.recipe, seed, settings.noise)
-    return found
+    return respond(rows, cluster_R, settings.recipe, seed, settings.noise)
 
 
 def by_user(features_RF: np.ndarray, seed: int) -> np.ndarray:
@@ -102,7 +101,7 @@ class ShareLogs:
         if settings.kind == "views":
             if settings.views is None:
                 raise UserError("--views FILE is needed for --kind views: Parquet of user_id, video_id, watch_ratio")
-            rows = of_views(settings.views, settings, asked.seed)
+            rows, _ = of_views(settings.views, settings, asked.seed)
             rows = rows.take(by_user(rows.features_RF, asked.seed))
         else:
             rows = simulate(asked.rows, asked.seed, settings.noise)

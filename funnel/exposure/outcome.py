@@ -65,7 +65,8 @@ class OutcomeModel:
     level: float
     spread: float
     r2: float
-    """On the rows set apart: of the outcome's variance, the share that is predicted."""
+    """On the rows set apart: of the outcome's variance, the share that is predicted; 0 where it would be less, and the
+    model then gives the mean."""
 
     @classmethod
     def fit(cls, rows: ShareRows, settings: OutcomeSettings, seed: int) -> "OutcomeModel":
@@ -107,6 +108,8 @@ class OutcomeModel:
                         best, kept = error, [each.detach().clone() for each in network.parameters()]
         variance = float(target_R[valid].var(unbiased=False)) or 1.0
         self.weights, self.r2 = [each.numpy() for each in kept], 1 - best / variance
+        if self.r2 <= 0:  # worse than the mean: the mean it is, which favours no shares
+            self.weights[-2], self.weights[-1], self.r2 = 0 * self.weights[-2], 0 * self.weights[-1], 0.0
         return self
 
     def users(self, features_RF: np.ndarray) -> Tensor:

@@ -50,6 +50,8 @@ def sentence(figures: Mapping[str, Any]) -> str:
         told += f" rests on {rests:.0f} rows, and an interval says little below {LEAST_ROWS}"
     if figures["policy.refused"]:
         told += f"; {figures['policy.refused']:.1%} of the users were refused theirs"
+    if figures.get("policy.drawn_in"):
+        told += f"; {figures['policy.drawn_in']:.1%} had theirs drawn in to what users like them were shown"
     return told + "."
 
 

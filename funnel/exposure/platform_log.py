@@ -3,15 +3,17 @@
     python -m jobs.make_data --world platform_shares --rows 20000 --out runs/mixes
 
 Every user draws a mix of categories anew each day (stage.py: random), so shares do not depend on who the user is. A row
-is a user and a day with at least `least` impressions: taste, group and activity as the platform knows them, the shares
-of what was seen, and the time watched for each item seen ("watch", in tens of seconds). Per item, as users who like
-what they see look on: with the day's total the number of items would stand on both sides.
+is a user and a day with at least `least` impressions: taste, group and activity as the platform knows them, the mix
+that was asked for, and the time watched for each item seen ("watch", in tens of seconds). Per item, as users who like
+what they see look on: with the day's total the number of items would stand on both sides. The mix asked for is drawn by
+lot and is what a policy sets; the mix that was seen also depends on which candidates a user had, and whoever has many
+of a category is who likes it.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -46,10 +48,14 @@ class MixLog:
     """Of the Dirichlet draws; 1: all mixes alike."""
     least: int = 10
     """Impressions of a day that is a row."""
+    treatment: Literal["asked", "seen"] = "asked"
+    """Whether shares are those that were asked for or those that were seen."""
 
     def __post_init__(self) -> None:
         if self.rows < 100:
             raise UserError(f"rows is {self.rows}, must be at least 100")
+        if self.treatment not in ("asked", "seen"):
+            raise UserError(f"treatment is {self.treatment!r}, must be asked or seen")
         if self.seed < 0 or self.warmup < 0 or self.least < 1:
             raise UserError(f"seed {self.seed}, warmup {self.warmup}, least {self.least}: want 0, 0 and 1 at least")
 
@@ -101,7 +107,8 @@ class MixLogs:
         if settings.categories < 2:
             raise UserError(f"categories is {settings.categories}: shares need at least 2")
         drawn = {**policy, "reranking": {"kind": "shares", "random": asked.concentration}}
-        world = new_world(settings, asked.seed, [Policies.of(drawn, settings, asked.seed, where)])
+        policies = Policies.of(drawn, settings, asked.seed, where)
+        world = new_world(settings, asked.seed, [policies])
         world.run(asked.warmup)
         names = feature_names(settings.dimensions)
         categories = tuple(f"category_{k}" for k in range(settings.categories))
@@ -125,6 +132,8 @@ class MixLogs:
             features = user_features(world.corpus.view(world.day, 0, float(world.day)))[kept]
             seen_RK = book.seen_UK[kept]
             shares_RK = seen_RK / seen_RK.sum(axis=1, keepdims=True)
+            if asked.treatment == "asked":
+                shares_RK = policies.reranking.share_UK[kept]
             columns = {
                 **dict(zip(names, features.T, strict=True)),
                 **dict(zip(categories, shares_RK.T, strict=True)),

@@ -1,15 +1,17 @@
 """A policy on the simplex: shares softmax(log start + g_theta(x)), g linear or a small network of tanh units.
 
-theta = 0 of the last layer is the start, the log's mean shares, for everybody. Shapes: P parameters (of one theta), U
-users, F features, H hidden units, K categories.
+theta = 0 of the last layer is the start, the log's mean shares, for everybody. Shapes: C candidates, P parameters (of
+one theta), U users, F features, H hidden units, K categories.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from data.errors import UserError
-from es.policies import Simplex
+from funnel.exposure.outcome import one_thread
 
 SMALLEST = 1e-3
 """What a start is raised to: a category nobody saw could never be raised from 0."""
@@ -61,19 +63,20 @@ class SharePolicy:
         return theta_P
 
     def shares(self, theta_P: np.ndarray, standard_UF: np.ndarray) -> np.ndarray:
-        """(U, K) of standardised features."""
-        value = standard_UF
-        layers = self.layers(theta_P.astype(np.float64))
-        for number, layer in enumerate(layers):
-            value = affine(value, layer)
-            if number < len(layers) - 1:
-                value = np.tanh(value)
-        return Simplex(self.categories, self.start_K).decode(value)
+        """(U, K) of standardised features, float64."""
+        theta_1P = torch.from_numpy(theta_P.astype(np.float64))[None]
+        with one_thread(), torch.inference_mode():
+            return self.of_candidates(theta_1P, torch.from_numpy(standard_UF.astype(np.float64))[None])[0].numpy()
 
-
-def affine(input_UI: np.ndarray, layer_IO: np.ndarray) -> np.ndarray:
-    """Summed input by input, so that bits do not depend on BLAS and its threads."""
-    found_UO = np.tile(layer_IO[-1], (len(input_UI), 1))
-    for column, weights_O in enumerate(layer_IO[:-1]):
-        found_UO += input_UI[:, column, None] * weights_O
-    return found_UO
+    def of_candidates(self, theta_CP: Tensor, standard_CUF: Tensor) -> Tensor:
+        """(C, U, K): what each candidate gives its own users, all candidates in one product a layer."""
+        value_CIU, begin = standard_CUF.transpose(1, 2), 0  # users last: softmax and tanh over long rows are far faster
+        for number, (rows, columns) in enumerate(self.sizes):
+            layer_CIO = theta_CP[:, begin : begin + rows * columns].view(-1, rows, columns)
+            begin += rows * columns
+            weight_COI, bias_CO1 = layer_CIO[:, :-1].transpose(1, 2), layer_CIO[:, -1, :, None]
+            value_CIU = torch.baddbmm(bias_CO1, weight_COI, value_CIU)
+            if number < len(self.sizes) - 1:
+                value_CIU = (2 * value_CIU).sigmoid() * 2 - 1  # tanh
+        start_K1 = torch.tensor(self.start_K, dtype=value_CIU.dtype).log()[:, None]
+        return (value_CIU + start_K1).softmax(1).transpose(1, 2)

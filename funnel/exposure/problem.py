@@ -6,12 +6,13 @@
     python -m jobs.train --problem vcnet --data runs/shares --dose game --group age --out runs/game
 
 The dose is a column that the schema names under 'treatment', one of several shares if need be. Doses and outcomes are
-scaled by what training saw: a dose outside that range is refused in the other parts, as nothing is known of it.
+scaled by what training saw: of a dose outside that range nothing is known, so such rows of the other parts are refused,
+or left out of all figures with --beyond leave-out.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,7 @@ from data.kinds import number
 from data.log import Log, Part, open_parquet
 from data.schema import Schema
 from funnel.exposure.dose_counts import AIMS, DOSES, WATCHED, DoseCounts
-from funnel.exposure.dose_units import DoseBatch, DoseUnits
+from funnel.exposure.dose_units import BEYOND, DoseBatch, DoseUnits
 from funnel.exposure.logs import AVERAGE
 from funnel.panels import Curve as CurvePanel
 from funnel.panels import Panel, Record, Series, Table
@@ -35,9 +36,6 @@ from models.dose_response import dose_response
 from models.objectives.dose_response import dose_terms
 from models.rows import EVERY_ROW, Share
 from models.varying_coefficient import DoseConfig, DoseNetwork, varying_coefficient
-
-BEYOND = 0.02
-"""How far outside the trained range of doses a row may lie, as a share of the range: it counts as the end."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,15 @@ class DoseSettings:
     """Weight of targeted regularisation; 0: without."""
     scale_outcome: bool = True
     """Learn the outcome in standard deviations from its mean; without, as it is."""
+    beyond: Literal["refuse", "leave-out"] = "refuse"
+    """What is done with rows of the other parts whose dose the train part has not seen."""
     group: str = ""
     """Numeric feature by whose terciles curves are shown for users apart; left out, for everybody."""
     model: DoseConfig = field(default_factory=DoseConfig)
 
     def __post_init__(self) -> None:
+        if self.beyond not in ("refuse", "leave-out"):
+            raise UserError(f"beyond is {self.beyond!r}, must be refuse or leave-out")
         for name in ("alpha", "targeted"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise UserError(f"{name} is {getattr(self, name)}, must be a finite number of at least 0")
@@ -70,7 +72,7 @@ class DoseModule(nn.Module):
         self.network, self.targeted = network, targeted
 
     def forward(self, batch: DoseBatch) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = self.network(batch.numeric_BN, batch.dose_B)
+        found: dict[str, Tensor] = self.network(batch.numeric_BN, batch.dose_B.clamp(0, 1))
         if self.training:
             return found
         grid_D = torch.linspace(0, 1, DOSES, device=batch.dose_B.device)
@@ -116,14 +118,19 @@ class VCNet:
         low, high = float(dose_R.min()), float(dose_R.max())
         if low == high:
             raise UserError(f"{where}/train: dose {dose!r} is {low:g} in all rows: it has no effect to learn")
+        left_out = {}
         for name in parts:
             other_R, slack = found[f"{name}.{dose}"], BEYOND * (high - low)
             beyond = (other_R < low - slack) | (other_R > high + slack)
-            if beyond.any():
+            left_out[name] = int(beyond.sum())
+            if beyond.all():
+                raise UserError(f"{where}/{name}: no dose {dose!r} is within the {low:g} to {high:g} of the train part")
+            if beyond.any() and settings.beyond == "refuse":
                 row = int(np.argmax(beyond))
                 raise UserError(
                     f"{where}/{name}: dose {dose!r} is {other_R[row]:g} in row {row} ({int(beyond.sum())} in all), "
-                    f"outside the {low:g} to {high:g} that the train part has seen"
+                    f"outside the {low:g} to {high:g} that the train part has seen; --beyond leave-out "
+                    "goes on without such rows"
                 )
         mean_N, std_N = numeric_moments(log, parts["train"])
         with open_parquet(log.filesystem, parts["train"].files[0].path) as file:
@@ -139,7 +146,7 @@ class VCNet:
             "edges": group_edges(settings, log, parts["train"], where),
             "numeric_mean": mean_N.tolist(),
             "numeric_std": std_N.tolist(),
-            "parts": {name: {"rows": len(found[f"{name}.{dose}"])} for name in parts},
+            "parts": {name: {"rows": len(found[f"{name}.{dose}"]), "left_out": left_out[name]} for name in parts},
         }
 
     def __init__(
@@ -155,7 +162,9 @@ class VCNet:
 
     def describe(self) -> str:
         targeted = " with targeted regularisation" if self.settings.targeted else ""
-        return f"{self.name}{targeted}: the response of {self.outcome!r} to {self.dose!r}"
+        left_out = sum(part.get("left_out", 0) for part in self.facts["parts"].values())
+        without = f", without {left_out} rows whose dose the train part has not seen" if left_out else ""
+        return f"{self.name}{targeted}: the response of {self.outcome!r} to {self.dose!r}{without}"
 
     def empty(self) -> DoseUnits:
         none: np.ndarray = np.empty(0, np.float32)
@@ -170,7 +179,7 @@ class VCNet:
         dose_R = (number(table, self.dose).astype(np.float64) - facts["low"]) / (facts["high"] - facts["low"])
         outcome_R = (number(table, self.outcome).astype(np.float64) - facts["mean"]) / facts["std"]
         numeric_RN = np.ascontiguousarray(np.stack(numeric, axis=1))
-        return DoseUnits(numeric_RN, dose_R.clip(0, 1).astype(np.float32), outcome_R.astype(np.float32))
+        return DoseUnits(numeric_RN, dose_R.astype(np.float32), outcome_R.astype(np.float32))
 
     def network(self, share: Share = EVERY_ROW, seed: int = 0) -> DoseModule:
         network = type(self).make(len(self.schema.numeric), self.settings.model, seed)
@@ -207,8 +216,13 @@ class VCNet:
 
     @classmethod
     def results(cls, summary: Mapping[str, Any]) -> Table:
-        names = {"rows": "rows", "mse": "squared error of the outcome", "log_density": "mean log density of the dose",
-                 "amse": "AMSE, the average curve's squared error"}  # fmt: skip
+        names = {
+            "rows": "rows",
+            "left_out": "rows left out, whose dose training has not seen",
+            "mse": "squared error of the outcome",
+            "log_density": "mean log density of the dose",
+            "amse": "AMSE, the average curve's squared error",
+        }
         rows = tuple((name, summary[key]) for key, name in names.items() if key in summary)
         return Table(f"{summary.get('part', 'test')} part", ("figure", "value"), rows)
 

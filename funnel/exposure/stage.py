@@ -1,7 +1,8 @@
 """Shares of exposure on the platform: a re-ranking that gives each user's categories the shares they should have.
 
-    {"reranking": {"kind": "shares", "model": "runs/forest"}}          # of a fitted forest (jobs.fit --system exposure)
+    {"reranking": {"kind": "shares", "model": "runs/forest"}}          # of jobs.fit --system exposure or joint_shares
     {"reranking": {"kind": "shares", "shares": [0.2, 0.5, 0.3]}}       # the same for everybody
+    {"reranking": {"kind": "shares", "taste": 1.5}}                    # by taste, by a rule that nobody learnt
     {"reranking": {"kind": "shares", "random": 1.0}}                   # drawn anew for each user and day: to log with
 
 At every place the next item is the best-ranked one of the category that lags most behind its share of what the user
@@ -16,7 +17,7 @@ import numpy as np
 from scipy.special import gammaincinv
 
 from data.errors import UserError
-from funnel.exposure.arrays_file import read_forest
+from funnel.exposure.arrays_file import read_fitted
 from funnel.exposure.shares import TOLERANCE
 from funnel.platform.draws import key, uniforms
 from funnel.platform.settings import PlatformSettings
@@ -30,19 +31,23 @@ DRAW = 187
 @dataclass(frozen=True)
 class ShareReRankingSettings:
     model: str = ""
-    """Run directory of a fitted forest of shares, whose features are those of funnel/exposure/platform_log.py."""
+    """Run directory of fitted shares, whose features are those of funnel/exposure/platform_log.py."""
     shares: tuple[float, ...] = ()
     """The same shares for everybody, one a category."""
     random: float = 0.0
     """Concentration of random shares (Dirichlet): 1 draws all mixes alike, more keeps near equal ones."""
-    candidates: int = 60
-    """Ranked items that a page is chosen from."""
+    taste: float = 0.0
+    """Shares by the rule softmax(taste x how well a user's taste fits the category's content); 0: no such rule."""
+    candidates: int = 0
+    """Ranked items that a page is chosen from; 0: all that pre-ranking leaves. A mix is kept only of what is there."""
 
     def __post_init__(self) -> None:
-        if (bool(self.model) + bool(self.shares) + bool(self.random)) > 1:
-            raise UserError("model, shares and random exclude each other")
-        if self.candidates < 1:
-            raise UserError(f"candidates is {self.candidates}, must be at least 1")
+        if (bool(self.model) + bool(self.shares) + bool(self.random) + bool(self.taste)) > 1:
+            raise UserError("model, shares, random and taste exclude each other")
+        if not 0 <= self.taste < np.inf:
+            raise UserError(f"taste is {self.taste}, must be a finite number of at least 0")
+        if self.candidates < 0:
+            raise UserError(f"candidates is {self.candidates}, must be at least 0")
         if not 0 <= self.random < np.inf:
             raise UserError(f"random is {self.random}, must be a finite number of at least 0")
         if self.shares and (min(self.shares) < 0 or abs(sum(self.shares) - 1) > TOLERANCE):
@@ -58,13 +63,13 @@ class ShareReRanking(Policy):
 
     def __init__(self, settings: ShareReRankingSettings, world: PlatformSettings, seed: int) -> None:
         super().__init__(settings, world, seed)
-        self.candidates = max(settings.candidates, world.slots)
+        self.candidates = max(settings.candidates or world.kept, world.slots)
         categories = world.categories
         if settings.shares and len(settings.shares) != categories:
             raise UserError(f"{len(settings.shares)} shares for {categories} categories")
-        self.forest = read_forest(Path(settings.model)) if settings.model else None
-        if self.forest is not None and len(self.forest.categories) != categories:
-            raise UserError(f"{settings.model}: {len(self.forest.categories)} shares for {categories} categories")
+        self.learnt = read_fitted(Path(settings.model)) if settings.model else None
+        if self.learnt is not None and len(self.learnt.categories) != categories:
+            raise UserError(f"{settings.model}: {len(self.learnt.categories)} shares for {categories} categories")
         same_K = np.array(settings.shares) if settings.shares else np.full(categories, 1 / categories)
         self.share_UK = np.tile(same_K, (world.users, 1))
         self.seen_UK = np.zeros((world.users, categories))
@@ -75,8 +80,12 @@ class ShareReRanking(Policy):
         users = len(self.share_UK)
         if self.settings.random:
             self.share_UK = random_shares(users, self.share_UK.shape[1], self.settings.random, self.seed, view.day)
-        if self.forest is not None:
-            self.share_UK = self.forest.shares(user_features(view))
+        if self.settings.taste:
+            fit_UK = inner_products(view.users.taste_UD, view.centre_KD)
+            odds_UK = np.exp(self.settings.taste * (fit_UK - fit_UK.max(axis=1, keepdims=True)))
+            self.share_UK = odds_UK / odds_UK.sum(axis=1, keepdims=True)
+        if self.learnt is not None:
+            self.share_UK = self.learnt.shares(user_features(view))
 
     def choose(self, requests: Requests, step: Step, view: View) -> np.ndarray:
         there_RM = step.left_RM & (step.item_RM != NOBODY)
@@ -108,6 +117,14 @@ def random_shares(users: int, categories: int, concentration: float, seed: int, 
     else:
         amount = np.maximum(gammaincinv(concentration, np.clip(draws, 1e-12, 1 - 1e-12)), 1e-12)
     return np.asarray(amount / amount.sum(axis=1, keepdims=True))
+
+
+def inner_products(taste_UD: np.ndarray, centre_KD: np.ndarray) -> np.ndarray:
+    """(U, K) float64, summed dimension by dimension: no bit depends on BLAS."""
+    found = np.zeros((len(taste_UD), len(centre_KD)))
+    for taste_U, centre_K in zip(taste_UD.T, centre_KD.T, strict=True):
+        found += taste_U[:, None].astype(np.float64) * centre_K
+    return found
 
 
 def user_features(view: View) -> np.ndarray:

@@ -7,8 +7,16 @@ summed over the bins below a cut, gives both children of every split; a split is
     less  penalty D0 sum |R_val| |D*(R_val) - D*(R)|                                             (eq. 6)
 
 with D* = D at the group's own t* (preference.py). D has the outcome's units, so the penalty is in units of D0, the
-root's mean D*. A node is split where the best split is worth more than the node. Nothing here draws a number but from
-the tree's own seed, so it does not matter where a tree is grown.
+root's mean D*. A node is split where the best split is worth more than the node.
+
+D asks where on its whole range a share is best, and its last interval counts by its width: where shares have long tails
+(many near 0, few large ones) t* says little. Splits by slopes, which are not the paper's, are worth
+
+    sum over both children and all categories of  cov(y, t_k)^2 n / var(t_k)
+
+what a line through each category's interval means explains of the outcome within the children: groups are told apart by
+which way more of a category moves the outcome. Nothing here draws a number but from the tree's own seed, so it does not
+matter where a tree is grown.
 
 Shapes: N rows, F features, K categories, X bins of all features, Q of a share, V nodes of a level, C cuts (X - F).
 """
@@ -163,6 +171,15 @@ class Worth:
         return np.asarray(validation.rows * gap.sum(axis=-1))
 
 
+def explained(centre_KQ: np.ndarray, count: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """(...,) of (..., K, Q) counts and sums: what lines through the interval means explain, in all categories."""
+    rows = np.maximum(count.sum(axis=-1), 1.0)
+    mean, outcome = (count * centre_KQ).sum(axis=-1) / rows, total.sum(axis=-1)
+    together = (total * centre_KQ).sum(axis=-1) - mean * outcome
+    spread = (count * centre_KQ**2).sum(axis=-1) - rows * mean**2
+    return np.asarray((together**2 / np.maximum(spread, 1e-9)).sum(axis=-1))
+
+
 def grow(
     bins_NF: np.ndarray,
     share_bins_NK: np.ndarray,
@@ -171,8 +188,10 @@ def grow(
     bins_F: np.ndarray,
     settings: TreeSettings,
     random: np.random.Generator,
+    centre_KQ: np.ndarray | None = None,
 ) -> Tree:
-    """The tree of these rows; outcomes are centred by the caller."""
+    """The tree of these rows; outcomes are centred by the caller. centre_KQ: the mean share of each interval, for
+    splits by slopes; without, they are by D."""
     order_K = random.permutation(share_bins_NK.shape[1])
     fit_N = np.ones(len(outcome_N), bool)
     if settings.penalty > 0:
@@ -200,9 +219,11 @@ def grow(
                 continue
             if unit is None:
                 unit = float(np.abs(own[0].peak[0]).mean())
-            best_V, place_V = _best(histograms, grid, found, order_K, settings, unit, random)
+            best_V, place_V = _best(histograms, grid, found, order_K, settings, unit, random, centre_KQ)
             feature_V, cut_V = histograms.cut(place_V)
             worth_V = own[0].score
+            if centre_KQ is not None:
+                worth_V = explained(centre_KQ, *(histograms.node(each) for each in found[0]))
             if settings.penalty > 0:
                 worth_V = worth_V - settings.penalty * unit * own[0].penalty(own[1])
             for v, node in enumerate(block):
@@ -223,18 +244,24 @@ def _best(
     settings: TreeSettings,
     unit: float,
     random: np.random.Generator,
+    centre_KQ: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(worth, place among the cuts) of the best split of each node; -inf where none is allowed."""
-    worths = []
+    sides = []
     for level in found:
         left = [histograms.left(each) for each in level]
         right = [histograms.node(each)[:, None] - part for each, part in zip(level, left, strict=True)]
-        worths.append([Worth.of(grid, side[0], side[1], order_K, settings.temperature) for side in (left, right)])
-    score_VC = worths[0][0].score + worths[0][1].score
-    if settings.penalty > 0:
-        lost_VC = sum(train.penalty(val) for train, val in zip(worths[0], worths[1], strict=True))
-        score_VC = score_VC - settings.penalty * unit * lost_VC
-    allowed_VC = (worths[0][0].rows >= settings.least) & (worths[0][1].rows >= settings.least)
+        sides.append((left, right))
+    if centre_KQ is not None:
+        score_VC = sum(explained(centre_KQ, *side) for side in sides[0])
+    else:
+        worths = [[Worth.of(grid, *side, order_K, settings.temperature) for side in both] for both in sides]
+        score_VC = worths[0][0].score + worths[0][1].score
+        if settings.penalty > 0:
+            lost_VC = sum(train.penalty(val) for train, val in zip(worths[0], worths[1], strict=True))
+            score_VC = score_VC - settings.penalty * unit * lost_VC
+    rows_VC = [count[..., 0, :].sum(axis=-1) for count, _ in sides[0]]
+    allowed_VC = (rows_VC[0] >= settings.least) & (rows_VC[1] >= settings.least)
     if settings.tried:
         features = len(histograms.begin_F) - 1
         for v in range(len(allowed_VC)):

@@ -52,13 +52,15 @@ class ExposureTuningSettings:
     """Users that an evaluation looks at."""
     smallest_size: float = 50.0
     """doubly_robust: rows that the correction should rest on; below, the policy is penalised in proportion."""
+    correcting: int = 4000
+    """doubly_robust: rows, at most, that correct the model; it was not fitted on them."""
     rows: int = 50_000
     """simulator: users of the simulation."""
     outcome_model: OutcomeSettings = field(default_factory=OutcomeSettings)
     overlap: OverlapSettings = field(default_factory=OverlapSettings)
 
     def __post_init__(self) -> None:
-        for name, least in (("hidden", 0), ("users", 10), ("rows", 1000)):
+        for name, least in (("hidden", 0), ("users", 10), ("correcting", 10), ("rows", 1000)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
         if self.estimate not in ("model", "doubly_robust", "simulator"):
@@ -96,7 +98,7 @@ class ExposureTuning:
                 fitted, on = tuned.take(np.arange(cut)), tuned.take(np.arange(cut, len(tuned)))
             model = OutcomeModel.fit(fitted, settings.outcome_model, seed)
         self.objective = ShareObjective(settings.estimate, policy, on, model, self.overlap, settings.users,
-                                        settings.smallest_size, seed)  # fmt: skip
+                                        settings.smallest_size, seed, settings.correcting)  # fmt: skip
         self.judges: dict[str, Judge] = {}
 
     @classmethod
@@ -217,7 +219,7 @@ class ExposureTuning:
         drawn = self.train.shares_RK[random.permutation(len(self.train))[:CANDIDATES]]
         tried_CK = np.concatenate([self.train.shares_RK.mean(axis=0)[None], drawn])
         some = random.permutation(len(objective.rows))[: self.settings.users]
-        worths = [objective.worth(np.tile(shares_K, (len(some), 1)), some) for shares_K in tried_CK]
+        worths = [objective.worth_of_constant(shares_K, some) for shares_K in tried_CK]
         return np.asarray(tried_CK[int(np.argmax(worths))])
 
     @classmethod
@@ -246,9 +248,15 @@ def default() -> dict[str, Any]:
     return {}
 
 
+def thorough() -> dict[str, Any]:
+    """Until a network's policy stands still: PGPE, which finds the size of its own perturbations, small steps, and many
+    pairs on few users each. What makes a generation's direction noisy is the number of directions, hardly the users."""
+    return {"algorithm": "pgpe", "learning_rate": 0.03, "pairs": 64, "generations": 1000, "users": 50}
+
+
 def shape() -> Space:
     """How sure of the log a policy must be."""
     return {"overlap.floor": LogUniform(0.001, 0.2)}
 
 
-ExposureTuning.presets, ExposureTuning.spaces = named(default), named(shape)
+ExposureTuning.presets, ExposureTuning.spaces = named(default, thorough), named(shape)

@@ -21,8 +21,8 @@ from funnel.effects.learners import ArmEffects, LearnerSettings, fit_learner
 from funnel.effects.nuisances import NuisanceSettings
 from funnel.effects.overlap import check_arms
 from funnel.effects.rows import TreatedRows
+from funnel.exposure.fitted import checked, read_arrays
 from funnel.exposure.panels import spread
-from funnel.exposure.reading import read_shares, rows_of
 from funnel.exposure.shares import ShareRows
 from funnel.exposure.value import ends
 from funnel.fitted import Arrays, Map, here
@@ -57,11 +57,7 @@ class UpDown:
 
     @classmethod
     def read(cls, settings: UpDownSettings, log: Log, part: str) -> dict[str, np.ndarray]:
-        arrays = read_shares(log, part)
-        assert log.schema.treatment is not None
-        rows_of(arrays, log.schema.numeric, log.schema.treatment.vector, settings.outcomes, f"{log.location}/{part}")
-        names = {"features": np.array(log.schema.numeric), "categories": np.array(log.schema.treatment.vector)}
-        return arrays | names
+        return read_arrays(settings.outcomes, log, part)
 
     @classmethod
     def fit(cls, settings: UpDownSettings, arrays: Arrays, seed: int, map: Map = here) -> Self:
@@ -172,8 +168,3 @@ def gap(key: str, outcome_R: np.ndarray, inside_R: np.ndarray) -> dict[str, floa
     value = float(inside.mean() - outside.mean())
     error = float(np.sqrt(inside.var(ddof=1) / len(inside) + outside.var(ddof=1) / len(outside)))
     return {key: value, f"{key}.low": value - 1.96 * error, f"{key}.high": value + 1.96 * error}
-
-
-def checked(settings: UpDownSettings, arrays: Arrays) -> ShareRows:
-    features, categories = (tuple(arrays[key].tolist()) for key in ("features", "categories"))
-    return rows_of(arrays, features, categories, settings.outcomes)
