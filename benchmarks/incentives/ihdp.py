@@ -39,8 +39,9 @@ REPEATED = 10
 SIZES = {"model.hidden": [200, 200, 200], "model.head": [100, 100]}
 """As in both papers (Shalit et al. have a third layer in the heads)."""
 DECAY = 10.0
-"""Decoupled weight decay (both papers penalise squared weights), chosen in trial runs on the first replication: of 3, 10
-and 30 the one with which TARNet predicts outcomes of its valid part best. Without decay effects were seen to be worse."""
+"""Decoupled weight decay (both papers penalise squared weights), chosen in trial runs on the first replication: of 3,
+10 and 30 the one with which TARNet predicts outcomes of its valid part best. Without decay effects were seen to be
+worse."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "TARNet": ("cfr", {"balance": 0.0, "model.normalise": False, **SIZES}),
     "CFR, linear MMD": ("cfr", {"balance": 1.0, "model.normalise": False, **SIZES}),
