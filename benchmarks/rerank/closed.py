@@ -21,7 +21,7 @@ from funnel.platform.episodes import EpisodeSettings, changes, interval
 from funnel.rerank.tuning import COST, RerankEpisodes
 
 LINES = PLACE / "closed.jsonl"
-NUMBERS = range(5_000_000, 5_000_008)
+NUMBERS = range(5_000_000, 5_000_016)
 """Worlds: none that a scorer has learnt from, none that is tuned on."""
 SIZE: dict[str, Any] = {"users": 300, "items": 250, "uploads": 15.0}
 EPISODE = EpisodeSettings(first=2, days=4, settle=0)
