@@ -41,8 +41,8 @@ from models.list_scorer import HEADS, ListScorer
 
 SESSIONS = "sessions"
 OF_ROWS = ("loss", "prediction", "positive", "row")
-COARSE, WIDE = 128, 8.0
-"""Bins of a logit over [-WIDE, WIDE] behind the AUC's replicates."""
+COARSE = 128
+"""Groups of scores behind the AUC's replicates, of equal count in the part's first row group."""
 FIRST_BIN = len(HEADS) * len(PLACES) * len(OF_ROWS)
 FIRST_LIST = FIRST_BIN + len(HEADS) * 2 * COARSE
 FULL = "beam"
@@ -71,7 +71,7 @@ class JudgedCounts(SessionCounts):
 
     def figures(self) -> dict[str, Any]:
         found = super().figures()
-        values = {name: float(value) for name, value in of_lists(self.lists_V.numpy()[:, None]).items()}
+        values = {name: float(value[0]) for name, value in of_lists(self.lists_V.numpy()[:, None]).items()}
         absent = {name: WHY_LISTS for name, value in values.items() if not np.isfinite(value)}
         found |= {name: value for name, value in values.items() if name not in absent}
         return found | {"lists": int(self.lists_V[0]), "absent": {**found["absent"], **absent}}
@@ -98,6 +98,7 @@ class RerankFigures:
         self.problem, self.scorer, self.counts = problem, scorer, counts
         self.search = SearchSettings(alpha=counts.alpha, beta=counts.beta)
         self.cells = FIRST_LIST + len(counts.lists_V)
+        self.edges: dict[str, np.ndarray] = {}
         heads = [f"{head}.{name}" for head in HEADS for name in ("log_loss", "auc", "pcoc")]
         self.names = ["log_loss", *heads, "reward.observed", "reward.predicted", "reward.ratio", *LISTS]
 
@@ -121,7 +122,9 @@ class RerankFigures:
             for n, value_B in enumerate((loss_B, 1 / (1 + np.exp(-logit_B)), label_B, np.ones(len(unit_B)))):
                 cells.append(first_B + n)
                 values.append(value_B)
-            bin_B = np.clip((logit_B + WIDE) * (COARSE / (2 * WIDE)), 0, COARSE - 1).astype(np.int64)
+            if head not in self.edges:
+                self.edges[head] = np.quantile(logit_B, np.arange(1, COARSE) / COARSE)
+            bin_B = np.searchsorted(self.edges[head], logit_B, side="right")
             cells.append(FIRST_BIN + (2 * h + (label_B > 0.5)).astype(np.int64) * COARSE + bin_B)
             values.append(np.ones(len(unit_B)))
         cell_E, value_E = np.concatenate(cells), np.concatenate(values)
@@ -143,9 +146,7 @@ class RerankFigures:
         self.counts.lists_V += torch.from_numpy(sums_SV.sum(0))
         return session_S, sums_SV
 
-    def of_lists(
-        self, batch: SessionBatch, code_R: np.ndarray, session_S: np.ndarray, sums_SV: np.ndarray
-    ) -> Entries:
+    def of_lists(self, batch: SessionBatch, code_R: np.ndarray, session_S: np.ndarray, sums_SV: np.ndarray) -> Entries:
         """A list belongs to the slice of its items, if it is one."""
         begin_L1 = batch.lists.begin_L1.numpy()
         code_SM = code_R[begin_L1[session_S + 1][:, None] - 1 - np.arange(LISTED)]

@@ -66,7 +66,9 @@ def worth(scorer: Scorer, list_SM: np.ndarray, settings: SearchSettings) -> np.n
     for place in range(list_SM.shape[1]):
         chances = scorer(row_S, list_SM[:, None, :place])
         found.append([value[row_S, 0, list_SM[:, place]] for value in chances])
-    return list_value(Chances(*(np.stack([one[n] for one in found], 1) for n in range(3))), settings.alpha, settings.beta)
+    return list_value(
+        Chances(*(np.stack([one[n] for one in found], 1) for n in range(3))), settings.alpha, settings.beta
+    )
 
 
 def searched(
@@ -84,7 +86,9 @@ def searched(
     there_SN = (row_SN >= begin_S[:, None]) & (scorer.config.before > 0)
     row_SN = row_SN.clamp(min=0)
     watched = Watched(item_BO[row_SN], there_SN, batch.feedback_BF[row_SN])
-    own = NetworkScorer(scorer, maps or dict.fromkeys(HEADS, (1.0, 0.0)), query_BO[row_SM[:, 0]], item_BO[row_SM], watched)
+    own = NetworkScorer(
+        scorer, maps or dict.fromkeys(HEADS, (1.0, 0.0)), query_BO[row_SM[:, 0]], item_BO[row_SM], watched
+    )
     network = NumpyScorer(own)
     found: dict[str, np.ndarray] = {}
     for method in METHODS:
