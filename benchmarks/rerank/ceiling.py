@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.bench import markdown, write_result
-from benchmarks.rerank.closed import EPISODE, NUMBERS, SHOWN, SIZE
+from benchmarks.rerank.closed import EPISODE, NUMBERS, SHOWN, SIZE, rewarded
 from benchmarks.rerank.oracle import OracleEpisodes, OracleSettings
 from benchmarks.rerank.worlds import PLACE, WORLDS
 from funnel.platform.episodes import changes, interval
@@ -59,7 +59,7 @@ def live(until: float) -> bool:
 
 
 def table() -> None:
-    by = {(one["world"], one["number"], one["arm"]): one["figures"] for one in lines()}
+    by = {(one["world"], one["number"], one["arm"]): rewarded(one["figures"]) for one in lines()}
     text, figures = "", {}
     for world in WORLDS:
         rows = []

@@ -28,7 +28,9 @@ EPISODE = EpisodeSettings(first=2, days=4, settle=0)
 CONTROL = "point-wise order"
 LEAST = 3
 """Worlds that a policy needs to be in the table."""
-SHOWN = ("effective_views", "likes", "visit_length", "good_ctr", "dwell")
+REWARD = "effective views + 4 likes"
+"""What the searches are after."""
+SHOWN = (REWARD, "effective_views", "likes", "visit_length", "good_ctr", "dwell")
 
 
 def arms(world: str) -> dict[str, dict[str, Any]]:
@@ -40,13 +42,13 @@ def arms(world: str) -> dict[str, dict[str, Any]]:
     found = {
         CONTROL: stage("full", method="pointwise"),
         "adaptive, t = .95": stage("full"),
-        "main system's order": {},
-        "adaptive, told nothing that was watched": stage("full", context=False),
         "adaptive, no feedback": stage("no feedback"),
         "greedy": stage("full", method="greedy"),
-        "order of a point-wise scorer": stage("no context", method="pointwise"),
         "adaptive, leaving by place": stage("full", leave="place"),
         "full beam": stage("full", method="beam"),
+        "adaptive, told nothing that was watched": stage("full", context=False),
+        "order of a point-wise scorer": stage("no context", method="pointwise"),
+        "main system's order": {},
     }
     there = {str(weights_of(world, kind).absolute()) for kind in KINDS if weights_of(world, kind).exists()}
     return {name: one for name, one in found.items() if one == {} or one["reranking"]["weights"] in there}
@@ -54,6 +56,10 @@ def arms(world: str) -> dict[str, dict[str, Any]]:
 
 def lines() -> list[dict[str, Any]]:
     return [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
+
+
+def rewarded(figures: dict[str, float]) -> dict[str, float]:
+    return {**figures, REWARD: figures["effective_views"] + 4 * figures["likes"]}
 
 
 def live(world: str, until: float) -> bool:
@@ -77,7 +83,7 @@ def live(world: str, until: float) -> bool:
 
 
 def table() -> None:
-    by = {(one["world"], one["number"], one["arm"]): one["figures"] for one in lines()}
+    by = {(one["world"], one["number"], one["arm"]): rewarded(one["figures"]) for one in lines()}
     text, figures = "", {}
     for world in WORLDS:
         names = [arm for arm in dict.fromkeys(arm for w, _, arm in by if w == world) if arm != CONTROL]
@@ -106,7 +112,7 @@ def table() -> None:
 def share_of_feedback(world: str, numbers: list[int], by: Any) -> str:
     """What real-time feedback brings on top of the watched items alone, and its share of the gain."""
     parts = []
-    for name in SHOWN[:3]:
+    for name in SHOWN[:4]:
         whole, without = (
             [changes(by[world, n, arm], by[world, n, CONTROL])[name] for n in numbers]
             for arm in ("adaptive, t = .95", "adaptive, no feedback")
