@@ -71,8 +71,14 @@ def table() -> None:
             found = {name: interval(one[name] for one in change) for name in SHOWN}
             cost = sum(by[world, n, arm][COST] for n in own) / len(own)
             figures[f"{world}, {arm}"] = {name: vars(value) for name, value in found.items()} | {COST: cost}
-            rows.append([arm, *found.values(), f"{cost:.0f}", len(own)])
-        header = ["oracle", *(name.replace("_", " ") for name in SHOWN), "evaluations a decision", "worlds"]
+            right = [
+                sum(by[world, n, arm][f"expected_{what}"] for n in own) / sum(by[world, n, arm][key] for n in own)
+                for what, key in (("views", "effective_views"), ("likes", "likes"))
+            ]
+            figures[f"{world}, {arm}"]["expected / observed"] = right
+            rows.append([arm, *found.values(), f"{cost:.0f}", ", ".join(f"{one:.3f}" for one in right), len(own)])
+        header = ["oracle", *(name.replace("_", " ") for name in SHOWN), "evaluations a decision",
+                  "expected / observed views, likes", "worlds"]  # fmt: skip
         text += f"\n**{world}** (% of the oracle's {CONTROL}, 95% over worlds)\n\n" + markdown(header, rows)
     write_result("rerank-ceiling", figures, text)
 

@@ -104,6 +104,8 @@ class Oracle:
         self.recent_UN = np.full((world.users, RECENT), NOBODY)
         self.visit_U = np.full(world.users, NOBODY, np.int64)
         self.evaluations = self.decisions = 0
+        self.predicted_3 = np.zeros(3)
+        """Sums of the chances of what was shown: views, likes, looking on."""
 
     def refresh(self, view: View) -> None:
         pass
@@ -136,6 +138,8 @@ class Oracle:
             self.evaluations += int(found.evaluations_R.sum())
             self.decisions += len(row_A)
             chosen_R[row_A] = found.first_R
+            now = scorer(np.arange(len(row_A)), np.zeros((len(row_A), 1, 0), np.int64))
+            self.predicted_3 += [value[np.arange(len(row_A)), 0, found.first_R].sum() for value in now]
         return chosen_R
 
     def opened(self, requests: Requests, step: Step) -> Page:
@@ -234,4 +238,6 @@ class OracleEpisodes(RerankEpisodes):
         world = self.begin(number).copy([policies])
         oracle.corpus = world.corpus
         world.run(self.settings.days)
-        return {**measured(world, self.settings.settle), COST: oracle.evaluations / max(oracle.decisions, 1)}
+        found = measured(world, self.settings.settle)
+        expected = dict(zip(("expected_views", "expected_likes"), oracle.predicted_3.tolist(), strict=False))
+        return {**found, **expected, COST: oracle.evaluations / max(oracle.decisions, 1)}
