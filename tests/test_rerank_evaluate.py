@@ -67,8 +67,10 @@ def test_figures_are_those_of_training_and_calibration(finished: Path, log: Path
     assert all("list.greedy" in one["absent"] for one in slices["item_category"]), "a session has several categories"
     page = Page((tmp_path / "raw" / "report.html").read_text())
     assert "What searches find" in page.text
-    report.write_page([tmp_path / "raw", tmp_path / "whole"], tmp_path / "both.html")
-    assert "B" in Page((tmp_path / "both.html").read_text()).text
+    both = report.run(report.Args(runs=[tmp_path / "raw", tmp_path / "whole"], out=tmp_path / "both.html"))
+    told = Page(both.read_text()).row("whole − raw")[0].split()[0]
+    gap = whole["view.log_loss"] - raw["view.log_loss"]
+    assert float(told.replace("−", "-")) == pytest.approx(gap, abs=6e-5), "the same users, resampled alike"
 
 
 def counted(finished: Path, log: Path, seed: int = 5) -> tuple[UnitCounts, Any, pa.Table, Any]:
