@@ -9,8 +9,9 @@ Context: the last N items before the target, those watched with what came of the
 list that is planned and have no feedback yet [target attention over the session, real-time feedback features and MMoE
 as in Real-time Short Video Recommendation on Mobile Devices, CIKM 2022, arXiv 2208.09577]. token_j = the item's vector,
 its feedback and how many places back it stands. Weights are not normalised (as in DIN): three items of one category
-weigh more than one. alike: what came of items that are like the target, by a likeness that both share: attention has
-to learn from scratch that an item is like itself, and learns it from few sessions badly. state: means of the feedback, how many items stand before, how many of them were watched.
+weigh more than one. alike: what came of items like the target, by likenesses that both sides share; attention would
+have to learn first that an item is like itself, and from rare outcomes it does not. state: means of the feedback, how
+many items stand before, how many of them were watched.
 
 Shapes: B rows, C contexts, M targets of each, N items before, O width of vectors, F feedback values, T = 3 heads,
 H kernels.

@@ -63,7 +63,7 @@ def main() -> None:
         chance = LogisticRegression(max_iter=300).fit(x[fitted], label[fitted]).predict_proba(x[~fitted])[:, 1]
         rows.append([what, round(log_loss(label[~fitted], chance), 5), round(roc_auc_score(label[~fitted], chance), 4)])
     header = ["features", "log-loss of effective views", "AUC"]
-    write_result("rerank-signal", {"rows": int(len(label)), "table": rows}, markdown(header, rows))
+    write_result("rerank-signal", {"rows": len(label), "table": rows}, markdown(header, rows))
 
 
 if __name__ == "__main__":
