@@ -1,6 +1,6 @@
 """What a session tells of its next item, in plain logistic regressions on the log of benchmarks/rerank/worlds.py.
 
-    python benchmarks/rerank/signal.py        # seconds
+    python benchmarks/rerank/told.py        # seconds
 
 Features of the item alone; then how the session has gone so far (clicks above the mean, how many items): the same for
 every candidate, so it changes no order; then clicks above the mean weighed by how alike the contents are, which differ
@@ -63,7 +63,7 @@ def main() -> None:
         chance = LogisticRegression(max_iter=300).fit(x[fitted], label[fitted]).predict_proba(x[~fitted])[:, 1]
         rows.append([what, round(log_loss(label[~fitted], chance), 5), round(roc_auc_score(label[~fitted], chance), 4)])
     header = ["features", "log-loss of effective views", "AUC"]
-    write_result("rerank-signal", {"rows": len(label), "table": rows}, markdown(header, rows))
+    write_result("rerank-told", {"rows": len(label), "table": rows}, markdown(header, rows))
 
 
 if __name__ == "__main__":
