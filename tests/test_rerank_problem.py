@@ -92,7 +92,7 @@ def test_a_row_is_scored_by_what_stands_before_it_in_its_session(log: Path) -> N
 
 
 def test_likeness_carries_feedback_from_items_to_items_like_them() -> None:
-    """By loops: what came of an item counts by the cosine; planned items have no feedback, absent ones count nothing."""
+    """By loops: what came of an item counts by the cosine; planned items have no feedback, absent ones nothing."""
     side = Side((), (0, 1), ())
     scorer = ListScorer(ListScorerConfig(kernels=2, output=4), 0, 2, side, side, feedback=2, seed=3)
     torch.manual_seed(0)
