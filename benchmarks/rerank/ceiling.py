@@ -33,7 +33,7 @@ ARMS = {
     "greedy, no feedback": OracleSettings(method="greedy", feedback=False),
     "adaptive, told the mood": OracleSettings(mood=True),
 }
-WORLDS_EACH = 8
+WORLDS_EACH = 6
 
 
 def lines() -> list[dict[str, Any]]:

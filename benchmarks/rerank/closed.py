@@ -1,6 +1,6 @@
 """Re-ranking in the platform's closed loop: what searches, feedback and rivals change against the point-wise order.
 
-    python benchmarks/rerank/closed.py live --world moods --seconds 150     # again, until done
+    python benchmarks/rerank/closed.py live --world moods --seconds 150     # again, until done; --share 0/2, 1/2
     python benchmarks/rerank/closed.py table
 
 Scorers are those of benchmarks/rerank/worlds.py, trained in other worlds. A world lives its first days in the main
@@ -12,6 +12,7 @@ import argparse
 import itertools
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from funnel.platform.episodes import EpisodeSettings, changes, interval
 from funnel.rerank.tuning import COST, RerankEpisodes
 
 LINES = PLACE / "closed.jsonl"
-NUMBERS = range(5_000_000, 5_000_016)
+NUMBERS = range(5_000_000, 5_000_008)
 """Worlds: none that a scorer has learnt from, none that is tuned on."""
 SIZE: dict[str, Any] = {"users": 300, "items": 250, "uploads": 15.0}
 EPISODE = EpisodeSettings(first=2, days=4, settle=0)
@@ -62,14 +63,15 @@ def rewarded(figures: dict[str, float]) -> dict[str, float]:
     return {**figures, REWARD: figures["effective_views"] + 4 * figures["likes"]}
 
 
-def live(world: str, until: float) -> bool:
+def live(world: str, until: float, numbers: Sequence[int] = NUMBERS) -> bool:
     """Go on until then, world by world; whether all is there."""
     there = {(one["world"], one["number"], one["arm"]) for one in lines()}
     episodes = RerankEpisodes(replace(WORLDS[world], **SIZE), EPISODE)
     known = arms(world)
     with LINES.open("a") as file:
         # The first arms in every world before the next ones: whenever it is stopped there is something to compare.
-        for arm, number in sorted(itertools.product(known, NUMBERS), key=lambda one: list(known).index(one[0]) // 2):
+        order = {arm: max(index - 1, 0) for index, arm in enumerate(known)}
+        for number, arm in sorted(itertools.product(numbers, known), key=lambda one: order[one[1]]):
             if (world, number, arm) in there:
                 continue
             if time.time() > until:
@@ -128,11 +130,13 @@ def main() -> None:
     parser.add_argument("what", choices=("live", "table"))
     parser.add_argument("--world", choices=tuple(WORLDS), default="moods")
     parser.add_argument("--seconds", type=float, default=150.0)
+    parser.add_argument("--share", default="0/1", help="every so-many-th world")
     given = parser.parse_args()
     if given.what == "table":
         table()
     else:
-        print(live(given.world, time.time() + given.seconds))
+        own, of = map(int, given.share.split("/"))
+        print(live(given.world, time.time() + given.seconds, NUMBERS[own::of]))
 
 
 if __name__ == "__main__":
