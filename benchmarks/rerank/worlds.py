@@ -51,9 +51,10 @@ LOGGING = {"reranking": {"kind": "shuffled", "candidates": 20, "temperature": 1.
 KINDS = {
     "full": RerankSettings(),
     "no feedback": RerankSettings(feedback=()),
+    "attention alone": RerankSettings(model=ListScorerConfig(kernels=0)),
     "no context": RerankSettings(feedback=(), model=ListScorerConfig(before=0)),
 }
-"""Ablation: with real-time feedback features, with the watched items alone, and point-wise."""
+"""Ablation: with real-time feedback features, with the watched items alone, without likeness, and point-wise."""
 APART = 10**12
 """Visits and exposures of one world's log are numbered from here times its place among them."""
 
