@@ -1,4 +1,5 @@
-"""How good the next item is that each kind of knowledge chooses, in the same situations, by the platform's true chances.
+"""How good the next item is that each kind of knowledge chooses in the same situations, by the true chances.
+
 
     python benchmarks/rerank/choices.py --scorer moods/full --worlds 4 [--label "the scorer"]
 
