@@ -60,7 +60,7 @@ def live(until: float) -> bool:
 
 def table() -> None:
     by = {(one["world"], one["number"], one["arm"]): rewarded(one["figures"]) for one in lines()}
-    text, figures = "", {}
+    text, figures = "", dict[str, Any]()
     for world in WORLDS:
         rows = []
         for arm in ARMS:

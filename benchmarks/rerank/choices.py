@@ -1,12 +1,11 @@
 """How good the next item is that each kind of knowledge chooses in the same situations, by the true chances.
 
-
     python benchmarks/rerank/choices.py --scorer moods/full --worlds 4 [--label "the scorer"]
 
 A world lives under the scorer's greedy search; at every decision all choosers look at the same candidates after the
 same things watched, and the chance of an effective view (and of alpha view + beta like) of what each would show is
-counted as the oracle of benchmarks/rerank/oracle.py knows it in context. Nothing is drawn, so the figures have a
-hundredth of the noise that two worlds' effective views have; what a choice does later in the visit they do not see.
+counted as the oracle of benchmarks/rerank/oracle.py knows it in context. Nothing is drawn, so no luck of
+users is in the figures; what a choice does later in the visit they do not see.
 Intervals: over worlds, of the difference to the scorer's own order without context.
 """
 
@@ -32,7 +31,7 @@ from funnel.rerank.list_value import Chances
 from funnel.rerank.search import search
 
 LINES = PLACE / "choices.jsonl"
-FIRST, DAYS = 2, 2
+FIRST, DAYS = 2, 1
 NUMBERS = range(5_100_000, 5_100_032)
 CONTROL = "scorer, without context"
 Said = tuple[Chances, Chances, np.ndarray]
