@@ -204,7 +204,8 @@ def prepare(
     problem = Rerank(trained.settings, log.schema, {**trained.facts, "session": session, "order": order})
     maps = None if raw else load(run.directory, run.checksum)
     counts = JudgedCounts(trained.settings.alpha, trained.settings.beta, maps=maps)
-    scorer = copy.deepcopy(run.network.scorer).cpu().eval()  # type: ignore[operator, union-attr]
+    scorer = copy.deepcopy(run.network.scorer).cpu().eval()
+    assert isinstance(scorer, ListScorer)
     figures = RerankFigures(problem, scorer, counts)
     slicings = plan(log, rows, by, figures.begins, [session], SESSIONS)
     about = {name: value for name, value in checked.items() if name != "lengths"}

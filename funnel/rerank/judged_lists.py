@@ -92,7 +92,7 @@ def searched(
     network = NumpyScorer(own)
     found: dict[str, np.ndarray] = {}
     for method in METHODS:
-        list_SM, found[f"{method}.evaluations"] = ordered(network, len(session_S), replace(settings, method=method))
+        list_SM, found[f"{method}.evaluations"] = ordered(network, len(session_S), replace(settings, method=method))  # type: ignore[arg-type]
         found[method] = worth(network, list_SM, settings)
     found["shown"] = worth(network, np.tile(np.arange(LISTED), (len(session_S), 1)), settings)
     return found

@@ -51,14 +51,14 @@ def results(summary: Mapping[str, Any]) -> Table:
     return Table(f"{summary.get('part', 'test')} part", ("head", "log-loss", "AUC", "PCOC"), tuple(rows))
 
 
-def by_place(summary: Mapping[str, Any], where: str | None = None) -> Table:
+def by_place(summary: Mapping[str, Any], where: str = "") -> Table:
     rows = []
     for name in PLACE_NAMES:
         rows.append(
             (name, *(summary.get(f"{head}.{figure}.{name}", "") for head in HEADS for figure in tuple(FIGURES)[:2]))
         )
     header = ("place", *(f"{TITLES[head]}, {figure}" for head in HEADS for figure in ("log-loss", "AUC")))
-    return Table("By place in the session", header, tuple(rows), **({} if where is None else {"section": where}))
+    return Table("By place in the session", header, tuple(rows), "", where)
 
 
 def panels(record: Record) -> list[Panel]:
@@ -121,9 +121,9 @@ def evaluated(record: Record) -> list[Panel]:
             "Shares of the full beam's list value, and of its evaluations, on the last items of so many sessions: by "
         )
         note += "the network's own word, so they judge the searches."
-        header = ("", *(name for name, _ in LISTS.values()), "Sessions")
-        row = ("Lists of logged items", *lists, count(record.number("lists")))
-        found.append(Table("What searches find", header, (row,), note, where))
+        names = ("", *(name for name, _ in LISTS.values()), "Sessions")
+        row: tuple[Cell, ...] = ("Lists of logged items", *lists, count(record.number("lists")))
+        found.append(Table("What searches find", names, (row,), note, where))
     sliced = {key: NAMES[key] for key in SLICED}
     return [*found, by_place(record.summary, where), *reliability(record), *slice_panels(record, sliced)]
 
