@@ -204,9 +204,9 @@ def prepare(
     problem = Rerank(trained.settings, log.schema, {**trained.facts, "session": session, "order": order})
     maps = None if raw else load(run.directory, run.checksum)
     counts = JudgedCounts(trained.settings.alpha, trained.settings.beta, maps=maps)
-    scorer = copy.deepcopy(run.network.scorer).cpu().eval()
+    scorer = copy.deepcopy(run.network.scorer)
     assert isinstance(scorer, ListScorer)
-    figures = RerankFigures(problem, scorer, counts)
+    figures = RerankFigures(problem, scorer.cpu().eval(), counts)
     slicings = plan(log, rows, by, figures.begins, [session], SESSIONS)
     about = {name: value for name, value in checked.items() if name != "lengths"}
     return UnitEvaluation(run, problem, log, rows, figures, SESSIONS, about, by, slicings, replicates, seed)
