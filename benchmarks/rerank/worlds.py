@@ -121,7 +121,7 @@ def trained(world: str, kind: str) -> Path:
     return weights
 
 
-def table() -> None:
+def table(result: str) -> None:
     """Figures of all scorers on the test parts of their logs."""
     rows, figures = [], {}
     for world in WORLDS:
@@ -136,7 +136,7 @@ def table() -> None:
             rows.append([world, kind, summary["rows"], *shown, ratio])
     header = ["world", "scorer", "test rows", *(f"{head}: {name}" for head in HEADS for name in ("log-loss", "AUC"))]
     text = markdown([*header, "predicted / observed reward, before and after calibration"], rows)
-    write_result("rerank-scorers", figures, text)
+    write_result(result, figures, text)
 
 
 def main() -> None:
@@ -144,9 +144,10 @@ def main() -> None:
     parser.add_argument("what", choices=("logs", "train", "table"))
     parser.add_argument("--world", choices=tuple(WORLDS))
     parser.add_argument("--kind", choices=tuple(KINDS))
+    parser.add_argument("--result", default="rerank-scorers", help="name of the table's file")
     given = parser.parse_args()
     if given.what == "table":
-        table()
+        table(given.result)
     for world in [given.world] if given.world else list(WORLDS):
         if given.what == "logs":
             logs(world)
