@@ -1,4 +1,4 @@
-"""Evaluation of list scorers: figures with intervals, slices, what searches find in a log, and what is refused."""
+"""Evaluation of list scorers: figures with intervals, slices, what searches find in a log, what is refused; likeness."""
 
 import json
 import shutil
@@ -23,7 +23,8 @@ from funnel.rerank.list_value import Chances, SearchSettings, list_value
 from funnel.trained_log import user_keys
 from funnel.unit_evaluation import UnitCounts, plan
 from jobs import calibrate, evaluate, report, train
-from models.list_scorer import HEADS
+from models.list_scorer import HEADS, Before, ListScorer, ListScorerConfig
+from models.two_tower import Side
 from tests.support_rerank import write_sessions
 from tests.test_jobs_report import Page
 
@@ -158,3 +159,29 @@ def test_sessions_out_of_order_are_one_line(
     words = ["--run", finished, "--data", other, "--out", tmp_path / "a"]
     line = error_line(evaluate, words, monkeypatch, capsys)
     assert "sessions are out of order" in line
+
+
+def test_likeness_carries_feedback_from_items_to_items_like_them() -> None:
+    """By loops: what came of an item counts by the cosine; planned items have no feedback, absent ones nothing."""
+    side = Side((), (0, 1), ())
+    scorer = ListScorer(ListScorerConfig(kernels=2, output=4), 0, 2, side, side, feedback=2, seed=3)
+    torch.manual_seed(0)
+    target, item = torch.randn(1, 3, 4), torch.randn(1, 5, 4)
+    item[0, 0] = target[0, 2]
+    there = torch.tensor([[True, True, True, True, False]])
+    known = torch.tensor([[False, True, True, True, False]])
+    told = torch.rand(1, 5, 2)
+    with torch.no_grad():
+        found = scorer.alike(target, Before(item, there, known, told))[0].view(3, 2, 2 + 2 + 3)
+        for m in range(3):
+            for h in range(2):
+                rows = slice(8 * h, 8 * h + 8)
+                own, old = ((x @ scorer.match.weight[rows].T) for x in (target[0, m], item[0]))
+                like = torch.cosine_similarity(own[None], old, dim=1)
+                sums = [sum(float(like[n] * told[0, n, f]) for n in (1, 2, 3)) / 4 for f in range(2)]
+                counts = [float(like[1:4].sum()) / 4, float(like[:4].sum()) / 4]
+                expected = torch.tensor([*sums, *counts, *like[:3].tolist()])
+                torch.testing.assert_close(found[m, h], expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found[2, :, 4], torch.ones(2))  # an item is wholly like itself
+        none = Before(item[:, :0], there[:, :0], known[:, :0], told[:, :0])
+        assert not scorer.alike(target, none).any()

@@ -29,8 +29,7 @@ from funnel.rerank.problem import Rerank
 from funnel.rerank.scorer import NetworkScorer, Watched
 from funnel.rerank.units import HIDDEN_MOST, Sessions, hidden
 from funnel.rerank.weights import load, save
-from models.list_scorer import HEADS, Before, ListScorer, ListScorerConfig
-from models.two_tower import Side
+from models.list_scorer import HEADS, Before, ListScorerConfig
 
 SMALL = {
     "batch_size": 32,
@@ -89,32 +88,6 @@ def test_a_row_is_scored_by_what_stands_before_it_in_its_session(log: Path) -> N
     before = Before(item_BO[back][None], true, true, batch.feedback_BF[back][None])
     by_hand = network.scorer.logits(query_BO[row][None], item_BO[row][None, None], before)[0, 0]
     torch.testing.assert_close(by_hand, torch.stack([whole[head][row] for head in HEADS]), rtol=1e-5, atol=1e-6)
-
-
-def test_likeness_carries_feedback_from_items_to_items_like_them() -> None:
-    """By loops: what came of an item counts by the cosine; planned items have no feedback, absent ones nothing."""
-    side = Side((), (0, 1), ())
-    scorer = ListScorer(ListScorerConfig(kernels=2, output=4), 0, 2, side, side, feedback=2, seed=3)
-    torch.manual_seed(0)
-    target, item = torch.randn(1, 3, 4), torch.randn(1, 5, 4)
-    item[0, 0] = target[0, 2]
-    there = torch.tensor([[True, True, True, True, False]])
-    known = torch.tensor([[False, True, True, True, False]])
-    told = torch.rand(1, 5, 2)
-    with torch.no_grad():
-        found = scorer.alike(target, Before(item, there, known, told))[0].view(3, 2, 2 + 2 + 3)
-        for m in range(3):
-            for h in range(2):
-                rows = slice(8 * h, 8 * h + 8)
-                own, old = ((x @ scorer.match.weight[rows].T) for x in (target[0, m], item[0]))
-                like = torch.cosine_similarity(own[None], old, dim=1)
-                sums = [sum(float(like[n] * told[0, n, f]) for n in (1, 2, 3)) / 4 for f in range(2)]
-                counts = [float(like[1:4].sum()) / 4, float(like[:4].sum()) / 4]
-                expected = torch.tensor([*sums, *counts, *like[:3].tolist()])
-                torch.testing.assert_close(found[m, h], expected, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(found[2, :, 4], torch.ones(2))  # an item is wholly like itself
-        none = Before(item[:, :0], there[:, :0], known[:, :0], told[:, :0])
-        assert not scorer.alike(target, none).any()
 
 
 def test_what_is_hidden_changes_nothing(log: Path) -> None:
