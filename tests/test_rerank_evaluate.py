@@ -1,4 +1,4 @@
-"""Evaluation of list scorers: figures with intervals, slices, what searches find in a log, what is refused; likeness."""
+"""Evaluation of list scorers: intervals, slices, what searches find in a log, what is refused; and likeness by hand."""
 
 import json
 import shutil
