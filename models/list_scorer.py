@@ -1,15 +1,20 @@
 """A context-aware scorer of the next item of a list, small enough for a phone: effective view, like, and looking on.
 
     weight_j = sigmoid(ask(target, query) . key(token_j) / sqrt(O) + b),     seen = sum_j weight_j value(token_j)
-    logits = heads(MMoE([target, query, seen, target * seen, state]))
+    like_j = cosine(match target, match token item_j) of each of a few kernels
+    alike = [sum_j like_j feedback_j, sum_j like_j watched_j, sum_j like_j, like of the last three]
+    logits = heads(MMoE([target, query, seen, target * seen, alike, state]))
 
 Context: the last N items before the target, those watched with what came of them, then those that stand before it on a
 list that is planned and have no feedback yet [target attention over the session, real-time feedback features and MMoE
 as in Real-time Short Video Recommendation on Mobile Devices, CIKM 2022, arXiv 2208.09577]. token_j = the item's vector,
 its feedback and how many places back it stands. Weights are not normalised (as in DIN): three items of one category
-weigh more than one. state: means of the feedback, how many items stand before, how many of them were watched.
+weigh more than one. alike: what came of items like the target, by likenesses that both sides share; attention would
+have to learn first that an item is like itself, and from rare outcomes it does not. state: means of the feedback, how
+many items stand before, how many of them were watched.
 
-Shapes: B rows, C contexts, M targets of each, N items before, O width of vectors, F feedback values, T = 3 heads.
+Shapes: B rows, C contexts, M targets of each, N items before, O width of vectors, F feedback values, T = 3 heads,
+H kernels.
 """
 
 import math
@@ -18,6 +23,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize, pad
 
 from data.errors import UserError
 from models.backbones.base import BackboneConfig
@@ -28,6 +34,10 @@ from models.rows import EVERY_ROW, Share
 from models.two_tower import Side
 
 HEADS = ("view", "like", "next")
+NEAR = 3
+"""Items just before the target whose likeness is told one by one."""
+KERNEL = 8
+"""Width of the vectors that a kernel compares."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +50,15 @@ class ListScorerConfig:
     """Width of those vectors, and of what attention gives."""
     before: int = 16
     """Items before the target that are looked at, the last ones; 0: none (a point-wise model)."""
+    kernels: int = 4
+    """Kinds of likeness between items by which feedback is carried over; 0: none."""
     embedding_scale: float = 0.05
     """Standard deviation of the embedding's initial values."""
     backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(experts=4, expert_hidden=(32, 16)))
     """The mixture of experts (always mmoe)."""
 
     def __post_init__(self) -> None:
-        for key, least in (("width", 1), ("output", 1), ("before", 0)):
+        for key, least in (("width", 1), ("output", 1), ("before", 0), ("kernels", 0)):
             if getattr(self, key) < least:
                 raise UserError(f"model.{key} must be at least {least}, got {getattr(self, key)}")
         if any(width < 1 for width in self.hidden):
@@ -105,6 +117,9 @@ class ListScorer(nn.Module):
                 # Few items matter: weights begin small, and grow where the gradient says so.
                 self.offset = nn.Parameter(torch.tensor(-1.0))
                 width += feedback + 2
+                if config.kernels:
+                    self.match = nn.Linear(out, config.kernels * KERNEL, bias=False)
+                    width += config.kernels * (feedback + 2 + NEAR)
             self.mixture = MMoE(width, len(HEADS), config.backbone)
             self.heads = nn.ModuleList([nn.Linear(self.mixture.output_width, 1) for _ in HEADS])
 
@@ -126,6 +141,8 @@ class ListScorer(nn.Module):
             seen_CMO = self.seen(query_CO, target_CMO, before)
             state_CS = self.state(before)
             parts += [seen_CMO, target_CMO * seen_CMO, state_CS.unsqueeze(1).expand(-1, targets, -1)]
+            if self.config.kernels:
+                parts.append(self.alike(target_CMO, before))
         x_BI = torch.cat(parts, 2).flatten(0, 1)
         mixed = self.mixture(x_BI)
         logit_BT = torch.cat([head(mixed_BH) for head, mixed_BH in zip(self.heads, mixed, strict=True)], 1)
@@ -141,6 +158,20 @@ class ListScorer(nn.Module):
         score_CMN = ask_CMO @ self.key(token_CNO).transpose(1, 2) / math.sqrt(self.config.output) + self.offset
         weight_CMN = score_CMN.sigmoid() * before.there_CN.unsqueeze(1)
         return torch.matmul(weight_CMN, self.value(token_CNO))
+
+    def alike(self, target_CMO: Tensor, before: Before) -> Tensor:
+        """(C, M, H (F + 2 + NEAR)): sums of what came of items like each target, and the likeness of the last ones."""
+        contexts, targets, _ = target_CMO.shape
+        length, kernels = before.item_CNO.shape[1], self.config.kernels
+        own_CHMK = normalize(self.match(target_CMO).view(contexts, targets, kernels, KERNEL), dim=3).transpose(1, 2)
+        old_CHNK = normalize(self.match(before.item_CNO).view(contexts, length, kernels, KERNEL), dim=3).transpose(1, 2)
+        there_CN1 = before.there_CN.unsqueeze(2).to(target_CMO.dtype)
+        known_CN1 = before.known_CN.unsqueeze(2).to(target_CMO.dtype)
+        like_CHMN = (own_CHMK @ old_CHNK.transpose(2, 3)) * there_CN1.squeeze(2)[:, None, None]
+        told_CNG = torch.cat([before.feedback_CNF * known_CN1, known_CN1, there_CN1], 2)
+        sum_CHMG = torch.matmul(like_CHMN, told_CNG.unsqueeze(1)) / 4
+        near_CHMN = pad(like_CHMN[..., :NEAR], (0, max(NEAR - length, 0)))
+        return torch.cat([sum_CHMG, near_CHMN], 3).transpose(1, 2).flatten(2)
 
     def state(self, before: Before) -> Tensor:
         """(C, F + 2): means of the feedback over what was watched; logs of how many stand before and were watched."""

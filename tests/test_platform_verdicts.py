@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import t as student
 
 from data.errors import UserError
-from funnel.platform.experiment import PRIMARY, PlatformSimulator, chance_of, holm, message, told
+from funnel.platform.experiment import PRIMARY, PlatformSimulator, chance_of, changed, holm, message, told
 from funnel.platform.figures import DAILY, METRICS
 from funnel.platform.settings import PlatformSettings
 from funnel.simulator import Compared
@@ -60,6 +60,30 @@ def test_the_headline_tells_primary_metrics_from_the_others() -> None:
     assert "Secondary: nothing told from 0" in said  # +2% -+ 2% holds 0
     summary["uploads.effect.low"] = 0.005
     assert "Secondary: uploads +2.0%" in message(summary)
+
+
+def test_a_test_of_re_ranking_is_judged_by_what_a_better_list_is_for() -> None:
+    lists = {"reranking": {"kind": "shuffled"}}
+    for control, treatment, stages in (
+        ({}, lists, ["reranking"]),
+        ({"reranking": {"kind": "shuffled", "temperature": 2.0}}, lists, ["reranking"]),
+        (SLOT, {**SLOT, **lists}, ["reranking"]),
+        (SLOT, lists, ["slot", "reranking"]),
+        (lists, lists, []),
+    ):
+        assert changed(Compared(control, treatment)) == stages
+    summary: dict[str, Any] = {"treatment": "mine", "control": "single", "pairs": 8, "changed": "reranking"}
+    for metric, p in (("effective_views", 0.001), ("dwell", 0.001), ("likes", 0.2)):
+        ends = {"": 0.04, ".low": 0.02, ".high": 0.06, ".p": p}
+        summary |= {f"{metric}.effect{end}": value for end, value in ends.items()}
+    said = message(summary)
+    assert said.startswith(
+        "mine against single, which differ in reranking (8 pairs): effective_views +4.0%, likes, visit_length not told"
+    )
+    assert "Secondary: dwell +4.0%" in said
+    kinds = {str(row[0]): row[-1] for row in PlatformSimulator.results({**summary, "days": 3, "design": "user"}).rows}
+    assert [name for name, kind in kinds.items() if kind == "primary"] == ["effective_views", "likes", "visit_length"]
+    assert list(kinds)[:3] == ["effective_views", "likes", "visit_length"]
 
 
 def run(out: Path, *words: object) -> dict[str, Any]:

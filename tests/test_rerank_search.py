@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -81,9 +82,10 @@ class Told:
         return Chances(*(value[:, 0] for value in self(row_R, np.zeros((len(row_R), 1, 0), np.int64))))
 
 
-def stops(t: float, view: list[float] | None = None) -> tuple[int, int]:
-    scorer = Told(view or [0.6, 0.3, 0.2, 0.1])
-    one = search(scorer, np.ones((1, len(scorer.view_M)), bool), SearchSettings(stability=t, k=2, beta=0.0), 4)
+def stops(t: float, view: list[float] | None = None, **more: Any) -> tuple[int, int]:
+    scorer = Told(view or [0.6, 0.3, 0.2, 0.1], stay=more.pop("stay", 1.0))
+    settings = SearchSettings(stability=t, beta=0.0, **{"k": 2, "stop": "alike", **more})
+    one = search(scorer, np.ones((1, len(scorer.view_M)), bool), settings, 4)
     return int(one.steps_R[0]), int(one.evaluations_R[0])
 
 
@@ -97,10 +99,46 @@ def test_adaptive_stops_where_the_values_kept_have_become_alike() -> None:
     assert stable(np.array([[2.0, 1.91], [2.0, -np.inf]]), 0.95).tolist() == [True, True]
 
 
-def test_adaptive_stops_later_and_comes_closer_as_t_rises() -> None:
+def test_decided_stops_where_what_comes_later_cannot_change_the_next_item() -> None:
+    # Users seldom look on: step 1 keeps .6 and .3, step 2 .6 + .2 x .3 and .6 + .2 x .2, which both begin with .6.
+    assert stops(0.99, stay=0.2, stop="decided", lead=0.0) == (2, 4 + 2 * 3)
+    # At .5 it keeps .6 + .15 and .6 + .1, so too; at .8 .6 + .24 and .3 + .48, which are not alike.
+    assert stops(0.99, stay=0.5, stop="decided", lead=0.0)[0] == 2
+    assert stops(0.99, stay=0.8, stop="decided", lead=0.0)[0] == 4
+    # .78 is less than .95 of .84: .6 has led for two steps, clearly enough.
+    assert stops(0.99, stay=0.8, stop="decided", lead=0.95) == (2, 4 + 2 * 3)
+    # Values alike at the first step end a search by values alone; decided waits for a second one.
+    assert stops(0.9, view=[0.6, 0.59, 0.1, 0.1], stop="alike")[0] == 1
+    assert stops(0.9, view=[0.6, 0.59, 0.1, 0.1], stop="decided")[0] == 2
+
+
+def test_without_a_lead_and_at_t_1_decided_shows_what_the_full_beam_shows() -> None:
+    of = world(60, 20)
+    full, own = found(of, 10, method="beam"), found(of, 10, stability=1.0, lead=0.0)
+    np.testing.assert_array_equal(own.first_R, full.first_R)
+    assert (own.evaluations_R <= full.evaluations_R).all()
+    assert own.evaluations_R.sum() < 0.8 * full.evaluations_R.sum()
+
+
+def test_decided_loses_less_than_values_alone_at_the_same_cost() -> None:
+    of = world(150, 50, seed=2)
+    full, decided, alike = (
+        play(of, SearchSettings(**more), 10)  # type: ignore[arg-type]
+        for more in ({"method": "beam"}, {}, {"stop": "alike"})
+    )
+    loss = [1 - one.value_R.mean() / full.value_R.mean() for one in (decided, alike)]
+    most, *cost = (np.mean([each.evaluations_R for each in one.found]) for one in (full, decided, alike))
+    assert loss[0] < 0.9 * loss[1]
+    assert loss[0] <= 0.011
+    assert most / cost[0] >= 2.2
+    assert cost[0] < 1.1 * cost[1]
+
+
+@pytest.mark.parametrize("stop", ["alike", "decided"])
+def test_adaptive_stops_later_and_comes_closer_as_t_rises(stop: Literal["alike", "decided"]) -> None:
     of = world(60, 20)
     full = play(of, SearchSettings(method="beam"), 10)
-    played = [play(of, SearchSettings(stability=t), 10) for t in (0.7, 0.8, 0.9, 0.95, 0.99)]
+    played = [play(of, SearchSettings(stability=t, stop=stop), 10) for t in (0.7, 0.8, 0.9, 0.95, 0.99)]
     loss = [1 - one.value_R.mean() / full.value_R.mean() for one in played]
     cost = [np.mean([each.evaluations_R for each in one.found]) for one in played]
     assert loss == sorted(loss, reverse=True)
@@ -130,12 +168,12 @@ def torch_bounds(bounds: Bounds | None) -> search_torch.TorchBounds | None:
     return search_torch.TorchBounds(*(torch.from_numpy(np.asarray(value)) for value in vars(bounds).values()))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "stop"), [*((method, "decided") for method in METHODS), ("adaptive", "alike")])
 @pytest.mark.parametrize("limited", [False, True])
-def test_torch_finds_what_numpy_finds(method: str, limited: bool) -> None:
+def test_torch_finds_what_numpy_finds(method: str, stop: str, limited: bool) -> None:
     of = world(40, 20, seed=3)
     bounds = bounds_of(of, CategoryLimits(LIMITS, 8, 10)) if limited else None
-    settings, shown_RP = SearchSettings(method=method), np.zeros((40, 0), np.int64)  # type: ignore[arg-type]
+    settings, shown_RP = SearchSettings(method=method, stop=stop), np.zeros((40, 0), np.int64)  # type: ignore[arg-type]
     left_RM = np.random.default_rng(1).random((40, 20)) < 0.8
     left_RM[0] = False
     scorer = of.scorer(shown_RP)
@@ -244,6 +282,7 @@ def test_numbers_that_cannot_be_searched_by_are_refused() -> None:
         ({"k": 0}, "k is 0, must be at least 1"),
         ({"alpha": -1.0}, r"alpha is -1\.0, must be a finite number of at least 0: a list value"),
         ({"alpha": 0.0, "beta": 0.0}, "alpha and beta are both 0"),
+        ({"lead": 1.2}, r"lead is 1\.2, must lie in 0..1"),
         ({"stability": 1.2}, r"stability is 1\.2, must lie above 0"),
         ({"beta": math.nan}, "beta is nan"),
     ):

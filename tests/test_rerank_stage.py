@@ -37,7 +37,7 @@ MODEL = ListScorerConfig(width=4, hidden=(8,), output=8, before=6)
 def weights_of(path: Path, world: PlatformSettings = WORLD, seed: int = 3, **more: Any) -> Path:
     """A scorer that has learnt nothing, but whose scores differ by item, context and feedback."""
     schema = platform_schema("small", world, "visit_id", 0, truth=True)
-    names = (*schema.numeric, "rank_score")
+    names = (*schema.numeric, "rank_score", "rank_good")
     schema = Schema.from_dict({**schema.to_dict(), "numeric": list(names)}, "small")
     count = len([name for name in names if name not in ("position", "recent_same")])
     facts = {

@@ -1,6 +1,6 @@
 """Re-ranking in the platform's closed loop: what searches, feedback and rivals change against the point-wise order.
 
-    python benchmarks/rerank/closed.py live --world moods --seconds 150     # again, until done
+    python benchmarks/rerank/closed.py live --world moods --seconds 150     # again, until done; --share 0/2, 1/2
     python benchmarks/rerank/closed.py table
 
 Scorers are those of benchmarks/rerank/worlds.py, trained in other worlds. A world lives its first days in the main
@@ -12,6 +12,7 @@ import argparse
 import itertools
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +29,9 @@ EPISODE = EpisodeSettings(first=2, days=4, settle=0)
 CONTROL = "point-wise order"
 LEAST = 3
 """Worlds that a policy needs to be in the table."""
-SHOWN = ("effective_views", "likes", "visit_length", "good_ctr", "dwell")
+REWARD = "effective views + 4 likes"
+"""What the searches are after."""
+SHOWN = (REWARD, "effective_views", "likes", "visit_length", "good_ctr", "dwell")
 
 
 def arms(world: str) -> dict[str, dict[str, Any]]:
@@ -40,13 +43,13 @@ def arms(world: str) -> dict[str, dict[str, Any]]:
     found = {
         CONTROL: stage("full", method="pointwise"),
         "adaptive, t = .95": stage("full"),
-        "main system's order": {},
-        "adaptive, told nothing that was watched": stage("full", context=False),
         "adaptive, no feedback": stage("no feedback"),
         "greedy": stage("full", method="greedy"),
-        "order of a point-wise scorer": stage("no context", method="pointwise"),
         "adaptive, leaving by place": stage("full", leave="place"),
         "full beam": stage("full", method="beam"),
+        "adaptive, told nothing that was watched": stage("full", context=False),
+        "order of a point-wise scorer": stage("no context", method="pointwise"),
+        "main system's order": {},
     }
     there = {str(weights_of(world, kind).absolute()) for kind in KINDS if weights_of(world, kind).exists()}
     return {name: one for name, one in found.items() if one == {} or one["reranking"]["weights"] in there}
@@ -56,14 +59,19 @@ def lines() -> list[dict[str, Any]]:
     return [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
 
 
-def live(world: str, until: float) -> bool:
+def rewarded(figures: dict[str, float]) -> dict[str, float]:
+    return {**figures, REWARD: figures["effective_views"] + 4 * figures["likes"]}
+
+
+def live(world: str, until: float, numbers: Sequence[int] = NUMBERS) -> bool:
     """Go on until then, world by world; whether all is there."""
     there = {(one["world"], one["number"], one["arm"]) for one in lines()}
     episodes = RerankEpisodes(replace(WORLDS[world], **SIZE), EPISODE)
     known = arms(world)
     with LINES.open("a") as file:
         # The first arms in every world before the next ones: whenever it is stopped there is something to compare.
-        for arm, number in sorted(itertools.product(known, NUMBERS), key=lambda one: list(known).index(one[0]) // 2):
+        order = {arm: max(index - 1, 0) for index, arm in enumerate(known)}
+        for number, arm in sorted(itertools.product(numbers, known), key=lambda one: order[one[1]]):
             if (world, number, arm) in there:
                 continue
             if time.time() > until:
@@ -77,7 +85,7 @@ def live(world: str, until: float) -> bool:
 
 
 def table() -> None:
-    by = {(one["world"], one["number"], one["arm"]): one["figures"] for one in lines()}
+    by = {(one["world"], one["number"], one["arm"]): rewarded(one["figures"]) for one in lines()}
     text, figures = "", {}
     for world in WORLDS:
         names = [arm for arm in dict.fromkeys(arm for w, _, arm in by if w == world) if arm != CONTROL]
@@ -106,7 +114,7 @@ def table() -> None:
 def share_of_feedback(world: str, numbers: list[int], by: Any) -> str:
     """What real-time feedback brings on top of the watched items alone, and its share of the gain."""
     parts = []
-    for name in SHOWN[:3]:
+    for name in SHOWN[:4]:
         whole, without = (
             [changes(by[world, n, arm], by[world, n, CONTROL])[name] for n in numbers]
             for arm in ("adaptive, t = .95", "adaptive, no feedback")
@@ -122,11 +130,13 @@ def main() -> None:
     parser.add_argument("what", choices=("live", "table"))
     parser.add_argument("--world", choices=tuple(WORLDS), default="moods")
     parser.add_argument("--seconds", type=float, default=150.0)
+    parser.add_argument("--share", default="0/1", help="every so-many-th world")
     given = parser.parse_args()
     if given.what == "table":
         table()
     else:
-        print(live(given.world, time.time() + given.seconds))
+        own, of = map(int, given.share.split("/"))
+        print(live(given.world, time.time() + given.seconds, NUMBERS[own::of]))
 
 
 if __name__ == "__main__":

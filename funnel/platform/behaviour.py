@@ -53,6 +53,8 @@ class Page:
     score_RM: np.ndarray
     slot_RM: np.ndarray
     """bool: the fresh slot's item."""
+    good_RM: np.ndarray
+    """float32: the ranker's logit of a good click."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def walk(
     for place in range(slots):
         watched = {name: out[name][:, :place] for name in ("click", "good", "like", "purchase")}
         watched["dwell"] = dwell_RS[:, :place]
-        step = Step(place, item_RM, page.score_RM, left_RM, active_R, chosen_RS[:, :place], watched)
+        step = Step(place, item_RM, page.score_RM, left_RM, active_R, chosen_RS[:, :place], watched, page.good_RM)
         column_R = reranking.choose(requests, step, view)  # type: ignore[attr-defined]
         # NOBODY: nothing that is left may be shown, and the page ends there.
         shown_R = np.asarray(column_R) != NOBODY

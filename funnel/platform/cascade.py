@@ -38,12 +38,12 @@ def pass_stages(settings: PlatformSettings, policies: Policies, requests: Reques
     prerank_RC = np.where(item_RC == NOBODY, OUT, prerank_RC)
     kept_RK = top(prerank_RC, min(policies.preranking.keep or settings.kept, item_RC.shape[1]))
     item_RK = np.take_along_axis(item_RC, kept_RK, 1)
-    score_RK = scored(policies, requests, item_RK, view)
+    score_RK, good_RK = scored(policies, requests, item_RK, view)
     size = min(max(policies.reranking.candidates, settings.slots), item_RK.shape[1])
     order_RM = ranked(score_RK, size)
     score_RM = np.take_along_axis(score_RK, order_RM, 1)
     item_RM = np.where(score_RM == OUT, NOBODY, np.take_along_axis(item_RK, order_RM, 1))
-    page = Page(item_RM, score_RM, np.zeros(item_RM.shape, bool))
+    page = Page(item_RM, score_RM, np.zeros(item_RM.shape, bool), np.take_along_axis(good_RK, order_RM, 1))
     if policies.slot.slots:
         page = with_fresh(policies, requests, page, view)
     return Passed(item_RC, prerank_RC, kept_RK, score_RK, page)
@@ -58,8 +58,9 @@ def matched(settings: PlatformSettings, policies: Policies, requests: Requests, 
     return np.pad(item_RC, ((0, 0), (0, short)), constant_values=NOBODY) if short > 0 else item_RC
 
 
-def scored(policies: Policies, requests: Requests, item_RC: np.ndarray, view: View) -> np.ndarray:
-    """The fusion's scores; -inf for what is not there or was shown lately."""
+def scored(policies: Policies, requests: Requests, item_RC: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """(the fusion's scores; -inf for what is not there or was shown lately; the ranker's logit of a good click, 0 where
+    it predicts none)."""
     predictions = policies.ranking.predict(requests, item_RC, view)
     score_RC = policies.fusion.score(requests, item_RC, predictions, view)
     checked("fusion", score_RC, item_RC.shape)
@@ -67,7 +68,8 @@ def scored(policies: Policies, requests: Requests, item_RC: np.ndarray, view: Vi
     # One column of what was shown at a time: no (R, C, N) array.
     for shown_R in requests.shown_RN.T:
         out_RC |= item_RC == shown_R[:, None]
-    return np.where(out_RC, OUT, score_RC)
+    good_RC = np.asarray(predictions.get("good", np.zeros(item_RC.shape, np.float32)), np.float32)
+    return np.where(out_RC, OUT, score_RC), good_RC
 
 
 def with_fresh(policies: Policies, requests: Requests, page: Page, view: View) -> Page:
@@ -77,13 +79,13 @@ def with_fresh(policies: Policies, requests: Requests, page: Page, view: View) -
         return page
     asking = part_of(requests, rows)
     item_RN = policies.slot.nominate(asking, view)
-    score_RN = scored(policies, asking, item_RN, view)
+    score_RN, good_RN = scored(policies, asking, item_RN, view)
     best_R = score_RN.argmax(1)
     row_R = np.arange(len(rows))
     found_R = score_RN[row_R, best_R] > OUT
     place_R = policies.slot.place(asking, view)
     rows, row_R, best_R, place_R = rows[found_R], row_R[found_R], best_R[found_R], place_R[found_R]
-    fresh_R, fresh_score_R = item_RN[row_R, best_R], score_RN[row_R, best_R]
+    fresh_R, fresh_score_R, fresh_good_R = (x_RN[row_R, best_R] for x_RN in (item_RN, score_RN, good_RN))
     old_RM, size = page.item_RM[rows], page.item_RM.shape[1]
     # Keys of the new order: places of the old list, the fresh item just before its place, its double at the very end.
     rank_RA = np.empty((len(rows), size + 1), np.float32)
@@ -94,12 +96,15 @@ def with_fresh(policies: Policies, requests: Requests, page: Page, view: View) -
     before_R = (double_RM & (np.arange(size) <= place_R[:, None])).any(1)
     rank_RA[:, 0] = place_R - 0.5 + before_R
     order_RM = np.argsort(rank_RA, axis=1, kind="stable")[:, :size]
-    item_RM, score_RM, slot_RM = page.item_RM.copy(), page.score_RM.copy(), page.slot_RM.copy()
+    item_RM, score_RM, slot_RM, good_RM = (
+        x_RM.copy() for x_RM in (page.item_RM, page.score_RM, page.slot_RM, page.good_RM)
+    )
     item_RM[rows] = np.take_along_axis(np.concatenate([fresh_R[:, None], old_RM], 1), order_RM, 1)
-    both_RA = np.concatenate([fresh_score_R[:, None], page.score_RM[rows]], 1)
-    score_RM[rows] = np.take_along_axis(both_RA, order_RM, 1)
+    for x_RM, fresh, old in ((score_RM, fresh_score_R, page.score_RM), (good_RM, fresh_good_R, page.good_RM)):
+        both_RA = np.concatenate([fresh[:, None], old[rows]], 1)
+        x_RM[rows] = np.take_along_axis(both_RA, order_RM, 1)
     slot_RM[rows] = order_RM == 0
-    return Page(item_RM, score_RM, slot_RM)
+    return Page(item_RM, score_RM, slot_RM, good_RM)
 
 
 def part_of(requests: Requests, rows: np.ndarray) -> Requests:

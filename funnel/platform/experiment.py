@@ -18,12 +18,13 @@ from funnel.platform.designs import DESIGNS, check_arms, run_pair, values
 from funnel.platform.figures import DAILY, METRICS
 from funnel.platform.settings import PlatformSettings
 from funnel.platform.stages import Policies
-from funnel.registry import POLICIES
+from funnel.registry import POLICIES, STAGES
 from funnel.simulator import Compared
 
 PRIMARY = ("dwell", "duic_at_5", "discoverable_at_5_7d")
 """What a test is judged by: what users pay, how much is shown at all, what finds its way. All others are secondary."""
-ORDER = (*PRIMARY, *(metric for metric in METRICS if metric not in PRIMARY))
+RERANKED = ("effective_views", "likes", "visit_length")
+"""What a test is judged by whose policies differ in re-ranking alone: what a better list is for."""
 LEVEL = 0.05
 CURVES = (
     "dwell",
@@ -105,11 +106,12 @@ class PlatformSimulator:
         tables = [{name: np.array(one[name]) for name in one if name != "names"} for one in outcomes]
         summary: dict[str, Any] = {"pairs": len(tables), "days": self.compared.days, "design": self.compared.design}
         summary |= {"control": self.compared.control_name, "treatment": self.compared.treatment_name}
+        summary["changed"] = ", ".join(changed(self.compared))
         summary |= effects(tables, slice(None))
         course: dict[str, Any] = {}
         for day in range(self.compared.days):
             by_day = effects(tables, slice(day, day + 1))
-            for metric in CURVES:
+            for metric in shown(summary):
                 for end in ("", ".low", ".high"):
                     course.setdefault(metric + end, []).append(by_day.get(f"{metric}.effect{end}"))
         return summary | {"message": message(summary)}, course
@@ -117,10 +119,11 @@ class PlatformSimulator:
     @classmethod
     def results(cls, summary: Mapping[str, Any]) -> Table:
         rows = []
-        for metric in ORDER:
+        primary = primary_of(summary)
+        for metric in ordered(summary):
             base, effect, low, high = figures_of(summary, metric)
             cells = ("no value", "") if effect is None else (f"{100 * effect:+.2f}%", span(low, high))
-            rows.append((metric, base, *cells, "primary" if metric in PRIMARY else "secondary"))
+            rows.append((metric, base, *cells, "primary" if metric in primary else "secondary"))
         title = (
             f"{summary['treatment']} against {summary['control']}, {summary['pairs']} pairs of {summary['days']} days, "
         )
@@ -133,13 +136,13 @@ class PlatformSimulator:
         # Counts of items vary far more than what users do: on one scale the latter could not be read.
         for title, of_items in (("On what users do", False), ("On items, providers and fresh content", True)):
             rows = []
-            for metric in ORDER:
+            for metric in ordered(record.summary):
                 _, effect, low, high = figures_of(record.summary, metric)
                 if effect is not None and low is not None and high is not None and of_items == is_of_items(metric):
                     rows.append(Interval(metric, 100 * effect, 100 * low, 100 * high))
             found.append(Intervals(title, "%, with 95% interval over pairs", tuple(rows), 0.0, section=SHOWN))
         course = record.files.get("course") or {}
-        for metric in CURVES:
+        for metric in shown(record.summary):
             lines = [[number(x) for x in course.get(metric + end) or []] for end in ("", ".low", ".high")]
             days = [day for day, points in enumerate(zip(*lines, strict=False)) if None not in points]
             # A day on which the control has next to nothing tells nothing and would flatten all others.
@@ -197,6 +200,25 @@ def paired(effect_P: np.ndarray, base_P: np.ndarray) -> tuple[float, float] | No
     return low, high
 
 
+def changed(compared: Compared) -> list[str]:
+    """The stages in which the two policies are told apart."""
+    return [stage for stage in STAGES if compared.control.get(stage, {}) != compared.treatment.get(stage, {})]
+
+
+def primary_of(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    return RERANKED if summary.get("changed") == "reranking" else PRIMARY
+
+
+def ordered(summary: Mapping[str, Any]) -> list[str]:
+    """All metrics, those first by which the test is judged."""
+    return list(dict.fromkeys([*primary_of(summary), *METRICS]))
+
+
+def shown(summary: Mapping[str, Any]) -> list[str]:
+    """Metrics whose course by day is shown."""
+    return list(dict.fromkeys([*primary_of(summary), *CURVES]))
+
+
 def figures_of(summary: Mapping[str, Any], metric: str) -> tuple[float | None, ...]:
     keys = (f"{metric}.control", *(f"{metric}.effect{end}" for end in ("", ".low", ".high")))
     return tuple(finite(summary.get(key)) for key in keys)
@@ -242,9 +264,12 @@ def told(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
 
 def message(summary: Mapping[str, Any]) -> str:
     """What the pairs say, in two sentences: of the primary metrics, and of the others."""
-    what = told(summary, PRIMARY)
-    rest = [metric for metric in PRIMARY if not any(one.startswith(f"{metric} ") for one in what)]
+    primary = primary_of(summary)
+    what = told(summary, primary)
+    rest = [metric for metric in primary if not any(one.startswith(f"{metric} ") for one in what)]
     first = ", ".join([*what, *([f"{', '.join(rest)} not told from 0"] if rest else [])])
-    others = told(summary, [metric for metric in METRICS if metric not in PRIMARY])
-    head = f"{summary['treatment']} against {summary['control']} ({summary['pairs']} pairs): {first}."
+    others = told(summary, [metric for metric in METRICS if metric not in primary])
+    stages = str(summary.get("changed") or "")
+    where = f", which differ in {stages}" if stages else ""
+    head = f"{summary['treatment']} against {summary['control']}{where} ({summary['pairs']} pairs): {first}."
     return f"{head} Secondary: {', '.join(others) if others else 'nothing told from 0'} (95% for each group, Holm)."

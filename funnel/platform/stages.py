@@ -108,6 +108,8 @@ class Step:
     """int: what was watched on this page so far, in order (P = place); columns into item_RM."""
     feedback_RP: Mapping[str, np.ndarray]
     """(R, P) by name: "click", "good", "dwell", "like", "purchase" of what was watched."""
+    good_RM: np.ndarray | None = None
+    """float32: the ranker's logit of a good click with each candidate."""
 
 
 class ReRanking(Protocol):

@@ -46,6 +46,11 @@ class SearchSettings:
     """Lists that are kept at each step (the beam's width)."""
     stability: float = 0.95
     """adaptive: stop as soon as the least value kept is more than this share of the largest (t in the paper)."""
+    stop: Literal["alike", "decided"] = "decided"
+    """adaptive: alike: by `stability` alone, as in the paper; decided: where the next item is (search.py)."""
+    lead: float = 0.95
+    """decided: stop too where no list that begins with another item is worth this share of the best; 0: not for that.
+    """
     horizon: int = 10
     """Steps at most: items that are planned ahead."""
     alpha: float = 1.0
@@ -59,6 +64,8 @@ class SearchSettings:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least 1")
         if not 0 < self.stability <= 1:
             raise UserError(f"stability is {self.stability}, must lie above 0 and be at most 1")
+        if not 0 <= self.lead <= 1:
+            raise UserError(f"lead is {self.lead}, must lie in 0..1")
         for name in ("alpha", "beta"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise UserError(

@@ -74,6 +74,7 @@ class Rerank:
     watched: ClassVar[Mapping[str, str]] = WATCHED
     tools: ClassVar[Mapping[str, str]] = {
         "calibrate": "funnel.rerank.calibration",
+        "evaluate": "funnel.rerank.evaluating",
         "export": "funnel.rerank.export",
     }
     goal: str = "log_loss"

@@ -1,10 +1,16 @@
 """Which item comes next: point-wise, greedy, beam and adaptive beam search for the best list, many requests at once.
 
 A beam keeps the k lists of largest value. A step puts every candidate that is left behind each of them and keeps the k
-best again; the search ends after `horizon` steps, or (adaptive) as soon as the least value kept is more than
-`stability` of the largest: lists that are worth the same differ in what comes late. The first item of the best list is
-shown and watched; then all is searched again with what became of it. Cost: an evaluation is one candidate predicted
-behind one list; k l m for l steps, where a full beam has k m^2. search_torch.py does the same in torch.
+best again; the search ends after `horizon` steps, or (adaptive) as soon as it does not matter which list is best:
+
+    alike     the least value kept is more than `stability` of the largest (the paper's rule)
+    decided   all lists kept begin with the same item: what comes later cannot change it; or the best list begins as
+              that of the step before did, and the values are alike or no list that begins otherwise is worth `lead`
+              of it. Values that happen to be near each other at one step do not end a search
+
+The first item of the best list is shown and watched; then all is searched again with what became of it. Cost: an
+evaluation is one candidate predicted behind one list; k l m for l steps, where a full beam has k m^2. search_torch.py
+does the same in torch.
 
 Ties go to the earlier list, then to the earlier candidate. Shapes: list_value.py; B = K M extensions; G limits.py.
 """
@@ -54,6 +60,7 @@ def search(
     sum_RK, reached_RK = np.zeros((rows, 1), np.float32), np.ones((rows, 1), np.float32)
     free_RKM = left_RM[:, None]
     used_RKG = None if bounds is None else np.zeros((rows, 1, bounds.low_RG.shape[1]), np.int64)
+    led_R = np.full(rows, NOTHING)
     for step in range(most):
         chances = checked(scorer(row_R, prefix_RKL))
         evaluations_R[row_R] += free_RKM.sum((1, 2))
@@ -71,7 +78,8 @@ def search(
         best_RL[row_R[on_R], : step + 1] = prefix_RKL[on_R, 0]
         value_R[row_R[on_R]], steps_R[row_R[on_R]] = value_RK[on_R, 0], step + 1
         if settings.method == "adaptive":
-            on_R &= ~stable(value_RK, settings.stability)
+            on_R &= ~ended(value_RK, prefix_RKL[:, :, 0], led_R[row_R], settings)
+            led_R[row_R] = prefix_RKL[:, 0, 0]
         if step + 1 == most or not on_R.any():
             break
         next_RB = chances.next.reshape(len(row_R), -1)
@@ -103,6 +111,17 @@ def by_score(
     there_R = value_R > -np.inf
     first_R = np.where(there_R, first_R, NOTHING)
     return Found(first_R, np.where(there_R, value_R, 0.0), there_R.astype(np.int64), left_RM.sum(1), first_R[:, None])
+
+
+def ended(value_RK: np.ndarray, first_RK: np.ndarray, led_R: np.ndarray, settings: SearchSettings) -> np.ndarray:
+    """bool: whether an adaptive search stops with these values of lists that begin with these items; led_R: with which
+    item the best list of the step before began (NOTHING: there was none)."""
+    alike_R = stable(value_RK, settings.stability)
+    if settings.stop == "alike":
+        return alike_R
+    other_R = np.where(first_RK != first_RK[:, :1], value_RK, -np.inf).max(1)
+    ahead_R = other_R < np.float32(settings.lead) * value_RK[:, 0]
+    return np.asarray((other_R == -np.inf) | ((led_R == first_RK[:, 0]) & (alike_R | ahead_R)))
 
 
 def stable(value_RK: np.ndarray, share: float) -> np.ndarray:

@@ -55,6 +55,7 @@ def search(
     sum_RK, reached_RK = torch.zeros((rows, 1), device=device), torch.ones((rows, 1), device=device)
     free_RKM = left_RM[:, None]
     used_RKG = None if bounds is None else torch.zeros_like(bounds.low_RG)[:, None]
+    led_R = torch.full((rows,), NOTHING, device=device)
     for step in range(most):
         chances = checked(scorer(row_R, prefix_RKL))
         evaluations_R[row_R] += free_RKM.sum((1, 2))
@@ -74,7 +75,8 @@ def search(
         value_R[row_R[on_R]] = value_RK[on_R, 0].double()
         steps_R[row_R[on_R]] = step + 1
         if settings.method == "adaptive":
-            on_R = on_R & ~stable(value_RK, settings.stability)
+            on_R = on_R & ~ended(value_RK, prefix_RKL[:, :, 0], led_R[row_R], settings)
+            led_R[row_R] = prefix_RKL[:, 0, 0]
         if step + 1 == most or not bool(on_R.any()):
             break
         reached_RK = reached_RK.gather(1, from_RK) * chances.next.reshape(len(row_R), -1).gather(1, kept_RK)
@@ -104,6 +106,16 @@ def by_score(
     first_R = torch.where(there_R, first_R, NOTHING)
     value_R = torch.where(there_R, value_R, 0.0)
     return TorchFound(first_R, value_R, there_R.long(), left_RM.sum(1), first_R[:, None])
+
+
+def ended(value_RK: Tensor, first_RK: Tensor, led_R: Tensor, settings: SearchSettings) -> Tensor:
+    """As search.py: ended."""
+    alike_R = stable(value_RK, settings.stability)
+    if settings.stop == "alike":
+        return alike_R
+    other_R = torch.where(first_RK != first_RK[:, :1], value_RK, OUT).amax(1)
+    ahead_R = other_R < torch.tensor(settings.lead, dtype=value_RK.dtype, device=value_RK.device) * value_RK[:, 0]
+    return (other_R == OUT) | ((led_R == first_RK[:, 0]) & (alike_R | ahead_R))
 
 
 def stable(value_RK: Tensor, share: float) -> Tensor:

@@ -129,7 +129,9 @@ class ListReRanking(Policy):
         item_R = np.maximum(step.item_RM, 0).reshape(-1)
         score_R = np.where(step.item_RM == NOBODY, 0, step.score_RM).reshape(-1).astype(np.float32)
         row_R = np.repeat(np.arange(rows), candidates)
-        columns = {**user_columns(requests, view, row_R, 0), **item_columns(item_R, view), "rank_score": score_R}
+        good_R = np.zeros(len(item_R), np.float32) if step.good_RM is None else step.good_RM.reshape(-1)
+        ranked = {"rank_score": score_R, "rank_good": good_R.astype(np.float32)}
+        columns = {**user_columns(requests, view, row_R, 0), **item_columns(item_R, view), **ranked}
         problem = self.weights.problem
         names = problem.views.schema.raw(problem.views.schema.features)
         encoded = problem.encoder.encode(pa.table({name: columns[name] for name in names}))
@@ -233,7 +235,7 @@ def check_platform(weights: Weights, world: PlatformSettings, path: str) -> None
     problem = weights.problem
     schema = platform_schema("platform", world, "visit_id", 0, truth=True)
     there = {one.name: one for one in schema.categorical}
-    known = {*schema.numeric, "rank_score"} - {"position", "recent_same"}
+    known = {*schema.numeric, "rank_score", "rank_good"} - {"position", "recent_same"}
     for one in problem.views.schema.categorical:
         own = there.get(one.name)
         if own is None or (own.kind, own.rows) != (one.kind, one.rows):

@@ -23,7 +23,9 @@ from funnel.rerank.problem import Rerank
 from funnel.settings import plain, read
 from models.list_scorer import HEADS, ListScorer
 
-FORMAT, VERSION = "counterpoint.list_scorer", 1
+FORMAT, VERSION = "counterpoint.list_scorer", 2
+WITHOUT_KERNELS = 1
+"""Version of the files of networks that had no kernels yet."""
 ABOUT = "about"
 FACTS = ("session", "order", "numeric_mean", "numeric_std", "rates", "leave")
 
@@ -61,13 +63,15 @@ def load(path: str | Path) -> Weights:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(file[ABOUT].tobytes())
             tensors = {name: torch.from_numpy(file[name]) for name in file.files if name != ABOUT}
-        known = about["format"] == FORMAT and about["version"] == VERSION
+        known = about["format"] == FORMAT and about["version"] in (WITHOUT_KERNELS, VERSION)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; jobs.export writes a list_scorer.npz") from None
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not the weights of a list scorer ({type(error).__name__})") from None
     if not known:
         raise UserError(f"{path}: not the weights of a list scorer, or of another version")
+    if about["version"] == WITHOUT_KERNELS:
+        about["settings"]["model"]["kernels"] = 0
     settings = read(RerankSettings, about["settings"], f"{path}: settings")
     problem = Rerank(settings, Schema.from_dict(about["schema"], f"{path}: schema"), about["facts"])
     scorer = problem.scorer()

@@ -19,12 +19,12 @@ from funnel.platform.view import Requests, View
 
 class Sessions(Exposures):
     """The re-ranker's log. Labels beside click and purchase: effective_view, like, has_next. `rank_score` is what the
-    main system's order was made by."""
+    main system's order was made by, `rank_good` the ranker's logit of a good click."""
 
     def __init__(self, settings: PlatformSettings, name: str, history: int) -> None:
         super().__init__(settings, name, history)
         schema = platform_schema(name, settings, "visit_id", history, truth=True)
-        self.schema = replace(schema, numeric=(*schema.numeric, "rank_score"))
+        self.schema = replace(schema, numeric=(*schema.numeric, "rank_score", "rank_good"))
         self._when: tuple[int, int] = (-1, -1)
         self._waiting: list[Tables] = []
 
@@ -32,9 +32,11 @@ class Sessions(Exposures):
         now = (requests.day, requests.tick)
         done = self.flush() if now != self._when else []
         self._when = now
-        score_R = scores_of(passed, walked)
+        scores = scores_of(passed, walked)
         for table, truth in super().tables(view, requests, passed, walked):
-            self._waiting.append((table.append_column("rank_score", pa.array(score_R)), truth))
+            for name, score_R in scores.items():
+                table = table.append_column(name, pa.array(score_R))
+            self._waiting.append((table, truth))
         return done
 
     def flush(self) -> list[Tables]:
@@ -49,9 +51,10 @@ class Sessions(Exposures):
         return [(rows.take(order), truth.take(order))]
 
 
-def scores_of(passed: Passed, walked: Walked) -> np.ndarray:
-    """float32: the fusion's score of every item that was looked at, row by row."""
+def scores_of(passed: Passed, walked: Walked) -> dict[str, np.ndarray]:
+    """float32: what the main system said of every item that was looked at, row by row."""
     row_R, place_R = np.nonzero(walked.feedback.seen_RS)
     item_R = walked.feedback.item_RS[row_R, place_R]
     column_R = (passed.page.item_RM[row_R] == item_R[:, None]).argmax(1)
-    return passed.page.score_RM[row_R, column_R]
+    page = passed.page
+    return {"rank_score": page.score_RM[row_R, column_R], "rank_good": page.good_RM[row_R, column_R]}
