@@ -154,8 +154,14 @@ def main(arguments: Arguments) -> None:
                 figures = known[seed, part.__name__] = part(seed, arguments)
                 with arguments.cache.open("a") as file:
                     file.write(json.dumps({"seed": seed, "part": part.__name__, "figures": figures}) + "\n")
-    found: list[dict[str, Any]] = [{"seed": seed, "menu": known[seed, "menu"], "decision": known[seed, "decision"] | known[seed, "bandit"]}
-             for seed in range(arguments.seeds)]  # fmt: skip
+    found: list[dict[str, Any]] = [
+        {
+            "seed": seed,
+            "menu": known[seed, "menu"],
+            "decision": known[seed, "decision"] | known[seed, "bandit"],
+        }
+        for seed in range(arguments.seeds)
+    ]
     tables = []
     for what, first in (("decision", "two-stage, all rows"), ("menu", "where it began")):
         base = [one[what][first] for one in found]
