@@ -22,7 +22,7 @@ from funnel.platform.episodes import EpisodeSettings, changes, interval
 from funnel.rerank.tuning import COST, RerankEpisodes
 
 LINES = PLACE / "closed.jsonl"
-NUMBERS = range(5_000_000, 5_000_008)
+NUMBERS = range(5_000_000, 5_000_040)
 """Worlds: none that a scorer has learnt from, none that is tuned on."""
 SIZE: dict[str, Any] = {"users": 300, "items": 250, "uploads": 15.0}
 EPISODE = EpisodeSettings(first=2, days=4, settle=0)
@@ -45,11 +45,11 @@ def arms(world: str) -> dict[str, dict[str, Any]]:
         "adaptive, t = .95": stage("full"),
         "adaptive, no feedback": stage("no feedback"),
         "greedy": stage("full", method="greedy"),
-        "adaptive, leaving by place": stage("full", leave="place"),
-        "full beam": stage("full", method="beam"),
-        "adaptive, told nothing that was watched": stage("full", context=False),
         "order of a point-wise scorer": stage("no context", method="pointwise"),
         "main system's order": {},
+        "adaptive, told nothing that was watched": stage("full", context=False),
+        "adaptive, leaving by place": stage("full", leave="place"),
+        "full beam": stage("full", method="beam"),
     }
     there = {str(weights_of(world, kind).absolute()) for kind in KINDS if weights_of(world, kind).exists()}
     return {name: one for name, one in found.items() if one == {} or one["reranking"]["weights"] in there}
