@@ -58,6 +58,8 @@ class JointLayer(nn.Module):
 class JointDose(nn.Module):
     """mu(x, t) of standardised features and shares."""
 
+    knot_KN: Tensor
+
     def __init__(self, features: int, knot_KN: Tensor, config: JointDoseConfig, seed: int) -> None:
         super().__init__()
         self.register_buffer("knot_KN", knot_KN)

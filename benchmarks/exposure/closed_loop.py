@@ -70,8 +70,8 @@ def main(options: Options) -> None:
     table = f"Percent of uniform shares; {options.worlds} worlds of {options.users} users, {options.days - 1} days\n\n"
     table += markdown(["re-ranking", *shown], rows)
     table += f"\nLearnt less drawn shares: dwell {gap.mean:+.2f} ({gap.low:+.2f} to {gap.high:+.2f}) points.\n"
-    told = ("exposure.share.", "exposure.evidence", "exposure.policy.drawn_in")
-    kept = {key: value for key, value in fitted.items() if key.startswith(told)}
+    of_policy = ("exposure.share.", "exposure.evidence", "exposure.policy.drawn_in")
+    kept = {key: value for key, value in fitted.items() if key.startswith(of_policy)}
     table += f"\nEvidence of the log for the forest's direction {fitted['exposure.evidence']:+.1f} standard errors; "
     table += f"{fitted['exposure.policy.drawn_in']:.0%} of the users' shares are drawn in.\n"
     name = f"exposure-closed-loop{'' if options.kept == 60 else f'-kept-{options.kept}'}"

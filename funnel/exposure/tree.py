@@ -255,7 +255,8 @@ def _best(
     if centre_KQ is not None:
         score_VC = sum(explained(centre_KQ, *side) for side in sides[0])
     else:
-        worths = [[Worth.of(grid, *side, order_K, settings.temperature) for side in both] for both in sides]
+        soft = settings.temperature
+        worths = [[Worth.of(grid, count, total, order_K, soft) for count, total in both] for both in sides]
         score_VC = worths[0][0].score + worths[0][1].score
         if settings.penalty > 0:
             lost_VC = sum(train.penalty(val) for train, val in zip(worths[0], worths[1], strict=True))
