@@ -76,6 +76,7 @@ def test_near_0_the_likelihood_has_one_slope() -> None:
     assert curvature(0.02) == pytest.approx(curvature(0.2), rel=0.3)  # a kink's would grow tenfold
 
 
+@pytest.mark.slow
 def test_instruments_must_hold_on_rows_not_learnt_from() -> None:
     seen, other = drawn(3, 1.0), drawn(1, 1.0, sells=0.5)
     assert decide(seen, drawn(6, 1.0, rows=8000))[1] == ""
@@ -85,6 +86,7 @@ def test_instruments_must_hold_on_rows_not_learnt_from() -> None:
     assert "not learnt from" in reason
 
 
+@pytest.mark.slow
 def test_a_theta_below_0_is_not_claimed() -> None:
     """Clicks of instruments that sell, too few for their test: theta is far below 0, and nothing is claimed of it."""
     figures, reason = estimate(drawn(2, 0.0, sells=0.25, rows=9000))
@@ -94,6 +96,7 @@ def test_a_theta_below_0_is_not_claimed() -> None:
     assert decide(drawn(2, 0.0, sells=0.25, rows=9000), drawn(3, 0.0, rows=2000))[0]["claimed"] is False
 
 
+@pytest.mark.slow
 def test_instruments_that_sell_are_found_out() -> None:
     figures, reason = judge(drawn(1, 1.0, sells=0.5))
     assert figures["exclusion.low"] > 0

@@ -117,6 +117,7 @@ def test_shares_of_a_mix_keep_limits_as_far_as_they_go() -> None:
     assert (one_for_all(value_RA, cost_RA, 2.5, limited) == 2).all()
 
 
+@pytest.mark.slow
 def test_a_floor_out_of_reach_is_named_with_how_far_it_goes() -> None:
     value_UA, cost_UA = options(200, 7)
     time_UA = minutes(cost_UA, 7)

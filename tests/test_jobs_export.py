@@ -171,7 +171,7 @@ def test_a_sum_is_exported_too(finished: Path, scored: Path, tmp_path: Path) -> 
     for entry in json.loads((out / "serving.json").read_text())["example"]:
         expected = sum(weight * entry["outputs"][name] for weight, name in zip(weights, tuned["scores"], strict=True))
         assert entry["outputs"]["fused"] == pytest.approx(expected, rel=1e-5)
-    assert sorted(path.name for path in out.iterdir()) == ["ranker.pt2", "serving.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["inputs.py", "ranker.pt2", "serving.json"]
 
 
 @pytest.mark.slow
@@ -243,7 +243,7 @@ def test_serving_json_is_enough_to_encode_a_row(served: Path) -> None:
             assert field["smallest"] <= value <= field["largest"]
     assert serving["check"]["rows"] == 500
     assert max(serving["check"]["largest_difference"]["onnx"].values()) <= serving["check"]["tolerance"]
-    assert set(serving["files"]) == {"ranker.pt2", "ranker.onnx"}
+    assert set(serving["files"]) == {"inputs.py", "ranker.pt2", "ranker.onnx"}
 
 
 @pytest.mark.slow

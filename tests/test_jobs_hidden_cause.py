@@ -97,6 +97,7 @@ def test_a_calibration_for_clicks_puts_the_cause_into_pcvr(joint: Path, hidden_l
         calibrate.run(calibrate.arguments_of("--run", str(joint), "--space", "entire"))
 
 
+@pytest.mark.slow
 def test_evaluate_says_what_instruments_tell(
     joint: Path, hidden_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +122,7 @@ def test_theta_may_be_learnt(hidden_log: Path, tmp_path: Path) -> None:
     assert 0 < network.cause.theta.item() < 3
 
 
+@pytest.mark.slow
 def test_theta_is_estimated_within_one_command(
     hidden_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -183,6 +183,7 @@ def test_targets_of_a_slice_of_items_by_hand(tmp_path: Path) -> None:
     assert "several slices" in found["a"]["absent"]["pauc"]
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_log_are_paired(finished: Path, stages: Path, tmp_path: Path) -> None:
     other = trained(stages, tmp_path / "two", "--ranked", "0", "--cut", "0", "--seed", "3")
     figures = [judged(run, stages, tmp_path / f"{run.name}_test") for run in (finished, other)]

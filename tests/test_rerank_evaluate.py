@@ -49,6 +49,7 @@ def judged(run: Path, log: Path, out: Path, **more: Any) -> dict[str, Any]:
     return evaluate.run(evaluate.Arguments(run=run, data=str(log), out=out, **{"replicates": 60, **more}))
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_training_and_calibration(finished: Path, log: Path, tmp_path: Path) -> None:
     before = json.loads((finished / "summary.json").read_text())
     raw = judged(finished, log, tmp_path / "raw", raw=True, by=("user_group", "item_category"))

@@ -286,7 +286,7 @@ def coarse() -> dict[str, Any]:
 
 def budget() -> Space:
     """How much a request may cost."""
-    return {"limit": LogUniform(200.0, 2000.0), "rank_cost": LogUniform(2.0, 50.0)}
+    return {"limit": LogUniform(200.0, 2000.0), "rank_cost": LogUniform(2.0, 15.0)}
 
 
 QuotaTuning.presets, QuotaTuning.spaces = named(default, coarse), named(budget)

@@ -1,5 +1,6 @@
 """The ranker as files for serving (funnel/tools.py: Exporting): exported, read back, compared, described."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from data.errors import UserError
 from data.log import Log
 from funnel.graph_files import load, save_onnx, save_program
 from funnel.problem import Given
+from funnel.ranking import request_inputs
 from funnel.ranking.calibration import Calibration
 from funnel.ranking.export import SCORES, VALUE, Ranker, export_program
 from funnel.ranking.serving_check import compare, real_rows, refuse
@@ -16,6 +18,7 @@ from funnel.tools import Served
 from funnel.trained_log import for_scoring
 
 NAMES = {"pt2": "ranker.pt2", "onnx": "ranker.onnx"}
+INPUTS = "inputs.py"
 
 
 def export(
@@ -51,6 +54,7 @@ def export(
             save_onnx(ranker, program, path)
         differences[kind] = compare(load(kind, path, ranker.inputs), ranker, real)
         refuse(differences[kind], path.name, tolerance, len(real.table))
+    (directory / INPUTS).write_text(inspect.getsource(request_inputs))
     numeric = str(ranker.numeric_type).removeprefix("torch.")
     return {
         "model": {"log": schema.name, **run.problem.choices()},
