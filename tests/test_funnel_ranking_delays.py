@@ -20,6 +20,7 @@ from funnel.ranking.delays import DELAY, ELAPSED, cut, moment_of
 from funnel.ranking.elapsed import known_share, share_at
 from funnel.ranking.elapsed_report import elapsed_report, figures, table
 from funnel.ranking.problem import EntireSpace
+from jobs.evaluate import count_part
 from models.objectives.base import Labels, ObjectiveConfig
 from models.objectives.delays import DELAYS, RATE, elapsed_time, exponential, fake_negative, log_known, measured
 from models.registry import build_objective
@@ -289,7 +290,7 @@ def test_a_training_learns_what_conversions_come_to(late_log: Path, tmp_path: Pa
     assert (1 / rate).median().item() == pytest.approx(4.0, rel=0.35)
     (tmp_path / "kept").mkdir()
     asked = evaluating.prepare(run.given, lambda role: None, log, "train", [], False, 40, 0)
-    figures_, curves = asked.run(tmp_path / "kept", CPU, lambda text: None)
+    figures_, curves = asked.run(tmp_path / "kept", CPU, count_part, lambda text: None)
     assert figures_["delays.share_after"] > 0.3
     shown = evaluating.results({**figures_, "part": "train"}, curves)
     assert [one.title for one in shown][1:] == ["Late conversions, by age of the click"]
