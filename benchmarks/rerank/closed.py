@@ -112,16 +112,17 @@ def table() -> None:
 
 
 def share_of_feedback(world: str, numbers: list[int], by: Any) -> str:
-    """What real-time feedback brings on top of the watched items alone, and its share of the gain."""
+    """What real-time feedback brings on top of the watched items alone, and its share of a gain that is told from 0."""
     parts = []
-    for name in SHOWN[:4]:
+    for name in SHOWN:
         whole, without = (
             [changes(by[world, n, arm], by[world, n, CONTROL])[name] for n in numbers]
             for arm in ("adaptive, t = .95", "adaptive, no feedback")
         )
         added = interval(a - b for a, b in zip(whole, without, strict=True))
-        share = sum(a - b for a, b in zip(whole, without, strict=True)) / sum(whole)
-        parts.append(f"{name.replace('_', ' ')} {added} points, {100 * share:.0f}% of the gain")
+        gain = interval(whole)
+        share = f", {added.mean / gain.mean:.0%} of the gain" if gain.low > 0 else ""
+        parts.append(f"{name.replace('_', ' ')} {added} points{share}")
     return "Feedback features add: " + "; ".join(parts) + ".\n"
 
 
