@@ -6,8 +6,13 @@ from scipy.special import expit, logit
 
 from funnel.ranking import hidden_cause
 from funnel.ranking.hidden_cause import (
+    COVERED,
     NEGATIVE,
     PLAUSIBLE,
+    SMALL,
+    UNLEARNT,
+    WIDEST,
+    Z95,
     Clicks,
     Likelihood,
     click_logit_within,
@@ -17,6 +22,7 @@ from funnel.ranking.hidden_cause import (
     fit,
     grid,
     judge,
+    unclaimed,
 )
 
 
@@ -61,6 +67,17 @@ def test_a_known_cause_lies_in_the_interval(strength: float, claimed: bool) -> N
     assert figures["claimed"] is claimed, (figures, reason)
     assert ("covers 0" in reason) is not claimed
     assert figures["exclusion.low"] < 0 < figures["exclusion.high"]
+
+
+def test_a_claim_needs_a_narrow_interval_above_what_is_not_learnt() -> None:
+    """At the largest error only an estimate above UNLEARNT + 1.96 WIDEST is claimed; at a larger one none is."""
+    edge = UNLEARNT + Z95 * WIDEST
+    assert unclaimed(edge + 1e-9, WIDEST) == ""
+    assert unclaimed(edge - 1e-9, WIDEST) == SMALL
+    assert unclaimed(Z95 * 0.2 + 1e-9, 0.2) == SMALL
+    assert unclaimed(Z95 * 0.2 - 1e-9, 0.2) == COVERED == unclaimed(-0.1, 0.2)
+    assert unclaimed(-1.0, 0.2) == NEGATIVE
+    assert "known to ±0.65 only, and beyond ±0.49" in unclaimed(0.95, 0.33)
 
 
 def test_near_0_the_likelihood_has_one_slope() -> None:

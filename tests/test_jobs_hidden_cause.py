@@ -105,8 +105,8 @@ def test_evaluate_says_what_instruments_tell(
     assert told["cause.theta.low"] < told["cause.theta"] < told["cause.theta.high"]
     assert told["cause.exclusion.low"] < told["cause.exclusion"] < told["cause.exclusion.high"]
     held = told["cause.exclusion.low"] <= 0 <= told["cause.exclusion.high"]
-    covers = told["cause.theta.low"] <= 0 <= told["cause.theta.high"]
-    assert told["cause.claimed"] is (held and not covers)
+    error = (told["cause.theta.high"] - told["cause.theta.low"]) / (2 * hidden_cause.Z95)
+    assert told["cause.claimed"] is (held and not hidden_cause.unclaimed(told["cause.theta"], error))
     assert ("cause.claimed" in told["absent"]) is not told["cause.claimed"]
     said = " ".join(capsys.readouterr().out.split())
     assert "hidden cause of click and conversion: theta" in said
@@ -151,7 +151,8 @@ def test_theta_is_estimated_within_one_command(
 
 
 def test_a_shrunken_theta_lies_between_0_and_the_estimate(monkeypatch: pytest.MonkeyPatch, hidden_log: Path) -> None:
-    """Held though its interval covers 0; never where the instruments fail, and 0 where it is below its error."""
+    """Held though its interval covers 0; never where the instruments fail or the error is wide, and 0 where it is below
+    its error."""
     assert theta.shrunk(1.0, 0.5) == pytest.approx(0.75)
     assert theta.shrunk(-1.0, 0.5) == pytest.approx(-0.75)
     assert theta.shrunk(0.3, 0.4) == 0 == theta.shrunk(0.0, 0.4)
@@ -159,9 +160,10 @@ def test_a_shrunken_theta_lies_between_0_and_the_estimate(monkeypatch: pytest.Mo
         "clicks": 9,
         "instrument": 1.0,
         "theta": 0.7,
-        "theta.low": 0.7 - 1.96 * 0.4,
-        "theta.high": 0.7 + 1.96 * 0.4,
+        "theta.low": 0.7 - 1.96 * 0.2,
+        "theta.high": 0.7 + 1.96 * 0.2,
     }
+    wide = {**found, "theta.low": 0.7 - 1.96 * 0.4, "theta.high": 0.7 + 1.96 * 0.4}
     log = open_log(hidden_log)
     parts = {name: log.part(name) for name in ("train", "valid")}
     settings = settings_of({"objective.name": "escm2_joint", "objective.theta": "shrunk"}).settings
@@ -170,8 +172,14 @@ def test_a_shrunken_theta_lies_between_0_and_the_estimate(monkeypatch: pytest.Mo
     facts = EntireSpace.prepare(first, log, parts)
     problem = EntireSpace(first, log.schema, facts)
     before = Given(problem, problem.network().eval(), Path())
-    for reason, held in ((hidden_cause.COVERED, 0.7 * (1 - (0.4 / 0.7) ** 2)), ("they are not valid", 0.0)):
-        monkeypatch.setattr(theta, "decide", lambda seen, unseen, reason=reason: (found, reason))
+    drawn_in = 0.7 * (1 - (0.2 / 0.7) ** 2)
+    for figures_of, reason, held in (
+        (found, hidden_cause.COVERED, drawn_in),
+        (found, hidden_cause.SMALL, drawn_in),
+        (wide, hidden_cause.COVERED, 0.0),
+        (found, "they are not valid", 0.0),
+    ):
+        monkeypatch.setattr(theta, "decide", lambda seen, unseen, told=(figures_of, reason): told)
         told, figures, words = theta.settled(settings, before, log, parts)
         assert told.objective.theta == pytest.approx(held, abs=1e-3)
         assert figures["absent"] == {"cause.claimed": reason}

@@ -1,13 +1,15 @@
 """theta of a hidden cause, estimated by a training that comes first: naive, with the same network and instruments.
 
 What is estimated of the clicks that this training has learnt from (hidden_cause.py) is held in the joint training.
-Where its interval covers 0 nothing is claimed, and what is held is 0, which makes the training naive (`estimated`), or
+Where it cannot be told from 0, or from interest that the model has not learnt, nothing is claimed, and what is held is
+0, which makes the training naive (`estimated`), or
 
     theta max(0, 1 - (error/theta)^2)         (`shrunk`) [the positive part of James and Stein 1961]
 
 which is about 0 where the estimate is no larger than its error, and the estimate where that is small: a forecast is to
 be right on average, and a cause that cannot be told from 0 is not 0 for that. It is 0 for both where the instruments
-fail their test or tell nothing, and where the estimate is below 0, which is what instruments that sell look like.
+fail their test or tell nothing, where the estimate's error is too large for any estimate to mean something, and where
+the estimate is below 0, which is what instruments that sell look like.
 """
 
 import dataclasses
@@ -21,7 +23,7 @@ import torch
 from data.log import Log, Part
 from funnel.network import BatchNetwork
 from funnel.problem import Given
-from funnel.ranking.hidden_cause import COVERED, Z95, clicks_of, decide
+from funnel.ranking.hidden_cause import COVERED, SMALL, WIDEST, Z95, clicks_of, decide
 from funnel.ranking.scored_part import score_part
 from models.objectives.base import SHRUNK, TOLD, ObjectiveConfig
 
@@ -50,8 +52,9 @@ def settled(settings: Own, before: Given, log: Log, parts: Mapping[str, Part]) -
             clicks[name] = clicks_of(score_part(network, log, parts[name], device, Path(folder), []))
     figures, reason = decide(clicks["train"], clicks["valid"])
     theta = 0.0 if reason else figures["theta"]
-    if settings.objective.theta == SHRUNK and reason in ("", COVERED):  # type: ignore[attr-defined]
-        theta = max(0.0, shrunk(figures["theta"], (figures["theta.high"] - figures["theta.low"]) / (2 * Z95)))
+    if settings.objective.theta == SHRUNK and reason in ("", COVERED, SMALL):  # type: ignore[attr-defined]
+        error = (figures["theta.high"] - figures["theta.low"]) / (2 * Z95)
+        theta = max(0.0, shrunk(figures["theta"], error)) if error <= WIDEST else 0.0
     theta = round(theta, DIGITS)
     objective = dataclasses.replace(settings.objective, theta=theta)  # type: ignore[attr-defined]
     found = {f"{FIGURES}{name}": value for name, value in figures.items()}
