@@ -66,6 +66,16 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "two stages, SNIPS, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_snips", lambda_c=1)},
     "two stages, DR, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_dr", lambda_c=1)},
+    "two stages, DR, fm, instruments": {
+        INSTRUMENTS: True,
+        TWO_STAGES: FM_CLICKS,
+        **objective("escm2_dr", lambda_c=1),
+    },
+    "two stages, DR, fm, instruments, clip 0.005": {
+        INSTRUMENTS: True,
+        TWO_STAGES: FM_CLICKS,
+        **objective("escm2_dr", lambda_c=1, clip=0.005),
+    },
     "joint, weighed": {
         INSTRUMENTS: True,
         TWO_STAGES: FM_CLICKS,
