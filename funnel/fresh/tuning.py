@@ -13,7 +13,7 @@ The two of an antithetic pair live in the same world. OUT/policy.json is a polic
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,14 +22,13 @@ from es.policies import Box, Policy, Positive
 from funnel.fresh.slot import FreshSettings
 from funnel.panels import Panel, Record, Table
 from funnel.platform.episodes import Episodes, EpisodeSettings, interval
+from funnel.platform.numbered_worlds import WorldObjective, WorldTuning, check_worlds, told
 from funnel.platform.settings import PlatformSettings
 from funnel.settings import plain
 from funnel.spaces import LogUniform, Presets, Space, Spaces, named
 from funnel.tunable import HeldOut
 
 CORPUS, DUIC, DWELL = "discoverable_at_5_7d", "duic_at_5", "dwell"
-VALID, TEST = 1_000_000, 2_000_000
-"""Numbers from which worlds are taken that nothing is tuned on; those tuned on are numbered from 0."""
 SHOWN = (CORPUS, DUIC, DWELL, "fresh.dwell", "fresh.positives", "good_ctr.core", "small.dwell", "uploads")
 AIMS = ("return", CORPUS, DUIC, DWELL)
 """Figures of `measure`, in percent of the control's."""
@@ -57,16 +56,11 @@ class FreshTuningSettings:
     """Weight of one percent of dwell lost beyond that. A world's dwell is noisy: a high price makes the search shy."""
 
     def __post_init__(self) -> None:
-        for name, least in (("worlds", 1), ("per_evaluation", 1), ("held_out", 2)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
+        check_worlds(self, ("discoverable", "duic", "limit", "penalty"))
+        if self.per_evaluation < 1:
+            raise UserError(f"per_evaluation is {self.per_evaluation}, must be at least 1")
         if self.per_evaluation > self.worlds:
             raise UserError(f"per_evaluation is {self.per_evaluation}, but there are {self.worlds} worlds to tune on")
-        if self.worlds > VALID:
-            raise UserError(f"worlds is {self.worlds}, must be at most {VALID:,}")
-        for name in ("discoverable", "duic", "limit", "penalty"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise UserError(f"{name} is {getattr(self, name)}, must be a finite number of at least 0")
         if self.start.first >= self.world.slots:
             raise UserError(f"start.first is {self.start.first}, but a page has {self.world.slots} slots")
 
@@ -114,41 +108,21 @@ def decoded(values: Mapping[str, float], start: FreshSettings, world: PlatformSe
 
 
 @dataclass
-class FreshObjective:
-    """es/objectives/base.py: the return of theta in the world that the seed names."""
-
+class FreshObjective(WorldObjective):
     settings: FreshTuningSettings
-    batch_pairs: ClassVar[int] = 1
+    name: ClassVar[str] = "fresh"
 
     def __post_init__(self) -> None:
         self.knobs = knobs(self.settings.start, self.settings.world)
         self.episodes = Episodes(self.settings.world, self.settings.episode)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"settings": self.settings}  # worlds are begun again where they are needed
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.settings = state["settings"]
-        self.__post_init__()
-
-    def initial(self) -> np.ndarray:
-        return self.knobs.initial()
-
-    def describe(self) -> dict[str, Any]:
-        return {"objective": "fresh", **plain(self.settings)}
 
     def tree(self, theta_D: np.ndarray) -> dict[str, Any]:
         """The policy of theta, as JSON has it."""
         values = self.knobs.values(theta_D)
         return {"slot": decoded(values, self.settings.start, self.settings.world)}
 
-    def evaluate_batch(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> np.ndarray:
-        settings, found = self.settings, []
-        for theta_D, seed in zip(theta_PD, seeds_P.tolist(), strict=True):
-            worlds = [(seed + k) % settings.worlds for k in range(settings.per_evaluation)]
-            tree = self.tree(theta_D)
-            found.append(self.worth(mean([self.episodes.changes(tree, number) for number in worlds])))
-        return np.array(found)
+    def numbers(self, seed: int) -> list[int]:
+        return [(seed + k) % self.settings.worlds for k in range(self.settings.per_evaluation)]
 
     def worth(self, change: Mapping[str, float]) -> float:
         """The return of these changes, in percent."""
@@ -157,57 +131,18 @@ class FreshObjective:
         return gain - settings.penalty * max(0.0, -change[DWELL] - settings.limit)
 
 
-def mean(figures: list[Mapping[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
-
-
-class FreshTuning:
+class FreshTuning(WorldTuning):
     """funnel/tunable.py: Tunable."""
 
     name: ClassVar[str] = "fresh"
     settings_type: ClassVar[type] = FreshTuningSettings
-    goal: ClassVar[str] = "return"
+    aims: ClassVar[tuple[str, ...]] = AIMS
+    objective_type: ClassVar[type] = FreshObjective
     presets: ClassVar[Presets]
     spaces: ClassVar[Spaces]
 
-    def __init__(self, settings: FreshTuningSettings, seed: int) -> None:
-        self.settings, self.seed = settings, seed
-        self.objective = FreshObjective(settings)
-
-    @classmethod
-    def open(cls, settings: FreshTuningSettings, seed: int, searching: bool = False) -> Self:
-        """Worlds are numbered: nothing has to be split, also where a search wants "valid" worlds beside the others."""
-        return cls(settings, seed)
-
-    def facts(self) -> dict[str, Any]:
-        return {"worlds": {"tuned on": self.settings.worlds, "held out": self.settings.held_out}}
-
     def describe(self) -> str:
-        settings = self.settings
-        return (
-            f"{self.objective.knobs.dimension} numbers of the fresh slot in {settings.worlds} worlds of "
-            f"{settings.world.users:,} users, {settings.episode.days} days each"
-        )
-
-    def policy(self, theta_D: np.ndarray) -> dict[str, Any]:
-        return self.objective.tree(theta_D)
-
-    def numbers(self, part: HeldOut) -> range:
-        first = (TEST if part == "test" else VALID) + 1000 * (self.seed % 1000)
-        return range(first, first + self.settings.held_out)
-
-    def changes(self, tree: Mapping[str, Any], part: HeldOut) -> list[Mapping[str, float]]:
-        return [self.objective.episodes.changes(tree, number) for number in self.numbers(part)]
-
-    def measure(self, theta_D: np.ndarray) -> dict[str, float]:
-        change = mean(self.changes(self.policy(theta_D), "valid"))
-        return {"return": self.objective.worth(change), **{name: change[name] for name in AIMS[1:]}}
-
-    @classmethod
-    def smaller_is_better(cls, figure: str) -> bool:
-        if figure not in AIMS:
-            raise UserError(f"no figure {figure!r} of fresh: want one of {', '.join(AIMS)}")
-        return False
+        return f"{self.objective.knobs.dimension} numbers of the fresh slot {self.lived()}"
 
     def judge(self, theta_D: np.ndarray, resamples: int, seed: int, part: HeldOut = "test") -> dict[str, Any]:
         """Changes against no slot and against the start, world by world; intervals over worlds."""
@@ -239,11 +174,6 @@ class FreshTuning:
         from funnel.fresh.panels import panels
 
         return panels(record)
-
-
-def told(key: str, values: list[float]) -> dict[str, float]:
-    found = interval(values)
-    return {key: found.mean, f"{key}.low": found.low, f"{key}.high": found.high}
 
 
 def sentence(found: Mapping[str, Any]) -> str:

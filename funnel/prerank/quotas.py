@@ -24,7 +24,8 @@ import numpy as np
 from data.errors import UserError
 from es.policies import Policy, Positive
 from funnel.panels import Glossary, Intervals, Panel, Record, Sentence, Table
-from funnel.platform.episodes import Episodes, EpisodeSettings, Figures, changes, interval, measured
+from funnel.platform.episodes import EpisodeSettings
+from funnel.platform.numbered_worlds import CostedEpisodes, WorldObjective, WorldTuning, check_worlds, told
 from funnel.platform.settings import PlatformSettings
 from funnel.platform.stages import Policies
 from funnel.prerank.routes import MOST, ROUTES, RouteSettings
@@ -34,8 +35,6 @@ from funnel.spaces import LogUniform, Presets, Space, Spaces, named
 from funnel.tunable import HeldOut
 
 POSITIVES, PURCHASES, COST = "positives", "purchases", "cost"
-VALID, TEST = 1_000_000, 2_000_000
-"""Numbers from which worlds are taken that nothing is tuned on; those tuned on are numbered from 0."""
 AIMS = ("return", POSITIVES, PURCHASES, COST)
 SHOWN = {POSITIVES: "good clicks", PURCHASES: "purchases", "dwell": "dwell", "requests": "requests"}
 SECTION = "Stage quotas"
@@ -65,14 +64,9 @@ class QuotaTuningSettings:
     """What a request may cost."""
 
     def __post_init__(self) -> None:
-        for name, least in (("worlds", 1), ("held_out", 2), ("keep", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
-        if self.worlds > VALID:
-            raise UserError(f"worlds is {self.worlds}, must be at most {VALID:,}")
-        for name in ("positives", "purchases", "rank_cost"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise UserError(f"{name} is {getattr(self, name)}, must be a finite number of at least 0")
+        check_worlds(self, ("positives", "purchases", "rank_cost"))
+        if self.keep < 1:
+            raise UserError(f"keep is {self.keep}, must be at least 1")
         least_cost = self.world.slots * (1 + self.rank_cost)
         if not least_cost <= self.limit < np.inf:
             raise UserError(f"limit is {self.limit:g}: a page of {self.world.slots} items alone costs {least_cost:g}")
@@ -94,47 +88,25 @@ def tree_of(quotas: Mapping[str, int], weights: str) -> dict[str, Any]:
 
 
 @dataclass
-class QuotaEpisodes(Episodes):
-    """Worlds whose figures have what a request costs, too."""
+class QuotaEpisodes(CostedEpisodes):
+    """With what a request costs."""
 
     rank_cost: float = 10.0
 
-    def run(self, tree: Mapping[str, Any], number: int) -> Figures:
-        policies = self.policies(tree, number)
-        world = self.lived(policies, number)
-        cost = policies.matching.cost() + self.rank_cost * policies.preranking.keep
-        return {**measured(world, self.settings.settle), COST: cost}
-
-    def changes(self, tree: Mapping[str, Any], number: int) -> Figures:
-        own = self.run(tree, number)
-        return {**changes(own, self.base(number)), COST: own[COST]}
+    def cost(self, policies: Policies) -> float:
+        return policies.matching.cost() + self.rank_cost * policies.preranking.keep
 
 
 @dataclass
-class QuotaObjective:
-    """es/objectives/base.py: the return of theta in the world that the seed names."""
-
+class QuotaObjective(WorldObjective):
     settings: QuotaTuningSettings
-    batch_pairs: ClassVar[int] = 1
+    name: ClassVar[str] = "quotas"
 
     def __post_init__(self) -> None:
         settings = self.settings
         self.knobs = knobs(settings)
         begin = tree_of({**plain(settings.start), "keep": settings.keep}, settings.weights)
         self.episodes = QuotaEpisodes(settings.world, settings.episode, begin, rank_cost=settings.rank_cost)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"settings": self.settings}  # worlds are begun again where they are needed
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.settings = state["settings"]
-        self.__post_init__()
-
-    def initial(self) -> np.ndarray:
-        return self.knobs.initial()
-
-    def describe(self) -> dict[str, Any]:
-        return {"objective": "quotas", **plain(self.settings)}
 
     def quotas(self, theta_D: np.ndarray) -> dict[str, int]:
         """Whole numbers within the limit, of which a page can be filled."""
@@ -149,64 +121,35 @@ class QuotaObjective:
         found["taste"] += max(slots - sum(found.values()), 0)
         return {**found, "keep": min(keep, sum(found.values()))}
 
-    def evaluate_batch(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> np.ndarray:
-        found = []
-        for theta_D, seed in zip(theta_PD, seeds_P.tolist(), strict=True):
-            tree = tree_of(self.quotas(theta_D), self.settings.weights)
-            found.append(self.worth(self.episodes.changes(tree, seed % self.settings.worlds)))
-        return np.array(found)
+    def tree(self, theta_D: np.ndarray) -> dict[str, Any]:
+        return tree_of(self.quotas(theta_D), self.settings.weights)
 
     def worth(self, change: Mapping[str, float]) -> float:
         """The return of these changes, in percent."""
         return self.settings.positives * change[POSITIVES] + self.settings.purchases * change[PURCHASES]
 
 
-class QuotaTuning:
+class QuotaTuning(WorldTuning):
     """funnel/tunable.py: Tunable."""
 
     name: ClassVar[str] = "quotas"
     settings_type: ClassVar[type] = QuotaTuningSettings
-    goal: ClassVar[str] = "return"
+    aims: ClassVar[tuple[str, ...]] = AIMS
+    smaller: ClassVar[tuple[str, ...]] = (COST,)
+    objective_type: ClassVar[type] = QuotaObjective
+    objective: QuotaObjective
     presets: ClassVar[Presets]
     spaces: ClassVar[Spaces]
 
-    def __init__(self, settings: QuotaTuningSettings, seed: int) -> None:
-        self.settings, self.seed = settings, seed
-        self.objective = QuotaObjective(settings)
-
     @classmethod
     def open(cls, settings: QuotaTuningSettings, seed: int, searching: bool = False) -> Self:
-        """Worlds are numbered: nothing has to be split. Raises UserError for weights that the platform cannot use."""
+        """Raises UserError for weights that the platform cannot use."""
         Policies.of(QuotaObjective(settings).episodes.control, settings.world, 0, "start")
-        return cls(settings, seed)
-
-    def facts(self) -> dict[str, Any]:
-        return {"worlds": {"tuned on": self.settings.worlds, "held out": self.settings.held_out}}
+        return super().open(settings, seed, searching)
 
     def describe(self) -> str:
-        settings = self.settings
-        return (
-            f"quotas of {len(ROUTES)} matching routes and of ranking in {settings.worlds} worlds of "
-            f"{settings.world.users:,} users, {settings.episode.days} days each, at most {settings.limit:g} a request"
-        )
-
-    def policy(self, theta_D: np.ndarray) -> dict[str, Any]:
-        return tree_of(self.objective.quotas(theta_D), self.settings.weights)
-
-    def changes(self, tree: Mapping[str, Any], part: HeldOut) -> list[Figures]:
-        first = (TEST if part == "test" else VALID) + 1000 * (self.seed % 1000)
-        return [self.objective.episodes.changes(tree, first + n) for n in range(self.settings.held_out)]
-
-    def measure(self, theta_D: np.ndarray) -> dict[str, float]:
-        found = self.changes(self.policy(theta_D), "valid")
-        change = {name: float(np.mean([each[name] for each in found])) for name in found[0]}
-        return {"return": self.objective.worth(change), **{name: change[name] for name in AIMS[1:]}}
-
-    @classmethod
-    def smaller_is_better(cls, figure: str) -> bool:
-        if figure not in AIMS:
-            raise UserError(f"no figure {figure!r} of quotas: want one of {', '.join(AIMS)}")
-        return figure == COST
+        limit = f"at most {self.settings.limit:g} a request"
+        return f"quotas of {len(ROUTES)} matching routes and of ranking {self.lived()}, {limit}"
 
     def judge(self, theta_D: np.ndarray, resamples: int, seed: int, part: HeldOut = "test") -> dict[str, Any]:
         """Changes against the start, world by world; intervals over worlds."""
@@ -256,11 +199,6 @@ class QuotaTuning:
 
 ENDS = ("", ".low", ".high")
 TERMS = (("Cost of a request", "its distinct candidates, and rank_cost for each that is handed to the ranker"),)
-
-
-def told(key: str, values: list[float]) -> dict[str, float]:
-    found = interval(values)
-    return {key: found.mean, f"{key}.low": found.low, f"{key}.high": found.high}
 
 
 def sentence(found: Mapping[str, Any]) -> str:

@@ -22,7 +22,8 @@ import numpy as np
 from data.errors import UserError
 from es.policies import Box, Policy, Positive
 from funnel.panels import Panel, Record, Table
-from funnel.platform.episodes import Episodes, EpisodeSettings, Figures, changes, interval, measured
+from funnel.platform.episodes import EpisodeSettings, interval
+from funnel.platform.numbered_worlds import CostedEpisodes, WorldObjective, WorldTuning, check_worlds, told
 from funnel.platform.settings import PlatformSettings
 from funnel.platform.stages import Policies
 from funnel.rerank.stage import ListReRankingSettings
@@ -31,8 +32,6 @@ from funnel.spaces import LogUniform, Presets, Space, Spaces, named
 from funnel.tunable import HeldOut
 
 VIEWS, LIKES, LENGTH, COST = "effective_views", "likes", "visit_length", "evaluations"
-VALID, TEST = 1_000_000, 2_000_000
-"""Numbers from which worlds are taken that nothing is tuned on; those tuned on are numbered from 0."""
 SHOWN = (VIEWS, LIKES, LENGTH, "dwell", "positives", "requests")
 AIMS = ("return", VIEWS, LIKES, LENGTH, COST)
 """Figures of `measure`: percent of the control's, and evaluations of a decision."""
@@ -61,14 +60,7 @@ class RerankTuningSettings:
     """What each percent beyond that costs."""
 
     def __post_init__(self) -> None:
-        for name, least in (("worlds", 1), ("held_out", 2)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
-        if self.worlds > VALID:
-            raise UserError(f"worlds is {self.worlds}, must be at most {VALID:,}")
-        for name in ("views", "likes", "length", "penalty"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise UserError(f"{name} is {getattr(self, name)}, must be a finite number of at least 0")
+        check_worlds(self, ("views", "likes", "length", "penalty"))
         if not 0 < self.limit < np.inf:
             raise UserError(f"limit is {self.limit}, must be a finite number above 0")
         if self.start.method != "adaptive":
@@ -96,28 +88,20 @@ def decoded(values: Mapping[str, float], start: ListReRankingSettings) -> dict[s
     return {"kind": "list", **plain(start), **own, "stability": values["stability"]}
 
 
-@dataclass
-class RerankEpisodes(Episodes):
-    """Worlds whose figures have what the searches cost, too."""
+class RerankEpisodes(CostedEpisodes):
+    """With the evaluations of a decision."""
 
-    def run(self, tree: Mapping[str, Any], number: int) -> Figures:
-        policies = Policies.of(tree, self.world, number)
-        world = self.lived(policies, number)
+    price = COST
+
+    def cost(self, policies: Policies) -> float:
         stage = policies.reranking
-        cost = stage.evaluations / max(stage.decisions, 1) if hasattr(stage, "evaluations") else 0.0
-        return {**measured(world, self.settings.settle), COST: cost}
-
-    def changes(self, tree: Mapping[str, Any], number: int) -> Figures:
-        own = self.run(tree, number)
-        return {**changes(own, self.base(number)), COST: own[COST]}
+        return stage.evaluations / max(stage.decisions, 1) if hasattr(stage, "evaluations") else 0.0
 
 
 @dataclass
-class RerankObjective:
-    """es/objectives/base.py: the return of theta in the world that the seed names."""
-
+class RerankObjective(WorldObjective):
     settings: RerankTuningSettings
-    batch_pairs: ClassVar[int] = 1
+    name: ClassVar[str] = "rerank"
 
     def __post_init__(self) -> None:
         start = self.settings.start
@@ -125,28 +109,9 @@ class RerankObjective:
         control = {"reranking": {"kind": "list", **plain(start), "method": "pointwise"}}
         self.episodes = RerankEpisodes(self.settings.world, self.settings.episode, control)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"settings": self.settings}  # worlds are begun again where they are needed
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.settings = state["settings"]
-        self.__post_init__()
-
-    def initial(self) -> np.ndarray:
-        return self.knobs.initial()
-
-    def describe(self) -> dict[str, Any]:
-        return {"objective": "rerank", **plain(self.settings)}
-
     def tree(self, theta_D: np.ndarray) -> dict[str, Any]:
         """The policy of theta, as JSON has it."""
         return {"reranking": decoded(self.knobs.values(theta_D), self.settings.start)}
-
-    def evaluate_batch(self, theta_PD: np.ndarray, seeds_P: np.ndarray) -> np.ndarray:
-        found = []
-        for theta_D, seed in zip(theta_PD, seeds_P.tolist(), strict=True):
-            found.append(self.worth(self.episodes.changes(self.tree(theta_D), seed % self.settings.worlds)))
-        return np.array(found)
 
     def worth(self, change: Mapping[str, float]) -> float:
         """The return of these changes, in percent."""
@@ -155,57 +120,29 @@ class RerankObjective:
         return gain - settings.penalty * 100 * max(0.0, change[COST] / settings.limit - 1)
 
 
-def mean(figures: list[Figures]) -> dict[str, float]:
-    return {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
-
-
-class RerankTuning:
+class RerankTuning(WorldTuning):
     """funnel/tunable.py: Tunable."""
 
     name: ClassVar[str] = "rerank"
     settings_type: ClassVar[type] = RerankTuningSettings
-    goal: ClassVar[str] = "return"
+    aims: ClassVar[tuple[str, ...]] = AIMS
+    smaller: ClassVar[tuple[str, ...]] = (COST,)
+    objective_type: ClassVar[type] = RerankObjective
     presets: ClassVar[Presets]
     spaces: ClassVar[Spaces]
 
-    def __init__(self, settings: RerankTuningSettings, seed: int) -> None:
-        self.settings, self.seed = settings, seed
-        self.objective = RerankObjective(settings)
-
     @classmethod
     def open(cls, settings: RerankTuningSettings, seed: int, searching: bool = False) -> Self:
-        """Worlds are numbered: nothing has to be split. Raises UserError for weights that the platform cannot use."""
+        """Raises UserError for weights that the platform cannot use."""
         for tree in (RerankObjective(settings).tree(np.zeros(4, np.float32)), {}):
             Policies.of(tree, settings.world, 0, "start")
-        return cls(settings, seed)
-
-    def facts(self) -> dict[str, Any]:
-        return {"worlds": {"tuned on": self.settings.worlds, "held out": self.settings.held_out}}
+        return super().open(settings, seed, searching)
 
     def describe(self) -> str:
-        settings = self.settings
         return (
-            f"{self.objective.knobs.dimension} numbers of the search in {settings.worlds} worlds of "
-            f"{settings.world.users:,} users, {settings.episode.days} days each, at most {settings.limit:g} "
+            f"{self.objective.knobs.dimension} numbers of the search {self.lived()}, at most {self.settings.limit:g} "
             "evaluations a decision"
         )
-
-    def policy(self, theta_D: np.ndarray) -> dict[str, Any]:
-        return self.objective.tree(theta_D)
-
-    def changes(self, tree: Mapping[str, Any], part: HeldOut) -> list[Figures]:
-        first = (TEST if part == "test" else VALID) + 1000 * (self.seed % 1000)
-        return [self.objective.episodes.changes(tree, first + n) for n in range(self.settings.held_out)]
-
-    def measure(self, theta_D: np.ndarray) -> dict[str, float]:
-        change = mean(self.changes(self.policy(theta_D), "valid"))
-        return {"return": self.objective.worth(change), **{name: change[name] for name in AIMS[1:]}}
-
-    @classmethod
-    def smaller_is_better(cls, figure: str) -> bool:
-        if figure not in AIMS:
-            raise UserError(f"no figure {figure!r} of rerank: want one of {', '.join(AIMS)}")
-        return figure == COST
 
     def judge(self, theta_D: np.ndarray, resamples: int, seed: int, part: HeldOut = "test") -> dict[str, Any]:
         """Changes against the point-wise order and against the start, world by world; intervals over worlds."""
@@ -237,11 +174,6 @@ class RerankTuning:
         from funnel.rerank.tuning_panels import panels
 
         return panels(record)
-
-
-def told(key: str, values: list[float]) -> dict[str, float]:
-    found = interval(values)
-    return {key: found.mean, f"{key}.low": found.low, f"{key}.high": found.high}
 
 
 def sentence(found: Mapping[str, Any]) -> str:
