@@ -126,7 +126,8 @@ class Problem(Protocol):
     def __init__(self, settings: Any, schema: Schema, facts: Mapping[str, Any], given: Mapping[str, Given]) -> None: ...
 
     # A problem may leave a setting to what another training tells; then it also has, as class methods,
-    #   first(settings) -> settings of that training, or None where nothing is left open
+    #   first(settings) -> (settings of that training, name of the preset that is laid over them and the training's
+    #       own), or None where nothing is left open
     #   settled(settings, before: Given, log, parts) -> (settings, figures for summary.json, a sentence for people)
 
     def describe(self) -> str:

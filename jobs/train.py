@@ -254,10 +254,11 @@ def settled(arguments: Arguments, job: TrainJob, log: Log, cpus: int) -> tuple[T
     As it is where the problem leaves nothing open.
     """
     kind = find_problem(arguments.problem)
-    before = kind.first(job.settings) if hasattr(kind, "first") else None
-    if before is None:
+    wanted = kind.first(job.settings) if hasattr(kind, "first") else None
+    if wanted is None:
         return job, {}
-    config = dataclasses.replace(arguments.config, stop_metric=kind.goal)
+    before, preset = wanted
+    config, before = apply(kind.presets[preset](), f"--preset {preset}", arguments.config, before)
     own = {"out": arguments.out / FIRST, "config": config, "settings": before, "given": (), "calibrate": "none"}
     run(dataclasses.replace(arguments, **own), cpus)
     found = load_run(arguments.out / FIRST).given

@@ -21,7 +21,7 @@ import tyro
 from scipy.special import expit, logit
 
 from benchmarks.bench import markdown, write_result
-from benchmarks.evaluation.debias_methods import FM_CLICKS, FOLDED_CLICKS
+from benchmarks.evaluation.debias_methods import FM_CLICKS, FOLDED_CLICKS, PLAIN_CLICKS
 from benchmarks.evaluation.debias_stages import click_models
 from benchmarks.evaluation.debias_sweep import world_of
 from data.encode import Encoder
@@ -37,9 +37,9 @@ from models.objectives.propensity import AUTO_CLIP_SHARE
 
 BALANCE, KIND = "objective.balance.weight", "objective.balance.kind"
 MODELS: dict[str, dict[str, Any]] = {
-    "none": {},
+    "none": PLAIN_CLICKS,
     "fm": FM_CLICKS,
-    "dcn_v2": {"model.crossing": "dcn_v2", "model.cross_rank": 16, "optimizer.embedding_learning_rate": 0.02},
+    "dcn_v2": {"model.crossing": "dcn_v2", "model.cross_rank": 16},
     "fm, tailored 0.03": {**FM_CLICKS, BALANCE: 0.03},
     "fm, tailored 0.1": {**FM_CLICKS, BALANCE: 0.1},
     "fm, tailored 1": {**FM_CLICKS, BALANCE: 1.0},

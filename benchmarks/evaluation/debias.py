@@ -165,13 +165,9 @@ def train_one(run: Path, log: Log, folder: Path, settings: Settings) -> dict[str
     shared_settings = {key: value for key, value in own.items() if not key.startswith("objective.")}
     theta = own.get("objective.theta")
     told: dict[str, float] = {}
-    first = folder / "-".join([FIRST, str(shared_settings.get("model.crossing", "none"))])
     if theta in (ESTIMATED, SHRUNK):
-        theta, told = estimated_theta(first, log, shared_settings, theta)
+        theta, told = estimated_theta(folder / FIRST, log, shared_settings, theta)
         own["objective.theta"] = theta
-    elif INSTRUMENTS in settings and name == "naive" and not first.exists():
-        first.mkdir()  # the joint model's first step is this very training
-        run = first
     given: dict[str, str] = {}
     if TWO_STAGES in settings:
         given = click_models(folder, plain, shared_settings, settings[TWO_STAGES])

@@ -6,7 +6,8 @@ Beside settings of the ranker by dotted key a method may have the keys below, wh
 from typing import Any
 
 TWO_STAGES = "two stages"
-"""Beside a method's settings: a click model that is trained before gives the propensities; its settings, or True."""
+"""Beside a method's settings: a click model that is trained before gives the propensities; its settings, beside the
+preset `clicks`."""
 FOLDS = "folds"
 """Among the settings of a click model: cross-fitted over so many folds of users."""
 INSTRUMENTS = "instruments"
@@ -14,8 +15,8 @@ INSTRUMENTS = "instruments"
 TRUE_Q = "true q"
 """Beside a method's settings: the true propensities weigh the clicks."""
 ESTIMATED = "estimated"
-"""In place of a theta: the one that the run of FIRST, naive with instruments, estimates of its training part; 0 where
-that cannot be told from 0, or its validation part speaks against the instruments."""
+"""In place of a theta: the one that the run of FIRST, a click model with instruments, estimates of its training part; 0
+where nothing is claimed."""
 SHRUNK = "shrunk"
 """The same estimate, drawn towards 0 by its error, in place of all or nothing."""
 
@@ -29,6 +30,7 @@ def objective(name: str, **values: Any) -> dict[str, Any]:
 
 
 ALONE = {"lambda_c": 1, "lambda_g": 0}  # without the CTCVR term
+PLAIN_CLICKS = {"model.crossing": "none", "optimizer.embedding_learning_rate": 0.1}
 FM_CLICKS = {"model.crossing": "fm", "optimizer.embedding_learning_rate": 0.02}
 FOLDED_CLICKS = {**FM_CLICKS, FOLDS: 3}
 TAILORED_CLICKS = {**FM_CLICKS, "objective.balance.weight": 1.0}
@@ -45,12 +47,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "ESCM2-SNIPS alone": objective("escm2_snips", **ALONE),
     "ESCM2-MRDR": objective("escm2_mrdr"),
     "ESCM2-MRDR, labels": objective("escm2_mrdr", imputation="label"),
-    "two stages, IPS": {TWO_STAGES: True, **objective("escm2_ips", lambda_c=1)},
-    "two stages, IPS alone": {TWO_STAGES: True, **objective("escm2_ips", **ALONE)},
-    "two stages, SNIPS": {TWO_STAGES: True, **objective("escm2_snips", lambda_c=1)},
-    "two stages, SNIPS alone": {TWO_STAGES: True, **objective("escm2_snips", **ALONE)},
-    "two stages, DR": {TWO_STAGES: True, **objective("escm2_dr", lambda_c=1)},
-    "two stages, DR alone, labels": {TWO_STAGES: True, **objective("escm2_dr", **ALONE, imputation="label")},
+    "two stages, IPS": {TWO_STAGES: PLAIN_CLICKS, **objective("escm2_ips", lambda_c=1)},
+    "two stages, IPS alone": {TWO_STAGES: PLAIN_CLICKS, **objective("escm2_ips", **ALONE)},
+    "two stages, SNIPS": {TWO_STAGES: PLAIN_CLICKS, **objective("escm2_snips", lambda_c=1)},
+    "two stages, SNIPS alone": {TWO_STAGES: PLAIN_CLICKS, **objective("escm2_snips", **ALONE)},
+    "two stages, DR": {TWO_STAGES: PLAIN_CLICKS, **objective("escm2_dr", lambda_c=1)},
+    "two stages, DR alone, labels": {TWO_STAGES: PLAIN_CLICKS, **objective("escm2_dr", **ALONE, imputation="label")},
     "naive, instruments": {INSTRUMENTS: True, **objective("naive")},
     "IPS, true q": {TRUE_Q: True, **objective("escm2_ips", lambda_c=1)},
     "IPS alone, true q": {TRUE_Q: True, **objective("escm2_ips", **ALONE)},
@@ -61,7 +63,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "two stages, IPS, fm, slices": {TWO_STAGES: SLICED_CLICKS, **objective("escm2_ips", lambda_c=1)},
     "two stages, SNIPS alone, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_snips", **ALONE)},
     "two stages, SNIPS alone, tailored": {
-        TWO_STAGES: {"objective.balance.weight": 1.0},
+        TWO_STAGES: {**PLAIN_CLICKS, "objective.balance.weight": 1.0},
         **objective("escm2_snips", **ALONE),
     },
     "two stages, SNIPS, fm": {TWO_STAGES: FM_CLICKS, **objective("escm2_snips", lambda_c=1)},

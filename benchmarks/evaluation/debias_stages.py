@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evaluation.debias_methods import FOLDS, METHODS
+from benchmarks.evaluation.debias_methods import FOLDS
 from benchmarks.settings import Settings, training
 from data.log import Log
 from distributed.finished_run import load_run
@@ -19,8 +19,9 @@ CLICKS, FIRST = "clicks", "first"
 
 
 def click_models(folder: Path, log: Log, shared: Settings, wanted: object) -> dict[str, str]:
-    """Runs by role, trained once for a log; `wanted`: the click model's settings, FOLDS among them, or True."""
-    more = dict(wanted) if isinstance(wanted, dict) else {}
+    """Runs by role, trained once for a log; `wanted`: the click model's settings, FOLDS among them."""
+    assert isinstance(wanted, dict)
+    more = dict(wanted)
     place = folder / "-".join([CLICKS, *map(str, more.values())])
     folds = int(more.pop(FOLDS, 0))
     if not folds:
@@ -43,11 +44,11 @@ def click_model(run: Path, log: Log, settings: Settings) -> Path:
 
 
 def estimated_theta(run: Path, log: Log, settings: Settings, how: str) -> tuple[float, dict[str, float]]:
-    """(theta, figures "cause.theta.low" ... of its estimate) by naive training with instruments on this log (trained
+    """(theta, figures "cause.theta.low" ... of its estimate) by a click model with instruments on this log (trained
     once for a log), as jobs.train has it; `how`: estimated or shrunk."""
     if not run.exists():
         run.mkdir()
-        run_training(training(run, log, {**METHODS["naive"], **settings}), workers=0)
+        run_training(training(run, log, {**settings, **clicks()}), workers=0)
     parts = {name: log.part(name) for name in ("train", "valid")}
     wanted = EntireSpaceSettings(objective=ObjectiveConfig(name="escm2_joint", theta=how))
     found, figures, _ = settled(wanted, load_run(run).given, log, parts)

@@ -23,14 +23,16 @@ def paper() -> Settings:
 
 
 def clicks() -> Settings:
-    """A click model for `--given propensities=RUN`: more epochs and higher rates, the epoch chosen by CTR log-loss."""
+    """A click model for `--given propensities=RUN`: products of features, more epochs, the epoch chosen by CTR
+    log-loss."""
     return {
         "objective.name": "naive",
         "objective.lambda_ctr": 10.0,
         "epochs": 6,
         "stop_metric": "ctr.log_loss",
         "optimizer.learning_rate": 0.003,
-        "optimizer.embedding_learning_rate": 0.1,
+        "optimizer.embedding_learning_rate": 0.02,
+        "model.crossing": "fm",
     }
 
 

@@ -164,8 +164,8 @@ class EntireSpace:
         }
 
     @classmethod
-    def first(cls, settings: EntireSpaceSettings) -> EntireSpaceSettings | None:
-        """What is trained before, to estimate theta by, if that is asked for (theta.py)."""
+    def first(cls, settings: EntireSpaceSettings) -> tuple[EntireSpaceSettings, str] | None:
+        """What is trained before, to estimate theta by, if that is asked for (theta.py), and by which preset."""
         return first(settings)
 
     @classmethod
