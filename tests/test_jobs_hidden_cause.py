@@ -21,6 +21,7 @@ from distributed.finished_run import load_run
 from funnel.batch import Batch
 from funnel.problem import Given
 from funnel.ranking import hidden_cause, theta
+from funnel.ranking.presets import clicks
 from funnel.ranking.problem import EntireSpace
 from jobs import calibrate, evaluate, export, score, train
 from models.hidden_cause import log_clicked_and
@@ -126,13 +127,14 @@ def test_theta_may_be_learnt(hidden_log: Path, tmp_path: Path) -> None:
 def test_theta_is_estimated_within_one_command(
     hidden_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """OUT/first is the naive training; its estimate is held, said with its interval, and the same when the run is
+    """OUT/first is a click model; its estimate is held, said with its interval, and the same when the run is
     continued; 0 where nothing is claimed."""
     rates = ("--optimizer.learning-rate", 0.03, "--optimizer.embedding", "adam")
     run, quick = tmp_path / "run", (*rates, "--epochs", 2, "--objective.theta", "estimated")
     train.run(arguments(hidden_log, run, *JOINT, *quick))
     summary = json.loads((run / "summary.json").read_text())
-    assert load_run(run / "first").settings.objective.name == "naive"
+    before = load_run(run / "first").settings
+    assert (before.objective.name, before.model.crossing) == ("naive", clicks()["model.crossing"])
     told = evaluate.run(evaluate.Arguments(run=run / "first", data=str(hidden_log), part="train", replicates=40))
     assert summary["cause.theta"] == pytest.approx(told["cause.theta"], abs=1e-6)
     assert summary["cause.theta.low"] < summary["cause.theta"] < summary["cause.theta.high"]
@@ -167,8 +169,10 @@ def test_a_shrunken_theta_lies_between_0_and_the_estimate(monkeypatch: pytest.Mo
     log = open_log(hidden_log)
     parts = {name: log.part(name) for name in ("train", "valid")}
     settings = settings_of({"objective.name": "escm2_joint", "objective.theta": "shrunk"}).settings
-    first = theta.first(settings)
-    assert first is not None
+    wanted = theta.first(settings)
+    assert wanted is not None
+    first, preset = wanted
+    assert preset in EntireSpace.presets
     facts = EntireSpace.prepare(first, log, parts)
     problem = EntireSpace(first, log.schema, facts)
     before = Given(problem, problem.network().eval(), Path())
