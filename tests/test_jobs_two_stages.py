@@ -69,8 +69,8 @@ def test_the_preset_is_a_click_model(clicks: Path) -> None:
 
 
 def test_the_second_stage_learns_from_unclicked_rows(small_log: Path, clicks: Path, tmp_path: Path) -> None:
-    """Its imputation's gradient reaches the shared layers, where the objective's default ends in the tower (and trains as
-    IPS does)."""
+    """Its imputation's gradient reaches the shared layers; the objective's default ends in the tower (and trains as IPS
+    does)."""
     tables = {}
     for name, words in (("preset", ()), ("tower", ("--objective.imputation-gradient", "tower"))):
         run = tmp_path / name

@@ -37,8 +37,8 @@ def clicks() -> Settings:
 
 
 def second_stage() -> Settings:
-    """pCVR beside `--given propensities=RUN`: doubly robust, with an imputation that teaches the shared layers. It costs
-    a little CTR AUC; clicks are the given model's business."""
+    """pCVR beside `--given propensities=RUN`: doubly robust, with an imputation that teaches the shared layers. That
+    costs a little CTR AUC; clicks are the given model's business."""
     return {"objective.name": "escm2_dr", "objective.lambda_c": 1.0, "objective.imputation_gradient": "shared"}
 
 
