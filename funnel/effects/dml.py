@@ -104,6 +104,14 @@ class VectorEffects:
             found.append((float(contrast_J @ self.theta_JP @ psi_P), np.sqrt(max(variance, 0.0))))
         return np.array(found)
 
+    def mean_slopes(self, x_RF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What a unit of each phi brings on average over these users, and the covariance of that, (J,) and (J, J):
+        the effect of t against t' is (phi(t) - phi(t')) . slopes."""
+        psi_P = np.sum([self.psi(x_RF[piece]).sum(0) for piece in pieces(len(x_RF))], 0) / max(len(x_RF), 1)
+        j, p = self.theta_JP.shape
+        spread_JJ = np.einsum("p,jpkq,q->jk", psi_P, self.covariance_QQ.reshape(j, p, j, p), psi_P)
+        return self.theta_JP @ psi_P, spread_JJ
+
     def contracted(self, contrast_J: np.ndarray) -> np.ndarray:
         """Covariance of an arm's coefficients of psi, (P, P)."""
         j, p = self.theta_JP.shape

@@ -85,22 +85,25 @@ def possible(propensity_RA: np.ndarray, smallest: float = SMALLEST) -> np.ndarra
     return propensity_RA >= smallest
 
 
-def refuse_beyond(basis: TreatmentBasis, tried_NT: np.ndarray, new_MT: np.ndarray, names: list[str]) -> None:
-    """Raise UserError for a treatment vector outside of what was tried: its leverage phi' (sum phi phi')^-1 phi is
-    larger than that of any vector tried, or a direction of phi was never tried at all."""
+def beyond(basis: TreatmentBasis, tried_NT: np.ndarray, new_MT: np.ndarray, slack: float = 1.0) -> np.ndarray:
+    """bool_M: treatment vectors outside of what was tried. Their leverage phi' (sum phi phi')^-1 phi is more than
+    `slack` times that of any vector tried, or a direction of phi was never tried at all."""
     tried_NJ = np.column_stack([np.ones(len(tried_NT)), basis(tried_NT)])
     new_MJ = np.column_stack([np.ones(len(new_MT)), basis(new_MT)])
-    gram_JJ = tried_NJ.T @ tried_NJ / len(tried_NJ)
-    values_J, vectors_JJ = np.linalg.eigh(gram_JJ)
+    values_J, vectors_JJ = np.linalg.eigh(tried_NJ.T @ tried_NJ / len(tried_NJ))
     known_J = values_J > 1e-9 * values_J.max()
     turned_NJ, turned_MJ = tried_NJ @ vectors_JJ, new_MJ @ vectors_JJ
     scale_J = np.where(known_J, values_J, np.inf)
     reach = float((turned_NJ**2 / scale_J).sum(1).max())
-    for m, turned_J in enumerate(turned_MJ):
-        leverage = float((turned_J**2 / scale_J).sum())
-        unknown = float((turned_J[~known_J] ** 2).sum())
-        if leverage > reach * (1 + 1e-6) or unknown > 1e-6 * float((turned_J**2).sum()):
-            raise UserError(
-                f"{names[m]} {np.round(new_MT[m], 4).tolist()} lies outside of the treatments that were tried: its "
-                "effect would be extrapolated; try it on somebody first"
-            )
+    leverage_M = (turned_MJ**2 / scale_J).sum(1)
+    unknown_M = (turned_MJ[:, ~known_J] ** 2).sum(1)
+    return np.asarray((leverage_M > slack * reach * (1 + 1e-6)) | (unknown_M > 1e-6 * (turned_MJ**2).sum(1)))
+
+
+def refuse_beyond(basis: TreatmentBasis, tried_NT: np.ndarray, new_MT: np.ndarray, names: list[str]) -> None:
+    """Raise UserError, naming it, for a treatment vector outside of what was tried."""
+    for m in np.flatnonzero(beyond(basis, tried_NT, new_MT)):
+        raise UserError(
+            f"{names[m]} {np.round(new_MT[m], 4).tolist()} lies outside of the treatments that were tried: its "
+            "effect would be extrapolated; try it on somebody first"
+        )

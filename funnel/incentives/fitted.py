@@ -112,7 +112,9 @@ class IncentiveEffects:
         check_budget(settings, costs["cost"], rows.x_RF)
         share_A = np.bincount(rows.arm_R, minlength=rows.arms) / len(rows)
         if settings.propensities == "logged":
-            rows = replace(rows, propensity_RA=np.full((len(rows), rows.arms), 1 / rows.arms))
+            # Drawn evenly among all arms, where the rows do not say among which.
+            even_RA = np.full((len(rows), rows.arms), 1 / rows.arms)
+            rows = replace(rows, propensity_RA=arrays["shares"][kept_N] if "shares" in arrays else even_RA)
         model = fit_effects(settings, rows, seed, map)
         report, own = balance(settings, rows, seed), own_model(settings, rows, seed, map)
         facts = {
@@ -226,9 +228,13 @@ def costs_of(known: Mapping[str, Any], x_RF: np.ndarray) -> np.ndarray:
     """What `cost_facts` say of these users, (R, A)."""
     if known["kind"] == "mean":
         return np.tile(np.array(known["by_arm"]), (len(x_RF), 1))
+    return np.asarray(claimed(known, x_RF)[:, None] * np.array(known["bill"])[None])
+
+
+def claimed(known: Mapping[str, Any], x_RF: np.ndarray) -> np.ndarray:
+    """Which share of a bill these users take, by `cost_facts` of kind "claims", (R,)."""
     centred_RF = np.nan_to_num(x_RF - np.array(known["mean"]))
-    claim_R = np.clip(known["level"] + centred_RF @ np.array(known["slope"]), 0.0, 1.0)
-    return np.asarray(claim_R[:, None] * np.array(known["bill"])[None])
+    return np.asarray(np.clip(known["level"] + centred_RF @ np.array(known["slope"]), 0.0, 1.0))
 
 
 def rows_to_fit(settings: EffectSettings, arrays: Arrays) -> np.ndarray:

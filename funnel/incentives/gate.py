@@ -1,10 +1,16 @@
 """When new effects replace the standing ones: a small-traffic experiment that has been stable.
 
-Users of the trial group get what the candidate's effects say, the others what the standing ones do. Each day the
-difference of outcomes over all its days so far is looked at. After `days` days the candidate replaces the standing
-effects if the lower end of the interval is above -`tolerance` and the sign of the difference did not turn on the last
-two looks; a candidate whose interval lies below 0 is dropped at once. Repeated looks make the interval's level nominal:
-the tolerance, not the level, bounds the loss.
+Users of the trial group get what the candidate's effects say, the others what the standing ones do, under the same
+budget, caps, floors and ceilings. A candidate that spends more must not win by the money alone: what is compared is
+
+    net = outcome - price * cost
+
+with the price of money at the standing decisions (what one unit more would bring there, the budget's multiplier of the
+allocation; 0 where it is not used up). The differences of outcome and of cost are told beside it. Each day the
+difference over all days so far is looked at. After `days` days the candidate replaces the standing effects if the lower
+end of the interval is above -`tolerance` and the sign of the difference did not turn on the last two looks; a candidate
+whose interval lies below 0 is dropped at once. Repeated looks make the interval's level nominal: the tolerance, not the
+level, bounds the loss. Errors are over user-days.
 """
 
 from dataclasses import dataclass, field
@@ -26,7 +32,7 @@ class GateSettings:
     days: int = 5
     """Of an experiment, at least."""
     tolerance: float = 0.02
-    """What a user may lose, by the lower end of the interval."""
+    """What a user may lose of the outcome less what is spent, by the lower end of the interval."""
     patience: int = 10
     """Days after which an experiment that is neither is dropped."""
 
@@ -37,27 +43,44 @@ class GateSettings:
             raise UserError(f"days is {self.days}, must lie between 1 and patience, {self.patience}")
 
 
+SERIES = ("net", "outcome", "cost")
+
+
 @dataclass
 class Trial:
-    """Sums over the days of an experiment, of both groups: rows, outcomes, squares of outcomes."""
+    """Sums over the days of an experiment, of both groups: rows, values and their squares, of net, outcome and cost."""
 
-    sums_23: np.ndarray = field(default_factory=lambda: np.zeros((2, 3)))
+    price: float = 0.0
+    """What a unit of cost counts in net."""
+    sums_323: np.ndarray = field(default_factory=lambda: np.zeros((len(SERIES), 2, 3)))
     looks: list[float] = field(default_factory=list)
 
-    def add(self, outcome_N: np.ndarray, trial_N: np.ndarray) -> None:
-        for group in (0, 1):
-            own = outcome_N[trial_N == bool(group)]
-            self.sums_23[group] += (len(own), own.sum(), (own**2).sum())
+    def add(self, outcome_N: np.ndarray, cost_N: np.ndarray, trial_N: np.ndarray) -> None:
+        """A day of the decided users."""
+        for sums_23, value_N in zip(self.sums_323, (outcome_N - self.price * cost_N, outcome_N, cost_N), strict=True):
+            for group in (0, 1):
+                own = value_N[trial_N == bool(group)]
+                sums_23[group] += (len(own), own.sum(), (own**2).sum())
         self.looks.append(self.difference()[0])
 
-    def difference(self) -> tuple[float, float]:
+    def difference(self, series: str = "net") -> tuple[float, float]:
         """(trial less the others, its standard error)."""
-        count_2, total_2, square_2 = self.sums_23.T
+        count_2, total_2, square_2 = self.sums_323[SERIES.index(series)].T
         if (count_2 < 2).any():
             return 0.0, np.inf
         mean_2 = total_2 / count_2
         variance_2 = np.maximum(square_2 / count_2 - mean_2**2, 0) / (count_2 - 1)
         return float(mean_2[1] - mean_2[0]), float(np.sqrt(variance_2.sum()))
+
+    def figures(self) -> dict[str, float | None]:
+        """gate.difference (net), gate.outcome, gate.cost, each with .low and .high (None: too few rows)."""
+        found: dict[str, float | None] = {"gate.price": self.price}
+        for series, key in zip(SERIES, ("gate.difference", "gate.outcome", "gate.cost"), strict=True):
+            value, error = self.difference(series)
+            known = bool(np.isfinite(error))
+            found |= {key: value if known else None, f"{key}.low": value - 1.96 * error if known else None,
+                      f"{key}.high": value + 1.96 * error if known else None}  # fmt: skip
+        return found
 
     def answer(self, settings: GateSettings) -> Answer:
         value, error = self.difference()

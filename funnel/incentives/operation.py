@@ -5,10 +5,11 @@
     python -m jobs.operate --system incentives --data runs/days --out runs/daily        # days of a log
     python -m jobs.operate --system incentives --replay runs/daily/days/00012
 
-A day: effects are refitted when it is time, users who are due get a strategy under the budget (cadence.py), monitors
-say what moved (monitors.py), the decision is kept so that it can be replayed (snapshot.py), and new effects replace the
-standing ones only through the gate (gate.py). In the simulated world a share of the users gets strategies at random,
-which effects are learnt from; the first days are all random. Shapes: U users, N who are there, A arms.
+A day: effects are refitted when it is time, weak strategies are found and replaced (renewal.py), users who are due get
+a strategy under the budget (cadence.py), monitors say what moved (monitors.py), the decision is kept so that it can be
+replayed (snapshot.py), and new effects replace the standing ones only through the gate (gate.py). In the simulated
+world a share of the users gets strategies at random (roster.py), which effects are learnt from; the first days are all
+random. Strategies go by numbers that stay. Shapes: U users, N who are there, A strategies that can be given.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,25 +21,27 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from data.errors import UserError
+from funnel.effects.dml import check_features
 from funnel.fitted import Map
-from funnel.incentives.cadence import CadenceSettings, allowed, due, start_weight
-from funnel.incentives.clusters import Clusters
+from funnel.incentives.cadence import CadenceSettings, due
+from funnel.incentives.choice import NOBODY, Choice, Fit, aligned, grouped
 from funnel.incentives.effect_settings import EffectSettings, Learning
 from funnel.incentives.fitted import IncentiveEffects
 from funnel.incentives.gate import GateSettings, Trial
+from funnel.incentives.logged_gate import compared, decided_alone, price_of_money
 from funnel.incentives.monitors import MonitorSettings, alerts, drift, stability
-from funnel.incentives.plan import per_user
+from funnel.incentives.renewal import renewed
+from funnel.incentives.roster import ProposalSettings, Roster, check_batches, learnable
 from funnel.incentives.snapshot import Snapshot, decide_as_far, facts_of
 from funnel.incentives.snapshot import replay as replay_snapshot
-from funnel.incentives.source import LoggedDays, Morning, SimulatedDays, Source
-from funnel.incentives.strategies import bill
+from funnel.incentives.source import LoggedDays, Morning, SimulatedDays, Source, Told
+from funnel.incentives.strategies import STRATEGIES
 from funnel.incentives.world import WorldSettings
 from funnel.operation import Day
 from funnel.panels import Panel, Record, Table
 from funnel.platform.draws import key, uniforms
 
 GROUP = 501
-NOBODY = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class OperationSettings:
     cadence: CadenceSettings = field(default_factory=CadenceSettings)
     monitors: MonitorSettings = field(default_factory=MonitorSettings)
     gate: GateSettings = field(default_factory=GateSettings)
+    proposals: ProposalSettings = field(default_factory=ProposalSettings)
 
     def __post_init__(self) -> None:
         for name in ("refit", "window", "warmup"):
@@ -73,6 +77,11 @@ class OperationSettings:
             for name in ("world", "strategies", "explore"):
                 if getattr(self, name) != getattr(simulated(), name):
                     raise UserError(f"{name} has no effect with data: users, strategies and random rows are the log's")
+            for name in ("batch", "slices"):
+                if getattr(self.proposals, name) != getattr(ProposalSettings(), name):
+                    raise UserError(f"proposals.{name} has no effect with data: random traffic is the log's")
+        else:
+            check_batches(self.proposals, len(STRATEGIES[self.strategies]()), self.warmup)
         if not 0 < self.budget < np.inf:
             raise UserError(f"budget is {self.budget}, must be a finite number above 0")
         if not 0 < self.explore < 1:
@@ -88,26 +97,28 @@ def simulated() -> OperationSettings:
 
 
 class IncentiveOperation:
-    """Effects -> allocation by cadence -> monitors -> snapshot -> gate."""
+    """Effects -> strategies -> allocation by cadence -> monitors -> snapshot -> gate."""
 
     name: ClassVar[str] = "incentives"
     settings_type: ClassVar[type] = OperationSettings
 
     def __init__(self, settings: OperationSettings, seed: int, source: Source) -> None:
         self.settings, self.seed, self.source = settings, seed, source
-        self.standing: IncentiveEffects | None = None
-        self.candidate: IncentiveEffects | None = None
+        self.standing: Fit | None = None
+        self.candidate: Fit | None = None
         self.trial: Trial | None = None
-        self.fitted_on = -1
+        self.fitted_on = self.reviewed_on = -1
         # The sensitive are few and respond in their own way: their effects are not those of all.
         self.effects = EffectSettings.on_random_rows(settings.effects, settings.budget, source.sensitive)
+        check_features(settings.effects.dml, source.columns)
+        self.roster = Roster.of(STRATEGIES[settings.strategies](), settings.proposals) if source.closed else None
         self.history: list[dict[str, np.ndarray]] = []
         self.arm_of: dict[int, int] = {}
 
     @classmethod
     def open(cls, settings: OperationSettings, seed: int) -> Self:
         source: Source = (
-            SimulatedDays(settings.world, settings.strategies, seed)
+            SimulatedDays(settings.world, settings.effects.outcomes, seed)
             if settings.data is None
             else LoggedDays(settings.data)
         )
@@ -118,35 +129,37 @@ class IncentiveOperation:
 
     def step(self, day: int, map: Map) -> Day:
         settings, morning = self.settings, self.source.morning(day)
-        self.learn(morning.known)
+        if morning.known and len(morning.known["arm"]):  # the random rows of the last days
+            self.history = [*self.history, morning.known][-settings.window :]
         figures: dict[str, Any] = {"users": len(morning.user_N)} | ({"date": morning.date} if morning.date else {})
         if day < settings.warmup or not self.history:
-            figures |= self.after(morning, np.full(len(morning.user_N), -1), np.full(len(morning.user_N), 2))
-            return Day({**figures, "phase": "random"})
+            nobody_N = np.full(len(morning.user_N), -1)
+            return Day({**figures, **self.after(morning, nobody_N, np.full(len(nobody_N), 2)), "phase": "random"})
         figures |= self.refit(day, morning, map)
-        assert self.standing is not None
+        told = []
+        if self.reviewed_on < 0 or day - self.reviewed_on >= settings.proposals.every:
+            figures["strategies"], told = renewed(self, day, map)
+            self.reviewed_on = day
         group_N = self.groups(morning.user_N)
         before_N = np.array([self.arm_of.get(user, -1) for user in morning.user_N.tolist()], np.int64)
-        decided_N = group_N < 2
-        due_N = due(settings.cadence, day, morning.user_N, morning.activity_N, morning.tenure_N, before_N) & decided_N
-        snapshot, facts, told = self.decided(morning, due_N, decided_N, group_N, before_N)
+        choice, mine_N, decided_N = self.choice(), (group_N == 1).astype(np.int64), group_N < 2
+        # Whose strategy is gone, or known to effects that no longer decide for him, is due at once.
+        kept_N = choice.has(mine_N, before_N)
+        due_N = due(settings.cadence, day, morning.user_N, morning.activity_N, morning.tenure_N,
+                    np.where(kept_N, before_N, -1)) & decided_N  # fmt: skip
+        snapshot, facts, more = self.decided(choice, morning, due_N, decided_N, mine_N, before_N)
         arm_N = np.where(decided_N, before_N, -1)
-        arm_N[due_N] = snapshot.arm_N
-        self.arm_of |= dict(zip(snapshot.user_N.tolist(), snapshot.arm_N.tolist(), strict=True))
-        vectors_AT = self.standing.arms_AT
-        figures |= drift(before_N[decided_N], arm_N[decided_N], vectors_AT, bill(vectors_AT))
-        if (limited := self.standing.limited(morning.x_NF)) is not None:
+        arm_N[due_N] = choice.ids_A[snapshot.arm_N]
+        self.arm_of |= dict(zip(snapshot.user_N.tolist(), arm_N[due_N].tolist(), strict=True))
+        figures |= self.drifted(choice, before_N[decided_N], arm_N[decided_N])
+        if (limited := choice.limited(morning.x_NF)) is not None:
             own_N = np.flatnonzero(decided_N)
-            levels = limited.levels(limited.cost_KRA[:, own_N, arm_N[own_N]].mean(1))
+            levels = limited.levels(limited.cost_KRA[:, own_N, choice.columns(arm_N[own_N])].mean(1))
             figures |= {f"held.{text}": level for text, level in levels.items()}
-        figures |= {"due": int(due_N.sum()), "alerts": alerts(settings.monitors, figures) + told, "phase": "decided"}
+        told = alerts(settings.monitors, figures) + told + more
+        figures |= {"due": int(due_N.sum()), "alerts": told, "phase": "decided"}
         figures |= self.after(morning, arm_N, group_N)
         return Day(figures, snapshot.arrays(), facts)
-
-    def learn(self, known: dict[str, np.ndarray]) -> None:
-        """Keep the random rows of the last days."""
-        if known and len(known["arm"]):
-            self.history = [*self.history, known][-self.settings.window :]
 
     def groups(self, user_N: np.ndarray) -> np.ndarray:
         """2: random, 1: trial, 0: the others. A user's group stays."""
@@ -155,94 +168,124 @@ class IncentiveOperation:
         trial = self.settings.gate.share if self.candidate is not None and self.source.closed else 0.0
         return np.where(draw_N < explore, 2, np.where(draw_N < explore + trial, 1, 0))
 
-    def refit(self, day: int, morning: Morning, map: Map) -> dict[str, float]:
+    @property
+    def gone(self) -> np.ndarray:
+        """Numbers of the strategies that stand no longer."""
+        return NOBODY if self.roster is None else np.flatnonzero(np.array(self.roster.dropped) >= 0)
+
+    def choice(self) -> Choice:
+        assert self.standing is not None
+        return Choice([self.standing, *([self.candidate] if self.candidate is not None else [])], self.gone)
+
+    def rows(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Random rows to learn from and the numbers of their strategies: DML learns from those that are gone too."""
+        dml = self.settings.effects.learner == "dml"
+        if self.roster is None:
+            return learnable(self.history, np.unique(np.concatenate([each["arm"] for each in self.history])), 1, dml)
+        ids_A = self.roster.ordered(np.arange(len(self.roster.born))) if dml else self.roster.live
+        return learnable(self.history, ids_A, self.settings.effects.arms.smallest_arm, dml)
+
+    def refit(self, day: int, morning: Morning, map: Map) -> dict[str, Any]:
         """Fit when it is time and no trial runs; the monitors' figures of the change."""
         settings = self.settings
         if self.standing is not None and (day - self.fitted_on < settings.refit or self.trial is not None):
             return {}
-        rows = {name: np.concatenate([each[name] for each in self.history]) for name in self.history[0]}
-        found = IncentiveEffects.fit(self.effects, rows, self.seed + day, map)
+        rows, ids_A = self.rows()
+        found = Fit(IncentiveEffects.fit(self.effects, rows, self.seed + day, map), ids_A)
         self.fitted_on, before = day, self.standing
+        figures: dict[str, Any] = {"fitted": 1.0, "rows_learnt_from": float(len(rows["arm"]))}
         if before is None:
             self.standing = found
-            return {"fitted": 1.0, "rows_learnt_from": float(len(rows["arm"]))}
-        figures = stability(
-            before.effects(morning.x_NF), found.effects(morning.x_NF), found.standard_errors(morning.x_NF)
-        )
+            return figures
+        figures |= stability(*aligned(before, found, morning.x_NF))
+        price = price_of_money(Choice([before], self.gone), settings.cadence, morning.x_NF, morning.tenure_N,
+                               morning.sensitive_N, settings.budget)  # fmt: skip
         if settings.gate.share == 0:
             self.standing = found
         elif self.source.closed:
-            self.candidate, self.trial = found, Trial()
+            self.candidate, self.trial = found, Trial(price)
         else:
-            figures |= self.judge_logged(found)
-        return {**figures, "fitted": 1.0, "rows_learnt_from": float(len(rows["arm"]))}
-
-    def judge_logged(self, found: IncentiveEffects) -> dict[str, float]:
-        """On a log the gate is off-policy: the candidate's strategies against the standing ones' on the newest random
-        rows, by SNIPS."""
-        from funnel.effects.reading import outcome_of, parsed_weights
-        from funnel.effects.value import Logged, gain, policy_value
-
-        assert self.standing is not None
-        newest = self.history[-self.settings.gate.days :]
-        rows = {name: np.concatenate([each[name] for each in newest]) for name in newest[0]}
-        outcome_R = outcome_of(rows, parsed_weights(self.settings.effects.outcomes))
-        logged = Logged(rows["arm"], rows["propensity"], outcome_R, cluster_R=rows.get("user"))
-        values = [
-            policy_value(per_user(one.effects(rows["x"]), one.cost(rows["x"]), self.settings.budget).arm_R, logged,
-                         "snips")
-            for one in (found, self.standing)
-        ]  # fmt: skip
-        gained = gain(values[0], values[1], logged)
-        replaced = gained.low > -self.settings.gate.tolerance
-        if replaced:
-            self.standing = found
-        return gained.figures("gate.gain") | {"replaced": float(replaced)}
+            newest = self.history[-settings.gate.days :]
+            rows = {name: np.concatenate([each[name] for each in newest]) for name in newest[0]}
+            _, tenure_R, sensitive_R = self.source.traits(rows["x"])
+            own = (settings.cadence, settings.by, settings.effects.clusters, self.seed, rows["x"], tenure_R,
+                   sensitive_R, settings.budget)  # fmt: skip
+            arms = (decided_alone(found, *own), decided_alone(before, *own))
+            gained, more = compared(rows, arms, settings.effects.outcomes, price)
+            replaced = gained.low > -settings.gate.tolerance
+            self.standing = found if replaced else before
+            figures |= more | {"replaced": float(replaced)}
+        return figures
 
     def decided(
-        self, morning: Morning, due_N: np.ndarray, decided_N: np.ndarray, group_N: np.ndarray, before_N: np.ndarray
-    ) -> tuple[Snapshot, dict[str, Any], list[str]]:
+        self, choice: Choice, morning: Morning, due_N: np.ndarray, decided_N: np.ndarray, mine_N: np.ndarray,
+        before_N: np.ndarray,
+    ) -> tuple[Snapshot, dict[str, Any], list[str]]:  # fmt: skip
         """Strategies of the users who are due, under what the others leave of the budget and of floors and ceilings;
         what a person should know of these."""
-        settings, standing = self.settings, self.standing
-        assert standing is not None
-        cost_NA = standing.cost(morning.x_NF)
-        rest_N = np.flatnonzero(decided_N & ~due_N)
-        spent = float(cost_NA[rest_N, before_N[rest_N]].sum())
-        own_N = np.flatnonzero(due_N)
-        effect_NA = standing.effects(morning.x_NF[own_N])
-        if self.candidate is not None:
-            trial_N = group_N[own_N] == 1
-            effect_NA[trial_N] = self.candidate.effects(morning.x_NF[own_N[trial_N]])
-        value_NA = effect_NA * start_weight(settings.cadence, morning.tenure_N[own_N])[:, None]
-        allowed_NA = allowed(settings.cadence, morning.sensitive_N[own_N], bill(standing.arms_AT))
-        cheapest = float(cost_NA[own_N].min(1).sum()) if len(own_N) else 0.0
+        settings = self.settings
+        cost_NA = choice.costs(morning.x_NF)
+        rest_N, own_N = np.flatnonzero(decided_N & ~due_N), np.flatnonzero(due_N)
+        column_N = choice.columns(before_N[rest_N])
+        spent = float(cost_NA[rest_N, column_N].sum())
+        x_NF, own_mine_N = morning.x_NF[own_N], mine_N[own_N]
+        value_NA = choice.weighted(settings.cadence, x_NF, morning.tenure_N[own_N], own_mine_N)
+        allowed_NA = choice.allowed(settings.cadence, morning.sensitive_N[own_N], own_mine_N)
+        cheapest = float(np.where(allowed_NA, cost_NA[own_N], np.inf).min(1).sum()) if len(own_N) else 0.0
         # What earlier decisions cost today may leave less than the cheapest plan of the others.
         budget = max(settings.budget * float(decided_N.sum()) - spent, cheapest * (1 + 1e-9))
-        group = NOBODY
+        group_N = NOBODY
         if settings.by == "cluster" and len(own_N):
-            group = Clusters.fit(morning.x_NF, settings.effects.clusters, self.seed).of(morning.x_NF[own_N])
-        limited = standing.limited(morning.x_NF)
+            group_N = grouped(morning.x_NF, x_NF, settings.effects.clusters, self.seed, own_mine_N)
+        limited = choice.limited(morning.x_NF)
         if limited is not None and len(own_N):
-            taken_K = limited.cost_KRA[:, rest_N, before_N[rest_N]].sum(1)
+            taken_K = limited.cost_KRA[:, rest_N, column_N].sum(1)
             limited = limited.of(own_N, (limited.limit_K * int(decided_N.sum()) - taken_K) / len(own_N))
-        arm_N, limited, told = decide_as_far(value_NA, cost_NA[own_N], allowed_NA, group, budget, limited)
-        taken = (value_NA, cost_NA[own_N], allowed_NA.astype(np.uint8), group, arm_N)
+        arm_N, limited, told = decide_as_far(value_NA, cost_NA[own_N], allowed_NA, group_N, budget, limited)
+        taken = (value_NA, cost_NA[own_N], allowed_NA.astype(np.uint8), group_N, arm_N)
         snapshot = Snapshot(morning.user_N[own_N], *taken, limited)
-        facts = facts_of(budget, limited, strategies=standing.arms_AT.tolist(), fitted_on=self.fitted_on)
+        facts = facts_of(budget, limited, numbers=choice.ids_A.tolist(), strategies=self.vectors(choice.ids_A).tolist(),
+                         fitted_on=self.fitted_on)  # fmt: skip
         return snapshot, facts, told
 
+    def vectors(self, ids_A: np.ndarray) -> np.ndarray:
+        """(A, T) of strategies that the roster or some effects know; nan: none does."""
+        if self.roster is not None:
+            return self.roster.vectors_S3[ids_A]
+        known: dict[int, np.ndarray] = {}
+        for fit in (self.candidate, self.standing):
+            if fit is not None:
+                known |= dict(zip(fit.ids_A.tolist(), fit.effects.arms_AT, strict=True))
+        width = len(next(iter(known.values())))
+        return np.array([known.get(number, np.full(width, np.nan)) for number in ids_A.tolist()])
+
+    def drifted(self, choice: Choice, before_N: np.ndarray, after_N: np.ndarray) -> dict[str, float]:
+        """How far users' strategies moved from yesterday's, those that are gone counted."""
+        count = int(max(before_N.max(initial=0), after_N.max(initial=0))) + 1
+        vectors_ST = self.vectors(np.arange(count))
+        if self.roster is not None:
+            bill_S = vectors_ST[:, 0] * vectors_ST[:, 2]
+        else:
+            column_S = choice.columns(np.arange(count))
+            bill_S = np.where(column_S >= 0, choice.bill_A[column_S], np.nan)
+        known_N = (before_N < 0) | np.isfinite(bill_S[before_N])
+        return drift(before_N[known_N], after_N[known_N], vectors_ST, bill_S)
+
     def after(self, morning: Morning, arm_N: np.ndarray, group_N: np.ndarray) -> dict[str, Any]:
-        """What came of the day, where the source tells, and the gate's answer."""
-        told = self.source.act(morning, arm_N)
-        if told is None:
+        """Give users their strategies; what came of the day, where the source tells, and the gate's answer."""
+        if self.roster is None:
             return {}
+        random_N, day = group_N == 2, morning.day
+        own_N = np.flatnonzero(random_N)
+        slice_N = (morning.hour_N[own_N] * self.roster.slices // 24).astype(np.int64)
+        arm_N = arm_N.copy()
+        arm_N[own_N] = self.roster.deal(day, morning.user_N[own_N], slice_N, self.seed)
+        told: Told = self.source.act(morning, arm_N, random_N, self.roster, self.roster.batch_of(day))
         figures: dict[str, Any] = dict(told.figures)
-        decided_N = group_N < 2
         if self.trial is not None and self.candidate is not None:
-            self.trial.add(told.value_N[decided_N], group_N[decided_N] == 1)
-            value, error = self.trial.difference()
-            figures |= {"gate.difference": value, "gate.error": error if np.isfinite(error) else None}
+            decided_N = ~random_N
+            self.trial.add(told.value_N[decided_N], told.cost_N[decided_N], group_N[decided_N] == 1)
+            figures |= self.trial.figures()
             answer = self.trial.answer(self.settings.gate)
             figures["gate"] = answer
             if answer != "wait":
@@ -251,35 +294,14 @@ class IncentiveOperation:
         return figures
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        arrays: dict[str, np.ndarray] = {}
-        facts: dict[str, Any] = {"fitted_on": self.fitted_on, "history": len(self.history)}
-        for name, model in (("standing", self.standing), ("candidate", self.candidate)):
-            if model is not None:
-                own, facts[name] = model.state()
-                arrays |= {f"{name}:{field}": value for field, value in own.items()}
-        for number, each in enumerate(self.history):
-            arrays |= {f"history.{number}:{field}": value for field, value in each.items()}
-        if self.trial is not None:
-            arrays["trial:sums"], facts["looks"] = self.trial.sums_23, self.trial.looks
-        users = sorted(self.arm_of)
-        arrays["arms:user"] = np.array(users, np.int64)
-        arrays["arms:arm"] = np.array([self.arm_of[user] for user in users], np.int64)
-        return arrays | {f"source:{field}": value for field, value in self.source.state().items()}, facts
+        from funnel.incentives.operation_state import state_of
+
+        return state_of(self)
 
     def resume(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-        def under(name: str) -> dict[str, np.ndarray]:
-            return {field.partition(":")[2]: value for field, value in arrays.items()
-                    if field.partition(":")[0] == name}  # fmt: skip
+        from funnel.incentives.operation_state import resume
 
-        for name in ("standing", "candidate"):
-            if name in facts:
-                setattr(self, name, IncentiveEffects.restore(self.effects, under(name), facts[name]))
-        self.fitted_on = int(facts["fitted_on"])
-        self.history = [under(f"history.{number}") for number in range(int(facts["history"]))]
-        if "trial:sums" in arrays:
-            self.trial = Trial(arrays["trial:sums"].copy(), list(facts["looks"]))
-        self.arm_of = dict(zip(arrays["arms:user"].tolist(), arrays["arms:arm"].tolist(), strict=True))
-        self.source.resume(under("source"))
+        resume(self, arrays, facts)
 
     @classmethod
     def replay(cls, snapshot: Mapping[str, np.ndarray], facts: Mapping[str, Any], where: str) -> str:

@@ -1,7 +1,8 @@
 """New strategies: proposed, pruned, tried in batches with the same random traffic, replaced where they are weak.
 
-Proposals come from a grid (strategies.grid), from evolution (tuning.py) and from BanditNet below, which learns from a
-log which user should get which arm. Shapes: N users, F features, A arms (strategies), S slices of a day, R rows.
+New strategies come from a grid or from evolution (candidates.py in the daily operation, tuning.py by jobs.evolve).
+BanditNet below learns from a log which user should get which arm. roster.py has the strategies of an operation.
+Shapes: N users, F features, A arms (strategies), S slices of a day, R rows.
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,14 @@ class PruneRules:
     shortest_interval: float = 0.0
     distance: float = 0.05
     """Strategies that differ by less than this share of each number's range count as one: the cheaper is kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("largest_bill", "most_a_day"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise UserError(f"{name} is {getattr(self, name)}, must be a finite number above 0")
+        for name in ("shortest_interval", "distance"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise UserError(f"{name} is {getattr(self, name)}, must be a finite number of at least 0")
 
 
 def pruned(vectors_A3: np.ndarray, rules: PruneRules) -> np.ndarray:
@@ -46,28 +55,50 @@ def pruned(vectors_A3: np.ndarray, rules: PruneRules) -> np.ndarray:
 def rotation(strategies: int, slices: int, day: int) -> np.ndarray:
     """Which strategy each slice of the day has on this day in each of so many lanes of equal traffic, (lanes, S).
 
-    There is a lane a strategy; in the next slice and on the next day lanes move on by one strategy. In a day's slice
-    every strategy has one lane, so all have the same traffic of every slice; over `strategies` days each lane (the same
-    users) has had every strategy in every slice.
+    There is a lane a strategy. In a day's slice every strategy has one lane, so all have the same traffic of every
+    slice; over `strategies` days each lane (the same users) has had every strategy in every slice. From day to day
+    lanes move on by 0, 1, -1, 2, -2, ...: users tire of rewards, and so each strategy follows each other one equally
+    often [the Latin square of Williams, 1949; of an odd number of strategies together with its mirror image].
     """
     lane, place = np.arange(strategies)[:, None], np.arange(slices)[None]
-    return np.asarray((lane + place + day) % strategies)
+    cycle, turn = divmod(day, strategies)
+    step = (turn + 1) // 2 * (1 if turn % 2 else -1)
+    if strategies % 2 and cycle % 2:
+        step = -step
+    return np.asarray((lane + place + step) % strategies)
+
+
+def lanes(order_N: np.ndarray, slice_N: np.ndarray, count: int) -> np.ndarray:
+    """The lane of each user of a day: those who come in the same slice, in a shuffled order that stays, cut into so
+    many stretches of the same length (or one user more). `order_N`: each user's place in that order, any numbers."""
+    lane_N = np.zeros(len(order_N), np.int64)
+    for part in np.unique(slice_N):
+        own_N = np.flatnonzero(slice_N == part)
+        own_N = own_N[np.argsort(order_N[own_N], kind="stable")]
+        lane_N[own_N] = np.arange(len(own_N)) * count // len(own_N)
+    return lane_N
 
 
 def batches(strategies: int, size: int) -> list[np.ndarray]:
-    """The strategies in batches of nearly the same size, at most `size` each, in order; the first strategy (the
-    baseline) is in every batch, so that batches of different weeks can be compared."""
+    """The strategies in batches of nearly the same size, at most `size` each; the first strategy (the baseline) is in
+    every batch, so that batches of different days can be compared. Neighbours go to different batches: where strategies
+    are ordered by cost each batch has cheap and dear ones."""
     others = np.arange(1, strategies)
     count = max(-(-len(others) // max(size - 1, 1)), 1)
-    return [np.append(0, part) for part in np.array_split(others, count)]
+    return [np.append(0, others[part::count]) for part in range(count)]
 
 
 def weak(mean_A: np.ndarray, error_A: np.ndarray, cost_A: np.ndarray, level: float = 1.96) -> np.ndarray:
     """bool_A: strategies that another one beats for no more money: its lower end is above their upper end. The
-    cheapest is never weak: it is what others are compared with."""
-    low_A, high_A = mean_A - level * error_A, mean_A + level * error_A
-    beaten_AA = (low_A[None, :] > high_A[:, None]) & (cost_A[None, :] <= cost_A[:, None])
-    found_A = np.asarray(beaten_AA.any(1))
+    cheapest is never weak: it is what others are compared with.
+
+    `error_A`: standard errors of means that were estimated apart; or (A, A), those of the differences of means that
+    were not, which count as if two intervals of the same width parted."""
+    if error_A.ndim == 2:
+        ahead_AA = mean_A[None, :] - mean_A[:, None] > np.sqrt(2) * level * error_A
+    else:
+        ahead_AA = (mean_A - level * error_A)[None, :] > (mean_A + level * error_A)[:, None]
+    found_A = np.asarray((ahead_AA & (cost_A[None, :] <= cost_A[:, None])).any(1))
     found_A[int(np.argmin(cost_A))] = False
     return np.asarray(found_A)
 

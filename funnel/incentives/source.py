@@ -1,10 +1,10 @@
 """Where the days of an operation come from: a simulated world in a closed loop, or the parts of a log.
 
-Shapes: N users who are there, A arms.
+Shapes: N users who are there, S strategies ever, K of the day's random traffic.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -14,12 +14,11 @@ from data.credentials import shown
 from data.days import DAY, look
 from data.errors import UserError
 from data.log import open_log
-from funnel.effects.reading import read_part
+from funnel.effects.reading import outcome_of, parsed_weights, read_part
 from funnel.incentives.plan import per_user
-from funnel.incentives.strategies import STRATEGIES
-from funnel.incentives.world import FEATURES, LoggingPolicy, World, WorldSettings
+from funnel.incentives.roster import Roster
+from funnel.incentives.world import FEATURES, World, WorldSettings
 
-MINUTE = 0.01
 NAMED = ("activity", "tenure", "sensitive")
 """Features of a log: how often a user comes, how long ago (log(1 + days)) he joined, whether he is sensitive."""
 
@@ -35,16 +34,20 @@ class Morning:
     tenure_N: np.ndarray
     sensitive_N: np.ndarray
     known: dict[str, np.ndarray]
-    """Random rows that have become known since the last morning, as funnel/effects/reading.py has them."""
+    """Random rows that have become known since the last morning, as funnel/effects/reading.py has them, and under
+    "batch" the strategies that they were drawn from."""
+    hour_N: np.ndarray = field(default_factory=lambda: np.empty(0))
+    """When each of them will come, [0, 24); of a log nothing."""
     date: str = ""
     """Of a log: which day it is."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """What came of a day: each user's outcome, and figures."""
+    """What came of a day: each user's outcome and cost, and figures."""
 
     value_N: np.ndarray
+    cost_N: np.ndarray
     figures: dict[str, float]
 
 
@@ -57,13 +60,27 @@ class Source(Protocol):
     def sensitive(self) -> int:
         """Place of the feature that marks sensitive users."""
 
+    @property
+    def columns(self) -> int:
+        """How many features there are."""
+
+    def traits(self, x_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(activity, days since joining, whether sensitive) of users with these features."""
+
     def ready(self, day: int) -> bool: ...
     def morning(self, day: int) -> Morning: ...
-    def act(self, morning: Morning, arm_N: np.ndarray) -> Told | None:
-        """Give users their strategies; -1: one drawn evenly."""
+    def act(self, morning: Morning, arm_N: np.ndarray, random_N: np.ndarray, roster: Roster, batch_K: np.ndarray
+            ) -> Told:  # fmt: skip
+        """Give users their strategies, by number; `random_N`: those of the random traffic, drawn from `batch_K`. Only
+        where the source is closed."""
 
     def state(self) -> dict[str, np.ndarray]: ...
     def resume(self, arrays: Mapping[str, np.ndarray]) -> None: ...
+
+
+def traits_of(x_NF: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    activity_N, tenure_N, sensitive_N = (x_NF[:, names.index(name)] for name in NAMED)
+    return activity_N, np.expm1(tenure_N), sensitive_N > 0.5
 
 
 class SimulatedDays:
@@ -71,58 +88,75 @@ class SimulatedDays:
 
     closed: ClassVar[bool] = True
     sensitive: ClassVar[int] = FEATURES.index("sensitive")
+    columns: ClassVar[int] = len(FEATURES)
     KEPT = ("tired_U", "was_there_U", "retained_U")
 
-    def __init__(self, settings: WorldSettings, strategies: str, seed: int) -> None:
-        self.world, self.arms_A3 = World(settings, seed), STRATEGIES[strategies]()
+    def __init__(self, settings: WorldSettings, outcomes: Sequence[str], seed: int) -> None:
+        self.world, self.weights = World(settings, seed), parsed_weights(outcomes)
+        nothing = np.empty(0)
+        outcome_of({"outcome.retained": nothing, "outcome.minutes": nothing}, self.weights, "outcomes: ")
         self.known: dict[str, np.ndarray] = {}
 
     def ready(self, day: int) -> bool:
         return True
+
+    def traits(self, x_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return traits_of(x_NF, FEATURES)
 
     def morning(self, day: int) -> Morning:
         world = self.world
         assert world.day == day, "days come one after the other"
         user_N = world.present()
         activity_N, sensitive_N = world.activity_U[user_N], world.sensitive_U[user_N]
-        return Morning(day, user_N, world.features(user_N), activity_N, world.tenure(user_N), sensitive_N, self.known)
+        return Morning(day, user_N, world.features(user_N), activity_N, world.tenure(user_N), sensitive_N, self.known,
+                       world.hours(user_N))  # fmt: skip
 
-    def act(self, morning: Morning, arm_N: np.ndarray) -> Told:
-        world, arms = self.world, len(self.arms_A3)
-        random_N = arm_N < 0
-        even_N, _, _ = LoggingPolicy(randomised=1.0).draw(world, morning.user_N, arms)
-        arm_N = np.where(random_N, even_N, arm_N)
-        rows = np.arange(len(arm_N))
-        truth = world.truth(morning.user_N, self.arms_A3)
-        outcome = world.play(morning.user_N, arm_N, self.arms_A3)
-        value_N = outcome.retained_N + MINUTE * outcome.minutes_N
+    def act(
+        self, morning: Morning, arm_N: np.ndarray, random_N: np.ndarray, roster: Roster, batch_K: np.ndarray
+    ) -> Told:
+        world, vectors_S3, rows = self.world, roster.vectors_S3, np.arange(len(arm_N))
+        live_A = roster.live
+        truth = world.truth(morning.user_N, vectors_S3)
+        true_NS = self.valued(truth.retention_NA, truth.minutes_NA)
+        outcome = world.play(morning.user_N, arm_N, vectors_S3)
+        value_N = self.valued(outcome.retained_N.astype(np.float64), outcome.minutes_N)
         kept = np.flatnonzero(random_N)
         self.known = {
             "x": morning.x_NF[kept],
             "arm": arm_N[kept],
-            "treatment": self.arms_A3[arm_N[kept]],
-            "propensity": np.full(len(kept), 1 / arms),
+            "treatment": vectors_S3[arm_N[kept]],
+            "propensity": np.full(len(kept), 1 / len(batch_K)),
             "randomised": np.ones(len(kept), bool),
             "cost": outcome.cost_N[kept],
             "user": morning.user_N[kept],
             "outcome.retained": outcome.retained_N[kept].astype(np.float64),
             "outcome.minutes": outcome.minutes_N[kept],
+            "batch": batch_K,
         }
         decided = ~random_N
-        figures = {"retained": float(outcome.retained_N.mean()), "minutes": float(outcome.minutes_N.mean())}
+        figures = {"retained": float(outcome.retained_N.mean()), "minutes": float(outcome.minutes_N.mean()),
+                   "strategies.live": float(len(live_A))}  # fmt: skip
+        gain_NS = true_NS - true_NS[:, live_A[:1]]
+        cost_N, gain_N = truth.cost_NA[rows, arm_N], gain_NS[rows, arm_N]
+        figures |= {f"random.{name}": float(each[random_N].mean())
+                    for name, each in (("cost", cost_N), ("true.gain", gain_N)) if random_N.any()}  # fmt: skip
         if decided.any():
-            true_NA = truth.value(MINUTE)
-            gain_NA = true_NA - true_NA[:, :1]
-            cost = float(truth.cost_NA[rows, arm_N][decided].mean())
+            cost = float(cost_N[decided].mean())
             figures |= {
                 "cost": cost,
-                "true.gain": float(gain_NA[rows, arm_N][decided].mean()),
+                "true.gain": float(gain_N[decided].mean()),
                 "value": float(value_N[decided].mean()),
             }
-            # What the same users and the same cost would have brought with the true effects.
-            best = per_user(true_NA[decided], truth.cost_NA[decided], max(cost, 1e-9) * (1 + 1e-9)).arm_R
-            figures["true.oracle"] = float(gain_NA[decided][np.arange(len(best)), best].mean())
-        return Told(value_N, figures)
+            # What the same users and the same cost would have brought with the true effects of what stands.
+            own_NA, cost_NA = gain_NS[decided][:, live_A], truth.cost_NA[decided][:, live_A]
+            budget = max(cost, float(cost_NA.min(1).mean()), 1e-9) * (1 + 1e-9)
+            best = per_user(own_NA, cost_NA, budget).arm_R
+            figures["true.oracle"] = float(own_NA[np.arange(len(best)), best].mean())
+        return Told(value_N, outcome.cost_N, figures)
+
+    def valued(self, retained: np.ndarray, minutes: np.ndarray) -> np.ndarray:
+        """The weighted sum of the outcomes."""
+        return outcome_of({"outcome.retained": retained, "outcome.minutes": minutes}, self.weights)
 
     def state(self) -> dict[str, np.ndarray]:
         own = {name: getattr(self.world, name) for name in self.KEPT}
@@ -160,7 +194,10 @@ class LoggedDays:
             raise UserError(f"{data}/schema.json: no numeric feature {absent[0]!r}; cadence and caps need "
                             f"{', '.join(NAMED)}")  # fmt: skip
 
-        self.sensitive = self.names.index("sensitive")
+        self.sensitive, self.columns = self.names.index("sensitive"), len(self.names)
+
+    def traits(self, x_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return traits_of(x_NF, self.names)
 
     def ready(self, day: int) -> bool:
         return day < len(look(self.data).whole)
@@ -173,14 +210,13 @@ class LoggedDays:
         _, last_N = np.unique(rows["user"][::-1], return_index=True)
         last_N = len(rows["user"]) - 1 - last_N
         x_NF = rows["x"][last_N]
-        activity_N, tenure_N, sensitive_N = (x_NF[:, self.names.index(name)] for name in NAMED)
         kept_N = np.flatnonzero(rows["randomised"])
         known = {name: value[kept_N] for name, value in rows.items()}
-        user_N, sensitive_N = rows["user"][last_N], sensitive_N > 0.5
-        return Morning(day, user_N, x_NF, activity_N, np.expm1(tenure_N), sensitive_N, known, date)
+        known["batch"] = np.unique(known["arm"])
+        return Morning(day, rows["user"][last_N], x_NF, *self.traits(x_NF), known, date=date)
 
-    def act(self, morning: Morning, arm_N: np.ndarray) -> None:
-        return None
+    def act(self, *given: object) -> Told:
+        raise AssertionError("a log's users have got what they got")
 
     def state(self) -> dict[str, np.ndarray]:
         return {"taken": np.array([int(date.replace("-", "")) for date in self.taken], np.int64)}

@@ -13,8 +13,9 @@ strength g(t), concave in amount and number; users tire of them (a stock f of pa
     A(x) = .005 + .5 sig(4 x0 + 2 x1 x2 - 3),  s(x) = 3 exp(1.2 x3 - .5 [x4 > 0]),  B(x) = 8 sig(3 x1 - 2 x5 - 2)
 
 Most users hardly respond: giving everybody the same leaves much to be gained. Who is retained is there the next day;
-others come as often as they are active. All draws are addressed by (seed, day, user): two policies meet the same luck.
-Shapes: U users, A arms.
+others come as often as they are active. At which hour a user comes changes nothing in what follows, but those who come
+late respond more: a strategy that had the evenings alone would look too good. All draws are addressed by (seed, day,
+user): two policies meet the same luck. Shapes: U users, A arms.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from funnel.incentives.strategies import bill
 from funnel.platform.draws import key, uniforms
 
 FEATURES = ("loyalty", "social", "variety", "thrift", "evening", "invites", "activity", "tenure", "sensitive", "tired")
-TASTES, PERCEIVED, HIDDEN, ACTIVITY, JOINED, SENSITIVE, COME, RETAIN, MINUTES, SLICE, ARM = range(11)
+TASTES, PERCEIVED, HIDDEN, ACTIVITY, JOINED, SENSITIVE, COME, RETAIN, MINUTES, SLICE, ARM, HOUR = range(12)
 NEW_DAYS = 14
 """For so long a user is new."""
 LIKES = 2.0
@@ -117,6 +118,12 @@ class World:
         comes_U = np.where(self.was_there_U, self.retained_U, luck_U < self.activity_U)
         comes_U = np.where(self.joined_U == self.day, True, comes_U)
         return np.flatnonzero(comes_U & (self.joined_U <= self.day))
+
+    def hours(self, user_N: np.ndarray) -> np.ndarray:
+        """The hour, [0, 24), at which each of these users comes for the first time today: in the evening on average,
+        who is so inclined later."""
+        normal_N = ndtri(np.clip(uniforms(key(self.seed, HOUR, self.day), user_N), 1e-12, 1 - 1e-12))
+        return np.asarray((17 + 3 * self.taste_U6[user_N, 4] + 4 * normal_N) % 24)
 
     def tenure(self, user_N: np.ndarray) -> np.ndarray:
         """Days since joining."""
