@@ -1,16 +1,19 @@
-"""Thirty days of incentives in a closed loop: cadence and gate against none, per user against clusters.
+"""Thirty days of incentives in a closed loop: cadence and gate against none, per user against clusters, new strategies.
 
     OMP_NUM_THREADS=1 python -m benchmarks.incentives.daily --seeds 5
+    OMP_NUM_THREADS=1 python -m benchmarks.incentives.daily --question proposals --users 10000
 
 Each variant lives in worlds of the same seeds and luck. `share` is the true gain of the decided users against what the
-true effects would have brought them at the same cost; `moved` the share of users whose strategy changed against the day
-before. Each finished world is a line of the cache.
+true effects would have brought them at the same cost with the strategies that stand; `moved` the share of users whose
+strategy changed against the day before. proposals: weak strategies replaced by new ones of a grid or of evolution,
+against strategies that stay, from a ladder of six (of which one number moves) and from a grid of 27. Gains of variants
+are compared at what they cost, which the budget holds alike. Each finished world is a line of the cache.
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -21,38 +24,52 @@ from funnel.fitted import here
 from funnel.incentives.cadence import CadenceSettings
 from funnel.incentives.gate import GateSettings
 from funnel.incentives.operation import IncentiveOperation, OperationSettings
+from funnel.incentives.roster import ProposalSettings
 from funnel.incentives.world import WorldSettings
 
 GATE, NO_GATE = GateSettings(), GateSettings(share=0.0)
 WEEKLY, DAILY = CadenceSettings(), CadenceSettings(every=1)
-VARIANTS: dict[str, dict[str, Any]] = {
-    "cadence and gate": {"cadence": WEEKLY, "gate": GATE},
-    "cadence, no gate": {"cadence": WEEKLY, "gate": NO_GATE},
-    "daily, no gate": {"cadence": DAILY, "gate": NO_GATE},
-    "clusters, cadence and gate": {"cadence": WEEKLY, "gate": GATE, "by": "cluster"},
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "cadence": {
+        "cadence and gate": {"cadence": WEEKLY, "gate": GATE},
+        "cadence, no gate": {"cadence": WEEKLY, "gate": NO_GATE},
+        "daily, no gate": {"cadence": DAILY, "gate": NO_GATE},
+        "clusters, cadence and gate": {"cadence": WEEKLY, "gate": GATE, "by": "cluster"},
+    },
+    "proposals": {
+        f"{strategies}, {name}": {"strategies": strategies, "proposals": ProposalSettings(by=by)}
+        for strategies in ("grid", "ladder")
+        for name, by in (("none replaced", "none"), ("new by grid", "grid"), ("new by evolution", "evolution"))
+    },
 }
-FIGURES = ("mean.true.gain", "true.share", "mean.cost", "mean.moved", "mean.retained", "mean.due")
+"""Of a question, the first of each group is what the others are compared with."""
+FIGURES = ("mean.true.gain", "true.share", "mean.cost", "mean.moved", "late.share")
 
 
 @dataclass
 class Arguments:
+    question: Literal["cadence", "proposals"] = "cadence"
     seeds: int = 5
     days: int = 30
     users: int = 4_000
     cache: Path = Path("/tmp/incentives-daily.jsonl")
-    name: str = "incentives-daily"
+    name: str = ""
+    """Of the result file; empty: that of the question."""
 
 
 def lived(variant: str, seed: int, arguments: Arguments) -> dict[str, Any]:
-    settings = OperationSettings(world=WorldSettings(users=arguments.users), **VARIANTS[variant])
+    own = VARIANTS[arguments.question][variant]
+    settings = OperationSettings(world=WorldSettings(users=arguments.users), **own)
     operation, days = IncentiveOperation.open(settings, seed), []
     for day in range(arguments.days):
         days.append({"day": day, **operation.step(day, here).figures})
     late = [one for one in days if one["phase"] == "decided" and one["day"] >= arguments.days // 2]
     summary = operation.summarise(days)
-    summary["late.share"] = float(
-        np.sum([one["true.gain"] for one in late]) / np.sum([one["true.oracle"] for one in late])
-    )
+    summary["late.gain"] = float(np.mean([one["true.gain"] for one in late]))
+    summary["late.share"] = summary["late.gain"] / float(np.mean([one["true.oracle"] for one in late]))
+    summary["random.gain"] = float(np.mean([one["random.true.gain"] for one in late]))
+    assert operation.roster is not None
+    summary |= {"dropped": float(len(operation.gone)), "new": float(np.sum(np.array(operation.roster.born) > 0))}
     return summary
 
 
@@ -60,25 +77,32 @@ def main(arguments: Arguments) -> None:
     known: dict[str, dict[str, Any]] = {}
     if arguments.cache.exists():
         known = {one["key"]: one for one in map(json.loads, arguments.cache.read_text().splitlines())}
+    variants = list(VARIANTS[arguments.question])
+    size = f"{arguments.days} {arguments.users} lanes"
     for seed in range(arguments.seeds):
-        for variant in VARIANTS:
-            key = f"{variant} {seed} {arguments.days} {arguments.users}"
+        for variant in variants:
+            key = f"{variant} {seed} {size}"
             if key not in known:
                 known[key] = {"key": key, "variant": variant, "seed": seed, **lived(variant, seed, arguments)}
                 with arguments.cache.open("a") as file:
                     file.write(json.dumps(known[key]) + "\n")
-    found = [one for one in known.values() if one["key"].endswith(f" {arguments.days} {arguments.users}")]
-    first, rows = next(iter(VARIANTS)), []
-    for variant in VARIANTS:
-        own = sorted((one for one in found if one["variant"] == variant), key=lambda one: one["seed"])
-        base = sorted((one for one in found if one["variant"] == first), key=lambda one: one["seed"])
-        paired = [a["mean.true.gain"] - b["mean.true.gain"] for a, b in zip(own, base, strict=True)]
-        rows.append([variant, *(spread([one[name] for one in own]) for name in (*FIGURES[:4], "late.share")),
-                     spread([1000 * each for each in paired]) if variant != first else "-",
-                     f"{np.mean([one['mean.due'] / one['mean.users'] for one in own]):.2f}"])  # fmt: skip
+    found = {variant: [known[f"{variant} {seed} {size}"] for seed in range(arguments.seeds)] for variant in variants}
+    rows = []
+    for variant in variants:
+        own = found[variant]
+        group = variant.partition(",")[0] if arguments.question == "proposals" else ""
+        first = next(each for each in variants if each.startswith(group))
+        pairs = list(zip(own, found[first], strict=True))
+        less = [spread([1000 * (a[name] - b[name]) for a, b in pairs]) if variant != first else "-"
+                for name in ("mean.true.gain", "late.gain", "random.gain")]  # fmt: skip
+        rows.append([variant, *(spread([one[name] for one in own]) for name in FIGURES), *less,
+                     f"{np.mean([one['mean.due'] / one['mean.users'] for one in own]):.2f}",
+                     f"{np.mean([one['dropped'] for one in own]):.1f}",
+                     f"{np.mean([one['new'] for one in own]):.1f}"])  # fmt: skip
     head = ["variant", "gain a user", "share of the oracle", "cost", "moved a day", "share, second half",
-            "gain less the first's, /1000", "due"]  # fmt: skip
-    write_result(arguments.name, {"worlds": found}, markdown(head, rows))
+            "gain less the first's, /1000", "second half", "of random users", "due", "dropped", "new"]  # fmt: skip
+    name = arguments.name or ("incentives-daily" if arguments.question == "cadence" else "incentives-proposals")
+    write_result(name, {"worlds": [one for own in found.values() for one in own]}, markdown(head, rows))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 At the standing menu's price of money lambda a user's best strategy brings best_u = max_a (v_ua - lambda c_ua). A new
 one adds mean_u max(v_u - lambda c_u - best_u, 0): an upper bound of what it adds under the budget. `grid` takes the
 best of a grid over the numbers that were tried, one by one, each with the price that the ones before have left;
-`evolution` moves these by the evolution engine. What lies outside of what was tried, further than `reach` lets it, is no candidate:
-its effect would be extrapolated. As long as the tried vectors do not tell the numbers' effects apart (a ladder moves
-one number alone), places go to what is farthest from all of them. Floors and ceilings play no part here: a strategy is
-decided on by its trial. Shapes: N users, A strategies, M new ones, C candidates.
+`evolution` moves these by the evolution engine. What lies outside of what was tried, further than `reach` lets it, is
+no candidate: its effect would be extrapolated. As long as the tried vectors do not tell the numbers' effects apart (a
+ladder moves one number alone), places go to what is farthest from all of them. Floors and ceilings play no part here: a
+strategy is decided on by its trial. Shapes: N users, A strategies, M new ones, C candidates.
 """
 
 import itertools
