@@ -1,5 +1,7 @@
 """The rewarded world: its truth is what happens on average, luck is addressed; strategies in three spellings."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from funnel.incentives.clusters import Clusters
 from funnel.incentives.gate import GateSettings, Trial
 from funnel.incentives.monitors import MonitorSettings, alerts, drift, stability
 from funnel.incentives.plan import below, mix_for_all, one_for_all, per_group, per_user
-from funnel.incentives.proposals import PruneRules, banditnet, batches, pruned, rotation, snips, weak
+from funnel.incentives.proposals import PruneRules, banditnet, batches, lanes, pruned, rotation, snips, weak
 from funnel.incentives.strategies import (
     DayCurve,
     DayCurves,
@@ -198,13 +200,36 @@ def test_a_trial_replaces_when_it_is_steady_and_drops_what_harms() -> None:
         trial, answers = Trial(), []
         for _ in range(4):
             side = np.arange(4000) % 10 == 0
-            trial.add(draws.normal(size=4000) * 0.3 + shift * side, side)
+            trial.add(draws.normal(size=4000) * 0.3 + shift * side, np.ones(4000), side)
             answers.append(trial.answer(settings))
         assert expected in answers
         assert answers[0] == ("wait" if shift > 0 else "drop")
     value, error = trial.difference()
     assert value == pytest.approx(-0.5, abs=4 * error)
     assert Trial().answer(settings) == "wait"
+
+
+def test_a_trial_does_not_win_by_the_money_that_it_spends() -> None:
+    """The trial's users cost 1 more and bring .1 more: at a price of .2 a unit that is a loss, told as such beside what
+    was gained and spent; the formula of a difference of two means and of its error."""
+    draws, side = np.random.default_rng(1), np.arange(4000) % 10 == 0
+    outcome_N = draws.normal(size=4000) * 0.2 + 0.1 * side
+    cost_N = 1.0 + side
+    answers = {}
+    for price in (0.0, 0.2):
+        trial = Trial(price)
+        for _ in range(4):
+            trial.add(outcome_N, cost_N, side)
+        answers[price] = trial.answer(GateSettings(days=3))
+        figures = trial.figures()
+        net_N = outcome_N - price * cost_N
+        assert figures["gate.difference"] == pytest.approx(net_N[side].mean() - net_N[~side].mean())
+        error = np.sqrt(net_N[side].var() / (4 * side.sum() - 1) + net_N[~side].var() / (4 * (~side).sum() - 1))
+        assert figures["gate.difference.high"] == pytest.approx(figures["gate.difference"] + 1.96 * error)
+        assert figures["gate.cost"] == pytest.approx(1.0)
+        assert figures["gate.outcome"] == pytest.approx(0.1, abs=0.03)
+    assert answers == {0.0: "replace", 0.2: "drop"}
+    assert Trial().figures()["gate.cost"] is None
 
 
 def test_monitors_measure_what_moved_and_call_a_person() -> None:
@@ -231,6 +256,27 @@ def test_time_slices_rotate_so_that_all_strategies_cover_all_slices() -> None:
     for lane in range(4):
         for place in range(6):
             assert sorted(plans[:, lane, place]) == [0, 1, 2, 3]
+    for strategies in (4, 6, 5):  # each follows each other one equally often
+        days = strategies if strategies % 2 == 0 else 2 * strategies
+        plans = np.array([rotation(strategies, 3, day) for day in range(days)])
+        follows = np.zeros((strategies, strategies), int)
+        for first, second in itertools.pairwise(plans):
+            np.add.at(follows, (first[:, 0], second[:, 0]), 1)
+        assert not np.diag(follows).any()
+        often = follows[~np.eye(strategies, dtype=bool)]
+        if strategies % 2 == 0:
+            assert (often == 1).all()
+        else:  # twice; and once more from the last day of a square to the first of its mirror image
+            assert (np.sort(often)[:-strategies] == 2).all()
+            assert (np.sort(often)[-strategies:] == 3).all()
+    order_N, slice_N = np.random.default_rng(0).random(1003), np.arange(1003) % 4
+    lane_N = lanes(order_N, slice_N, 5)
+    for part in range(4):
+        counts = np.bincount(lane_N[slice_N == part], minlength=5)
+        assert counts.max() - counts.min() <= 1
+        own = order_N[slice_N == part][np.argsort(lane_N[slice_N == part], kind="stable")]
+        ends = np.cumsum(counts)[:-1]
+        assert all(left.max() < right.min() for left, right in itertools.pairwise(np.split(own, ends)))
     parts = batches(10, 4)
     assert all(part[0] == 0 and len(part) <= 4 for part in parts)
     assert sorted(np.concatenate([part[1:] for part in parts]).tolist()) == list(range(1, 10))
@@ -243,6 +289,12 @@ def test_strategies_are_pruned_and_weak_ones_found() -> None:
         pruned(np.array([[50.0, 1, 9]]), PruneRules())
     found = weak(np.array([0.0, 1.0, 0.2, 0.3]), np.full(4, 0.1), np.array([0.0, 1.0, 2.0, 0.5]))
     assert found.tolist() == [False, False, True, False]
+    # Of means that were not estimated apart the difference counts, with its own error, here a small one.
+    apart_AA = np.full((4, 4), 0.02)
+    found = weak(np.array([0.0, 1.0, 0.2, 0.3]), apart_AA, np.array([0.0, 1.0, 2.0, 0.5]))
+    assert found.tolist() == [False, False, True, False]
+    assert not weak(np.array([0.0, 0.3, 0.25]), np.full((3, 3), 0.02), np.array([0.0, 1.0, 1.0])).any()
+    assert weak(np.array([0.0, 0.3, 0.24]), np.full((3, 3), 0.02), np.array([0.0, 1.0, 1.0])).tolist()[2]
 
 
 def test_banditnet_learns_who_wants_what() -> None:
