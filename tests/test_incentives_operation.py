@@ -120,6 +120,27 @@ def test_days_of_a_log_are_decided_until_they_end(reward_days: Path, tmp_path: P
         operate.run(operate.arguments_of("--data", days, "--out", tmp_path / "other"))
 
 
+def test_on_a_log_weak_strategies_are_told_and_what_could_be_tried_instead(reward_days: Path, tmp_path: Path) -> None:
+    """The log hands out its random traffic itself: nothing is replaced, and the gate's answer has costs beside it."""
+    words = ("--data", reward_days, "--out", tmp_path / "run", "--days", "3", "--warmup", "1", "--refit", "1",
+             "--proposals.by", "grid", "--proposals.level", "0.01", "--proposals.every", "1", *SMALL)  # fmt: skip
+    operate.run(operate.arguments_of(*words))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "days.jsonl").read_text().splitlines()]
+    for line in lines[1:]:
+        weak = [str(one["strategy"]) for one in line["strategies"] if one["weak"]]
+        told = [text for text in line["alerts"] if "weak, another one beats it for no more money" in text]
+        assert bool(weak) == bool(told)
+        if weak:
+            assert f" {', '.join(weak)}: weak" in told[0]
+            assert "to be tried instead (amount x interval x number): " in told[0]
+        assert not any("new" in one or one.get("dropped") for one in line["strategies"])
+    assert any(line["alerts"] for line in lines[1:])
+    last = lines[2]
+    assert last["gate.difference"] == pytest.approx(last["gate.outcome"] - last["gate.price"] * last["gate.cost"])
+    assert last["gate.cost.low"] <= last["gate.cost"] <= last["gate.cost.high"]
+    assert "Strategies" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_a_log_whose_parts_are_no_days_is_not_operated(tmp_path: Path) -> None:
     words = ["--world", "incentives", "--rows", "600", "--users", "900", "--out", str(tmp_path / "log")]
     make_data.run(parse(make_data.options_for, words))
