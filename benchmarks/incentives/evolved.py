@@ -143,6 +143,32 @@ def menu(seed: int, arguments: Arguments) -> dict[str, float]:
     return found
 
 
+FIRST = {"decision": "two-stage, all rows", "menu": "where it began"}
+"""What the other gains are compared with."""
+OWN_ROWS = " on its rows"
+"""Values on the rows that a decision was tuned on: compared with two-stage on these."""
+NO_GAINS = {"BanditNet spends": "BanditNet: cost a user", "price": "BanditNet: price of a unit of cost"}
+
+
+def table(found: list[dict[str, Any]], what: str) -> str:
+    """Gains with their differences; below them values on own rows, and what is no gain."""
+    names = [name for name in found[0][what] if name not in NO_GAINS]
+
+    def compared(some: list[str], first: str, head: str) -> str:
+        rows = [[name.removesuffix(OWN_ROWS), spread([one[what][name] for one in found]),
+                 "-" if name == first else spread([one[what][name] - one[what][first] for one in found])]
+                for name in some]  # fmt: skip
+        return markdown(["", head, f"less {first.removesuffix(OWN_ROWS)}"], rows)
+
+    text = f"{what}\n\n"
+    text += compared([name for name in names if not name.endswith(OWN_ROWS)], FIRST[what], "gain a user /1000")
+    if own := [name for name in names if name.endswith(OWN_ROWS)]:
+        text += "\n" + compared(own, f"two-stage, half{OWN_ROWS}", "value on the rows it was tuned on, /1000")
+    others = [[title, spread([one[what][name] for one in found])]
+              for name, title in NO_GAINS.items() if name in found[0][what]]  # fmt: skip
+    return text + ("\n" + markdown(["", "mean of the worlds"], others) if others else "")
+
+
 def main(arguments: Arguments) -> None:
     known: dict[tuple[int, str], dict[str, float]] = {}
     if arguments.cache.exists():
@@ -162,13 +188,7 @@ def main(arguments: Arguments) -> None:
         }
         for seed in range(arguments.seeds)
     ]
-    tables = []
-    for what, first in (("decision", "two-stage, all rows"), ("menu", "where it began")):
-        base = [one[what][first] for one in found]
-        rows = [[name, spread([one[what][name] for one in found]),
-                 spread([one[what][name] - each for one, each in zip(found, base, strict=True)])]
-                for name in found[0][what]]  # fmt: skip
-        tables.append(f"{what}\n\n" + markdown(["", "gain a user /1000", f"less {first}"], rows))
+    tables = [table(found, what) for what in ("decision", "menu")]
     write_result("incentives-evolved", {"seeds": found}, "\n".join(tables))
 
 
