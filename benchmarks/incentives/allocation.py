@@ -3,7 +3,9 @@
     OMP_NUM_THREADS=1 python -m benchmarks.incentives.allocation --repeats 3
 
 Six options a user, costs stored as float32 or float64, a budget of .8 a user; up to 10,000 users HiGHS (scipy) solves
-the same problem with users split, as a reference. On Ray the same table lies on so many actors.
+the same problem with users split, as a reference. On Ray the same table lies on so many actors. Floors and ceilings
+(held.py): a floor of an outcome that options lower by random amounts, and a ceiling of another one that they raise,
+both tighter than the plan under the budget alone keeps them.
 """
 
 import resource
@@ -18,8 +20,10 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
 from benchmarks.bench import markdown, write_result
+from funnel.incentives.aims import Limited
 from funnel.incentives.allocation import LocalShards, allocate, cut
 from funnel.incentives.limits import allocate_within
+from funnel.incentives.plan import per_user
 
 
 @dataclass
@@ -28,6 +32,8 @@ class Arguments:
     repeats: int = 3
     reference_users: int = 10_000
     """The largest table that HiGHS is given."""
+    most_held: int = 1_000_000
+    """The largest table with floors and ceilings."""
     name: str = "allocation"
 
 
@@ -58,6 +64,24 @@ def highs(value_UA: np.ndarray, cost_UA: np.ndarray, budget: float) -> tuple[flo
     return float(-found.fun), time.perf_counter() - began
 
 
+def held(value_UA: np.ndarray, cost_UA: np.ndarray) -> dict[str, float]:
+    """A floor alone, and a floor with a ceiling, beside a budget of .8 a user: seconds, gap, slack of the tighter."""
+    draws = np.random.default_rng(2)
+    taken_UA, raised_UA = (draws.random(cost_UA.shape, np.float32) for _ in range(2))
+    both = Limited(("floor y=9.55", "ceiling z=0.46"), np.stack([taken_UA - 10, raised_UA]), np.array([-9.55, 0.46]))
+    own_U, found = np.arange(len(value_UA)), dict[str, float]()
+    for name, limited in (("floor", Limited(both.texts[:1], both.cost_KRA[:1], both.limit_K[:1])),
+                          ("floor_and_ceiling", both)):  # fmt: skip
+        began = time.perf_counter()
+        plan = per_user(value_UA, cost_UA, 0.8, None, limited)
+        found[f"{name}_seconds"] = time.perf_counter() - began
+        levels_K = limited.cost_KRA[:, own_U, plan.arm_R].mean(1, dtype=np.float64)
+        assert (levels_K <= limited.limit_K + 1e-6).all()
+        assert cost_UA[own_U, plan.arm_R].mean(dtype=np.float64) <= 0.8
+        found |= {f"{name}_gap": plan.allocation.gap, f"{name}_slack": float((limited.limit_K - levels_K).max())}
+    return found
+
+
 def measured(users: int, arguments: Arguments) -> dict[str, Any]:
     value_UA, cost_UA = table(users)
     budget = 0.8 * users
@@ -83,6 +107,8 @@ def measured(users: int, arguments: Arguments) -> dict[str, Any]:
         limited = allocate_within(LocalShards(cut(value_UA, both_MUA)), np.array([budget, 0.45 * users]))
         several.append(time.perf_counter() - began)
         figures |= {"two_limits_seconds": several[0], "two_limits_gap": limited.gap}
+    if users <= arguments.most_held:
+        figures |= held(value_UA, cost_UA)
     if users <= arguments.reference_users:
         best, took = highs(value_UA, cost_UA, budget)
         figures |= {"highs_seconds": took, "share_of_highs": found.value / best}
@@ -98,6 +124,10 @@ def main(arguments: Arguments) -> None:
         "unspent",
         "two limits, s",
         "gap",
+        "a floor, s",
+        "gap",
+        "floor and ceiling, s",
+        "gap",
         "HiGHS, s",
         "of HiGHS' value",
         "peak MiB",
@@ -110,6 +140,10 @@ def main(arguments: Arguments) -> None:
             f"{row['unspent']:.1e}",
             f"{row['two_limits_seconds']:.2f}" if "two_limits_seconds" in row else "",
             f"{row['two_limits_gap']:.1e}" if "two_limits_gap" in row else "",
+            f"{row['floor_seconds']:.2f}" if "floor_seconds" in row else "",
+            f"{row['floor_gap']:.1e}" if "floor_gap" in row else "",
+            f"{row['floor_and_ceiling_seconds']:.2f}" if "floor_seconds" in row else "",
+            f"{row['floor_and_ceiling_gap']:.1e}" if "floor_seconds" in row else "",
             f"{row['highs_seconds']:.2f}" if "highs_seconds" in row else "",
             f"{row['share_of_highs']:.6f}" if "share_of_highs" in row else "",
             f"{row['peak_mib']:,.0f}",
