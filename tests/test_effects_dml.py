@@ -199,6 +199,23 @@ def test_a_vector_of_its_own_needs_no_arms() -> None:
     assert found[0, 0] == pytest.approx(2, abs=4 * found[0, 1])
 
 
+def test_effects_depend_on_the_named_features_alone() -> None:
+    """On column 0 alone: users alike in it have the same effects, whose slope is the truth's; a column that is not
+    there is named with how many there are, before anything is fitted."""
+    rows, share_RA = world(6000, 4)
+    settings = DMLSettings(basis="linear", penalty=0.0, folds=2, features=(0,))
+    model = fit_dml(known(rows, share_RA), settings, LINEAR)
+    assert model.theta_JP.shape[1] == 2  # the constant and column 0
+    ask_RF = np.array([[0.5, -1.0, 2.0], [0.5, 3.0, 0.0], [1.5, 0.0, 0.0]])
+    found_RA = model.effects(ask_RF, ARMS)
+    np.testing.assert_array_equal(found_RA[0], found_RA[1])
+    np.testing.assert_allclose(found_RA, effect(ask_RF, ARMS), atol=0.25)
+    np.testing.assert_array_equal(VectorEffects.restore(model.arrays(), model.facts).effects(ask_RF, ARMS), found_RA)
+    for column in (44, 3, -1):
+        with pytest.raises(UserError, match=f"dml.features: column {column}, but there are 3 numeric features, from 0"):
+            fit_dml(rows, DMLSettings(features=(0, column)), LINEAR)
+
+
 def test_econml_finds_the_same_effects() -> None:
     """LinearDML on the same residual design: average effects within their standard errors, errors within 15%."""
     from econml import dml

@@ -93,6 +93,16 @@ def test_learners_of_arms_from_the_command_line(reward_log: Path, tmp_path: Path
     assert model.effects(np.zeros((3, 10), np.float32)).shape == (3, 6)
 
 
+def test_features_of_effects_that_are_not_there_are_refused_before_any_worker_starts(
+    reward_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "map_of", lambda workers: pytest.fail("workers were started"))
+    words = ("--data", reward_log, "--out", tmp_path / "run", "--workers", "1", "--dml.features", "2", "44")
+    with pytest.raises(UserError, match=r"^dml\.features: column 44, but there are 10 numeric features, from 0$"):
+        fit.run(fit.arguments_of(*words))
+    assert not (tmp_path / "run").exists()
+
+
 def broken(log: Path, place: Path, column: str, row: int, value: object) -> Path:
     """A copy of the log with one value of its train part replaced."""
     copy = Path(shutil.copytree(log, place))

@@ -6,7 +6,8 @@
 Each variant lives in worlds of the same seeds and luck. `share` is the true gain of the decided users against what the
 true effects would have brought them at the same cost with the strategies that stand; `moved` the share of users whose
 strategy changed against the day before. proposals: weak strategies replaced by new ones of a grid or of evolution,
-against strategies that stay, from a ladder of six (of which one number moves) and from a grid of 27. Gains of variants
+against strategies that stay, from a ladder of six (of which one number moves) and from a grid of 27; level 1: weak is
+what lies one standard error apart on either side. Gains of variants
 are compared at what they cost, which the budget holds alike. Each finished world is a line of the cache.
 """
 
@@ -29,6 +30,12 @@ from funnel.incentives.world import WorldSettings
 
 GATE, NO_GATE = GateSettings(), GateSettings(share=0.0)
 WEEKLY, DAILY = CadenceSettings(), CadenceSettings(every=1)
+PROPOSALS = {
+    "none replaced": ProposalSettings(),
+    "new by grid": ProposalSettings(by="grid"),
+    "new by evolution": ProposalSettings(by="evolution"),
+    "new by grid, level 1": ProposalSettings(by="grid", level=1.0),
+}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "cadence": {
         "cadence and gate": {"cadence": WEEKLY, "gate": GATE},
@@ -37,9 +44,9 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "clusters, cadence and gate": {"cadence": WEEKLY, "gate": GATE, "by": "cluster"},
     },
     "proposals": {
-        f"{strategies}, {name}": {"strategies": strategies, "proposals": ProposalSettings(by=by)}
+        f"{strategies}, {name}": {"strategies": strategies, "proposals": own}
         for strategies in ("grid", "ladder")
-        for name, by in (("none replaced", "none"), ("new by grid", "grid"), ("new by evolution", "evolution"))
+        for name, own in PROPOSALS.items()
     },
 }
 """Of a question, the first of each group is what the others are compared with."""
