@@ -7,8 +7,8 @@ Each variant lives in worlds of the same seeds and luck. `share` is the true gai
 true effects would have brought them at the same cost with the strategies that stand; `moved` the share of users whose
 strategy changed against the day before. proposals: weak strategies replaced by new ones of a grid or of evolution,
 against strategies that stay, from a ladder of six (of which one number moves) and from a grid of 27; level 1: weak is
-what lies one standard error apart on either side. Gains of variants
-are compared at what they cost, which the budget holds alike. Each finished world is a line of the cache.
+what lies one standard error apart on either side. Gains are compared at what they cost, which the budget holds alike.
+Each finished world is a line of the cache.
 """
 
 import json
