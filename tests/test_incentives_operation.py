@@ -115,6 +115,10 @@ def test_days_of_a_log_are_decided_until_they_end(reward_days: Path, tmp_path: P
     with pytest.raises(UserError, match="day 2025-12-31 stands where 20260101 was operated"):
         operate.run(operate.arguments_of(*words[:5], "4", *words[6:]))
     schema = json.loads((days / "schema.json").read_text())
+    named = {key: value for key, value in schema["treatment"].items() if key != "vector"}
+    (days / "schema.json").write_text(json.dumps({**schema, "treatment": named}))
+    with pytest.raises(UserError, match=r"proposals.by grid: new strategies are made of .*which the log's do not have"):
+        operate.run(operate.arguments_of("--data", days, "--out", tmp_path / "o", "--proposals.by", "grid", *SMALL))
     (days / "schema.json").write_text(json.dumps({**schema, "numeric": schema["numeric"][:5]}))
     with pytest.raises(UserError, match="no numeric feature 'activity'; cadence and caps need"):
         operate.run(operate.arguments_of("--data", days, "--out", tmp_path / "other"))

@@ -308,6 +308,8 @@ def test_settings_of_proposals_that_cannot_be_are_one_line(tmp_path: Path) -> No
         (("--proposals.slices", "5"), "proposals.slices is 5, must divide the 24 hours"),
         (("--proposals.level", "0"), "proposals.level is 0.0, must be a finite number above 0"),
         (("--proposals.reach", "0.5"), r"proposals.reach is 0.5, must lie in \[1, 4\]"),
+        (("--proposals.reach", "2"), "proposals.reach has no effect with proposals.by none"),
+        (("--proposals.rules.distance", "0.1"), "proposals.rules has no effect with proposals.by none"),
         (("--proposals.rules.largest-bill", "0"), "largest_bill is 0.0, must be a finite number above 0"),
         (("--strategies", "grid", "--proposals.batch", "4"),
          "27 strategies in batches of 4 take 9 days in turn, more than warmup, 4: raise proposals.batch or warmup"),

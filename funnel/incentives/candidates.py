@@ -10,7 +10,6 @@ strategy is decided on by its trial. Shapes: N users, A strategies, M new ones, 
 """
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -187,7 +186,7 @@ class NewStrategies:
     def initial(self) -> np.ndarray:
         return self.knobs.initial()
 
-    def describe(self) -> Mapping[str, Any]:
+    def describe(self) -> dict[str, Any]:
         return {"objective": "incentives.new_strategies", "strategies": self.count}
 
     def vectors(self, theta_D: np.ndarray) -> np.ndarray:

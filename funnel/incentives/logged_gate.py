@@ -58,6 +58,7 @@ def compared(
     for key, value_R in (("gate.outcome", outcome_R), ("gate.cost", rows["cost"]),
                          ("gate.difference", outcome_R - price * rows["cost"])):  # fmt: skip
         own = replace(logged, outcome_R=value_R)
-        found[key] = gain(*(policy_value(arm_R, own, "snips") for arm_R in arms), own)
+        theirs, standing = (policy_value(arm_R, own, "snips") for arm_R in arms)
+        found[key] = gain(theirs, standing, own)
         figures |= found[key].figures(key)
     return found["gate.difference"], figures

@@ -111,6 +111,9 @@ class IncentiveOperation:
         # The sensitive are few and respond in their own way: their effects are not those of all.
         self.effects = EffectSettings.on_random_rows(settings.effects, settings.budget, source.sensitive)
         check_features(settings.effects.dml, source.columns)
+        if settings.proposals.by != "none" and not source.vectors:
+            raise UserError(f"proposals.by {settings.proposals.by}: new strategies are made of an amount, an interval and "
+                            "a number, which the log's do not have ('vector' under 'treatment')")  # fmt: skip
         self.roster = Roster.of(STRATEGIES[settings.strategies](), settings.proposals) if source.closed else None
         self.history: list[dict[str, np.ndarray]] = []
         self.arm_of: dict[int, int] = {}
@@ -136,7 +139,7 @@ class IncentiveOperation:
             nobody_N = np.full(len(morning.user_N), -1)
             return Day({**figures, **self.after(morning, nobody_N, np.full(len(nobody_N), 2)), "phase": "random"})
         figures |= self.refit(day, morning, map)
-        told = []
+        told: list[str] = []
         if self.reviewed_on < 0 or day - self.reviewed_on >= settings.proposals.every:
             figures["strategies"], told = renewed(self, day, map)
             self.reviewed_on = day

@@ -17,7 +17,7 @@ from funnel.incentives.proposals import PruneRules, batches, lanes, rotation
 from funnel.incentives.strategies import bill
 from funnel.platform.draws import key, uniforms
 
-LANE = 502
+LANE, REACH = 502, 1.25
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ProposalSettings:
     level: float = 1.96
     """Standard errors on either side of an estimate: a strategy is weak whose upper end is below the lower end of one
     that costs no more."""
-    reach: float = 1.25
+    reach: float = REACH
     """By what factor a number of a new strategy may go beyond those that were tried."""
     rules: PruneRules = field(default_factory=PruneRules)
 
@@ -53,6 +53,10 @@ class ProposalSettings:
             raise UserError(f"proposals.level is {self.level}, must be a finite number above 0")
         if not 1 <= self.reach <= 4:
             raise UserError(f"proposals.reach is {self.reach}, must lie in [1, 4]")
+        if self.by == "none":
+            for name, plain in (("reach", REACH), ("rules", PruneRules())):
+                if getattr(self, name) != plain:
+                    raise UserError(f"proposals.{name} has no effect with proposals.by none: nothing new is proposed")
 
 
 DIVISORS = tuple(each for each in range(1, 25) if 24 % each == 0)

@@ -17,6 +17,7 @@ from data.log import open_log
 from funnel.effects.reading import outcome_of, parsed_weights, read_part
 from funnel.incentives.plan import per_user
 from funnel.incentives.roster import Roster
+from funnel.incentives.strategies import NUMBERS
 from funnel.incentives.world import FEATURES, World, WorldSettings
 
 NAMED = ("activity", "tenure", "sensitive")
@@ -64,6 +65,10 @@ class Source(Protocol):
     def columns(self) -> int:
         """How many features there are."""
 
+    @property
+    def vectors(self) -> bool:
+        """Whether strategies have an amount, an interval and a number."""
+
     def traits(self, x_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(activity, days since joining, whether sensitive) of users with these features."""
 
@@ -89,6 +94,7 @@ class SimulatedDays:
     closed: ClassVar[bool] = True
     sensitive: ClassVar[int] = FEATURES.index("sensitive")
     columns: ClassVar[int] = len(FEATURES)
+    vectors: ClassVar[bool] = True
     KEPT = ("tired_U", "was_there_U", "retained_U")
 
     def __init__(self, settings: WorldSettings, outcomes: Sequence[str], seed: int) -> None:
@@ -188,7 +194,7 @@ class LoggedDays:
         if treatment is None or not (treatment.arm and treatment.randomised and treatment.propensity and schema.user):
             raise UserError(f"{data}/schema.json: an operation needs 'user' and, under 'treatment', 'arm', "
                             "'propensity' and 'randomised'")  # fmt: skip
-        self.names = schema.numeric
+        self.names, self.vectors = schema.numeric, len(treatment.vector) == len(NUMBERS)
         absent = [name for name in NAMED if name not in self.names]
         if absent:
             raise UserError(f"{data}/schema.json: no numeric feature {absent[0]!r}; cadence and caps need "
@@ -215,7 +221,9 @@ class LoggedDays:
         known["batch"] = np.unique(known["arm"])
         return Morning(day, rows["user"][last_N], x_NF, *self.traits(x_NF), known, date=date)
 
-    def act(self, *given: object) -> Told:
+    def act(
+        self, morning: Morning, arm_N: np.ndarray, random_N: np.ndarray, roster: Roster, batch_K: np.ndarray
+    ) -> Told:
         raise AssertionError("a log's users have got what they got")
 
     def state(self) -> dict[str, np.ndarray]:
