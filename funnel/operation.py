@@ -5,16 +5,19 @@ day whole (its snapshot, its figures, the state), so that an operation goes on a
 funnel/registry.py lists ours.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from es.objectives.base import Objective
 from funnel.fitted import Map
 from funnel.panels import Panel, Record, Table
 
 Arrays = Mapping[str, np.ndarray]
+Maximise = Callable[[Objective, int], np.ndarray]
+"""An evolution of an objective under a seed, in this process: the theta that it ends with."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Day:
 class Operation(Protocol):
     name: ClassVar[str]
     settings_type: ClassVar[type]
+    maximise: Maximise
+    """The evolution engine, which whoever operates hands in."""
 
     @classmethod
     def open(cls, settings: Any, seed: int) -> Self:

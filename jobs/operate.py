@@ -23,6 +23,9 @@ from safetensors.numpy import load_file, save
 import jobs.report
 from data.errors import Stopped, UserError
 from data.files import make_directory, whole_directory, write_whole
+from es import engine
+from es.config import ESConfig
+from es.objectives.base import Objective
 from funnel.operation import Day
 from funnel.panels import Panel, Record
 from funnel.registry import DEFAULT_OPERATION, find_operation
@@ -102,6 +105,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     check_cpus(arguments.workers)
     settings = absolute(kind.settings_type() if arguments.settings is None else arguments.settings)
     operation = kind.open(settings, arguments.seed)
+    operation.maximise = maximised
     out = arguments.out
     record = {
         **{name: getattr(arguments, name) for name in ("system", "seed", "days", "workers")},
@@ -126,6 +130,14 @@ def run(arguments: Arguments) -> dict[str, Any]:
     console.print(str(summary.get("message", "")), soft_wrap=True, highlight=False, markup=False)
     console.print(f"report: {out / REPORT}", soft_wrap=True, highlight=False)
     return summary
+
+
+def maximised(objective: Objective, seed: int) -> np.ndarray:
+    """The evolution engine, for what an operation tunes within a day: in this process, so that any workers give the
+    same theta."""
+    config = ESConfig(seed=seed % 2**31, algorithm="xnes", generations=25, pairs=8, sigma=0.3, centre_every=0,
+                      workers=0, noise="fresh")  # fmt: skip
+    return np.asarray(engine.run(objective, config).theta)
 
 
 def all_days(operation: Any, arguments: Arguments, out: Path, console: Console) -> list[dict[str, Any]]:

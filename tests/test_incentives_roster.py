@@ -174,7 +174,7 @@ def asked(fitted: tuple[VectorEffects, np.ndarray], **more: object) -> Asked:
     model, x_NF = fitted
     arms_A3 = grid_arms()
     kept = {"menu_A3": arms_A3[[0, 5, 14]], "tried_B3": arms_A3, "ever_S3": arms_A3, **more}
-    return Asked(model, x_NF, np.full(len(x_NF), 0.6), **kept, budget=1.0, seed=4,  # type: ignore[arg-type]
+    return Asked(model, x_NF, np.full(len(x_NF), 0.6), **kept, budget=1.0, seed=4, maximise=operate.maximised,  # type: ignore[arg-type]
                  **({} if "settings" in kept else {"settings": ProposalSettings(by="grid")}))  # fmt: skip
 
 

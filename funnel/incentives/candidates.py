@@ -16,8 +16,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data.errors import UserError
-from es import engine
-from es.config import ESConfig
 from es.policies import Box, Policy
 from funnel.effects.dml import VectorEffects
 from funnel.effects.overlap import beyond
@@ -25,12 +23,12 @@ from funnel.incentives.plan import per_user
 from funnel.incentives.proposals import pruned
 from funnel.incentives.roster import ProposalSettings
 from funnel.incentives.strategies import NUMBERS, bill
+from funnel.operation import Maximise
 
 LEVELS = 7
 """Of each number in the grid."""
 LEAST = 1e-3
 """What a new strategy has to add, as a share of what the menu brings."""
-GENERATIONS, PAIRS = 25, 8
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,8 @@ class Asked:
     budget: float
     settings: ProposalSettings
     seed: int
+    maximise: Maximise
+    """The evolution engine."""
 
     def value(self, vectors_A3: np.ndarray) -> np.ndarray:
         """Against the cheapest strategy, (N, A)."""
@@ -207,9 +207,7 @@ class NewStrategies:
 def evolved(asked: Asked, start_M3: np.ndarray) -> np.ndarray:
     """The same number of strategies or fewer, moved to where they add more together."""
     objective = NewStrategies(asked, start_M3)
-    config = ESConfig(seed=asked.seed % 2**31, algorithm="xnes", generations=GENERATIONS, pairs=PAIRS, sigma=0.3,
-                      centre_every=0, workers=0, noise="fresh")  # fmt: skip
-    best_M3 = objective.vectors(np.asarray(engine.run(objective, config).theta))
+    best_M3 = objective.vectors(asked.maximise(objective, asked.seed))
     found_M3 = greedy(asked, best_M3[asked.fit(best_M3) & asked.within(best_M3)], len(start_M3))
     priced = objective.priced
     if len(found_M3) and priced.added_together(asked, found_M3) > priced.added_together(asked, start_M3):

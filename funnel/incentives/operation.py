@@ -37,7 +37,7 @@ from funnel.incentives.snapshot import replay as replay_snapshot
 from funnel.incentives.source import LoggedDays, Morning, SimulatedDays, Source, Told
 from funnel.incentives.strategies import STRATEGIES
 from funnel.incentives.world import WorldSettings
-from funnel.operation import Day
+from funnel.operation import Day, Maximise
 from funnel.panels import Panel, Record, Table
 from funnel.platform.draws import key, uniforms
 
@@ -101,6 +101,7 @@ class IncentiveOperation:
 
     name: ClassVar[str] = "incentives"
     settings_type: ClassVar[type] = OperationSettings
+    maximise: Maximise
 
     def __init__(self, settings: OperationSettings, seed: int, source: Source) -> None:
         self.settings, self.seed, self.source = settings, seed, source
@@ -112,8 +113,8 @@ class IncentiveOperation:
         self.effects = EffectSettings.on_random_rows(settings.effects, settings.budget, source.sensitive)
         check_features(settings.effects.dml, source.columns)
         if settings.proposals.by != "none" and not source.vectors:
-            raise UserError(f"proposals.by {settings.proposals.by}: new strategies are made of an amount, an interval and "
-                            "a number, which the log's do not have ('vector' under 'treatment')")  # fmt: skip
+            raise UserError(f"proposals.by {settings.proposals.by}: new strategies are made of an amount, an interval "
+                            "and a number, which the log's do not have ('vector' under 'treatment')")  # fmt: skip
         self.roster = Roster.of(STRATEGIES[settings.strategies](), settings.proposals) if source.closed else None
         self.history: list[dict[str, np.ndarray]] = []
         self.arm_of: dict[int, int] = {}

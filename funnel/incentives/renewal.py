@@ -102,4 +102,4 @@ def asked_of(operation: Any, known: Knowledge, ids_A: np.ndarray, weak_N: np.nda
     menu_A = ids_A[~np.isin(ids_A, weak_N) & np.isin(ids_A, known.tried_ids)]
     ever_ST = roster.vectors_S3 if roster is not None else operation.vectors(ids_A)
     return Asked(known.model, known.x_NF, known.claim_N, operation.vectors(menu_A), operation.vectors(known.tried_ids),
-                 ever_ST, settings.budget, settings.proposals, operation.seed + day)  # fmt: skip
+                 ever_ST, settings.budget, settings.proposals, operation.seed + day, operation.maximise)  # fmt: skip
