@@ -108,15 +108,15 @@ def main(arguments: Arguments) -> None:
         group = variant.partition(",")[0] if arguments.question == "proposals" else ""
         first = next(each for each in variants if each.startswith(group))
         pairs = list(zip(own, found[first], strict=True))
-        less = [spread([1000 * (a[name] - b[name]) for a, b in pairs if name in a and name in b] or [0.0])
-                if variant != first else "-"
+        less = [spread([1000 * (a[name] - b[name]) for a, b in pairs]) if variant != first else "-"
                 for name in ("mean.true.gain", "late.gain", "random.gain", "random.cost")]  # fmt: skip
         rows.append([variant, *(spread([one[name] for one in own]) for name in FIGURES), *less,
                      f"{np.mean([one['mean.due'] / one['mean.users'] for one in own]):.2f}",
                      f"{np.mean([one['dropped'] for one in own]):.1f}",
                      f"{np.mean([one['new'] for one in own]):.1f}"])  # fmt: skip
     head = ["variant", "gain a user", "share of the oracle", "cost", "moved a day", "share, second half",
-            "gain less the first's, /1000", "second half", "of random users", "their cost", "due", "dropped", "new"]  # fmt: skip
+            "gain less the first's, /1000", "second half", "of random users", "their cost", "due",
+            "dropped", "new"]  # fmt: skip
     name = arguments.name or ("incentives-daily" if arguments.question == "cadence" else "incentives-proposals")
     write_result(name, {"worlds": [one for own in found.values() for one in own]}, markdown(head, rows))
 
