@@ -103,18 +103,21 @@ GAINS = np.array([0.0, 0.1, 0.25, 0.2, 0.6, 0.5])
 
 
 def test_rows_say_how_likely_each_strategy_was_on_their_day() -> None:
-    rows, ids_A = learnable(history(4, [[0, 1, 2], [0, 4, 5]]), np.array([0, 5, 4, 2, 1, 3]), 30, True)
+    rows, ids_A = learnable(history(4, [[0, 1, 2], [0, 4, 5]]), np.array([0, 5, 4, 2, 1, 3]), np.ones(6), True)
     assert ids_A.tolist() == [0, 5, 4, 2, 1]  # in the order asked for; nobody got 3
     assert rows["shares"].sum(1) == pytest.approx(1)
     assert rows["shares"][0].tolist() == pytest.approx([1 / 3, 0, 0, 1 / 3, 1 / 3])
     assert rows["shares"][400].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0, 0])
     assert (rows["shares"][np.arange(len(rows["arm"])), rows["arm"]] > 0).all()
     np.testing.assert_array_equal(six_arms()[ids_A][rows["arm"]], rows["treatment"])
-    pooled, _ = learnable(history(4, [[0, 1, 2], [0, 4, 5]]), np.arange(6), 30, False)
+    pooled, _ = learnable(history(4, [[0, 1, 2], [0, 4, 5]]), np.arange(6), np.ones(6), False)
     assert np.ptp(pooled["shares"], 0).max() == 0
     assert pooled["shares"][0] == pytest.approx(np.bincount(pooled["arm"]) / 1600)
-    with pytest.raises(UserError, match="no two strategies have 900 random rows each"):
-        learnable(history(2, [[0, 1, 2]]), np.arange(6), 900, True)
+    few, ids_A = learnable(history(4, [[0, 1, 2], [0, 4, 5]]), np.arange(6), np.where(np.arange(6) > 4, 900, 1), True)
+    assert ids_A.tolist() == [0, 1, 2, 4]  # 5 is new and has too few
+    assert few["shares"][-1].tolist() == pytest.approx([0.5, 0, 0, 0.5])
+    with pytest.raises(UserError, match="no day has random rows of two strategies"):
+        learnable(history(2, [[0, 1, 2]]), np.arange(6), np.array([1, 900, 900, 1, 1, 1]), True)
 
 
 def test_a_review_by_means_is_least_squares_with_days_and_finds_what_is_beaten() -> None:
@@ -290,6 +293,22 @@ def test_an_operation_replaces_weak_strategies_and_gives_new_ones_once_they_were
     assert trials
     assert all(line["gate.difference"] == pytest.approx(line["gate.outcome"] - line["gate.price"] * line["gate.cost"])
                for line in trials)  # fmt: skip
+
+
+def test_strategies_that_are_hardly_tried_are_told(tmp_path: Path) -> None:
+    """27 strategies and few users: those that have stood for a week are told, not those of the first day."""
+    words = ("--world.users", "600", "--strategies", "grid", "--effects.arms.smallest-arm", "46", *SMALL)
+    operate.run(operate.arguments_of("--out", tmp_path / "run", "--days", "5", *words))
+    line = lines_of(tmp_path / "run")[4]
+    few = [str(one["strategy"]) for one in line["strategies"] if one["rows"] < 46]
+    assert 0 < len(few) < 27
+    assert not any("too little random traffic" in text for text in line["alerts"])
+    operate.run(operate.arguments_of("--out", tmp_path / "run", "--days", "12", *words))
+    line = lines_of(tmp_path / "run")[11]
+    few = [str(one["strategy"]) for one in line["strategies"] if one["rows"] < 46]
+    assert few
+    text = "strategies" if len(few) > 1 else "strategy"
+    assert f"{text} {', '.join(few)}: too little random traffic to be judged, below 46 rows" in line["alerts"]
 
 
 def test_it_goes_on_to_the_same_strategies_after_any_end(renewed: Path, tmp_path: Path) -> None:

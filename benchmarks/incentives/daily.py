@@ -108,8 +108,10 @@ def main(arguments: Arguments) -> None:
         group = variant.partition(",")[0] if arguments.question == "proposals" else ""
         first = next(each for each in variants if each.startswith(group))
         pairs = list(zip(own, found[first], strict=True))
-        less = [spread([1000 * (a[name] - b[name]) for a, b in pairs]) if variant != first else "-"
-                for name in ("mean.true.gain", "late.gain", "random.gain", "random.cost")]  # fmt: skip
+        less = ["-"] * 4
+        if variant != first:
+            less = [spread([1000 * (a.get(name, np.nan) - b.get(name, np.nan)) for a, b in pairs])
+                    for name in ("mean.true.gain", "late.gain", "random.gain", "random.cost")]  # fmt: skip
         rows.append([variant, *(spread([one[name] for one in own]) for name in FIGURES), *less,
                      f"{np.mean([one['mean.due'] / one['mean.users'] for one in own]):.2f}",
                      f"{np.mean([one['dropped'] for one in own]):.1f}",

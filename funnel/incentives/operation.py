@@ -185,9 +185,11 @@ class IncentiveOperation:
         """Random rows to learn from and the numbers of their strategies: DML learns from those that are gone too."""
         dml = self.settings.effects.learner == "dml"
         if self.roster is None:
-            return learnable(self.history, np.unique(np.concatenate([each["arm"] for each in self.history])), 1, dml)
+            ids_A = np.unique(np.concatenate([each["arm"] for each in self.history]))
+            return learnable(self.history, ids_A, np.ones(len(ids_A)), dml)
         ids_A = self.roster.ordered(np.arange(len(self.roster.born))) if dml else self.roster.live
-        return learnable(self.history, ids_A, self.settings.effects.arms.smallest_arm, dml)
+        new_A = np.array(self.roster.born)[ids_A] > 0
+        return learnable(self.history, ids_A, np.where(new_A, self.settings.effects.arms.smallest_arm, 1), dml)
 
     def refit(self, day: int, morning: Morning, map: Map) -> dict[str, Any]:
         """Fit when it is time and no trial runs; the monitors' figures of the change."""

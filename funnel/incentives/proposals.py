@@ -19,8 +19,11 @@ class PruneRules:
     """What a strategy must keep to be tried at all."""
 
     largest_bill: float = 10.0
+    """The largest amount times number."""
     most_a_day: float = 8.0
+    """The largest number of rewards a day."""
     shortest_interval: float = 0.0
+    """The shortest time between two rewards, in hours."""
     distance: float = 0.05
     """Strategies that differ by less than this share of each number's range count as one: the cheaper is kept."""
 

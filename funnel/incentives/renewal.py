@@ -35,8 +35,9 @@ def renewed(operation: Any, day: int, map: Map) -> tuple[list[dict[str, Any]], l
     if own.by != "none" and known is not None:
         asked = asked_of(operation, known, ids_A, weak_N, day)
         new_M3, source = proposed(asked, min(len(weak_N) + free, own.batch - 1))
+    alerts = untried(operation, found, day)
     if roster is None or own.by == "none":
-        return told, [alert(weak_N, new_M3)] if len(weak_N) else []
+        return told, alerts + ([alert(weak_N, new_M3)] if len(weak_N) else [])
     weak_N = weak_N[: max(len(ids_A) + len(new_M3) - 2, 0)]  # two have to stand, or nothing is compared
     numbers_M = roster.replace(day, weak_N, new_M3)
     for one in told:
@@ -46,7 +47,20 @@ def renewed(operation: Any, day: int, map: Map) -> tuple[list[dict[str, Any]], l
          "amount": vector_3[0], "interval": vector_3[1], "number": vector_3[2]}
         for number, vector_3 in zip(numbers_M.tolist(), new_M3.tolist(), strict=True)
     ]  # fmt: skip
-    return told, []
+    return told, alerts
+
+
+def untried(operation: Any, found: Review, day: int) -> list[str]:
+    """An alert for strategies that have stood since the last review at least and still lack the rows to be judged."""
+    settings, roster = operation.settings, operation.roster
+    least = settings.effects.arms.smallest_arm
+    few_N = found.ids_A[found.rows_A < least]
+    if roster is not None:
+        few_N = few_N[day - np.array(roster.born)[few_N] >= settings.proposals.every]
+    if not len(few_N):
+        return []
+    text = "strategy" if len(few_N) == 1 else "strategies"
+    return [f"{text} {', '.join(map(str, few_N.tolist()))}: too little random traffic to be judged, below {least} rows"]
 
 
 def alert(weak_N: np.ndarray, new_M3: np.ndarray) -> str:

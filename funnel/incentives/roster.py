@@ -143,15 +143,15 @@ def check_batches(settings: ProposalSettings, strategies: int, warmup: int) -> N
 
 
 def learnable(
-    history: Sequence[Mapping[str, np.ndarray]], ids_A: np.ndarray, least: int, by_day: bool
+    history: Sequence[Mapping[str, np.ndarray]], ids_A: np.ndarray, least_A: np.ndarray, by_day: bool
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """(rows of these strategies with how likely each of them was, the strategies in the order in which the rows number
-    them). Strategies that fewer than `least` rows got are left out.
+    them). Strategies that fewer than `least_A` rows got, or nobody, are left out.
 
     `by_day`: how likely on that day (its batch); else in all days together, as learners of single arms take it.
     """
     count_S = np.bincount(np.concatenate([each["arm"] for each in history]), minlength=int(ids_A.max()) + 1)
-    ids_A = ids_A[count_S[ids_A] >= max(least, 1)]
+    ids_A = ids_A[count_S[ids_A] >= np.maximum(least_A, 1)]
     place_S = np.full(len(count_S), -1)
     place_S[ids_A] = np.arange(len(ids_A))
     rows, shares = [], []
@@ -166,7 +166,7 @@ def learnable(
         share_A[own_K] = 1 / len(own_K)
         shares.append(np.tile(share_A, (len(own_N), 1)))
     if not rows:
-        raise UserError(f"no two strategies have {least} random rows each: nothing can be learnt from them yet")
+        raise UserError("no day has random rows of two strategies: there is nothing to learn from yet")
     found = {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
     found["arm"] = place_S[found["arm"]]
     found["shares"] = np.concatenate(shares)
