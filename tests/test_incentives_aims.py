@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from data.errors import UserError
 from data.log import open_log
+from funnel.incentives import held
 from funnel.incentives.aims import Limit, Limited, limits_of
 from funnel.incentives.effect_settings import EffectSettings, Learning
 from funnel.incentives.few import few_choices, shares
@@ -70,6 +71,29 @@ def test_two_floors_and_a_ceiling_are_kept_together() -> None:
     assert (limited.cost_KRA[:, rows, found.arm_R].mean(1) <= limited.limit_K).all()
     assert cost_UA[rows, found.arm_R].mean() <= 0.5
     assert found.allocation.gap < 0.02
+
+
+def test_prices_that_start_from_a_samples_lead_to_as_good_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A floor and a ceiling of 1,200 users: kept, near the bound, and near what the search without a sample finds; a
+    sample of 60 is far off (its prices are lowered until no limit is kept). In float32 too."""
+    value_UA, cost_UA = options(1200, 7)
+    load_UA = np.random.default_rng(2).random(cost_UA.shape)
+    time_UA = minutes(cost_UA, 7)
+    limit_K = 1200 * np.array([-floor_at(0.4, value_UA, cost_UA, time_UA, 0.5), 0.45])
+    found = {}
+    for rows, kind in ((10**6, np.float64), (60, np.float64), (60, np.float32)):
+        monkeypatch.setattr(held, "SAMPLE", rows)
+        limits_KUA = np.stack([-time_UA, load_UA]).astype(kind)
+        plan = hold(value_UA, cost_UA, 1200 * 0.5, limits_KUA, limit_K)
+        spent_K = limits_KUA[:, np.arange(1200), plan.option_U].sum(1, dtype=np.float64)
+        assert (spent_K <= limit_K + 1e-9 * np.abs(limit_K)).all()
+        assert cost_UA[np.arange(1200), plan.option_U].sum() <= 1200 * 0.5
+        found[rows, kind] = plan
+    whole = found[10**6, np.float64]
+    for plan in found.values():
+        assert plan.value >= 0.999 * whole.value
+        assert plan.bound >= whole.value * (1 - 1e-9)
+        assert plan.gap < 3e-3
 
 
 def test_groups_are_the_best_of_all_choices() -> None:
