@@ -19,6 +19,7 @@ PROBLEMS: Mapping[str, str] = {
     "cfr": "funnel.incentives.problem:CFRProblem",
     "vcnet": "funnel.exposure.problem:VCNet",
     "drnet": "funnel.exposure.problem:DRNet",
+    "joint_shares": "funnel.exposure.joint:JointProblem",
 }
 """What jobs.train --problem NAME trains."""
 TUNABLES: Mapping[str, str] = {
@@ -35,7 +36,6 @@ TUNABLES: Mapping[str, str] = {
 FITTED: Mapping[str, str] = {
     "incentives": "funnel.incentives.fitted:IncentiveEffects",
     "exposure": "funnel.exposure.fitted:ExposureForest",
-    "joint_shares": "funnel.exposure.joint:JointShares",
     "up_down": "funnel.exposure.up_down:UpDown",
 }
 """What jobs.fit --system NAME fits on arrays (funnel/fitted.py)."""

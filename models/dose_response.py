@@ -10,13 +10,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.varying_coefficient import DoseConfig, DoseNetwork
+from models.varying_coefficient import DoseConfig, DoseHead, DoseNetwork
 
 DRNET_SCALE = 0.01
 """Of the heads' initial weights of hidden units, as a share of those of the dose."""
 
 
-class BlockHead(nn.Module):
+class BlockHead(DoseHead):
     """All heads are computed for all rows, and each row keeps its block's: E is small, and rows stay in one product."""
 
     def __init__(self, inputs: int, config: DoseConfig) -> None:
@@ -39,8 +39,26 @@ class BlockHead(nn.Module):
             value_EBH = torch.baddbmm(bias, torch.cat([dose_EB1, value_EBH], 2), weight)
             if layer < last:
                 value_EBH = value_EBH.relu()
-        block_B = (dose_B * self.blocks).long().clamp(0, self.blocks - 1)
+        block_B = self.block(dose_B)
         return value_EBH[block_B, torch.arange(len(dose_B), device=dose_B.device), 0]
+
+    def block(self, dose_B: Tensor) -> Tensor:
+        """The head that answers for each dose."""
+        return (dose_B * self.blocks).long().clamp(0, self.blocks - 1)
+
+    def curve(self, hidden_BH: Tensor, dose_D: Tensor) -> Tensor:
+        """(B, D): every row at every dose, each by its block's head alone. The product of a head's first layer with
+        the hidden units is the same for all its doses."""
+        found_BD = hidden_BH.new_empty(len(hidden_BH), len(dose_D))
+        block_D = self.block(dose_D)
+        for block in block_D.unique().tolist():
+            own = (block_D == block).nonzero().squeeze(1)
+            value_BDI = hidden_BH.unsqueeze(1)
+            for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+                value_BDI = value_BDI.relu() if layer else value_BDI
+                value_BDI = value_BDI @ weight[block, 1:] + dose_D[own].unsqueeze(1) * weight[block, 0] + bias[block]
+            found_BD[:, own] = value_BDI.squeeze(2)
+        return found_BD
 
 
 def dose_response(features: int, config: DoseConfig, seed: int) -> DoseNetwork:

@@ -81,7 +81,19 @@ class VaryingLayer(nn.Module):
         return (each_BLO * basis_BL.unsqueeze(2)).sum(1) + basis_BL @ self.bias
 
 
-class VaryingHead(nn.Module):
+class DoseHead(nn.Module):
+    """mu from hidden units."""
+
+    def forward(self, hidden_BH: Tensor, dose_B: Tensor) -> Tensor:
+        """(B,): each row at its own dose."""
+        raise NotImplementedError
+
+    def curve(self, hidden_BH: Tensor, dose_D: Tensor) -> Tensor:
+        """(B, D): every row at every dose."""
+        raise NotImplementedError
+
+
+class VaryingHead(DoseHead):
     """mu of VCNet: varying layers, ReLU between them."""
 
     def __init__(self, inputs: int, config: DoseConfig) -> None:
@@ -96,6 +108,21 @@ class VaryingHead(nn.Module):
         found: Tensor = self.layers[-1](hidden_BH, dose_B).squeeze(1)
         return found
 
+    def curve(self, hidden_BH: Tensor, dose_D: Tensor) -> Tensor:
+        """(B, D): every row at every dose. The first layer's products do not depend on the dose, and the weights of the
+        others are made once a dose."""
+        value_BDI = hidden_BH.new_empty(0)
+        for number, layer in enumerate(self.layers):
+            basis_DL = truncated_powers(dose_D, layer.degree, layer.knots)
+            if number:
+                weight_DIO = torch.einsum("dl,lio->dio", basis_DL, layer.weight)
+                value_BDI = torch.einsum("bdi,dio->bdo", value_BDI.relu(), weight_DIO)
+            else:
+                each_BLO = torch.einsum("bi,lio->blo", hidden_BH, layer.weight)
+                value_BDI = torch.einsum("blo,dl->bdo", each_BLO, basis_DL)
+            value_BDI = value_BDI + basis_DL @ layer.bias
+        return value_BDI.squeeze(2)
+
 
 class Density(nn.Module):
     """log pi(t | x) from hidden units: a softmax over G + 1 doses, the probability linear between neighbours."""
@@ -105,6 +132,13 @@ class Density(nn.Module):
         self.grid, self.linear = grid, nn.Linear(inputs, grid + 1)
         nn.init.normal_(self.linear.weight, std=scale)
         nn.init.zeros_(self.linear.bias)
+
+    def curve(self, hidden_BH: Tensor, dose_D: Tensor) -> Tensor:
+        """(B, D): every row at every dose."""
+        place_D1 = (dose_D.clamp(0, 1) * self.grid).unsqueeze(1)
+        part_DG = (1 - (place_D1 - torch.arange(self.grid + 1, device=dose_D.device)).abs()).clamp(min=0)
+        found: Tensor = self.linear(hidden_BH).softmax(1) @ part_DG.T
+        return found
 
     def forward(self, hidden_BH: Tensor, dose_B: Tensor) -> Tensor:
         share_BG = self.linear(hidden_BH).softmax(1)
@@ -119,7 +153,7 @@ class Density(nn.Module):
 class DoseNetwork(nn.Module):
     """{"mu", "pi", "eps"}, each (B,), at each row's dose; `head` makes it VCNet or DRNet."""
 
-    def __init__(self, features: int, config: DoseConfig, head: nn.Module) -> None:
+    def __init__(self, features: int, config: DoseConfig, head: DoseHead) -> None:
         super().__init__()
         self.config = config
         self.standardise = Standardise(features)
@@ -151,13 +185,10 @@ class DoseNetwork(nn.Module):
     def curve(self, numeric_BF: Tensor, dose_D: Tensor, targeted: bool) -> Tensor:
         """(B, D): the response of every row to every dose; `targeted`: mu + eps/pi, else mu."""
         hidden_BH = self.body(self.standardise(numeric_BF))
-        rows, doses = len(hidden_BH), len(dose_D)
-        many_MH = hidden_BH.repeat_interleave(doses, 0)
-        many_M = dose_D.repeat(rows)
-        found_M = self.head(many_MH, many_M)
+        found_BD: Tensor = self.head.curve(hidden_BH, dose_D)
         if targeted:
-            found_M = found_M + self.eps(many_M) / (self.density(many_MH, many_M) + TINY)
-        return found_M.reshape(rows, doses)
+            found_BD = found_BD + self.eps(dose_D) / (self.density.curve(hidden_BH, dose_D) + TINY)
+        return found_BD
 
 
 TINY = 1e-6

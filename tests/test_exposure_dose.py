@@ -136,6 +136,21 @@ def test_ihdp(shared_data: Path) -> None:
         dose_worlds.children(Path("no.csv"))
 
 
+@pytest.mark.parametrize("make", [varying_coefficient, dose_response])
+@pytest.mark.parametrize("head", [(6,), (6, 5), ()])
+def test_a_curve_is_what_the_network_says_at_each_dose(make: Any, head: tuple[int, ...]) -> None:
+    network = make(3, DoseConfig(hidden=(8,), head=head, hidden_scale=1.0), 4)
+    with torch.no_grad():
+        network.targeted.normal_(generator=torch.Generator().manual_seed(1))
+    x, doses = torch.randn(7, 3, generator=torch.Generator().manual_seed(2)), torch.linspace(0, 1, 23)
+    for targeted in (False, True):
+        curve = network.curve(x, doses, targeted)
+        for place, dose in enumerate(doses):
+            found = network(x, dose.expand(7))
+            expected = found["mu"] + (found["eps"] / (found["pi"] + 1e-6) if targeted else 0)
+            torch.testing.assert_close(curve[:, place], expected, rtol=1e-4, atol=1e-5)
+
+
 def counted(parts: list[tuple[dict[str, torch.Tensor], DoseUnits, np.ndarray]]) -> list[DoseCounts]:
     found = []
     for outputs, units, average in parts:

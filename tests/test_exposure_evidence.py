@@ -33,9 +33,22 @@ def test_slopes_are_what_lines_through_interval_means_explain() -> None:
     assert float(explained(centre, count, total)) == pytest.approx(expected, rel=1e-9)
 
 
+def test_additive_leaves_split_by_slopes_of_a_third_of_the_features() -> None:
+    """And points, or a penalty, as the paper has them; what is said counts."""
+    own, paper = ForestSettings(), ForestSettings(leaves="points")
+    assert own.by_slopes
+    assert [own.tried(features) for features in (1, 6, 7, 20)] == [1, 2, 3, 7]
+    assert not paper.by_slopes
+    assert paper.tried(6) == 0
+    assert not ForestSettings(penalty=0.1).by_slopes
+    assert not ForestSettings(splits="points").by_slopes
+    assert ForestSettings(leaves="points", splits="slopes").by_slopes
+    assert ForestSettings(features_tried=4).tried(20) == 4
+
+
 def test_splits_by_slopes_find_the_groups() -> None:
     rows, test = simulate(4000, 1), simulate(1000, 2)
-    forest = MDP2Forest(ForestSettings(trees=4, splits="slopes")).fit(rows, 0)
+    forest = MDP2Forest(ForestSettings(trees=4, features_tried=6)).fit(rows, 0)
     assert test.best_RK is not None
     assert np.abs(forest.shares(test.features_RF) - test.best_RK).sum(axis=1).mean() < 0.05
     told = {each["feature"]: each["gain"] for each in importance(forest)}

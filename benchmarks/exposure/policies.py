@@ -23,7 +23,7 @@ import tyro
 
 from benchmarks.bench import markdown, write_result
 from benchmarks.exposure.pieces import Pieces
-from benchmarks.exposure.rivals import ceiling, dml, drnet, joint, outcome_argmax, vcnet
+from benchmarks.exposure.rivals import ceiling, dml, dose_networks, joint, outcome_argmax
 from data.log import open_log
 from funnel.exposure.figures import main_regret, treatment_error
 from funnel.exposure.forest import ForestSettings, MDP2Forest
@@ -36,11 +36,14 @@ from funnel.exposure.simulation import best_shares, value
 from funnel.exposure.watched import WatchedSettings
 from jobs import evolve
 
+ALL = 250
+"""More features than there are: all of them."""
 FORESTS: dict[str, dict[str, object]] = {
     "points": {"leaves": "points"},
     "points, soft .1": {"leaves": "points", "soft": 0.1},
     "additive": {"leaves": "additive"},
-    "additive, splits by slopes": {"leaves": "additive", "splits": "slopes"},
+    "additive, splits by slopes, all features": {"leaves": "additive", "splits": "slopes", "features_tried": ALL},
+    "additive, splits by points, all features": {"leaves": "additive", "splits": "points", "features_tried": ALL},
 }
 EVOLUTIONS: dict[str, tuple[object, ...]] = {
     "evolution on an outcome model, network": ("--estimate", "model"),
@@ -73,8 +76,6 @@ class Options:
     """CPU-seconds after which no new policy is begun."""
     only: str = ""
     """Compute those alone whose name begins so, of the others what is there already."""
-    tried: bool = False
-    """Forests with half of the features a split too."""
     networks: bool = True
     """DRNet and VCNet one category at a time, which cost most."""
 
@@ -144,11 +145,9 @@ def policies(world: World, options: Options, seed: int) -> dict[str, Callable[[]
         "the log's mean shares": lambda: np.tile(mean_K, (users, 1)),
         "best constant (knows the truth)": lambda: np.tile(best_RK.mean(axis=0), (users, 1)),
     }
-    tried = round(0.5 * len(train.feature_names))
     for name, more in FORESTS.items():
-        for told, drawn in (("", 0), (", half of the features a split", tried))[: 2 if options.tried else 1]:
-            settings = ForestSettings(features_tried=drawn, **more)  # type: ignore[arg-type]
-            found[f"forest, {name}{told}"] = partial(forest_shares, settings, train, x_UF, seed)
+        settings = ForestSettings(**more)  # type: ignore[arg-type]
+        found[f"forest, {name}"] = partial(forest_shares, settings, train, x_UF, seed)
         if world.response is not None:  # what is lost in finding groups
             groups = np.eye(len(world.response.best_CK))
             rows = dataclasses.replace(
@@ -160,7 +159,7 @@ def policies(world: World, options: Options, seed: int) -> dict[str, Callable[[]
             )
     found["DML, one category at a time"] = partial(dml, train, x_UF, seed)
     found["outcome model, best shares of each user"] = partial(model_shares, train, x_UF, mean_K, seed)
-    found["joint network with an overlap constraint"] = partial(joint, train, x_UF, seed)
+    found["joint network with an overlap constraint"] = partial(joint, world.log, x_UF, seed)
     for name, words in EVOLUTIONS.items():
         found[name] = partial(evolved, world, options, seed, ("--data", world.log, *words))
     if world.response is None:
@@ -171,13 +170,14 @@ def policies(world: World, options: Options, seed: int) -> dict[str, Callable[[]
                 ceiling, train, x_UF, hidden, seed
             )
     if options.networks:
-        found["DRNet, one category at a time"] = partial(drnet, train, x_UF, seed)
-        found["VCNet, one category at a time"] = partial(vcnet, train, x_UF, seed)
+        found["DRNet, one category at a time"] = partial(dose_networks, "drnet", world.log, train, x_UF, seed)
+        found["VCNet, one category at a time"] = partial(dose_networks, "vcnet", world.log, train, x_UF, seed)
     return found
 
 
 def forest_shares(settings: ForestSettings, train: ShareRows, features_UF: np.ndarray, seed: int) -> np.ndarray:
-    return MDP2Forest(settings).fit(train, seed).shares(features_UF)
+    tried = min(settings.features_tried, len(train.feature_names))
+    return MDP2Forest(dataclasses.replace(settings, features_tried=tried)).fit(train, seed).shares(features_UF)
 
 
 def model_shares(train: ShareRows, features_UF: np.ndarray, mean_K: np.ndarray, seed: int) -> np.ndarray:

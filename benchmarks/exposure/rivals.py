@@ -1,22 +1,25 @@
 """What learnt shares are compared with: one category at a time by DML, DRNet or VCNet, shares by the outcome model, and
 how far a class of policies reaches at all."""
 
-from collections.abc import Callable
+import contextlib
+import io
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from distributed.finished_run import FinishedRun, load_run
 from funnel.effects.dml import DMLSettings, fit_dml
 from funnel.effects.nuisances import NuisanceSettings
 from funnel.effects.rows import TreatedRows
-from funnel.exposure.joint import JointSettings, JointShares
+from funnel.exposure.joint import JointModule, JointProblem
 from funnel.exposure.outcome import OutcomeModel, one_thread
 from funnel.exposure.policy import SharePolicy
+from funnel.exposure.problem import DoseModule
 from funnel.exposure.shares import ShareRows
 from funnel.exposure.simulation import best_shares
-from models.dose_response import dose_response
-from models.objectives.dose_response import dose_terms
-from models.varying_coefficient import DoseConfig, DoseNetwork, varying_coefficient
+from jobs import train
 
 GRID = 21
 
@@ -39,48 +42,33 @@ def dml(train: ShareRows, features_UF: np.ndarray, seed: int) -> np.ndarray:
     return normalised(np.stack(found, axis=1))
 
 
-def dose_network(
-    make: Callable[[int, DoseConfig, int], DoseNetwork],
-    train: ShareRows,
-    features_UF: np.ndarray,
-    seed: int,
-    steps: int,
-) -> np.ndarray:
-    """Each category alone, by the curve of each user."""
-    config = DoseConfig(hidden=(48,), head=(24,), head_scale=0.3, hidden_scale=0.1)
-    target_R = torch.from_numpy((train.outcome_R - train.outcome_R.mean()) / train.outcome_R.std()).float()
-    input_RF, input_UF = torch.from_numpy(train.features_RF).float(), torch.from_numpy(features_UF).float()
-    found = []
-    with one_thread():
-        for k, share_R in enumerate(train.shares_RK.T):
-            low, high = share_R.min(), np.quantile(share_R, 0.995)
-            dose_R = torch.from_numpy(((share_R - low) / (high - low)).clip(0, 1)).float()
-            network = make(input_RF.shape[1], config, seed + k)
-            network.standardise.mean.copy_(input_RF.double().mean(0))
-            network.standardise.std.copy_(input_RF.double().std(0).clamp(min=1e-9))
-            optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=0.01)
-            generator = torch.Generator().manual_seed(seed)
-            for step in range(steps):
-                optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
-                rows = torch.randint(len(target_R), (512,), generator=generator)
-                terms = dose_terms(network(input_RF[rows], dose_R[rows]), target_R[rows], 0.5, 0.0)
-                loss = torch.stack([term.mean() for term in terms.values()]).sum()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            with torch.no_grad():
-                dose_D = torch.linspace(0, 1, GRID)
-                curve_UD = torch.cat([network.curve(piece, dose_D, False) for piece in input_UF.split(512)])
-            found.append(low + (high - low) * dose_D[curve_UD.argmax(1)].double().numpy())
+def trained(problem: str, log: Path, seed: int, *words: object) -> FinishedRun:
+    """What `jobs.train --problem NAME` leaves, in this process, on the log that all policies learn from."""
+    with tempfile.TemporaryDirectory() as folder:
+        given = ("--problem", problem, "--data", log, "--out", Path(folder) / "run", "--workers", 0, "--seed", seed)
+        with contextlib.redirect_stdout(io.StringIO()):
+            train.run(train.arguments_of(*map(str, (*given, *words))))
+        return load_run(Path(folder) / "run")
+
+
+DOSE_WORDS = ("--epochs", 10, "--batch-size", 512, "--patience", 0, "--optimizer.learning-rate", 3e-3,
+              "--optimizer.weight-decay", 0.01, "--model.hidden", 48, "--model.head", 24, "--model.head-scale", 0.3,
+              "--model.hidden-scale", 0.1)  # fmt: skip
+
+
+def dose_networks(problem: str, log: Path, train_rows: ShareRows, features_UF: np.ndarray, seed: int) -> np.ndarray:
+    """VCNet or DRNet for each category alone: the dose at which a user's own curve is highest, of what was seen."""
+    found, input_UF = [], torch.from_numpy(features_UF).float()
+    for share_R, name in zip(train_rows.shares_RK.T, train_rows.categories, strict=True):
+        run = trained(problem, log, seed, "--dose", name, "--beyond", "leave-out", *DOSE_WORDS)
+        assert isinstance(run.network, DoseModule)
+        low, high = (run.problem.facts[end] for end in ("low", "high"))  # type: ignore[attr-defined]
+        highest = (np.quantile(share_R, 0.995) - low) / (high - low)
+        dose_D = torch.linspace(0, float(highest), GRID)
+        with one_thread(), torch.inference_mode():
+            pieces = [run.network.network.curve(piece, dose_D, False) for piece in input_UF.split(512)]
+        found.append(low + (high - low) * dose_D[torch.cat(pieces).argmax(1)].double().numpy())
     return normalised(np.stack(found, axis=1))
-
-
-def drnet(train: ShareRows, features_UF: np.ndarray, seed: int, steps: int = 800) -> np.ndarray:
-    return dose_network(dose_response, train, features_UF, seed, steps)
-
-
-def vcnet(train: ShareRows, features_UF: np.ndarray, seed: int, steps: int = 800) -> np.ndarray:
-    return dose_network(varying_coefficient, train, features_UF, seed, steps)
 
 
 def outcome_argmax(model: OutcomeModel, features_UF: np.ndarray, start_K: np.ndarray, steps: int = 150) -> np.ndarray:
@@ -99,11 +87,12 @@ def outcome_argmax(model: OutcomeModel, features_UF: np.ndarray, start_K: np.nda
         return logit_UK.detach().softmax(1).double().numpy()
 
 
-def joint(train: ShareRows, features_UF: np.ndarray, seed: int) -> np.ndarray:
-    """A network of all shares at once, and a policy by gradient that keeps to what the log has seen."""
-    arrays = {"x": train.features_RF, "treatment": train.shares_RK, "outcome.value": train.outcome_R,
-              "features": np.array(train.feature_names), "categories": np.array(train.categories)}  # fmt: skip
-    return JointShares.fit(JointSettings(), arrays, seed).shares(features_UF)
+def joint(log: Path, features_UF: np.ndarray, seed: int) -> np.ndarray:
+    """A network of all shares at once, and the policy that is learnt on it and held to what the log has seen."""
+    run = trained("joint_shares", log, seed, "--preset", "thorough")
+    assert isinstance(run.problem, JointProblem)
+    assert isinstance(run.network, JointModule)
+    return run.problem.shares(run.network, features_UF)
 
 
 def ceiling(train: ShareRows, features_UF: np.ndarray, hidden: int, seed: int, steps: int = 1500) -> np.ndarray:

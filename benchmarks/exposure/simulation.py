@@ -27,8 +27,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "points: soft maximum .1": {**POINTS, "soft": 0.1},
     "points: penalty 0.1": {**POINTS, "penalty": 0.1},
     "points: penalty 1": {**POINTS, "penalty": 1.0},
-    "additive leaves": {"leaves": "additive"},
-    "additive leaves, 3 features a split": {"leaves": "additive", "features_tried": 3},
+    "additive leaves (splits by slopes, 2 of 6 features a split)": {"leaves": "additive"},
+    "additive leaves, 40 trees": {"leaves": "additive", "trees": 40},
+    "additive leaves, splits by points, all features": {"leaves": "additive", "splits": "points", "features_tried": 6},
 }
 
 

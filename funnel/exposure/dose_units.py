@@ -1,6 +1,7 @@
-"""Rows with one dose as what is shuffled, dealt out and batched (funnel/problem.py: Units).
+"""Rows with a dose, or with all shares, as what is shuffled, dealt out and batched (funnel/problem.py: Units).
 
-Shapes: R rows of units, B rows of a batch, N numeric features.
+Shapes: R rows of units, B rows of a batch, N numeric features; K categories,
+where the dose is the vector of all shares: dose_B is then (B, K), dose_R (R, K), as they are.
 """
 
 from collections.abc import Sequence

@@ -35,7 +35,8 @@ class ForestSettings:
     sample: float = 0.5
     """Share of the rows that a tree is grown on, drawn without replacement."""
     features_tried: int = 0
-    """Features that a node may be split by, drawn anew for each node; 0: all."""
+    """Features that a node may be split by, drawn anew for each node; 0: a third of them with additive leaves, as
+    regression forests have it (Breiman, 2001), all with points, as in the paper."""
     share_quantiles: int = 20
     """Intervals of a share; their edges are the points that may be chosen."""
     feature_bins: int = 64
@@ -46,9 +47,9 @@ class ForestSettings:
     """Weight of the difference between training and validation in a split, in units of the root's D; 0: none."""
     validation: float = 0.25
     """Share of a tree's rows that validate, where there is a penalty."""
-    splits: Literal["points", "slopes"] = "points"
+    splits: Literal["", "points", "slopes"] = ""
     """What groups are told apart by: their points of largest difference, as in the paper, or which way more of a
-    category moves the outcome."""
+    category moves the outcome; left out, by slopes with additive leaves, by points with points or with a penalty."""
     leaves: Literal["additive", "points"] = "additive"
     """What a leaf says: points of largest difference on the simplex, as in the paper, or an additive outcome model
     whose best shares are found exactly."""
@@ -68,7 +69,7 @@ class ForestSettings:
                                 (f" and at most {high}" if high < np.inf else ""))  # fmt: skip
         if not 0 < self.sample <= 1:
             raise UserError(f"sample is {self.sample}, must be above 0 and at most 1")
-        if self.splits not in ("points", "slopes"):
+        if self.splits not in ("", "points", "slopes"):
             raise UserError(f"splits is {self.splits!r}, must be 'points' or 'slopes'")
         if self.penalty and self.splits == "slopes":
             raise UserError("penalty goes with splits by points: it is of their largest differences")
@@ -79,6 +80,14 @@ class ForestSettings:
                 raise UserError(f"{name} is {getattr(self, name)}, must be a finite number of at least 0")
         if not 0 < self.validation < 1:
             raise UserError(f"validation is {self.validation}, must lie between 0 and 1")
+
+    @property
+    def by_slopes(self) -> bool:
+        return self.splits == "slopes" or (not self.splits and self.leaves == "additive" and not self.penalty)
+
+    def tried(self, features: int) -> int:
+        """How many features a node may be split by; 0: all."""
+        return self.features_tried or (-(-features // 3) if self.leaves == "additive" else 0)
 
 
 @dataclass(frozen=True)
@@ -200,14 +209,14 @@ class MDP2Forest:
         self.edges = [feature_edges(values_R, settings.feature_bins) for values_R in rows.features_RF.T]
         self.grid = ShareGrid.of(rows.shares_RK, settings.share_quantiles)
         self.feature_names, self.categories = rows.feature_names, rows.categories
-        tree = TreeSettings(settings.depth, settings.leaf_rows, settings.features_tried, settings.soft,
-                            settings.penalty, settings.validation)  # fmt: skip
+        tree = TreeSettings(settings.depth, settings.leaf_rows, settings.tried(len(rows.feature_names)),
+                            settings.soft, settings.penalty, settings.validation)  # fmt: skip
         self.reach_K = reach(rows.shares_RK, settings.additive.steps)
         additive = settings.additive if settings.leaves == "additive" else None
         outcome_R = rows.outcome_R - rows.outcome_R.mean()
         bins_F = np.array([len(edges) + 1 for edges in self.edges])
         share_bins_RK = self.grid.bins(rows.shares_RK)
-        centre_KQ = interval_means(rows.shares_RK, share_bins_RK, self.grid) if settings.splits == "slopes" else None
+        centre_KQ = interval_means(rows.shares_RK, share_bins_RK, self.grid) if settings.by_slopes else None
         return Binned(self.bins(rows.features_RF), share_bins_RK, rows.shares_RK, outcome_R, self.grid, bins_F, tree,
                       sampled, seed, additive, self.reach_K, centre_KQ)  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Learnt shares against what they are compared with, on rows that they were not made of: for every fitted system.
+"""Learnt shares against what they are compared with, on rows that they were not made of.
 
 Half of the judging part makes an outcome model and the density of what was shown, the other half judges by both
 (value.py). Shapes: U users, F features, K categories.

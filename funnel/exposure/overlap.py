@@ -135,16 +135,6 @@ class Overlap:
         scaled = [torch.from_numpy(kernels_MK / self.width).float() for kernels_MK in self.kernels]
         return [(kernels_MK.T.contiguous(), 0.5 * kernels_MK.square().sum(1)) for kernels_MK in scaled]
 
-    def log_density_fast(self, group_R: Tensor, shares_RK: Tensor, tensors: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """`log_density` in float32; gradients pass to the shares."""
-        scaled_RK = shares_RK / self.width
-        found_R = -0.5 * scaled_RK.square().sum(1)
-        for group, (kernel_KM, half_M) in enumerate(tensors):
-            own = (group_R == group).nonzero().squeeze(1)
-            exponent_RM = torch.addmm(-half_M, scaled_RK[own], kernel_KM)
-            found_R = found_R.index_add(0, own, exponent_RM.logsumexp(1) - np.log(len(half_M)))
-        return found_R
-
     def refused_fast(self, group_R: Tensor, shares_RK: Tensor, tensors: list[tuple[Tensor, Tensor]]) -> Tensor:
         """`refused` in float32 by one product a group, for the many candidates of a search: shares within some 1e-5 of
         the floor's log density may be told otherwise."""

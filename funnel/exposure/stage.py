@@ -1,6 +1,6 @@
 """Shares of exposure on the platform: a re-ranking that gives each user's categories the shares they should have.
 
-    {"reranking": {"kind": "shares", "model": "runs/forest"}}          # of jobs.fit --system exposure or joint_shares
+    {"reranking": {"kind": "shares", "model": "runs/forest"}}          # of jobs.fit --system exposure
     {"reranking": {"kind": "shares", "shares": [0.2, 0.5, 0.3]}}       # the same for everybody
     {"reranking": {"kind": "shares", "taste": 1.5}}                    # by taste, by a rule that nobody learnt
     {"reranking": {"kind": "shares", "random": 1.0}}                   # drawn anew for each user and day: to log with
