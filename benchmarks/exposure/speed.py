@@ -1,9 +1,10 @@
 """Time and memory of the forest and of an evaluation of evolution from 1e4 to 1e6 users; two workers against one.
 
-    python -m benchmarks.exposure.speed                  # some minutes of a quiet machine
+    python -m benchmarks.exposure.speed                                          # some minutes of a quiet machine
+    python -m benchmarks.exposure.speed --cache kept.jsonl --only "size 10000"   # one point; the next command goes on
 
-Each size is a process of its own, whose peak memory is taken. CPU-seconds are of one thread. A tree is grown on half of
-the users; the figure at 40,000 rows in a tree is the one that other implementations are quoted by.
+Each point is a process of its own, whose peak memory is taken. CPU-seconds are of one thread. A tree is grown on half
+of the users; the figure at 40,000 rows in a tree is the one that other implementations are quoted by.
 """
 
 import dataclasses
@@ -12,13 +13,16 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tyro
 
 from benchmarks.bench import markdown, write_result
+from benchmarks.exposure.pieces import Pieces
 from es.config import ESConfig
 from es.engine import run
 from funnel.exposure.forest import ForestSettings, MDP2Forest
@@ -29,16 +33,19 @@ from funnel.exposure.policy import SharePolicy
 from funnel.exposure.simulation import simulate
 
 SIZES = (10_000, 80_000, 1_000_000)
+WORKERS = (0, 1, 2)
+WHERE = {0: "this process", 1: "1 Ray worker", 2: "2 Ray workers"}
 
 
 @dataclass
 class Options:
-    size: int = 0
-    """Measure this one alone and print it as JSON."""
-    workers: int = -1
-    """Grow a forest of 8 trees on 80,000 users with so many Ray workers, and print its seconds; 0: none."""
-    evolve: int = -1
-    """Evolve on an outcome model with 5,000 users an evaluation and so many Ray workers; 0: none."""
+    cache: Path | None = None
+    """File that keeps what was measured: the same command again goes on."""
+    only: str = ""
+    """Measure those points alone whose name begins so: "size", "forest", "evolution", then the users and, of the last
+    two, the workers."""
+    point: str = ""
+    """Measure this point in this process and print it as JSON."""
 
 
 def peak() -> float:
@@ -51,10 +58,10 @@ def one_size(size: int) -> dict[str, float]:
     found, trees = {"rows": float(size), "data_mb": peak()}, 2 if size > 100_000 else 5
     for leaves in ("points", "additive"):
         begun = time.process_time()
-        forest = MDP2Forest(ForestSettings(trees=trees, leaves=leaves)).fit(rows, 0)
+        grown = MDP2Forest(ForestSettings(trees=trees, leaves=leaves)).fit(rows, 0)
         found[f"{leaves}.tree_s"] = (time.process_time() - begun) / trees
         begun = time.process_time()
-        forest.shares(rows.features_RF[:100_000])
+        grown.shares(rows.features_RF[:100_000])
         found[f"{leaves}.users_per_s"] = min(size, 100_000) / (time.process_time() - begun)
         found[f"{leaves}.peak_mb"] = peak()
     begun = time.process_time()
@@ -76,10 +83,11 @@ def one_size(size: int) -> dict[str, float]:
     return found | {"peak_mb": peak()}
 
 
-def with_workers(workers: int) -> dict[str, float]:
+def forest(size: int, workers: int) -> dict[str, float]:
+    """Seconds of a forest of 8 trees, the better of two, on a warm cluster."""
     from funnel.fitted import here
 
-    rows, settings = simulate(80_000, 1), ForestSettings(trees=8)
+    rows, settings = simulate(size, 1), ForestSettings(trees=8)
     if workers:
         from jobs.cluster.connect import connect
         from jobs.cluster.ray_map import RayMap
@@ -87,30 +95,47 @@ def with_workers(workers: int) -> dict[str, float]:
         connect(workers)
         spread = RayMap(workers)
         MDP2Forest(dataclasses.replace(settings, trees=workers)).fit(rows, 0, spread)  # workers start and import
-    begun = time.time()
-    forest = MDP2Forest(settings).fit(rows, 0, spread if workers else here)
-    seconds = time.time() - begun
-    return {"seconds": seconds, "check": float(forest.shares(rows.features_RF[:1000])[:, 0].sum())}
+    seconds = []
+    for _ in range(2):
+        begun = time.time()
+        fitted = MDP2Forest(settings).fit(rows, 0, spread if workers else here)
+        seconds.append(time.time() - begun)
+    return {"seconds": min(seconds), "check": float(fitted.shares(rows.features_RF[:1000])[:, 0].sum())}
 
 
-def evolved(workers: int) -> dict[str, float]:
-    """Seconds of a generation of 64 pairs, the better half of 8, and theta's first number."""
-    rows = simulate(80_000, 1)
+def evolution(size: int, workers: int) -> dict[str, float]:
+    """Seconds of a generation of 64 pairs, 5,000 users an evaluation by an outcome model, the better half of 8; what
+    is made before the first one; peak memory; and theta's size."""
+    rows, begun = simulate(size, 1), time.time()
     model = OutcomeModel.fit(rows, OutcomeSettings(steps=200), 0)
     policy = SharePolicy.of(6, rows.categories, rows.shares_RK.mean(axis=0), 24)
     objective = ShareObjective("model", policy, rows, model, Overlap.fit(rows, OverlapSettings(), 0), 5000, 50.0, 0)
+    before = time.time() - begun
     if workers:
         from jobs.cluster.connect import connect
 
         connect(workers)
     found = run(objective, ESConfig(algorithm="pgpe", learning_rate=0.03, pairs=64, generations=9, workers=workers))
     seconds = sorted(each["seconds"] for each in found.history[1:])[:4]
-    return {"seconds": float(np.mean(seconds)), "check": float(np.abs(found.theta).sum())}
+    return {"seconds": float(np.mean(seconds)), "before": before, "peak_mb": peak(),
+            "check": float(np.abs(found.theta).sum())}  # fmt: skip
 
 
-def measured(*words: object) -> dict[str, float]:
+def points() -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
+    """Every point by its name."""
+    for size in SIZES:
+        yield f"size {size}", partial(one_size, size)
+    for size in SIZES[1:]:
+        for workers in WORKERS:
+            yield f"forest {size} {workers}", partial(forest, size, workers)
+    for size in SIZES:
+        for workers in WORKERS:
+            yield f"evolution {size} {workers}", partial(evolution, size, workers)
+
+
+def measured(name: str) -> dict[str, float]:
     """What a process of its own prints."""
-    command = [sys.executable, "-m", "benchmarks.exposure.speed", *map(str, words)]
+    command = [sys.executable, "-m", "benchmarks.exposure.speed", "--point", name]
     root = Path(__file__).resolve().parent.parent.parent
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout
     found: dict[str, float] = json.loads(printed.strip().splitlines()[-1])
@@ -118,48 +143,51 @@ def measured(*words: object) -> dict[str, float]:
 
 
 def main(options: Options) -> None:
-    if options.size or options.workers >= 0 or options.evolve >= 0:
-        by_workers = with_workers(options.workers) if options.workers >= 0 else None
-        print(json.dumps(one_size(options.size) if options.size else by_workers or evolved(options.evolve)))
+    if options.point:
+        print(json.dumps(dict(points())[options.point]()))
         return
-    sizes = [measured("--size", size) for size in SIZES]
-    spread = {str(workers): [measured("--workers", workers) for _ in range(2)] for workers in (0, 1, 2)}
-    header = [
-        "users",
-        "CPU s a tree, points",
-        "additive",
-        "users/s, points",
-        "additive",
-        "evaluation by a model, 50 users, ms",
-        "1,000 users, ms",
-    ]
-    header += ["of all users, s", "doubly robust, 50 users, ms", "data MB", "peak MB"]
+    pieces, found = Pieces(options.cache, 1e9), dict[str, dict[str, float]]()
+    for name, _ in points():
+        if name.startswith(options.only) or name in pieces.known:
+            found[name] = pieces.get(name, partial(measured, name))
+    sizes = [each for name, each in found.items() if name.startswith("size")]
+    header = ["users", "CPU s a tree: points", "additive", "users/s: points", "additive"]
+    header += ["model: 50 users, ms", "1,000 users, ms", "all users, s", "doubly robust, 50 users, ms", "peak MB"]
     lines = [
         [f"{one['rows']:,.0f}", f"{one['points.tree_s']:.3f}", f"{one['additive.tree_s']:.3f}",
          f"{one['points.users_per_s']:,.0f}", f"{one['additive.users_per_s']:,.0f}",
          f"{1000 * one['model.evaluation_50_s']:.2f}", f"{1000 * one['model.evaluation_1000_s']:.1f}",
          f"{one['model.evaluation_all_s']:.2f}", f"{1000 * one['doubly_robust.evaluation_50_s']:.1f}",
-         f"{one['data_mb']:.0f}", f"{one['peak_mb']:.0f}"]
+         f"{one['peak_mb']:.0f}"]
         for one in sizes
     ]  # fmt: skip
-    table = "A tree is grown on half of the users (6 features, 6 categories, depth 4).\n\n" + markdown(header, lines)
-    generations = {str(workers): [measured("--evolve", workers)] for workers in (0, 1, 2)}
-    table += "\nA forest of 8 trees with additive leaves on 80,000 users, seconds of a warm cluster (better of 2)"
-    table += by_place(spread)
-    table += "\nA generation of evolution, 64 pairs, 5,000 users an evaluation by an outcome model" + by_place(
-        generations
+    told = (
+        "A tree is grown on half of the users (6 features, 6 categories, depth 4). Evaluations are a candidate's.\n\n"
     )
-    write_result("exposure-speed", {"sizes": sizes, "workers": spread, "evolution": generations}, table)
+    table = told + markdown(header, lines)
+    table += "\nA forest of 8 trees with additive leaves, seconds of a warm cluster (better of 2)" + by_place(
+        found, "forest"
+    )
+    table += "\nA generation of evolution, 64 pairs, 5,000 users an evaluation by an outcome model, seconds"
+    table += by_place(found, "evolution")
+    write_result("exposure-speed", {"points": found}, table)
 
 
-def by_place(runs_of: dict[str, list[dict[str, float]]]) -> str:
-    """Seconds by number of workers, and whether they all came to the same."""
-    best = {workers: min(each["seconds"] for each in runs) for workers, runs in runs_of.items()}
-    alike = len({each["check"] for runs in runs_of.values() for each in runs}) == 1
-    names = {"0": "this process", "1": "1 Ray worker", "2": "2 Ray workers"}
-    rows = [[names[key], f"{value:.2f}", f"{best['0'] / value:.2f}x"] for key, value in best.items()]
-    head = f"; results are {'the same' if alike else 'NOT THE SAME'}:\n\n"
-    return head + markdown(["where", "s", "against this process"], rows)
+def by_place(found: dict[str, dict[str, float]], kind: str) -> str:
+    """Seconds by users and workers, and whether these all came to the same."""
+    lines, alike = [], True
+    for size in SIZES:
+        own = [found.get(f"{kind} {size} {workers}") for workers in WORKERS]
+        there = [each for each in own if each]
+        if not there:
+            continue
+        alike &= len({each["check"] for each in there}) == 1
+        cells = [f"{each['seconds']:.2f}" if each else "" for each in own]
+        gain = f"{own[1]['seconds'] / own[2]['seconds']:.2f}x" if own[1] and own[2] else ""
+        memory = f"{there[0]['peak_mb']:.0f}" if "peak_mb" in there[0] else ""
+        lines.append([f"{size:,}", *cells, gain, memory])
+    header = ["users", *(WHERE[workers] for workers in WORKERS), "two against one", "peak MB, this process"]
+    return f"; results are {'the same' if alike else 'NOT THE SAME'}:\n\n" + markdown(header, lines)
 
 
 if __name__ == "__main__":
