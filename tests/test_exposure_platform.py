@@ -17,7 +17,13 @@ from funnel.exposure.platform_log import DayBook, MixLog, MixLogs
 from funnel.exposure.reading import read_shares, rows_of
 from funnel.exposure.shares import limits
 from funnel.exposure.simulation import simulate
-from funnel.exposure.stage import ShareReRanking, ShareReRankingSettings, random_shares
+from funnel.exposure.stage import (
+    ShareReRanking,
+    ShareReRankingSettings,
+    feature_names,
+    random_shares,
+    user_features,
+)
 from funnel.exposure.up_down import UpDown, UpDownSettings
 from funnel.fitted import here
 from funnel.platform.settings import PlatformSettings
@@ -129,6 +135,19 @@ def test_shares_by_taste_are_a_softmax_of_what_fits() -> None:
     np.testing.assert_allclose(stage.share_UK, odds / odds.sum(axis=1, keepdims=True), rtol=1e-9)
     with pytest.raises(UserError, match="exclude each other"):
         ShareReRankingSettings(taste=1.0, random=1.0)
+
+
+def test_features_of_users_are_how_well_categories_fit() -> None:
+    """And so mean the same in every world, whatever its dimensions of taste say."""
+    random = np.random.default_rng(0)
+    taste, centre = random.standard_normal((5, 8)), random.standard_normal((4, 8))
+    core, active = np.arange(5) % 2, random.random(5)
+    view: Any = SimpleNamespace(users=SimpleNamespace(taste_UD=taste, core_U=core, activity_U=active), centre_KD=centre)
+    found, turn = user_features(view), np.linalg.qr(random.standard_normal((8, 8)))[0]
+    np.testing.assert_allclose(found, np.column_stack([taste @ centre.T, core, active]), rtol=1e-9)
+    view.users.taste_UD, view.centre_KD = taste @ turn, centre @ turn
+    np.testing.assert_allclose(user_features(view), found, rtol=1e-9, atol=1e-12)
+    assert feature_names(4) == ("fit_0", "fit_1", "fit_2", "fit_3", "core", "activity")
 
 
 def test_shares_as_limits_of_the_list_re_ranking() -> None:

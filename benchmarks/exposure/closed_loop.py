@@ -32,7 +32,8 @@ class Options:
     items: int = 500
     kept: int = 60
     """Items that pre-ranking leaves: few hold few categories, and a mix can only be kept of what is there."""
-    rows: int = 6000
+    rows: int = 30_000
+    """Days of users in the log."""
     first: int = 3
     days: int = 5
 

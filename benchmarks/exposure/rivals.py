@@ -51,6 +51,8 @@ def trained(problem: str, log: Path, seed: int, *words: object) -> FinishedRun:
         return load_run(Path(folder) / "run")
 
 
+# most shares lie in the lower half of what was seen: finer blocks and knots than the defaults of one dose
+FINER = {"drnet": ("--model.blocks", 10), "vcnet": ("--model.knots", 0.1, 0.2, 0.3, 0.4, 0.5)}
 DOSE_WORDS = ("--epochs", 10, "--batch-size", 512, "--patience", 0, "--optimizer.learning-rate", 3e-3,
               "--optimizer.weight-decay", 0.01, "--model.hidden", 48, "--model.head", 24, "--model.head-scale", 0.3,
               "--model.hidden-scale", 0.1)  # fmt: skip
@@ -60,7 +62,7 @@ def dose_networks(problem: str, log: Path, train_rows: ShareRows, features_UF: n
     """VCNet or DRNet for each category alone: the dose at which a user's own curve is highest, of what was seen."""
     found, input_UF = [], torch.from_numpy(features_UF).float()
     for share_R, name in zip(train_rows.shares_RK.T, train_rows.categories, strict=True):
-        run = trained(problem, log, seed, "--dose", name, "--beyond", "leave-out", *DOSE_WORDS)
+        run = trained(problem, log, seed, "--dose", name, "--beyond", "leave-out", *DOSE_WORDS, *FINER[problem])
         assert isinstance(run.network, DoseModule)
         low, high = (run.problem.facts[end] for end in ("low", "high"))  # type: ignore[attr-defined]
         highest = (np.quantile(share_R, 0.995) - low) / (high - low)

@@ -3,11 +3,11 @@
     python -m jobs.make_data --world platform_shares --rows 20000 --out runs/mixes
 
 Every user draws a mix of categories anew each day (stage.py: random), so shares do not depend on who the user is. A row
-is a user and a day with at least `least` impressions: taste, group and activity as the platform knows them, the mix
-that was asked for, and the time watched for each item seen ("watch", in tens of seconds). Per item, as users who like
-what they see look on: with the day's total the number of items would stand on both sides. The mix asked for is drawn by
-lot and is what a policy sets; the mix that was seen also depends on which candidates a user had, and whoever has many
-of a category is who likes it.
+is a user and a day with at least `least` impressions: how well the user's taste fits each category, group and activity
+as the platform knows them, the mix that was asked for, and the time watched for each item seen ("watch", in tens of
+seconds). Per item, as users who like what they see look on: with the day's total the number of items would stand on
+both sides. The mix asked for is drawn by lot and is what a policy sets; the mix that was seen also depends on which
+candidates a user had, and whoever has many of a category is who likes it.
 """
 
 from collections.abc import Callable, Mapping
@@ -110,7 +110,7 @@ class MixLogs:
         policies = Policies.of(drawn, settings, asked.seed, where)
         world = new_world(settings, asked.seed, [policies])
         world.run(asked.warmup)
-        names = feature_names(settings.dimensions)
+        names = feature_names(settings.categories)
         categories = tuple(f"category_{k}" for k in range(settings.categories))
         schema = Schema(
             name="mixes of categories by user and day",

@@ -128,10 +128,13 @@ def inner_products(taste_UD: np.ndarray, centre_KD: np.ndarray) -> np.ndarray:
 
 
 def user_features(view: View) -> np.ndarray:
-    """(U, F) float64: taste as the platform has learnt it, group and activity; names: feature_names."""
+    """(U, F) float64: how well the user's taste, as the platform has learnt it, fits each category's content, group and
+    activity; names: feature_names. Not the taste itself: what its dimensions say of categories is another in every
+    world, and a fit is what a share's effect goes by."""
     users = view.users
-    return np.column_stack([users.taste_UD, users.core_U, users.activity_U]).astype(np.float64)
+    fit_UK = inner_products(users.taste_UD, view.centre_KD)
+    return np.column_stack([fit_UK, users.core_U, users.activity_U]).astype(np.float64)
 
 
-def feature_names(dimensions: int) -> tuple[str, ...]:
-    return (*(f"taste_{d}" for d in range(dimensions)), "core", "activity")
+def feature_names(categories: int) -> tuple[str, ...]:
+    return (*(f"fit_{k}" for k in range(categories)), "core", "activity")
