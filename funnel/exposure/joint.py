@@ -35,9 +35,10 @@ from funnel.exposure.joint_counts import AIMS, WATCHED, JointCounts
 from funnel.exposure.overlap import Overlap, OverlapSettings
 from funnel.exposure.policy import SMALLEST
 from funnel.exposure.reading import read_shares, rows_of
-from funnel.panels import Curve, Panel, Record, Series, Table
+from funnel.exposure.row_problem import RowProblem
+from funnel.panels import Panel, Record, Table
 from funnel.problem import Given, Outputs
-from funnel.spaces import LogUniform, Presets, Space, Spaces, named
+from funnel.spaces import LogUniform, Space, named
 from models.joint_dose import JointDoseConfig
 from models.joint_shares import NONE, JointShares, PolicyConfig
 from models.rows import EVERY_ROW, Share
@@ -78,18 +79,13 @@ class JointModule(nn.Module):
         return found
 
 
-class JointProblem:
+class JointProblem(RowProblem):
     """The response to all shares, and the policy that is held to what was seen."""
 
     name: ClassVar[str] = "joint_shares"
     settings_type: ClassVar[type] = JointSettings
-    units: ClassVar[str] = "rows"
-    roles: ClassVar[Mapping[str, str]] = {}
     watched: ClassVar[Mapping[str, str]] = WATCHED
-    tools: ClassVar[Mapping[str, str]] = {}
-    goal: str = "mse"
-    presets: ClassVar[Presets]
-    spaces: ClassVar[Spaces]
+    aims: ClassVar[Mapping[str, bool]] = AIMS
 
     @classmethod
     def prepare(
@@ -154,9 +150,6 @@ class JointProblem:
         none_RN: np.ndarray = np.empty((0, len(self.schema.numeric)), np.float32)
         return DoseUnits(none_RN, np.empty((0, len(self.categories)), np.float32), np.empty(0, np.float32))
 
-    def sizes(self, log: Log, part: Part) -> tuple[int, ...]:
-        return tuple(rows for file in part.files for rows in file.row_groups)
-
     def encode(self, table: pa.Table) -> DoseUnits:
         outcome_R = sum(weight * known(table, self.schema.outcome[name], "log", 0)
                         for name, weight in self.weights.items())  # fmt: skip
@@ -188,13 +181,6 @@ class JointProblem:
             network.seen.there_GM[group, : len(kernel_MK)] = True
         return JointModule(network)
 
-    def complete(self, batch: DoseBatch) -> DoseBatch:
-        return batch
-
-    def totals(self, outputs: Outputs, batch: DoseBatch) -> Tensor:
-        """(1,): rows."""
-        return torch.tensor([float(len(batch))], dtype=torch.float64, device=batch.dose_B.device)
-
     def loss(self, outputs: Outputs, batch: DoseBatch, totals: Tensor, step: int, epoch: int = 0) -> dict[str, Tensor]:
         rows = totals[0].clamp(min=1.0).to(outputs["mu"].dtype)
         terms = {
@@ -216,11 +202,6 @@ class JointProblem:
         with torch.inference_mode():
             share_UK = torch.cat([network.network.shares(piece) for piece in numeric_UN.split(8192)]).double().numpy()
         return np.asarray(share_UK / share_UK.sum(axis=1, keepdims=True))
-
-    def smaller_is_better(self, figure: str) -> bool:
-        if figure not in AIMS:
-            raise UserError(f"stop_metric {figure!r}: want one of {', '.join(AIMS)}")
-        return AIMS[figure]
 
     @classmethod
     def results(cls, summary: Mapping[str, Any]) -> Table:
@@ -252,12 +233,7 @@ class JointProblem:
             rows = tuple((name, f"{given:.3f}", f"{mean:.3f}") for name, given, mean in
                          zip(curves["categories"], curves["given"], curves["mean"], strict=True))  # fmt: skip
             found.append(Table("Mean shares", ("category", "policy", "log"), rows))
-        valid = [event for event in record.events if event.get("event") == "valid"]
-        for key, name in WATCHED.items():
-            seen = [event for event in valid if key in event]
-            line = Series(record.name, [event["epoch"] for event in seen], [event[key] for event in seen])
-            found.append(Curve(f"{name} by epoch, validation part", "epoch", name, (line,)))
-        return found
+        return [*found, *cls.course(record)]
 
 
 def default() -> dict[str, Any]:

@@ -28,10 +28,11 @@ from data.schema import Schema
 from funnel.exposure.dose_counts import AIMS, DOSES, WATCHED, DoseCounts
 from funnel.exposure.dose_units import BEYOND, DoseBatch, DoseUnits
 from funnel.exposure.logs import AVERAGE
+from funnel.exposure.row_problem import RowProblem
 from funnel.panels import Curve as CurvePanel
 from funnel.panels import Panel, Record, Series, Table
 from funnel.problem import Given, Outputs
-from funnel.spaces import LogUniform, Presets, Space, Spaces, named
+from funnel.spaces import LogUniform, Space, named
 from models.dose_response import dose_response
 from models.objectives.dose_response import dose_terms
 from models.rows import EVERY_ROW, Share
@@ -81,18 +82,13 @@ class DoseModule(nn.Module):
         return {**found, "curve": curve_BD}
 
 
-class VCNet:
+class VCNet(RowProblem):
     """The varying-coefficient network."""
 
     name: ClassVar[str] = "vcnet"
     settings_type: ClassVar[type] = DoseSettings
-    units: ClassVar[str] = "rows"
-    roles: ClassVar[Mapping[str, str]] = {}
     watched: ClassVar[Mapping[str, str]] = WATCHED
-    tools: ClassVar[Mapping[str, str]] = {}
-    goal: str = "mse"
-    presets: ClassVar[Presets]
-    spaces: ClassVar[Spaces]
+    aims: ClassVar[Mapping[str, bool]] = AIMS
     make = staticmethod(varying_coefficient)
 
     @classmethod
@@ -170,9 +166,6 @@ class VCNet:
         none: np.ndarray = np.empty(0, np.float32)
         return DoseUnits(np.empty((0, len(self.schema.numeric)), np.float32), none, none)
 
-    def sizes(self, log: Log, part: Part) -> tuple[int, ...]:
-        return tuple(rows for file in part.files for rows in file.row_groups)
-
     def encode(self, table: pa.Table) -> DoseUnits:
         facts = self.facts
         numeric = [number(table, name).astype(np.float32) for name in self.schema.numeric]
@@ -189,13 +182,6 @@ class VCNet:
         network.targeted.requires_grad_(self.settings.targeted > 0)
         return DoseModule(network, self.settings.targeted > 0)
 
-    def complete(self, batch: DoseBatch) -> DoseBatch:
-        return batch
-
-    def totals(self, outputs: Outputs, batch: DoseBatch) -> Tensor:
-        """(1,): rows."""
-        return torch.tensor([float(len(batch))], dtype=torch.float64, device=batch.dose_B.device)
-
     def loss(self, outputs: Outputs, batch: DoseBatch, totals: Tensor, step: int, epoch: int = 0) -> dict[str, Tensor]:
         rows = totals[0].clamp(min=1.0).to(outputs["mu"].dtype)
         terms = dose_terms(outputs, batch.outcome_B, self.settings.alpha, self.settings.targeted)
@@ -208,11 +194,6 @@ class VCNet:
         return DoseCounts(
             facts["std"], facts["mean"], facts["low"], facts["high"], facts["average"], group, facts["edges"]
         )
-
-    def smaller_is_better(self, figure: str) -> bool:
-        if figure not in AIMS:
-            raise UserError(f"stop_metric {figure!r}: want one of {', '.join(AIMS)}")
-        return AIMS[figure]
 
     @classmethod
     def results(cls, summary: Mapping[str, Any]) -> Table:
@@ -228,7 +209,6 @@ class VCNet:
 
     @classmethod
     def panels(cls, record: Record) -> list[Panel]:
-        valid = [event for event in record.events if event.get("event") == "valid"]
         found: list[Panel] = [cls.results(record.summary)] if record.summary else []
         curves = record.files.get("evaluation") or {}
         curves = curves.get("curves") or curves
@@ -242,11 +222,7 @@ class VCNet:
         if lines:
             note = "If all of the group had the dose; 95% intervals. Doses that nobody of it had are left out."
             found.append(CurvePanel("Average response by dose", "dose", "outcome", tuple(lines), note))
-        for key, name in WATCHED.items():
-            known = [event for event in valid if key in event]
-            line = Series(record.name, [event["epoch"] for event in known], [event[key] for event in known])
-            found.append(CurvePanel(f"{name} by epoch, validation part", "epoch", name, (line,)))
-        return found
+        return [*found, *cls.course(record)]
 
 
 class DRNet(VCNet):
