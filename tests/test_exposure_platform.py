@@ -10,9 +10,12 @@ from scipy.spatial import cKDTree
 
 from data.errors import UserError
 from data.log import open_log
+from distributed.finished_run import load_run
 from funnel.effects.nuisances import NuisanceSettings
 from funnel.exposure.fitted import ExposureForest, ForestFitSettings
 from funnel.exposure.forest import ForestSettings
+from funnel.exposure.joint import JointModule, JointProblem
+from funnel.exposure.learnt import read_learnt
 from funnel.exposure.platform_log import DayBook, MixLog, MixLogs
 from funnel.exposure.reading import read_shares, rows_of
 from funnel.exposure.shares import limits
@@ -31,6 +34,7 @@ from funnel.platform.stages import Policies, Step
 from funnel.platform.view import NOBODY
 from funnel.platform.world import new_world
 from funnel.rerank.limits import parsed
+from jobs import train
 
 SMALL = PlatformSettings(users=120, items=300, uploads=10.0, categories=4, slots=8, kept=60, visits=2.0)
 
@@ -118,7 +122,7 @@ def test_a_fitted_forest_re_ranks(tmp_path: Path) -> None:
     fitted = ExposureForest.fit(settings, ExposureForest.read(settings, open_log(tmp_path / "log"), "train"), 0, here)
     write_model(tmp_path / "run" / "model", fitted, "exposure", settings)
     assert seen({"reranking": {"kind": "shares", "model": str(tmp_path / "run")}}, 1).sum() > 0
-    with pytest.raises(UserError, match="holds no fitted model"):
+    with pytest.raises(UserError, match="holds no learnt shares"):
         Policies.of({"reranking": {"kind": "shares", "model": str(tmp_path)}}, SMALL, 0)
     other = PlatformSettings(users=50, categories=5)
     with pytest.raises(UserError, match="4 shares for 5 categories"):
@@ -135,6 +139,25 @@ def test_shares_by_taste_are_a_softmax_of_what_fits() -> None:
     np.testing.assert_allclose(stage.share_UK, odds / odds.sum(axis=1, keepdims=True), rtol=1e-9)
     with pytest.raises(UserError, match="exclude each other"):
         ShareReRankingSettings(taste=1.0, random=1.0)
+
+
+def test_a_trained_policy_re_ranks_pages(tmp_path: Path) -> None:
+    """From the run of jobs.train, to the numbers that the training's own reader gives."""
+    log, run = tmp_path / "log", tmp_path / "run"
+    MixLogs.write(SMALL, MixLog(rows=400, warmup=1), {}, "", log)
+    words = ("--problem", "joint_shares", "--data", log, "--out", run, "--epochs", 2, "--batch-size", 64)
+    train.run(train.arguments_of(*map(str, (*words, "--workers", 0, "--overlap.user-groups", 2))))
+    learnt, whole = read_learnt(run), load_run(run)
+    features = np.random.default_rng(0).standard_normal((30, 6))
+    assert isinstance(whole.problem, JointProblem)
+    assert isinstance(whole.network, JointModule)
+    np.testing.assert_array_equal(learnt.shares(features), whole.problem.shares(whole.network, features))
+    assert learnt.categories == ("category_0", "category_1", "category_2", "category_3")
+    assert seen({"reranking": {"kind": "shares", "model": str(run)}}, 1).sum() > 0
+    record = run / "model" / "checkpoint.json"
+    record.write_text(record.read_text().replace('"joint_shares"', '"vcnet"'))
+    with pytest.raises(UserError, match="a training of 'vcnet', not of joint_shares"):
+        read_learnt(run)
 
 
 def test_features_of_users_are_how_well_categories_fit() -> None:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.exposure.closed_loop --worlds 6
 
-Worlds of 6 categories. In each a log of drawn mixes (jobs.make_data --world platform_shares) makes a forest, and the
-same world is then lived from a day that the log does not reach, under every policy with common random numbers
+Worlds of 6 categories. In each a log of drawn mixes (jobs.make_data --world platform_shares) makes a forest and a network, and
+the same world is then lived from a day that the log does not reach, under every policy with common random numbers
 (funnel/platform/episodes.py): what a category is worth differs between worlds, so shares are used where they were
 learnt. Differences are in percent of the control's figure, intervals over worlds (Student's t). `as ranked` keeps no
 shares: what keeping any costs.
@@ -25,7 +25,7 @@ from benchmarks.exposure.pieces import Pieces
 from funnel.exposure.platform_log import MixLog, MixLogs
 from funnel.platform.episodes import Episodes, EpisodeSettings, interval
 from funnel.platform.settings import PlatformSettings
-from jobs import fit
+from jobs import fit, train
 
 SHOWN = ("dwell", "good_ctr", "visit_length")
 
@@ -42,12 +42,15 @@ class Options:
     first: int = 60
     """Days of a world under uniform shares before policies begin: more than its log has."""
     days: int = 8
+    epochs: int = 6
+    """Of the network."""
     cache: Path | None = None
     """File that keeps results: the same command again goes on."""
 
 
 POLICIES: dict[str, dict[str, Any]] = {
     "learnt shares": {},
+    "learnt by a network of all shares": {},
     "shares by taste, a rule": {"kind": "shares", "taste": 1.5},
     "shares drawn at random (the logging policy)": {"kind": "shares", "random": 1.0},
     "as ranked, no shares kept": {"kind": "none"},
@@ -58,18 +61,25 @@ def one_world(options: Options, number: int) -> dict[str, Any]:
     """{policy: changes of figures} of a world, and "fit": what is said of its forest."""
     settings = PlatformSettings(users=options.users, items=options.items, uploads=30.0, categories=6, kept=options.kept)
     with tempfile.TemporaryDirectory() as folder:
-        log, run = Path(folder) / "log", Path(folder) / "forest"
+        log, run, network = (Path(folder) / name for name in ("log", "forest", "network"))
         MixLogs.write(settings, MixLog(rows=options.rows, seed=number), {}, "", log)
         with contextlib.redirect_stdout(io.StringIO()):
             fitted = fit.run(fit.arguments_of("--system", "exposure", "--data", log, "--out", run))
+            words = ("--problem", "joint_shares", "--preset", "thorough", "--data", log, "--out", network)
+            trained = train.run(train.arguments_of(*map(str, (*words, "--epochs", options.epochs, "--workers", 0))))
         episode = EpisodeSettings(first=options.first, days=options.days, settle=1)
         episodes = Episodes(settings, episode, {"reranking": {"kind": "shares"}})
-        trees = {**POLICIES, "learnt shares": {"kind": "shares", "model": str(run)}}
+        trees = {
+            **POLICIES,
+            "learnt shares": {"kind": "shares", "model": str(run)},
+            "learnt by a network of all shares": {"kind": "shares", "model": str(network)},
+        }
         found: dict[str, Any] = {
             name: dict(episodes.changes({"reranking": tree}, number)) for name, tree in trees.items()
         }
     of_policy = ("exposure.share.", "exposure.evidence", "exposure.policy.drawn_in")
-    return found | {"fit": {key: value for key, value in fitted.items() if key.startswith(of_policy)}}
+    told = {key: value for key, value in fitted.items() if key.startswith(of_policy)}
+    return found | {"fit": told | {f"network.{key}": trained[key] for key in ("r2", "gain", "gain.low", "gain.high")}}
 
 
 def main(options: Options) -> None:
@@ -96,7 +106,8 @@ def main(options: Options) -> None:
     table += f"\nLearnt less drawn shares: dwell {gap.mean:+.2f} ({gap.low:+.2f} to {gap.high:+.2f}) points.\n"
     told = ", ".join(f"{each['exposure.evidence']:+.1f}" for each in fits)
     table += f"\nEvidence of the logs for the forests' directions, standard errors: {told}; of the users' shares "
-    table += f"{sum(each['exposure.policy.drawn_in'] for each in fits) / len(fits):.0%} are drawn in.\n"
+    table += f"{sum(each['exposure.policy.drawn_in'] for each in fits) / len(fits):.0%} are drawn in. Gain of the network on its test rows, doubly "
+    table += f"robust: {', '.join(f'{each["network.gain"]:+.3f}' for each in fits)}.\n"
     name = f"exposure-closed-loop{'' if options.kept == 60 else f'-kept-{options.kept}'}"
     write_result(name, {"changes": found, "fits": fits, "options": dataclasses.asdict(options)}, table)
 

@@ -1,6 +1,6 @@
 """Shares of exposure on the platform: a re-ranking that gives each user's categories the shares they should have.
 
-    {"reranking": {"kind": "shares", "model": "runs/forest"}}          # of jobs.fit --system exposure
+    {"reranking": {"kind": "shares", "model": "runs/forest"}}          # of jobs.fit, or of --problem joint_shares
     {"reranking": {"kind": "shares", "shares": [0.2, 0.5, 0.3]}}       # the same for everybody
     {"reranking": {"kind": "shares", "taste": 1.5}}                    # by taste, by a rule that nobody learnt
     {"reranking": {"kind": "shares", "random": 1.0}}                   # drawn anew for each user and day: to log with
@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import gammaincinv
 
 from data.errors import UserError
-from funnel.exposure.arrays_file import read_fitted
+from funnel.exposure.learnt import read_learnt
 from funnel.exposure.shares import TOLERANCE
 from funnel.platform.draws import key, uniforms
 from funnel.platform.settings import PlatformSettings
@@ -31,7 +31,7 @@ DRAW = 187
 @dataclass(frozen=True)
 class ShareReRankingSettings:
     model: str = ""
-    """Run directory of fitted shares, whose features are those of funnel/exposure/platform_log.py."""
+    """Run directory of learnt shares, whose features are those of funnel/exposure/platform_log.py."""
     shares: tuple[float, ...] = ()
     """The same shares for everybody, one a category."""
     random: float = 0.0
@@ -67,7 +67,7 @@ class ShareReRanking(Policy):
         categories = world.categories
         if settings.shares and len(settings.shares) != categories:
             raise UserError(f"{len(settings.shares)} shares for {categories} categories")
-        self.learnt = read_fitted(Path(settings.model)) if settings.model else None
+        self.learnt = read_learnt(Path(settings.model)) if settings.model else None
         if self.learnt is not None and len(self.learnt.categories) != categories:
             raise UserError(f"{settings.model}: {len(self.learnt.categories)} shares for {categories} categories")
         same_K = np.array(settings.shares) if settings.shares else np.full(categories, 1 / categories)
