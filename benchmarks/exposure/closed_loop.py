@@ -2,11 +2,11 @@
 
     python -m benchmarks.exposure.closed_loop --worlds 6
 
-Worlds of 6 categories. In each a log of drawn mixes (jobs.make_data --world platform_shares) makes a forest and a network, and
-the same world is then lived from a day that the log does not reach, under every policy with common random numbers
-(funnel/platform/episodes.py): what a category is worth differs between worlds, so shares are used where they were
-learnt. Differences are in percent of the control's figure, intervals over worlds (Student's t). `as ranked` keeps no
-shares: what keeping any costs.
+Worlds of 6 categories. In each a log of drawn mixes (jobs.make_data --world platform_shares) makes a forest and a
+network, and the same world is then lived from a day that the log does not reach, under every policy with common random
+numbers (funnel/platform/episodes.py): what a category is worth differs between worlds, so shares are used where they
+were learnt. Differences are in percent of the control's figure, intervals over worlds (Student's t). `as ranked` keeps
+no shares: what keeping any costs.
 """
 
 import contextlib
@@ -105,9 +105,10 @@ def main(options: Options) -> None:
     table += markdown(["re-ranking", *shown], rows)
     table += f"\nLearnt less drawn shares: dwell {gap.mean:+.2f} ({gap.low:+.2f} to {gap.high:+.2f}) points.\n"
     told = ", ".join(f"{each['exposure.evidence']:+.1f}" for each in fits)
+    moved = sum(each["exposure.policy.drawn_in"] for each in fits) / len(fits)
+    gains = ", ".join(f"{each['network.gain']:+.3f}" for each in fits)
     table += f"\nEvidence of the logs for the forests' directions, standard errors: {told}; of the users' shares "
-    table += f"{sum(each['exposure.policy.drawn_in'] for each in fits) / len(fits):.0%} are drawn in. Gain of the network on its test rows, doubly "
-    table += f"robust: {', '.join(f'{each["network.gain"]:+.3f}' for each in fits)}.\n"
+    table += f"{moved:.0%} are drawn in. Gain of the network on its test rows, doubly robust: {gains}.\n"
     name = f"exposure-closed-loop{'' if options.kept == 60 else f'-kept-{options.kept}'}"
     write_result(name, {"changes": found, "fits": fits, "options": dataclasses.asdict(options)}, table)
 
