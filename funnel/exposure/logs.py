@@ -120,7 +120,7 @@ class ShareLogs:
             treatment=TreatmentColumns(vector=rows.categories),
             outcome={"value": "value"},
         )
-        return write_parts(out, schema, columns, progress)
+        return write_parts(out, schema, pa.table(columns), progress)
 
 
 @dataclass(frozen=True)
@@ -216,10 +216,10 @@ def dose_columns(rows: DoseRows, names: tuple[str, ...]) -> dict[str, np.ndarray
 
 
 def write_parts(
-    out: str | Path, schema: Schema, columns: Mapping[str, np.ndarray], progress: Callable[[int], None]
+    out: str | Path, schema: Schema, table: pa.Table, progress: Callable[[int], None] = lambda rows: None
 ) -> dict[str, PartFacts]:
     """Rows in their order: the first 80 per cent are train, then 10 valid and 10 test."""
-    table, begin, facts = pa.table(dict(columns)), 0, {}
+    begin, facts = 0, {}
     with new_log(out, schema) as directory:
         for name, share in PARTS:
             end = round(share * table.num_rows)

@@ -21,7 +21,8 @@ import pyarrow as pa
 from data.errors import UserError
 from data.schema import Schema
 from data.treatment import TreatmentColumns
-from data.write import PartFacts, PartWriter, new_log
+from data.write import PartFacts
+from funnel.exposure.logs import write_parts
 from funnel.exposure.stage import feature_names, user_features
 from funnel.platform.behaviour import Walked
 from funnel.platform.cascade import Passed
@@ -31,7 +32,6 @@ from funnel.platform.view import NOBODY, Requests, View
 from funnel.platform.world import new_world
 from funnel.registry import POLICIES
 
-PARTS = (("train", 0.8), ("valid", 0.9), ("test", 1.0))
 UNIT = 10.0
 """Seconds of a unit of watching."""
 
@@ -142,12 +142,4 @@ class MixLogs:
             tables.append(pa.table(columns))
             written += len(kept)
             progress(min(len(kept), max(asked.rows - (written - len(kept)), 0)))
-        whole, begin, facts = pa.concat_tables(tables).slice(0, asked.rows), 0, {}
-        with new_log(out, schema) as directory:
-            for name, share in PARTS:
-                end = round(share * asked.rows)
-                with PartWriter(directory, name, schema) as writer:
-                    writer.write(whole.slice(begin, end - begin))
-                facts[name] = PartFacts(rows=end - begin)
-                begin = end
-        return facts
+        return write_parts(out, schema, pa.concat_tables(tables).slice(0, asked.rows))
