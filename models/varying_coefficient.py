@@ -113,6 +113,7 @@ class VaryingHead(DoseHead):
         others are made once a dose."""
         value_BDI = hidden_BH.new_empty(0)
         for number, layer in enumerate(self.layers):
+            assert isinstance(layer, VaryingLayer)
             basis_DL = truncated_powers(dose_D, layer.degree, layer.knots)
             if number:
                 weight_DIO = torch.einsum("dl,lio->dio", basis_DL, layer.weight)

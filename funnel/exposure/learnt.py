@@ -47,7 +47,7 @@ def read_learnt(run: Path) -> Learnt:
     record, arrays = stored(run, "model.json", "arrays.safetensors")
     if record.get("system") != ExposureForest.name:
         raise UserError(f"{run}: a model of {record.get('system')!r}, not of {ExposureForest.name}")
-    settings = read(ExposureForest.settings_type, record["settings"], str(model / "model.json"))
+    settings: Any = read(ExposureForest.settings_type, record["settings"], str(model / "model.json"))
     return ExposureForest.restore(settings, arrays, record["facts"])
 
 
