@@ -110,7 +110,8 @@ def main(options: Options) -> None:
     table += f"\nEvidence of the logs for the forests' directions, standard errors: {told}; of the users' shares "
     table += f"{moved:.0%} are drawn in. Gain of the network on its test rows, doubly robust: {gains}.\n"
     name = f"exposure-closed-loop{'' if options.kept == 60 else f'-kept-{options.kept}'}"
-    write_result(name, {"changes": found, "fits": fits, "options": dataclasses.asdict(options)}, table)
+    own = {key: value for key, value in dataclasses.asdict(options).items() if key != "cache"}
+    write_result(name, {"changes": found, "fits": fits, "options": own}, table)
 
 
 if __name__ == "__main__":
