@@ -204,8 +204,8 @@ def test_a_price_keeps_the_policy_where_users_were_seen() -> None:
     def learnt(price: float) -> torch.Tensor:
         torch.manual_seed(0)
         policy = SimplexPolicy(2, start, PolicyConfig(hidden=0))
-        optimizer = torch.optim.Adam(policy.parameters(), 0.004)
-        for _ in range(150):
+        optimizer = torch.optim.Adam(policy.parameters(), 0.01)
+        for _ in range(60):
             shares = policy(x)
             (price * seen.lack(group, shares) - 5 * shares[:, 0]).mean().backward()
             optimizer.step()
@@ -273,6 +273,7 @@ def words(log: Path, out: Path, *more: object) -> tuple[str, ...]:
     return tuple(map(str, given))
 
 
+@pytest.mark.slow
 def test_training_through_the_loop(share_log: Path, tmp_path: Path) -> None:
     more = ("--epochs", 12, "--batch-size", 128, "--workers", 0)
     summary = train.run(train.arguments_of(*words(share_log, tmp_path / "run", *more)))
