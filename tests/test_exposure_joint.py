@@ -268,6 +268,19 @@ def test_the_gain_and_its_interval_are_those_of_the_judge() -> None:
     assert counts[0].curves()["given"] == pytest.approx(given.mean(axis=0).tolist())
 
 
+def test_without_a_floor_nobody_is_drawn_in_and_the_gain_is_known(share_log: Path) -> None:
+    problem, units = opened(share_log, overlap=OverlapSettings(floor=0))
+    module, counts = problem.network(seed=1), problem.counts(open_log(share_log), open_log(share_log).part("test"))
+    with torch.no_grad():
+        module.network.policy.weights[-1].normal_(std=2.0)
+        counts.add(module.eval()(units.batch()), units.batch(), pa.table({}))
+    figures = counts.figures()
+    assert figures["policy.drawn_in"] == 0
+    assert figures["gain.low"] < figures["gain"] < figures["gain.high"]
+    assert 1 < figures["policy.effective"] < 300
+    assert figures["absent"] == {}
+
+
 def words(log: Path, out: Path, *more: object) -> tuple[str, ...]:
     given = ("--problem", "joint_shares", "--data", log, "--out", out, "--preset", "thorough", *more)
     return tuple(map(str, given))

@@ -43,7 +43,7 @@ from models.joint_dose import JointDoseConfig
 from models.joint_shares import NONE, JointShares, PolicyConfig
 from models.rows import EVERY_ROW, Share
 
-LEAST_ROWS = 50
+LEAST_ROWS, TYPICAL_ROWS = 50, 2000
 SEED = 0
 """Of what is drawn in the driver: kernels and groups of the density."""
 
@@ -108,6 +108,8 @@ class JointProblem(RowProblem):
             raise UserError(f"{where}/train: {len(train)} rows; a network of shares needs at least {LEAST_ROWS}")
         overlap = Overlap.fit(train, settings.overlap, SEED)
         mean_K, scale_K = train.shares_RK.mean(axis=0), np.maximum(train.shares_RK.std(axis=0), 1e-9)
+        some = train.take(np.arange(min(len(train), TYPICAL_ROWS)))
+        density_R = overlap.log_density(overlap.group(some.features_RF), some.shares_RK)
         start_K = np.maximum(mean_K, SMALLEST)  # a category nobody saw could never be raised from 0
         return {
             "outcomes": parsed_weights(settings.outcomes) or {next(iter(schema.outcome)): 1.0},
@@ -123,6 +125,7 @@ class JointProblem(RowProblem):
             "kernels": [kernels_MK.tolist() for kernels_MK in overlap.kernels],
             "width": overlap.width,
             "floor": np.nan_to_num(overlap.floor_G, neginf=NONE).tolist(),
+            "density": float(np.median(density_R)),
             "parts": counts,
         }
 
@@ -193,7 +196,7 @@ class JointProblem(RowProblem):
     def counts(self, log: Log, part: Part, truth: bool = False) -> JointCounts:
         facts = self.facts
         best = bool(facts["parts"].get(part.name, {}).get("best")) and truth
-        return JointCounts(facts["mean"], facts["std"], facts["width"], max(facts["floor"]),
+        return JointCounts(facts["mean"], facts["std"], facts["width"], facts["density"],
                            torch.tensor(facts["share_start"]), self.categories, best)  # fmt: skip
 
     def shares(self, network: JointModule, features_UF: np.ndarray) -> np.ndarray:

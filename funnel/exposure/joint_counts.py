@@ -32,12 +32,12 @@ class JointCounts:
     """Sums over a part (funnel/problem.py: Counts)."""
 
     def __init__(
-        self, mean: float, scale: float, width: float, floor: float, start_K: Tensor, categories: Sequence[str],
+        self, mean: float, scale: float, width: float, typical: float, start_K: Tensor, categories: Sequence[str],
         best: bool,
     ) -> None:  # fmt: skip
-        """mean, scale: of the outcome; width: of the kernels; floor: a log density that weights are in units of; best:
-        whether the log has the best shares of each row."""
-        self.mean, self.scale, self.width, self.floor, self.best = mean, scale, width, floor, best
+        """mean, scale: of the outcome; width: of the kernels; typical: a log density of shown shares, which weights are
+        in units of; best: whether the log has the best shares of each row."""
+        self.mean, self.scale, self.width, self.typical, self.best = mean, scale, width, typical, best
         self.start_K, self.categories = start_K.double(), tuple(categories)
         # y, y^2, (y - mu)^2, promise of the policy, whether it was drawn in, its and the start's L1 and squared
         # distance from the best
@@ -72,7 +72,7 @@ class JointCounts:
 
     def weight(self, shown_BK: Tensor, share_BK: Tensor, density_B: Tensor) -> Tensor:
         square_B = (shown_BK - share_BK).square().sum(1)
-        return (self.floor - density_B - square_B / (2 * self.width**2)).clamp(max=LARGEST).exp()
+        return (self.typical - density_B - square_B / (2 * self.width**2)).clamp(max=LARGEST).exp()
 
     def sums(self) -> list[Tensor]:
         return [self.plain_10, self.given_K, self.sum_5, self.product_55]
