@@ -1,6 +1,6 @@
 """Learnt shares in the platform's closed loop: watch time against uniform shares, the logging ones and none at all.
 
-    python -m benchmarks.exposure.closed_loop --worlds 6
+    python -m benchmarks.exposure.closed_loop --worlds 12
 
 Worlds of 6 categories. In each a log of drawn mixes (jobs.make_data --world platform_shares) makes a forest and a
 network, and the same world is then lived from a day that the log does not reach, under every policy with common random
@@ -32,7 +32,7 @@ SHOWN = ("dwell", "good_ctr", "visit_length")
 
 @dataclass
 class Options:
-    worlds: int = 6
+    worlds: int = 12
     users: int = 600
     items: int = 500
     kept: int = 60
@@ -109,9 +109,15 @@ def main(options: Options) -> None:
     gains = ", ".join(f"{each['network.gain']:+.3f}" for each in fits)
     table += f"\nEvidence of the logs for the forests' directions, standard errors: {told}; of the users' shares "
     table += f"{moved:.0%} are drawn in. Gain of the network on its test rows, doubly robust: {gains}.\n"
+    for what, own in (("of 2 or more", True), ("below 2, where all get the log's mean shares", False)):
+        chosen = [world for world in worlds if (world["fit"]["exposure.evidence"] >= 2) == own]
+        if len(chosen) > 1:
+            some = interval([world["learnt shares"]["dwell"] for world in chosen])
+            table += f"\nLearnt shares in the {len(chosen)} worlds with evidence {what}: dwell {some.mean:+.2f} "
+            table += f"({some.low:+.2f} to {some.high:+.2f}).\n"
     name = f"exposure-closed-loop{'' if options.kept == 60 else f'-kept-{options.kept}'}"
-    own = {key: value for key, value in dataclasses.asdict(options).items() if key != "cache"}
-    write_result(name, {"changes": found, "fits": fits, "options": own}, table)
+    kept = {key: value for key, value in dataclasses.asdict(options).items() if key != "cache"}
+    write_result(name, {"changes": found, "fits": fits, "options": kept}, table)
 
 
 if __name__ == "__main__":
