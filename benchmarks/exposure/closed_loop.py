@@ -99,15 +99,15 @@ def main(options: Options) -> None:
             told = interval([one[figure] for one in each])
             cells.append(f"{told.mean:+.2f} ({told.low:+.2f} to {told.high:+.2f})")
         rows.append([name, *cells])
-    gap = interval([a["dwell"] - b["dwell"] for a, b in zip(found["learnt shares"],
+    ahead = interval([a["dwell"] - b["dwell"] for a, b in zip(found["learnt shares"],
                     found["shares drawn at random (the logging policy)"], strict=True)])  # fmt: skip
     table = f"Percent of uniform shares; {options.worlds} worlds of {options.users} users, {options.days - 1} days\n\n"
     table += markdown(["re-ranking", *shown], rows)
-    table += f"\nLearnt less drawn shares: dwell {gap.mean:+.2f} ({gap.low:+.2f} to {gap.high:+.2f}) points.\n"
-    told = ", ".join(f"{each['exposure.evidence']:+.1f}" for each in fits)
+    table += f"\nLearnt less drawn shares: dwell {ahead.mean:+.2f} ({ahead.low:+.2f} to {ahead.high:+.2f}) points.\n"
+    evidence = ", ".join(f"{each['exposure.evidence']:+.1f}" for each in fits)
     moved = sum(each["exposure.policy.drawn_in"] for each in fits) / len(fits)
     gains = ", ".join(f"{each['network.gain']:+.3f}" for each in fits)
-    table += f"\nEvidence of the logs for the forests' directions, standard errors: {told}; of the users' shares "
+    table += f"\nEvidence of the logs for the forests' directions, standard errors: {evidence}; of the users' shares "
     table += f"{moved:.0%} are drawn in. Gain of the network on its test rows, doubly robust: {gains}.\n"
     for what, own in (("of 2 or more", True), ("below 2, where all get the log's mean shares", False)):
         chosen = [world for world in worlds if (world["fit"]["exposure.evidence"] >= 2) == own]
