@@ -150,6 +150,11 @@ def test_theta_is_estimated_within_one_command(
     assert load_run(none).network.cause.theta.item() == 0  # type: ignore[union-attr, operator]
     assert json.loads((none / "summary.json").read_text())["absent"]["cause.claimed"] == "the clicks are few"
     assert "nothing is claimed, as the clicks are few; theta is held at 0" in " ".join(capsys.readouterr().out.split())
+    weighed = tmp_path / "weighed"
+    words = ("--preset", "instruments", "--given", f"propensities={run / 'first'}")
+    train.run(train.arguments_of("--data", str(hidden_log), "--out", str(weighed), "--workers", "0", *words))
+    assert load_run(weighed).settings.objective.name == "escm2_joint_ips"
+    assert json.loads((weighed / "summary.json").read_text())["propensity.effective_share"] < 1
 
 
 def test_a_shrunken_theta_lies_between_0_and_the_estimate(monkeypatch: pytest.MonkeyPatch, hidden_log: Path) -> None:
@@ -179,7 +184,6 @@ def test_a_shrunken_theta_lies_between_0_and_the_estimate(monkeypatch: pytest.Mo
     drawn_in = 0.7 * (1 - (0.2 / 0.7) ** 2)
     for figures_of, reason, held in (
         (found, hidden_cause.COVERED, drawn_in),
-        (found, hidden_cause.SMALL, drawn_in),
         (wide, hidden_cause.COVERED, 0.0),
         (found, "they are not valid", 0.0),
     ):

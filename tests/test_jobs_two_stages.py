@@ -68,19 +68,6 @@ def test_the_preset_is_a_click_model(clicks: Path) -> None:
     assert trained.settings.objective.name == "naive"
 
 
-def test_the_second_stage_learns_from_unclicked_rows(small_log: Path, clicks: Path, tmp_path: Path) -> None:
-    """Its imputation's gradient reaches the shared layers; the objective's default ends in the tower (and trains as IPS
-    does)."""
-    tables = {}
-    for name, words in (("preset", ()), ("tower", ("--objective.imputation-gradient", "tower"))):
-        run = tmp_path / name
-        train.run(arguments(small_log, run, "--preset", "second_stage", *words, *weighed_by(clicks)))
-        assert load_run(run).settings.objective.name == "escm2_dr"
-        tables[name] = load_file(run / "model" / "model.safetensors")
-    shared = [name for name in tables["tower"] if "imputation" not in name]
-    assert any(not torch.equal(tables["preset"][name], tables["tower"][name]) for name in shared if "tower" not in name)
-
-
 def test_its_propensities_weigh_the_clicks(clicks: Path, second: Path, small_log: Path, tmp_path: Path) -> None:
     train.run(arguments(small_log, tmp_path / "alone"))
     alone, other = (load_file(run / "model" / "model.safetensors") for run in (tmp_path / "alone", second))

@@ -5,8 +5,8 @@ knows little (logits that correlate with the true ones at .65 to .75, a click mo
 hidden). So its theta is nearer to the cause's own, and its error a sixth smaller.
 
 What is estimated of the clicks that this training has learnt from (hidden_cause.py) is held in the joint training.
-Where it cannot be told from 0, or from interest that the model has not learnt, nothing is claimed, and what is held is
-0, which makes the training naive (`estimated`), or
+Where it cannot be told from 0, or its error is large, nothing is claimed, and what is held is 0, which makes the
+training naive (`estimated`), or
 
     theta max(0, 1 - (error/theta)^2)         (`shrunk`) [the positive part of James and Stein 1961]
 
@@ -27,7 +27,7 @@ import torch
 from data.log import Log, Part
 from funnel.network import BatchNetwork
 from funnel.problem import Given
-from funnel.ranking.hidden_cause import COVERED, SMALL, WIDEST, Z95, clicks_of, decide
+from funnel.ranking.hidden_cause import COVERED, WIDEST, Z95, clicks_of, decide
 from funnel.ranking.scored_part import score_part
 from models.objectives.base import SHRUNK, TOLD, ObjectiveConfig
 
@@ -59,7 +59,7 @@ def settled(settings: Own, before: Given, log: Log, parts: Mapping[str, Part]) -
             clicks[name] = clicks_of(score_part(network, log, parts[name], device, Path(folder), []))
     figures, reason = decide(clicks["train"], clicks["valid"])
     theta = 0.0 if reason else figures["theta"]
-    if settings.objective.theta == SHRUNK and reason in ("", COVERED, SMALL):  # type: ignore[attr-defined]
+    if settings.objective.theta == SHRUNK and reason in ("", COVERED):  # type: ignore[attr-defined]
         error = (figures["theta.high"] - figures["theta.low"]) / (2 * Z95)
         theta = max(0.0, shrunk(figures["theta"], error)) if error <= WIDEST else 0.0
     theta = round(theta, DIGITS)
