@@ -108,8 +108,8 @@ class ObjectiveConfig:
     """Covariance that a hidden cause gives the logits of click and conversion (escm2_joint, escm2_joint_ips): estimated
     (jobs.train trains a click model first, in OUT/first, and takes what instruments tell by it, with an interval; 0
     where that claims nothing), shrunk (the same estimate drawn towards 0 by its error, in place of all or nothing; 0
-    where the instruments fail their test or the error is large), a number that is held, or learnt with the weights, which takes thousands of
-    steps and falls short."""
+    where the instruments fail their test or the error is large), a number that is held, or learnt with the weights,
+    which takes thousands of steps and falls short."""
     alternate_every: int = 0
     """With a number n, escm2_dr trains its imputation for n steps, then its CVR tower for n, in turn; 0 = both."""
 
