@@ -116,12 +116,13 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if last >= arguments.days:
         raise UserError(f"--days is {arguments.days}, but {out} has {last + 1} days already: give at least as many")
     with owned(out):
+        done = resumed(operation, out)  # before anything is touched
         if inspect_run(out, KIND, record, MAY_CHANGE) is RunState.NEW:
             start_run(out, KIND, record, {})
         else:
             write_json(out / RUN_FILE, {**read_json(out / RUN_FILE), "config": record})
             (out / SUMMARY_FILE).unlink(missing_ok=True)
-        days = all_days(operation, arguments, out, console)
+        days = all_days(operation, arguments, out, done, console)
         summary: dict[str, Any] = operation.summarise(days)
         write_json(out / SUMMARY_FILE, summary)
         jobs.report.write_page([out], out / REPORT)
@@ -140,16 +141,26 @@ def maximised(objective: Objective, seed: int) -> np.ndarray:
     return np.asarray(engine.run(objective, config).theta)
 
 
-def all_days(operation: Any, arguments: Arguments, out: Path, console: Console) -> list[dict[str, Any]]:
-    """The figures of all days in order, of which those that are not there yet are operated now."""
-    folder = out / DAYS
-    make_directory(folder)
+def resumed(operation: Any, out: Path) -> int:
+    """How many days are done; the operation goes on from the last of them. Raises UserError, naming the day's folder,
+    for a state that it cannot go on from."""
     done = 0
-    while (folder / f"{done:05d}" / DAY).exists() and done < arguments.days:
+    while (out / DAYS / f"{done:05d}" / DAY).exists():
         done += 1
     if done:
-        last = folder / f"{done - 1:05d}"
-        operation.resume(*read_arrays(last, STATE))
+        last = out / DAYS / f"{done - 1:05d}"
+        arrays, facts = read_arrays(last, STATE)
+        try:
+            operation.resume(arrays, facts)
+        except UserError as error:
+            raise UserError(f"{last}: {error}") from None
+    return done
+
+
+def all_days(operation: Any, arguments: Arguments, out: Path, done: int, console: Console) -> list[dict[str, Any]]:
+    """The figures of all days in order, of which those that are not `done` yet are operated now."""
+    folder = out / DAYS
+    make_directory(folder)
     pieces = map_of(arguments.workers)
     with present(out) as process, stop_signals() as received:
         for day in range(done, arguments.days):
@@ -166,7 +177,7 @@ def all_days(operation: Any, arguments: Arguments, out: Path, console: Console) 
             process.update("days", day + 1, arguments.days)
             for alert in found.figures.get("alerts") or ():
                 console.print(f"day {day}: {alert}", soft_wrap=True, highlight=False, markup=False)
-    days = [read_json(path / DAY) for path in sorted(folder.iterdir()) if (path / DAY).exists()]
+    days = [read_json(path) for path in sorted(folder.glob(f"[0-9]*/{DAY}"))]
     write_whole(out / LINES, "".join(json.dumps(each) + "\n" for each in days))
     return days
 

@@ -172,8 +172,14 @@ def test_settings_that_leave_nobody_are_refused() -> None:
     for words, message in (
         (("--explore", "0"), "explore is 0"),
         (("--explore", "0.6", "--gate.share", "0.5"), "leave nobody"),
-        (("--gate.days", "20"), "must lie between 1 and patience"),
-        (("--cadence.every", "0"), "every is 0"),
+        (("--gate.days", "20"), "gate.days is 20, must lie between 1 and gate.patience, 10"),
+        (("--cadence.every", "0"), "cadence.every is 0"),
+        (("--cadence.cap", "nan"), "cadence.cap is nan"),
+        (("--cadence.frequent", "nan"), "cadence.frequent is nan"),
+        (("--cadence.new-days", "-1"), "cadence.new_days is -1, must be at least 0"),
+        (("--gate.tolerance", "nan"), "gate.tolerance is nan, must be a finite number of at least 0"),
+        (("--monitors.moved", "nan"), "monitors.moved is nan"),
+        (("--effects.arms.smallest-arm", "0"), "smallest_arm is 0, must be at least 1"),
     ):
         with pytest.raises(UserError, match=message):
             operate.arguments_of("--out", "x", *words)

@@ -53,6 +53,8 @@ class ArmSettings:
     def __post_init__(self) -> None:
         if self.folds < 2:
             raise UserError(f"folds is {self.folds}, must be at least 2")
+        if self.smallest_arm < 1:
+            raise UserError(f"smallest_arm is {self.smallest_arm}, must be at least 1")
         if not 0 < self.smallest_propensity < 1:
             raise UserError(f"smallest_propensity is {self.smallest_propensity}, must lie in (0, 1)")
 

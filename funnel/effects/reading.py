@@ -19,6 +19,8 @@ from data.log import Log, Part
 from data.schema import Schema
 
 Arrays = Mapping[str, np.ndarray]
+EVEN = 0.01
+"""How far a propensity may be from that of an even draw, as a share of it: logs round."""
 
 
 def check_schema(log: Log) -> None:
@@ -129,16 +131,38 @@ def strategies_of(arrays: Arrays, where: str = "") -> np.ndarray:
                         "the arms that there are")  # fmt: skip
     if "treatment" not in arrays:
         return np.eye(arms)
-    vectors_RT = arrays["treatment"]
+    return check_vectors(arrays, where.removesuffix(": "))
+
+
+def check_vectors(arrays: Arrays, where: str = "") -> np.ndarray:
+    """The vector of each arm that rows have, (A, T), nan for others. Raises UserError where one arm has two."""
+    if "treatment" not in arrays:
+        return np.empty((0, 0))
+    arm_R, vectors_RT = arrays["arm"], arrays["treatment"]
     _, first_N = np.unique(arm_R, return_index=True)
-    found = np.full((arms, vectors_RT.shape[1]), np.nan)
+    found = np.full((int(arm_R.max()) + 1, vectors_RT.shape[1]), np.nan)
     found[arm_R[first_N]] = vectors_RT[first_N]
     off_R = (np.abs(vectors_RT - found[arm_R]) > 1e-6).any(1)
     if off_R.any():
         row = int(np.argmax(off_R))
-        raise UserError(f"{where}row {row}: arm {arm_R[row]} has two vectors, {found[arm_R[row]].tolist()} and "
-                        f"{vectors_RT[row].tolist()}")  # fmt: skip
+        raise UserError(f"{where}{': ' if where else ''}row {row}: arm {arm_R[row]} has two vectors, "
+                        f"{found[arm_R[row]].tolist()} and {vectors_RT[row].tolist()}")  # fmt: skip
     return found
+
+
+def check_even(arrays: Arrays, where: str) -> None:
+    """Raise UserError where a randomised row's propensity is not that of an even draw among so many arms as there
+    are, or among more: whoever learns from these rows takes it that all were equally likely."""
+    kept_N = np.flatnonzero(arrays["randomised"])
+    if not len(kept_N):
+        return
+    share_N, arms = arrays["propensity"][kept_N], len(np.unique(arrays["arm"][kept_N]))
+    drawn = max(round(1 / float(share_N[0])), arms)
+    wrong_N = np.abs(share_N * drawn - 1) > EVEN
+    if wrong_N.any():
+        n = int(np.argmax(wrong_N))
+        raise UserError(f"{where}: row {kept_N[n]}: is randomised with a propensity of {share_N[n]:.6g}; drawn evenly "
+                        f"among {drawn} arms it would be {1 / drawn:.6g}")  # fmt: skip
 
 
 def parsed_weights(words: Sequence[str], option: str = "--outcomes") -> dict[str, float]:

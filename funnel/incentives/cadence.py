@@ -29,12 +29,16 @@ class CadenceSettings:
     """The largest bill, amount * number, that a sensitive user may get; below 0: no cap."""
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise UserError(f"every is {self.every}, must be at least 1")
+        for name, least in (("every", 1), ("new_days", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"cadence.{name} is {getattr(self, name)}, must be at least {least}")
         if not self.start_decay > 0:
-            raise UserError(f"start_decay is {self.start_decay}, must be above 0")
+            raise UserError(f"cadence.start_decay is {self.start_decay}, must be above 0")
         if not 0 <= self.start < np.inf:
-            raise UserError(f"start is {self.start}, must be a finite number of at least 0")
+            raise UserError(f"cadence.start is {self.start}, must be a finite number of at least 0")
+        for name in ("frequent", "cap"):
+            if np.isnan(getattr(self, name)):
+                raise UserError(f"cadence.{name} is nan, must be a number")
 
 
 def due(
@@ -61,6 +65,6 @@ def allowed(settings: CadenceSettings, sensitive_N: np.ndarray, bill_A: np.ndarr
         return found_NA
     within_A = bill_A <= settings.cap
     if not within_A.any():
-        raise UserError(f"cap is {settings.cap:g}, below the cheapest strategy's bill of {bill_A.min():g}")
+        raise UserError(f"cadence.cap is {settings.cap:g}, below the cheapest strategy's bill of {bill_A.min():g}")
     found_NA[sensitive_N] = within_A
     return found_NA

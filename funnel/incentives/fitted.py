@@ -22,7 +22,7 @@ from funnel.effects.gram import sums
 from funnel.effects.learners import ArmEffects, LearnerSettings, fit_learner
 from funnel.effects.nuisances import propensities, propensity_model
 from funnel.effects.overlap import check_arms, overlap
-from funnel.effects.reading import outcome_of, parsed_weights, read_part, strategies_of
+from funnel.effects.reading import check_even, outcome_of, parsed_weights, read_part, strategies_of
 from funnel.effects.rows import TreatedRows
 from funnel.fitted import Arrays, Map, here
 from funnel.incentives.aims import Limited, OutcomeLevels, effects_of, limited, limits_of
@@ -93,6 +93,8 @@ class IncentiveEffects:
         check_features(settings.dml, train["x"].shape[1])
         check_own(settings, train["x"].shape[1])
         rows_to_fit(settings, train)
+        if settings.propensities == "logged":
+            check_even(train, f"{where}/train")
         if "randomised" in judging and not judging["randomised"].any():
             raise UserError(f"{where}: no row of the judging part is randomised")
         if judging["arm"].max() >= arms:
@@ -234,7 +236,7 @@ def costs_of(known: Mapping[str, Any], x_RF: np.ndarray) -> np.ndarray:
 def claimed(known: Mapping[str, Any], x_RF: np.ndarray) -> np.ndarray:
     """Which share of a bill these users take, by `cost_facts` of kind "claims", (R,)."""
     centred_RF = np.nan_to_num(x_RF - np.array(known["mean"]))
-    return np.asarray(np.clip(known["level"] + centred_RF @ np.array(known["slope"]), 0.0, 1.0))
+    return np.asarray(np.clip(known["level"] + centred_RF @ np.array(known["slope"]), 0.0, known.get("most", 1.0)))
 
 
 def rows_to_fit(settings: EffectSettings, arrays: Arrays) -> np.ndarray:
@@ -281,7 +283,8 @@ def balance(settings: EffectSettings, rows: TreatedRows, seed: int) -> dict[str,
 
 def cost_facts(arrays: Arrays) -> dict[str, Any]:
     """How costs follow from user and arm. Strategies with amounts and numbers: a share of the bill amount * number is
-    taken, linear in the features; others: the mean cost of each arm. Raises UserError for a log without costs."""
+    taken, linear in the features (more than 1 where the log has it: costs in another unit than amounts); others: the
+    mean cost of each arm. Raises UserError for a log without costs, and where a bill of 0 costs something."""
     if "cost" not in arrays:
         raise UserError("the log's schema names no 'cost' under 'treatment': a budget needs what each arm costs")
     arm_R, cost_R = arrays["arm"], arrays["cost"]
@@ -290,6 +293,11 @@ def cost_facts(arrays: Arrays) -> dict[str, Any]:
         count_A = np.maximum(np.bincount(arm_R), 1)
         return {"kind": "mean", "by_arm": (np.bincount(arm_R, cost_R) / count_A).tolist()}
     bill_A = arms_AT[:, 0] * arms_AT[:, 2]
+    free_R = (bill_A[arm_R] <= 0) & (cost_R > 0)
+    if free_R.any():
+        row = int(np.argmax(free_R))
+        raise UserError(f"row {row}: costs {cost_R[row]:g} with arm {arm_R[row]}, whose bill, amount times number, is "
+                        "0; where costs are no share of the bill, name no 'vector' under 'treatment'")  # fmt: skip
     kept_N = np.flatnonzero(bill_A[arm_R] > 0)
     x_NF = arrays["x"][kept_N].astype(np.float64)
     mean_F = np.nanmean(x_NF, 0) if len(kept_N) else np.zeros(x_NF.shape[1])
@@ -306,4 +314,5 @@ def cost_facts(arrays: Arrays) -> dict[str, Any]:
         "level": float(slope_F[0]),
         "slope": slope_F[1:].tolist(),
         "mean": mean_F.tolist(),
+        "most": max(float((cost_R[kept_N] / bill_A[arm_R[kept_N]]).max(initial=0.0)), 1.0),
     }

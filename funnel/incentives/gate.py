@@ -38,9 +38,11 @@ class GateSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 0.5:
-            raise UserError(f"share is {self.share}, must lie in [0, 0.5]")
+            raise UserError(f"gate.share is {self.share}, must lie in [0, 0.5]")
         if not 1 <= self.days <= self.patience:
-            raise UserError(f"days is {self.days}, must lie between 1 and patience, {self.patience}")
+            raise UserError(f"gate.days is {self.days}, must lie between 1 and gate.patience, {self.patience}")
+        if not 0 <= self.tolerance < np.inf:
+            raise UserError(f"gate.tolerance is {self.tolerance}, must be a finite number of at least 0")
 
 
 SERIES = ("net", "outcome", "cost")

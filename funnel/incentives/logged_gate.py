@@ -7,15 +7,40 @@ money times the cost (gate.py), so that a candidate does not win by spending mor
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from funnel.effects.reading import outcome_of, parsed_weights
 from funnel.effects.value import Logged, Value, gain, policy_value
+from funnel.fitted import Map
 from funnel.incentives.cadence import CadenceSettings
 from funnel.incentives.choice import NOBODY, Choice, Fit, grouped
+from funnel.incentives.fitted import IncentiveEffects
 from funnel.incentives.plan import per_user
 from funnel.incentives.snapshot import decide_as_far
+
+
+def judged(operation: Any, before: Fit, newest: int, price: float, day: int, map: Map) -> dict[str, Any]:
+    """Figures of the comparison of new effects with those that stand (operation.py: IncentiveOperation) on the random
+    rows of so many newest days, and whether they replace these.
+
+    The days that judge have taught neither side: the standing effects are older, and for the new ones, which are learnt
+    from all days, stand effects that were learnt in the same way from the days before.
+    """
+    if newest < 1:
+        return {"replaced": 0.0}
+    settings, source = operation.settings, operation.source
+    taught, ids_A = operation.rows(newest)
+    early = Fit(IncentiveEffects.fit(operation.effects, taught, operation.seed + day, map), ids_A)
+    history = operation.history[-newest:]
+    rows = {name: np.concatenate([each[name] for each in history]) for name in history[0]}
+    _, tenure_R, sensitive_R = source.traits(rows["x"])
+    own = (settings.cadence, settings.by, settings.effects.clusters, operation.seed, rows["x"], tenure_R, sensitive_R,
+           settings.budget)  # fmt: skip
+    arms = (decided_alone(early, *own), decided_alone(before, *own))
+    gained, figures = compared(rows, arms, settings.effects.outcomes, price)
+    return {**figures, "replaced": float(gained.low > -settings.gate.tolerance)}
 
 
 def price_of_money(choice: Choice, cadence: CadenceSettings, x_NF: np.ndarray, tenure_N: np.ndarray,

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import UserError
+
 
 @dataclass(frozen=True)
 class MonitorSettings:
@@ -19,6 +21,11 @@ class MonitorSettings:
     """Relative change of the mean bill against yesterday: alert above it."""
     moved: float = 0.5
     """Share of yesterday's users with another strategy today: alert above it."""
+
+    def __post_init__(self) -> None:
+        for name in ("correlation", "amount", "moved"):
+            if np.isnan(getattr(self, name)):
+                raise UserError(f"monitors.{name} is nan, must be a number")
 
 
 def stability(before_NA: np.ndarray, after_NA: np.ndarray, error_NA: np.ndarray | None) -> dict[str, float]:

@@ -22,20 +22,22 @@ import numpy as np
 
 from data.errors import UserError
 from funnel.effects.dml import check_features
+from funnel.effects.reading import parsed_weights
 from funnel.fitted import Map
-from funnel.incentives.cadence import CadenceSettings, due
+from funnel.incentives.aims import limits_of
+from funnel.incentives.cadence import CadenceSettings, allowed, due
 from funnel.incentives.choice import NOBODY, Choice, Fit, aligned, grouped
 from funnel.incentives.effect_settings import EffectSettings, Learning
 from funnel.incentives.fitted import IncentiveEffects
 from funnel.incentives.gate import GateSettings, Trial
-from funnel.incentives.logged_gate import compared, decided_alone, price_of_money
+from funnel.incentives.logged_gate import judged, price_of_money
 from funnel.incentives.monitors import MonitorSettings, alerts, drift, stability
 from funnel.incentives.renewal import renewed
 from funnel.incentives.roster import ProposalSettings, Roster, check_batches, learnable
 from funnel.incentives.snapshot import Snapshot, decide_as_far, facts_of
 from funnel.incentives.snapshot import replay as replay_snapshot
 from funnel.incentives.source import LoggedDays, Morning, SimulatedDays, Source, Told
-from funnel.incentives.strategies import STRATEGIES
+from funnel.incentives.strategies import STRATEGIES, bill
 from funnel.incentives.world import WorldSettings
 from funnel.operation import Day, Maximise
 from funnel.panels import Panel, Record, Table
@@ -77,6 +79,9 @@ class OperationSettings:
             for name in ("world", "strategies", "explore"):
                 if getattr(self, name) != getattr(simulated(), name):
                     raise UserError(f"{name} has no effect with data: users, strategies and random rows are the log's")
+            if self.gate.share > 0 and self.window <= self.gate.days:
+                raise UserError(f"window is {self.window}, must be above gate.days, {self.gate.days}: with data new "
+                                "effects are judged on days that taught them nothing")  # fmt: skip
             for name in ("batch", "slices"):
                 if getattr(self.proposals, name) != getattr(ProposalSettings(), name):
                     raise UserError(f"proposals.{name} has no effect with data: random traffic is the log's")
@@ -109,13 +114,18 @@ class IncentiveOperation:
         self.candidate: Fit | None = None
         self.trial: Trial | None = None
         self.fitted_on = self.reviewed_on = -1
+        self.fresh = 0  # of the history's days, those since the last fit
         # The sensitive are few and respond in their own way: their effects are not those of all.
         self.effects = EffectSettings.on_random_rows(settings.effects, settings.budget, source.sensitive)
         check_features(settings.effects.dml, source.columns)
+        source.check("outcomes", parsed_weights(settings.effects.outcomes))
+        source.check("floors and ceilings", [limit.outcome for limit in limits_of(self.effects)])
         if settings.proposals.by != "none" and not source.vectors:
             raise UserError(f"proposals.by {settings.proposals.by}: new strategies are made of an amount, an interval "
                             "and a number, which the log's do not have ('vector' under 'treatment')")  # fmt: skip
         self.roster = Roster.of(STRATEGIES[settings.strategies](), settings.proposals) if source.closed else None
+        if self.roster is not None:
+            allowed(settings.cadence, np.zeros(0, bool), bill(self.roster.vectors_S3))
         self.history: list[dict[str, np.ndarray]] = []
         self.arm_of: dict[int, int] = {}
 
@@ -135,9 +145,14 @@ class IncentiveOperation:
         settings, morning = self.settings, self.source.morning(day)
         if morning.known and len(morning.known["arm"]):  # the random rows of the last days
             self.history = [*self.history, morning.known][-settings.window :]
+            self.fresh += 1
         figures: dict[str, Any] = {"users": len(morning.user_N)} | ({"date": morning.date} if morning.date else {})
         if day < settings.warmup or not self.history:
             nobody_N = np.full(len(morning.user_N), -1)
+            if day >= settings.warmup:
+                figures["alerts"] = [
+                    "no row so far is randomised: nothing is decided, as effects are learnt from these"
+                ]
             return Day({**figures, **self.after(morning, nobody_N, np.full(len(nobody_N), 2)), "phase": "random"})
         figures |= self.refit(day, morning, map)
         told: list[str] = []
@@ -147,8 +162,10 @@ class IncentiveOperation:
         group_N = self.groups(morning.user_N)
         before_N = np.array([self.arm_of.get(user, -1) for user in morning.user_N.tolist()], np.int64)
         choice, mine_N, decided_N = self.choice(), (group_N == 1).astype(np.int64), group_N < 2
-        # Whose strategy is gone, or known to effects that no longer decide for him, is due at once.
+        # Whose strategy is gone, known to effects that no longer decide for him, or beyond his cap, is due at once.
         kept_N = choice.has(mine_N, before_N)
+        may_NA = choice.allowed(settings.cadence, morning.sensitive_N, mine_N)
+        kept_N &= may_NA[np.arange(len(kept_N)), choice.columns(before_N)]
         due_N = due(settings.cadence, day, morning.user_N, morning.activity_N, morning.tenure_N,
                     np.where(kept_N, before_N, -1)) & decided_N  # fmt: skip
         snapshot, facts, more = self.decided(choice, morning, due_N, decided_N, mine_N, before_N)
@@ -181,12 +198,14 @@ class IncentiveOperation:
         assert self.standing is not None
         return Choice([self.standing, *([self.candidate] if self.candidate is not None else [])], self.gone)
 
-    def rows(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Random rows to learn from and the numbers of their strategies: DML learns from those that are gone too."""
+    def rows(self, newest: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Random rows to learn from, without those of so many newest days, and the numbers of their strategies: DML
+        learns from those that are gone too."""
         dml = self.settings.effects.learner == "dml"
         if self.roster is None:
-            ids_A = np.unique(np.concatenate([each["arm"] for each in self.history]))
-            return learnable(self.history, ids_A, np.ones(len(ids_A)), dml)
+            history = self.history[: len(self.history) - newest]
+            ids_A = np.unique(np.concatenate([each["arm"] for each in history]))
+            return learnable(history, ids_A, np.ones(len(ids_A)), dml)
         ids_A = self.roster.ordered(np.arange(len(self.roster.born))) if dml else self.roster.live
         new_A = np.array(self.roster.born)[ids_A] > 0
         return learnable(self.history, ids_A, np.where(new_A, self.settings.effects.arms.smallest_arm, 1), dml)
@@ -198,7 +217,7 @@ class IncentiveOperation:
             return {}
         rows, ids_A = self.rows()
         found = Fit(IncentiveEffects.fit(self.effects, rows, self.seed + day, map), ids_A)
-        self.fitted_on, before = day, self.standing
+        self.fitted_on, before, fresh, self.fresh = day, self.standing, self.fresh, 0
         figures: dict[str, Any] = {"fitted": 1.0, "rows_learnt_from": float(len(rows["arm"]))}
         if before is None:
             self.standing = found
@@ -211,16 +230,9 @@ class IncentiveOperation:
         elif self.source.closed:
             self.candidate, self.trial = found, Trial(price)
         else:
-            newest = self.history[-settings.gate.days :]
-            rows = {name: np.concatenate([each[name] for each in newest]) for name in newest[0]}
-            _, tenure_R, sensitive_R = self.source.traits(rows["x"])
-            own = (settings.cadence, settings.by, settings.effects.clusters, self.seed, rows["x"], tenure_R,
-                   sensitive_R, settings.budget)  # fmt: skip
-            arms = (decided_alone(found, *own), decided_alone(before, *own))
-            gained, more = compared(rows, arms, settings.effects.outcomes, price)
-            replaced = gained.low > -settings.gate.tolerance
-            self.standing = found if replaced else before
-            figures |= more | {"replaced": float(replaced)}
+            more = judged(self, before, min(settings.gate.days, fresh), price, day, map)
+            self.standing = found if more["replaced"] else before
+            figures |= more
         return figures
 
     def decided(

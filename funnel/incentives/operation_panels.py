@@ -33,7 +33,7 @@ def summarise(days: Sequence[Mapping[str, Any]], budget: float) -> dict[str, Any
     records = [one for each in decided for one in each.get("strategies") or ()]
     found["strategies.dropped"] = sum(bool(one.get("dropped")) for one in records)
     found["strategies.new"] = sum("new" in one for one in records)
-    found["alerts"] = sum(len(each.get("alerts") or ()) for each in decided)
+    found["alerts"] = sum(len(each.get("alerts") or ()) for each in days)
     due, users = found.get("mean.due", 0.0), found.get("mean.users", 0.0)
     message = f"{len(decided)} days decided, {due:,.0f} of {users:,.0f} users a day"
     if "mean.cost" in found:

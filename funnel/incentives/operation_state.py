@@ -5,17 +5,22 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import UserError
 from funnel.incentives.choice import Fit
 from funnel.incentives.fitted import IncentiveEffects
 from funnel.incentives.gate import Trial
 
 FITS = ("standing", "candidate")
+COUNTS = ("fitted_on", "reviewed_on", "fresh")
+VERSION = 2
+"""Of the state; without a number: before strategies came and went."""
 
 
 def state_of(operation: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Of funnel/incentives/operation.py: IncentiveOperation."""
     arrays: dict[str, np.ndarray] = {}
-    facts: dict[str, Any] = {name: getattr(operation, name) for name in ("fitted_on", "reviewed_on")}
+    facts: dict[str, Any] = {"version": VERSION}
+    facts |= {name: getattr(operation, name) for name in COUNTS}
     facts["history"] = len(operation.history)
     for name in FITS:
         fit: Fit | None = getattr(operation, name)
@@ -37,7 +42,10 @@ def state_of(operation: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def resume(operation: Any, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-    """Go on from such a state."""
+    """Go on from such a state. Raises UserError for another version's."""
+    if facts.get("version") != VERSION:
+        raise UserError(f"a state of version {facts.get('version')}, this goes on from {VERSION}: what was decided can "
+                        "be replayed; operate on in another --out")  # fmt: skip
 
     def under(name: str) -> dict[str, np.ndarray]:
         return {field.partition(":")[2]: value for field, value in arrays.items()
@@ -47,7 +55,8 @@ def resume(operation: Any, arrays: Mapping[str, np.ndarray], facts: Mapping[str,
         if name in facts:
             effects = IncentiveEffects.restore(operation.effects, under(name), facts[name])
             setattr(operation, name, Fit(effects, arrays[f"{name}-ids:numbers"].copy()))
-    operation.fitted_on, operation.reviewed_on = int(facts["fitted_on"]), int(facts["reviewed_on"])
+    for name in COUNTS:
+        setattr(operation, name, int(facts[name]))
     operation.history = [under(f"history.{number}") for number in range(int(facts["history"]))]
     if "trial:sums" in arrays:
         operation.trial = Trial(float(facts["price"]), arrays["trial:sums"].copy(), list(facts["looks"]))

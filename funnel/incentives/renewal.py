@@ -106,8 +106,8 @@ def reviewed(operation: Any, ids_A: np.ndarray, known: Knowledge | None) -> Revi
         cost_A = bill(roster.vectors_S3[ids_A]) if roster is not None else operation.choice().bill_A
         return by_means(history, parsed_weights(settings.effects.outcomes), ids_A, cost_A, level, least)
     vectors_A3, rows_A = operation.vectors(ids_A), rows_of(history, ids_A)
-    rows_A = np.where(np.isin(ids_A, known.tried_ids), rows_A, 0)
-    return by_effects(known.model, known.x_NF, vectors_A3, ids_A, rows_A, bill(vectors_A3), level, least)
+    return by_effects(known.model, known.x_NF, vectors_A3, ids_A, rows_A, bill(vectors_A3), level, least,
+                      np.isin(ids_A, known.tried_ids))  # fmt: skip
 
 
 def asked_of(operation: Any, known: Knowledge, ids_A: np.ndarray, weak_N: np.ndarray, day: int) -> Asked:

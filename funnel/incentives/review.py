@@ -24,7 +24,8 @@ PENALTY = 1e-6
 
 @dataclass(frozen=True)
 class Review:
-    """Of the strategies `ids_A`, the baseline first: what each brings against it (nan: nobody got it yet)."""
+    """Of the strategies `ids_A`, the baseline first: what each brings against it (nan: not judged, for lack of rows
+    or because the newest effects were fitted before there were enough)."""
 
     ids_A: np.ndarray
     gain_A: np.ndarray
@@ -61,13 +62,16 @@ def rows_of(history: Sequence[Mapping[str, np.ndarray]], ids_A: np.ndarray) -> n
 def by_effects(
     model: VectorEffects, x_RF: np.ndarray, vectors_A3: np.ndarray, ids_A: np.ndarray, rows_A: np.ndarray,
     cost_A: np.ndarray, level: float, least: int,
+    tried_A: np.ndarray | None = None,
 ) -> Review:  # fmt: skip
-    """Strategies with fewer than `least` rows are not judged: to the model they may be new."""
+    """Strategies with fewer than `least` rows are not judged, nor those which the model was not fitted on (`tried_A`
+    False)."""
     slope_J, spread_JJ = model.mean_slopes(x_RF)
     contrast_AJ = model.contrasts(vectors_A3, vectors_A3[0])
     apart_AAJ = contrast_AJ[:, None] - contrast_AJ[None]
     error_AA = np.sqrt(np.maximum(np.einsum("abj,jk,abk->ab", apart_AAJ, spread_JJ, apart_AAJ), 0))
     gain_A, judged_A = contrast_AJ @ slope_J, rows_A >= max(least, 2)
+    judged_A &= True if tried_A is None else tried_A
     return Review(ids_A, np.where(judged_A, gain_A, np.nan), error_AA[:, 0], rows_A,
                   found_weak(gain_A, error_AA, cost_A, level, judged_A))  # fmt: skip
 

@@ -3,18 +3,19 @@
 Shapes: N users who are there, S strategies ever, K of the day's random traffic.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
 
 from data.credentials import shown
-from data.days import DAY, look
+from data.days import DAY, WHOLE_DAY, look
 from data.errors import UserError
 from data.log import open_log
-from funnel.effects.reading import outcome_of, parsed_weights, read_part
+from funnel.effects.reading import check_even, check_vectors, outcome_of, parsed_weights, read_part
 from funnel.incentives.plan import per_user
 from funnel.incentives.roster import Roster
 from funnel.incentives.strategies import NUMBERS
@@ -72,6 +73,9 @@ class Source(Protocol):
     def traits(self, x_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(activity, days since joining, whether sensitive) of users with these features."""
 
+    def check(self, option: str, outcomes: Iterable[str]) -> None:
+        """Raises UserError for an outcome that is not there."""
+
     def ready(self, day: int) -> bool: ...
     def morning(self, day: int) -> Morning: ...
     def act(self, morning: Morning, arm_N: np.ndarray, random_N: np.ndarray, roster: Roster, batch_K: np.ndarray
@@ -81,6 +85,12 @@ class Source(Protocol):
 
     def state(self) -> dict[str, np.ndarray]: ...
     def resume(self, arrays: Mapping[str, np.ndarray]) -> None: ...
+
+
+def check_outcomes(option: str, outcomes: Iterable[str], there: Sequence[str]) -> None:
+    for name in outcomes:
+        if name not in there:
+            raise UserError(f"{option}: no outcome {name!r}; the log has {', '.join(there)}")
 
 
 def traits_of(x_NF: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -99,9 +109,11 @@ class SimulatedDays:
 
     def __init__(self, settings: WorldSettings, outcomes: Sequence[str], seed: int) -> None:
         self.world, self.weights = World(settings, seed), parsed_weights(outcomes)
-        nothing = np.empty(0)
-        outcome_of({"outcome.retained": nothing, "outcome.minutes": nothing}, self.weights, "outcomes: ")
+        self.check("outcomes", self.weights)
         self.known: dict[str, np.ndarray] = {}
+
+    def check(self, option: str, outcomes: Iterable[str]) -> None:
+        check_outcomes(option, outcomes, ("retained", "minutes"))
 
     def ready(self, day: int) -> bool:
         return True
@@ -191,9 +203,12 @@ class LoggedDays:
                             "--world incentives --days 14 writes such a log)")  # fmt: skip
         schema = self.log.schema
         treatment = schema.treatment
-        if treatment is None or not (treatment.arm and treatment.randomised and treatment.propensity and schema.user):
+        needed = (
+            () if treatment is None else (treatment.arm, treatment.randomised, treatment.propensity, treatment.cost)
+        )
+        if treatment is None or not (all(needed) and schema.user):
             raise UserError(f"{data}/schema.json: an operation needs 'user' and, under 'treatment', 'arm', "
-                            "'propensity' and 'randomised'")  # fmt: skip
+                            "'propensity', 'randomised' and 'cost'")  # fmt: skip
         self.names, self.vectors = schema.numeric, len(treatment.vector) == len(NUMBERS)
         absent = [name for name in NAMED if name not in self.names]
         if absent:
@@ -205,21 +220,41 @@ class LoggedDays:
     def traits(self, x_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return traits_of(x_NF, self.names)
 
+    def check(self, option: str, outcomes: Iterable[str]) -> None:
+        check_outcomes(option, outcomes, tuple(self.log.schema.outcome))
+
     def ready(self, day: int) -> bool:
-        return day < len(look(self.data).whole)
+        """Raises UserError where a later day is there and this one is not: days are operated in order, and it could
+        not be put in afterwards."""
+        whole = list(look(self.data).whole)
+        if day >= len(whole):
+            return False
+        due = (date.fromisoformat(whole[day - 1]) + timedelta(days=1)).isoformat() if day else whole[day]
+        if whole[day] != due:
+            raise UserError(f"{shown(str(self.data))}: {whole[day]} is there, but {due} is not (a day is whole with "
+                            f"{WHOLE_DAY} in it); the same command goes on once it is")  # fmt: skip
+        return True
 
     def morning(self, day: int) -> Morning:
-        """The users of that part, by their last row of it."""
-        date, part = list(look(self.data).whole.items())[day]
-        rows = read_part(open_log(self.data), part)
-        self.taken = [*self.taken[:day], date]
+        """The users of that part, by their last row of it. Raises UserError for rows that cannot be decided for or
+        learnt from."""
+        name_of_day, part = list(look(self.data).whole.items())[day]
+        rows, where = read_part(open_log(self.data), part), f"{shown(str(self.data))}/{part}"
+        for name in NAMED:
+            unknown_R = np.isnan(rows["x"][:, self.names.index(name)])
+            if unknown_R.any():
+                raise UserError(f"{where}: row {int(np.argmax(unknown_R))}: {name!r} is missing; cadence and caps need "
+                                "it")  # fmt: skip
+        check_even(rows, where)
+        check_vectors(rows, where)
+        self.taken = [*self.taken[:day], name_of_day]
         _, last_N = np.unique(rows["user"][::-1], return_index=True)
         last_N = len(rows["user"]) - 1 - last_N
         x_NF = rows["x"][last_N]
         kept_N = np.flatnonzero(rows["randomised"])
         known = {name: value[kept_N] for name, value in rows.items()}
         known["batch"] = np.unique(known["arm"])
-        return Morning(day, rows["user"][last_N], x_NF, *self.traits(x_NF), known, date=date)
+        return Morning(day, rows["user"][last_N], x_NF, *self.traits(x_NF), known, date=name_of_day)
 
     def act(
         self, morning: Morning, arm_N: np.ndarray, random_N: np.ndarray, roster: Roster, batch_K: np.ndarray
@@ -227,7 +262,7 @@ class LoggedDays:
         raise AssertionError("a log's users have got what they got")
 
     def state(self) -> dict[str, np.ndarray]:
-        return {"taken": np.array([int(date.replace("-", "")) for date in self.taken], np.int64)}
+        return {"taken": np.array([int(each.replace("-", "")) for each in self.taken], np.int64)}
 
     def resume(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Raises UserError where the days that were operated are no longer the first ones."""
