@@ -114,7 +114,6 @@ def test_what_a_log_lacks_is_said_before_anything_is_written(days: Path, tmp_pat
         (("--data", days, "--effects.outcomes", "clicks=1"), "outcomes: no outcome 'clicks'"),
         (("--effects.floors", "clicks=1"), "floors and ceilings: no outcome 'clicks'"),
         (("--strategies", "grid", "--cadence.cap", "0.1"), "cadence.cap is 0.1, below the cheapest strategy's bill"),
-        (("--data", days, "--window", "5"), "window is 5, must be above gate.days, 5"),
     ):
         with pytest.raises(UserError, match=message):
             operate.run(operate.arguments_of("--out", tmp_path / "run", *words))
@@ -158,15 +157,18 @@ def test_a_snapshot_that_does_not_fit_together_is_one_line(run: Path, tmp_path: 
 
 def test_the_gate_on_a_log_is_not_judged_by_what_taught_the_candidate(days: Path, tmp_path: Path) -> None:
     """Rewards do nothing: boosted models of single arms, which know the rows that they learnt from by heart, must not
-    seem to bring anything. Judged on their own rows they seemed to bring .47 here, of an outcome of .6."""
+    seem to bring anything. On the rows that they learnt from they would bring .4, of an outcome of .6."""
     out = tmp_path / "run"
-    operate.run(operate.arguments_of("--data", days, "--out", out, "--effects.learner", "x", *WORDS))
+    operate.run(operate.arguments_of("--data", days, "--out", out, "--effects.learner", "x",
+                                      "--effects.nuisances.trees", "20", "--days", "6", *WORDS))  # fmt: skip
     lines = [json.loads(line) for line in (out / "days.jsonl").read_text().splitlines()]
     looks = [line for line in lines if line.get("gate.difference") is not None]
-    assert len(looks) == 2
+    assert len(looks) == 1
     for line in looks:
         assert line["gate.difference.low"] < 0 < line["gate.difference.high"]
         assert abs(line["gate.difference"]) < 0.2
+        net = line["gate.outcome"] - line["gate.price"] * line["gate.cost"]
+        assert line["gate.difference"] == pytest.approx(net, abs=1e-9)
 
 
 def test_costs_in_another_unit_than_amounts_are_what_the_log_says() -> None:
@@ -178,6 +180,6 @@ def test_costs_in_another_unit_than_amounts_are_what_the_log_says() -> None:
     rows = {"x": activity_R[:, None], "arm": arm_R, "treatment": vectors_A3[arm_R],
             "cost": 100 * bill_A[arm_R] * (0.3 + 0.6 * activity_R)}  # fmt: skip
     costs_RA = costs_of(cost_facts(rows), rows["x"])
-    np.testing.assert_allclose(costs_RA, 100 * bill_A[None] * (0.3 + 0.6 * activity_R[:, None]), rtol=1e-4)
+    np.testing.assert_allclose(costs_RA, 100 * bill_A[None] * (0.3 + 0.6 * activity_R[:, None]), rtol=1e-3)
     with pytest.raises(UserError, match=r"row \d+: costs 1 with arm 0, whose bill, amount times number, is 0"):
         cost_facts({**rows, "cost": rows["cost"] + 1})

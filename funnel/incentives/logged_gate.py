@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from data.errors import UserError
 from funnel.effects.reading import outcome_of, parsed_weights
 from funnel.effects.value import Logged, Value, gain, policy_value
 from funnel.fitted import Map
@@ -23,24 +24,41 @@ from funnel.incentives.snapshot import decide_as_far
 
 def judged(operation: Any, before: Fit, newest: int, price: float, day: int, map: Map) -> dict[str, Any]:
     """Figures of the comparison of new effects with those that stand (operation.py: IncentiveOperation) on the random
-    rows of so many newest days, and whether they replace these.
+    rows of so many newest days, which came after these were fitted, and whether they replace them.
 
-    The days that judge have taught neither side: the standing effects are older, and for the new ones, which are learnt
-    from all days, stand effects that were learnt in the same way from the days before.
+    No row judges what it taught: users are halved, and for the new effects, which are learnt from all rows, stand on
+    each half those that are learnt in the same way without that half's rows of these days.
     """
-    if newest < 1:
-        return {"replaced": 0.0}
     settings, source = operation.settings, operation.source
-    taught, ids_A = operation.rows(newest)
-    early = Fit(IncentiveEffects.fit(operation.effects, taught, operation.seed + day, map), ids_A)
-    history = operation.history[-newest:]
-    rows = {name: np.concatenate([each[name] for each in history]) for name in history[0]}
-    _, tenure_R, sensitive_R = source.traits(rows["x"])
-    own = (settings.cadence, settings.by, settings.effects.clusters, operation.seed, rows["x"], tenure_R, sensitive_R,
-           settings.budget)  # fmt: skip
-    arms = (decided_alone(early, *own), decided_alone(before, *own))
-    gained, figures = compared(rows, arms, settings.effects.outcomes, price)
+    newest = min(newest, len(operation.history))
+    older, newer = operation.history[: len(operation.history) - newest], operation.history[-newest:] if newest else []
+    pieces: list[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]] = []
+    for half in (0, 1):
+        judging = [of_half(each, half) for each in newer]
+        rows = {name: np.concatenate([each[name] for each in judging]) for name in (judging[0] if judging else ())}
+        if not rows or not len(rows["arm"]):
+            continue
+        try:
+            taught, ids_A = operation.rows([*older, *(of_half(each, 1 - half) for each in newer)])
+            own = Fit(IncentiveEffects.fit(operation.effects, taught, operation.seed + day, map), ids_A)
+        except UserError as error:  # enough rows in all, but not without these
+            return {"replaced": 0.0, "gate.absent": str(error)}
+        _, tenure_R, sensitive_R = source.traits(rows["x"])
+        common = (settings.cadence, settings.by, settings.effects.clusters, operation.seed, rows["x"], tenure_R,
+                  sensitive_R, settings.budget)  # fmt: skip
+        pieces.append((rows, decided_alone(own, *common), decided_alone(before, *common)))
+    if not pieces:
+        return {"replaced": 0.0, "gate.absent": "no random row since the last fit"}
+    all_rows = {name: np.concatenate([rows[name] for rows, _, _ in pieces]) for name in pieces[0][0] if name != "batch"}
+    arms = np.concatenate([arm_R for _, arm_R, _ in pieces]), np.concatenate([arm_R for _, _, arm_R in pieces])
+    gained, figures = compared(all_rows, arms, settings.effects.outcomes, price)
     return {**figures, "replaced": float(gained.low > -settings.gate.tolerance)}
+
+
+def of_half(day: Mapping[str, np.ndarray], half: int) -> dict[str, np.ndarray]:
+    """A day's random rows of every second user."""
+    own_R = day["user"] % 2 == half
+    return {name: value if name == "batch" else value[own_R] for name, value in day.items()}
 
 
 def price_of_money(choice: Choice, cadence: CadenceSettings, x_NF: np.ndarray, tenure_N: np.ndarray,

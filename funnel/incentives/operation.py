@@ -79,9 +79,6 @@ class OperationSettings:
             for name in ("world", "strategies", "explore"):
                 if getattr(self, name) != getattr(simulated(), name):
                     raise UserError(f"{name} has no effect with data: users, strategies and random rows are the log's")
-            if self.gate.share > 0 and self.window <= self.gate.days:
-                raise UserError(f"window is {self.window}, must be above gate.days, {self.gate.days}: with data new "
-                                "effects are judged on days that taught them nothing")  # fmt: skip
             for name in ("batch", "slices"):
                 if getattr(self.proposals, name) != getattr(ProposalSettings(), name):
                     raise UserError(f"proposals.{name} has no effect with data: random traffic is the log's")
@@ -198,12 +195,12 @@ class IncentiveOperation:
         assert self.standing is not None
         return Choice([self.standing, *([self.candidate] if self.candidate is not None else [])], self.gone)
 
-    def rows(self, newest: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Random rows to learn from, without those of so many newest days, and the numbers of their strategies: DML
-        learns from those that are gone too."""
+    def rows(self, history: Sequence[Mapping[str, np.ndarray]] = ()) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Random rows to learn from (of a log: of these days) and the numbers of their strategies: DML learns from
+        those that are gone too."""
         dml = self.settings.effects.learner == "dml"
         if self.roster is None:
-            history = self.history[: len(self.history) - newest]
+            history = history or self.history
             ids_A = np.unique(np.concatenate([each["arm"] for each in history]))
             return learnable(history, ids_A, np.ones(len(ids_A)), dml)
         ids_A = self.roster.ordered(np.arange(len(self.roster.born))) if dml else self.roster.live
