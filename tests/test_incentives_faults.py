@@ -32,6 +32,15 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def lively(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One in which they do much."""
+    out = tmp_path_factory.mktemp("faults") / "days"
+    words = ["--world", "incentives", "--days", "6", "--users", "500", "--response", "3", "--out", str(out)]
+    make_data.run(parse(make_data.options_for, [*words, "--logging.randomised", "0.5"]))
+    return out
+
+
+@pytest.fixture(scope="module")
 def run(days: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("faults") / "run"
     operate.run(operate.arguments_of("--data", days, "--days", "6", "--out", out, *WORDS))
@@ -183,3 +192,29 @@ def test_costs_in_another_unit_than_amounts_are_what_the_log_says() -> None:
     np.testing.assert_allclose(costs_RA, 100 * bill_A[None] * (0.3 + 0.6 * activity_R[:, None]), rtol=1e-3)
     with pytest.raises(UserError, match=r"row \d+: costs 1 with arm 0, whose bill, amount times number, is 0"):
         cost_facts({**rows, "cost": rows["cost"] + 1})
+
+
+def test_what_goes_over_the_budget_is_told(lively: Path, tmp_path: Path) -> None:
+    """All users take nearly all of their bills on the last day: they keep what was decided when they took less."""
+    log = changed(lively, tmp_path / "log", with_value("activity", np.float32(1), slice(None)), only=5)
+    words = ("--data", log, "--days", "6", "--budget", "0.5", "--refit", "9", "--warmup", "2")
+    seldom = ("--cadence.every", "30", "--cadence.frequent", "0", "--cadence.new-days", "0")
+    operate.run(operate.arguments_of("--out", tmp_path / "run", *words, *seldom))
+    last = [json.loads(line) for line in (tmp_path / "run" / "days.jsonl").read_text().splitlines()][-1]
+    assert any("cost" in text and "above the budget of 0.5" in text for text in last["alerts"])
+
+
+def test_who_became_sensitive_is_decided_for_at_once(lively: Path, tmp_path: Path) -> None:
+    """All users are sensitive on the last day: nobody keeps a bill above the cap until his turn comes."""
+    log = changed(lively, tmp_path / "log", with_value("sensitive", True, slice(None)), only=5)
+    words = ("--data", log, "--days", "6", "--refit", "9", "--warmup", "2", "--cadence.cap", "1", "--budget", "1")
+    arms = []
+    for number in (4, 5):
+        operate.run(operate.arguments_of("--out", tmp_path / "run", *words[:2], "--days", number + 1, *words[4:]))
+        state = load_file(tmp_path / "run" / "days" / f"{number:05d}" / "state" / "arrays.safetensors")
+        arms.append(dict(zip(state["arms:user"].tolist(), state["arms:arm"].tolist(), strict=True)))
+    seen = LoggedDays(log).morning(5).user_N.tolist()
+    assert max(arms[0].get(user, -1) for user in seen) > 1  # of the ladder 0 and 1 are within the cap
+    assert max(arms[1][user] for user in seen) == 1
+    line = json.loads((tmp_path / "run" / "days.jsonl").read_text().splitlines()[-1])
+    assert line["due"] < len(seen)

@@ -128,11 +128,10 @@ class IncentiveOperation:
 
     @classmethod
     def open(cls, settings: OperationSettings, seed: int) -> Self:
-        source: Source = (
-            SimulatedDays(settings.world, settings.effects.outcomes, seed)
-            if settings.data is None
-            else LoggedDays(settings.data)
-        )
+        if settings.data is not None:
+            return cls(settings, seed, LoggedDays(settings.data))
+        source = SimulatedDays(settings.world, settings.effects.outcomes, seed)
+        source.check_budget(settings.budget, STRATEGIES[settings.strategies]())
         return cls(settings, seed, source)
 
     def ready(self, day: int) -> bool:
@@ -248,7 +247,8 @@ class IncentiveOperation:
         allowed_NA = choice.allowed(settings.cadence, morning.sensitive_N[own_N], own_mine_N)
         cheapest = float(np.where(allowed_NA, cost_NA[own_N], np.inf).min(1).sum()) if len(own_N) else 0.0
         # What earlier decisions cost today may leave less than the cheapest plan of the others.
-        budget = max(settings.budget * float(decided_N.sum()) - spent, cheapest * (1 + 1e-9))
+        left = settings.budget * float(decided_N.sum()) - spent
+        budget = max(left, cheapest * (1 + 1e-9))
         group_N = NOBODY
         if settings.by == "cluster" and len(own_N):
             group_N = grouped(morning.x_NF, x_NF, settings.effects.clusters, self.seed, own_mine_N)
@@ -259,6 +259,13 @@ class IncentiveOperation:
         arm_N, limited, told = decide_as_far(value_NA, cost_NA[own_N], allowed_NA, group_N, budget, limited)
         taken = (value_NA, cost_NA[own_N], allowed_NA.astype(np.uint8), group_N, arm_N)
         snapshot = Snapshot(morning.user_N[own_N], *taken, limited)
+        if cheapest > left:
+            over = (spent + cheapest) / max(float(decided_N.sum()), 1.0)
+            told = [
+                *told,
+                f"earlier decisions and the cheapest plan for who is due cost {over:.4g} a user today, above the "
+                f"budget of {settings.budget:g}",
+            ]
         facts = facts_of(budget, limited, numbers=choice.ids_A.tolist(), strategies=self.vectors(choice.ids_A).tolist(),
                          fitted_on=self.fitted_on)  # fmt: skip
         return snapshot, facts, told

@@ -18,8 +18,8 @@ from data.log import open_log
 from funnel.effects.reading import check_even, check_vectors, outcome_of, parsed_weights, read_part
 from funnel.incentives.plan import per_user
 from funnel.incentives.roster import Roster
-from funnel.incentives.strategies import NUMBERS
-from funnel.incentives.world import FEATURES, World, WorldSettings
+from funnel.incentives.strategies import NUMBERS, bill
+from funnel.incentives.world import FEATURES, World, WorldSettings, claims
 
 NAMED = ("activity", "tenure", "sensitive")
 """Features of a log: how often a user comes, how long ago (log(1 + days)) he joined, whether he is sensitive."""
@@ -114,6 +114,12 @@ class SimulatedDays:
 
     def check(self, option: str, outcomes: Iterable[str]) -> None:
         check_outcomes(option, outcomes, ("retained", "minutes"))
+
+    def check_budget(self, budget: float, vectors_A3: np.ndarray) -> None:
+        """Raises UserError for a budget that is below the cheapest strategy for everybody."""
+        least = float(bill(vectors_A3).min() * claims(self.world.activity_U).mean())
+        if budget < least:
+            raise UserError(f"budget is {budget:g} a user, but the cheapest strategy of each comes to {least:.4g}")
 
     def ready(self, day: int) -> bool:
         return True
