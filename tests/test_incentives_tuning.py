@@ -7,6 +7,7 @@ import pytest
 
 from data.errors import UserError
 from funnel.incentives.decision import DecisionObjective, softened
+from funnel.incentives.effect_settings import Learning
 from funnel.incentives.menu import MenuObjective
 from funnel.incentives.plan import per_user
 from funnel.incentives.strategies import bill
@@ -95,6 +96,16 @@ def test_the_decision_at_zero_is_two_stage_and_can_be_better() -> None:
 def test_what_cannot_be_tuned_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--data LOG is needed to tune the decision"):
         IncentiveTuningSettings(tune="decision")
+    for more, message in (
+        ({"data": tmp_path}, "data has no effect with tune menu"),
+        ({"effects": Learning(outcomes=("retained=1",))}, "effects has no effect with tune menu"),
+        ({"rows": 5000}, "rows has no effect with by truth"),
+        ({"rows": 5, "by": "estimate"}, "rows is 5, must be at least 100"),
+        ({"tune": "decision", "data": tmp_path, "by": "estimate"}, "by has no effect with tune decision"),
+        ({"tune": "decision", "data": tmp_path, "world": SMALL}, "world has no effect with tune decision"),
+    ):
+        with pytest.raises(UserError, match=message):
+            IncentiveTuningSettings(**more)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="has too few for three such groups"):
         IncentiveTuningSettings(users=900, world=SMALL)
     with pytest.raises(UserError, match="no such directory"):

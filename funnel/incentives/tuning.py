@@ -20,7 +20,7 @@ from data.log import open_log
 from funnel.effects.basis import UserBasis
 from funnel.effects.dml import DMLSettings, fit_dml
 from funnel.effects.nuisances import NuisanceSettings
-from funnel.effects.reading import outcome_of, parsed_weights
+from funnel.effects.reading import check_even, outcome_of, parsed_weights
 from funnel.effects.rows import TreatedRows
 from funnel.effects.value import Logged, compare
 from funnel.figures.verdict import Gain, verdict
@@ -39,6 +39,9 @@ from funnel.tunable import HeldOut
 AIMS = ("gain",)
 
 
+DEFAULTS = {"world": lambda: WorldSettings(users=30_000), "effects": Learning}
+
+
 @dataclass(frozen=True)
 class IncentiveTuningSettings:
     tune: Literal["menu", "decision"] = "menu"
@@ -55,7 +58,7 @@ class IncentiveTuningSettings:
     """menu by estimate: random rows that DML learns from."""
     users: int = 2_000
     """menu: users that a candidate is tried on, and as many others that judge."""
-    world: WorldSettings = field(default_factory=lambda: WorldSettings(users=30_000))
+    world: WorldSettings = field(default_factory=DEFAULTS["world"])
     effects: Learning = field(default_factory=Learning)
 
     def __post_init__(self) -> None:
@@ -68,6 +71,15 @@ class IncentiveTuningSettings:
         if self.effects.floors or self.effects.ceilings:
             raise UserError("effects.floors and effects.ceilings go with jobs.fit and jobs.operate: what is tuned here "
                             "has one budget")  # fmt: skip
+        for name in ("rows", "users"):
+            if getattr(self, name) < 100:
+                raise UserError(f"{name} is {getattr(self, name)}, must be at least 100")
+        idle = ("strategies", "by", "rows", "users", "world") if self.tune == "decision" else ("data", "effects")
+        for name in idle + (("rows",) if self.tune == "menu" and self.by == "truth" else ()):
+            plain = DEFAULTS[name]() if name in DEFAULTS else getattr(IncentiveTuningSettings, name)
+            if getattr(self, name) != plain:
+                why = f"tune {self.tune}" if name in idle else "by truth: nothing is estimated"
+                raise UserError(f"{name} has no effect with {why}")
         if self.tune == "menu" and 3 * self.users > self.world.users:
             raise UserError(f"users is {self.users}: a world of {self.world.users} has too few for three such groups")
 
@@ -115,11 +127,17 @@ class IncentiveTuning:
         assert settings.data is not None
         log = open_log(settings.data)
         effects = EffectSettings.on_random_rows(settings.effects, settings.budget)
-        arrays = {part: random_rows(IncentiveEffects.read(effects, log, part)) for part in ("train", "valid", "test")}
+        arrays = {part: random_rows(IncentiveEffects.read(effects, log, part), f"{settings.data}/{part}")
+                  for part in ("train", "valid", "test")}  # fmt: skip
         # Half of the train part's users teach the effects, the others the correction.
         learn_R = arrays["train"]["user"] % 2 == 0 if "user" in arrays["train"] else half(arrays["train"], self.seed)
         teach, tune = ({name: each[side] for name, each in arrays["train"].items()} for side in (learn_R, ~learn_R))
         self.model = IncentiveEffects.fit(effects, teach, self.seed)
+        arms = len(self.model.arms_AT)
+        for part, own in arrays.items():
+            if own["arm"].max() >= arms:
+                raise UserError(f"{settings.data}/{part}: a random row has an arm {own['arm'].max()}, which no random "
+                                "row has that effects are learnt from")  # fmt: skip
         self.basis = UserBasis.of(tune["x"], "linear")
         self.arrays = arrays
         robust_RA = robust(self.model, tune, self.seed)
@@ -258,10 +276,13 @@ def user_gains(judge: MenuObjective, theta_D: np.ndarray) -> np.ndarray:
     return np.asarray(gain_NA[np.arange(len(arm_N)), arm_N])
 
 
-def random_rows(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def random_rows(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
     if "randomised" not in arrays or "propensity" not in arrays:
         raise UserError("the log's schema names no 'randomised' and 'propensity' under 'treatment': nothing can judge")
     kept_N = np.flatnonzero(arrays["randomised"])
+    if not len(kept_N):
+        raise UserError(f"{where}: no row is randomised: nothing can be learnt or judged")
+    check_even(arrays, where)
     return {name: each[kept_N] for name, each in arrays.items()}
 
 
