@@ -56,7 +56,7 @@ def changed(days: Path, place: Path, change: Callable[[pa.Table], pa.Table], onl
     return out
 
 
-def with_value(column: str, value: object, kept: slice = slice(0, 1)) -> Callable[[pa.Table], pa.Table]:
+def with_value(column: str, value: object, kept: slice | np.ndarray = slice(0, 1)) -> Callable[[pa.Table], pa.Table]:
     def change(table: pa.Table) -> pa.Table:
         own = table[column].to_numpy(zero_copy_only=False).copy()
         own[kept] = value
@@ -87,6 +87,15 @@ def test_random_rows_that_were_not_drawn_evenly_are_refused(days: Path, tmp_path
     log = LoggedDays(changed(days, tmp_path / "log", with_value("propensity", 0.37, slice(None)), only=0))
     with pytest.raises(UserError, match=r"is randomised with a propensity of 0.37; drawn evenly among 6 arms it would"):
         log.morning(0)
+
+
+def test_an_arm_keeps_its_vector(days: Path, tmp_path: Path) -> None:
+    def dearer(table: pa.Table) -> pa.Table:
+        return with_value("amount", 2.0, table["arm"].to_numpy() == 3)(table)
+
+    log = changed(days, tmp_path / "log", dearer, only=3)
+    with pytest.raises(UserError, match=r"2026-01-04: arm 3 is \[2.0, 2.0, 3.5\], but was \[1.0, 2.0, 3.5\] before"):
+        operate.run(operate.arguments_of("--data", log, "--days", "5", "--warmup", "9", "--out", tmp_path / "run"))
 
 
 def test_days_are_not_jumped_over(days: Path, tmp_path: Path) -> None:
@@ -190,7 +199,7 @@ def test_costs_in_another_unit_than_amounts_are_what_the_log_says() -> None:
             "cost": 100 * bill_A[arm_R] * (0.3 + 0.6 * activity_R)}  # fmt: skip
     costs_RA = costs_of(cost_facts(rows), rows["x"])
     np.testing.assert_allclose(costs_RA, 100 * bill_A[None] * (0.3 + 0.6 * activity_R[:, None]), rtol=1e-3)
-    with pytest.raises(UserError, match=r"row \d+: costs 1 with arm 0, whose bill, amount times number, is 0"):
+    with pytest.raises(UserError, match=r"row \d+: costs 1, but its bill, amount times number, is 0"):
         cost_facts({**rows, "cost": rows["cost"] + 1})
 
 

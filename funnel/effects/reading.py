@@ -150,6 +150,19 @@ def check_vectors(arrays: Arrays, where: str = "") -> np.ndarray:
     return found
 
 
+def check_free(arrays: Arrays, where: str = "") -> None:
+    """Raise UserError where a strategy of amount, interval and number has a bill of 0 and costs something: costs are
+    learnt as shares of the bill."""
+    if "treatment" not in arrays or arrays["treatment"].shape[1] != 3 or "cost" not in arrays:
+        return
+    amount_R, _, number_R = arrays["treatment"].T
+    free_R = (amount_R * number_R <= 0) & (arrays["cost"] > 0)
+    if free_R.any():
+        row = int(np.argmax(free_R))
+        raise UserError(f"{where}row {row}: costs {arrays['cost'][row]:g}, but its bill, amount times number, is 0; "
+                        "where costs are no share of the bill, name no 'vector' under 'treatment'")  # fmt: skip
+
+
 def check_even(arrays: Arrays, where: str) -> None:
     """Raise UserError where a randomised row's propensity is not that of an even draw among so many arms as there
     are, or among more: whoever learns from these rows takes it that all were equally likely."""

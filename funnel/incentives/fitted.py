@@ -22,7 +22,7 @@ from funnel.effects.gram import sums
 from funnel.effects.learners import ArmEffects, LearnerSettings, fit_learner
 from funnel.effects.nuisances import propensities, propensity_model
 from funnel.effects.overlap import check_arms, overlap
-from funnel.effects.reading import check_even, outcome_of, parsed_weights, read_part, strategies_of
+from funnel.effects.reading import check_even, check_free, outcome_of, parsed_weights, read_part, strategies_of
 from funnel.effects.rows import TreatedRows
 from funnel.fitted import Arrays, Map, here
 from funnel.incentives.aims import Limited, OutcomeLevels, effects_of, limited, limits_of
@@ -76,6 +76,7 @@ class IncentiveEffects:
                             "among arms")  # fmt: skip
         if part == "train":  # others may lack an arm: they teach nothing
             strategies_of(arrays, f"{shown(log.location)}/{part}: ")
+            check_free(arrays, f"{shown(log.location)}/{part}: ")
             treated(settings, arrays).check(part)
         return arrays
 
@@ -293,11 +294,7 @@ def cost_facts(arrays: Arrays) -> dict[str, Any]:
         count_A = np.maximum(np.bincount(arm_R), 1)
         return {"kind": "mean", "by_arm": (np.bincount(arm_R, cost_R) / count_A).tolist()}
     bill_A = arms_AT[:, 0] * arms_AT[:, 2]
-    free_R = (bill_A[arm_R] <= 0) & (cost_R > 0)
-    if free_R.any():
-        row = int(np.argmax(free_R))
-        raise UserError(f"row {row}: costs {cost_R[row]:g} with arm {arm_R[row]}, whose bill, amount times number, is "
-                        "0; where costs are no share of the bill, name no 'vector' under 'treatment'")  # fmt: skip
+    check_free(arrays)
     kept_N = np.flatnonzero(bill_A[arm_R] > 0)
     x_NF = arrays["x"][kept_N].astype(np.float64)
     mean_F = np.nanmean(x_NF, 0) if len(kept_N) else np.zeros(x_NF.shape[1])

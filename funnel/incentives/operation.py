@@ -36,7 +36,7 @@ from funnel.incentives.renewal import renewed
 from funnel.incentives.roster import ProposalSettings, Roster, check_batches, learnable
 from funnel.incentives.snapshot import Snapshot, decide_as_far, facts_of
 from funnel.incentives.snapshot import replay as replay_snapshot
-from funnel.incentives.source import LoggedDays, Morning, SimulatedDays, Source, Told
+from funnel.incentives.source import LoggedDays, Morning, SimulatedDays, Source, Told, check_same
 from funnel.incentives.strategies import STRATEGIES, bill
 from funnel.incentives.world import WorldSettings
 from funnel.operation import Day, Maximise
@@ -140,6 +140,7 @@ class IncentiveOperation:
     def step(self, day: int, map: Map) -> Day:
         settings, morning = self.settings, self.source.morning(day)
         if morning.known and len(morning.known["arm"]):  # the random rows of the last days
+            check_same(self.history if morning.date else (), morning.known, morning.date)
             self.history = [*self.history, morning.known][-settings.window :]
             self.fresh += 1
         figures: dict[str, Any] = {"users": len(morning.user_N)} | ({"date": morning.date} if morning.date else {})

@@ -15,7 +15,7 @@ from data.credentials import shown
 from data.days import DAY, WHOLE_DAY, look
 from data.errors import UserError
 from data.log import open_log
-from funnel.effects.reading import check_even, check_vectors, outcome_of, parsed_weights, read_part
+from funnel.effects.reading import check_even, check_free, check_vectors, outcome_of, parsed_weights, read_part
 from funnel.incentives.plan import per_user
 from funnel.incentives.roster import Roster
 from funnel.incentives.strategies import NUMBERS, bill
@@ -91,6 +91,18 @@ def check_outcomes(option: str, outcomes: Iterable[str], there: Sequence[str]) -
     for name in outcomes:
         if name not in there:
             raise UserError(f"{option}: no outcome {name!r}; the log has {', '.join(there)}")
+
+
+def check_same(history: Sequence[Mapping[str, np.ndarray]], known: Mapping[str, np.ndarray], day: str) -> None:
+    """Raise UserError where an arm has another vector than on a day before."""
+    for before in history:
+        old_AT, new_AT = check_vectors(before), check_vectors(known)
+        both = min(len(old_AT), len(new_AT))
+        changed_A = (np.abs(old_AT[:both] - new_AT[:both]) > 1e-6).any(1)  # nan: not on both days
+        if changed_A.any():
+            arm = int(np.argmax(changed_A))
+            raise UserError(f"{day}: arm {arm} is {new_AT[arm].tolist()}, but was {old_AT[arm].tolist()} before; a new "
+                            "strategy has a number of its own")  # fmt: skip
 
 
 def traits_of(x_NF: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -253,6 +265,7 @@ class LoggedDays:
                                 "it")  # fmt: skip
         check_even(rows, where)
         check_vectors(rows, where)
+        check_free(rows, f"{where}: ")
         self.taken = [*self.taken[:day], name_of_day]
         _, last_N = np.unique(rows["user"][::-1], return_index=True)
         last_N = len(rows["user"]) - 1 - last_N
