@@ -165,8 +165,8 @@ def test_a_review_by_effects_compares_vectors_by_the_error_of_their_difference(f
             1.96 * np.sqrt(2) * model.average(x_NF, arms_A3, arms_A3[a])[b, 1])]  # fmt: skip
         assert found.weak_A[a] == bool(beaten)
     # What counts is the amount: dear by their number alone is weak.
-    numbers_A = arms_A3[:, 2]
-    assert found.weak_A[(arms_A3[:, 0] == 0.3) & (numbers_A == 6.0)].all()
+    assert found.weak_A[(arms_A3[:, 0] == 0.3) & (arms_A3[:, 2] == 6.0)].all()
+    assert not found.weak_A[0]
     few = by_effects(model, x_NF, arms_A3, ids_A, np.where(ids_A == 12, 5, 300), bill(arms_A3), 1.96, 30)
     late = by_effects(model, x_NF, arms_A3, ids_A, np.full(27, 300), bill(arms_A3), 1.96, 30, ids_A != 12)
     lines = [one.told(arms_A3, 1.96)[12] for one in (few, late)]  # late: fitted before there were enough rows
