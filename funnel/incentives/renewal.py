@@ -36,8 +36,9 @@ def renewed(operation: Any, day: int, map: Map) -> tuple[list[dict[str, Any]], l
         asked = asked_of(operation, known, ids_A, weak_N, day)
         new_M3, source = proposed(asked, min(len(weak_N) + free, own.batch - 1))
     alerts = untried(operation, found, day)
-    if own.by != "none" and known is not None and len(weak_N) + free and not len(new_M3):
-        alerts.append("no new strategy is worth a trial that keeps proposals.rules and lies within what was tried")
+    if own.by != "none" and known is not None and len(weak_N) and not len(new_M3):
+        alerts.append("nothing is proposed for weak strategies: none that keeps proposals.rules and lies within what "
+                      "was tried adds anything")  # fmt: skip
     if roster is None or own.by == "none":
         return told, alerts + ([alert(weak_N, new_M3)] if len(weak_N) else [])
     weak_N = weak_N[: max(len(ids_A) + len(new_M3) - 2, 0)]  # two have to stand, or nothing is compared
