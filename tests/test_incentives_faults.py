@@ -171,6 +171,12 @@ def test_a_snapshot_that_does_not_fit_together_is_one_line(run: Path, tmp_path: 
     save_file({**arrays, "cost_NA": arrays["cost_NA"][:-1].copy()}, file)
     with pytest.raises(UserError, match=r"cost_NA is .*, but value_NA"):
         operate.run(operate.arguments_of("--replay", place))
+    save_file({**arrays, "cost_NA": arrays["cost_NA"] * np.nan}, file)
+    with pytest.raises(UserError, match=r"day: user 0, option 0: cost nan of limit 0"):
+        operate.run(operate.arguments_of("--replay", place))
+    save_file({**arrays, "group_N": np.full(len(arrays["arm_N"]), -1)}, file)
+    with pytest.raises(UserError, match=r"group_N is .*, must be a number from 0 for each"):
+        operate.run(operate.arguments_of("--replay", place))
 
 
 def test_the_gate_on_a_log_is_not_judged_by_what_taught_the_candidate(days: Path, tmp_path: Path) -> None:

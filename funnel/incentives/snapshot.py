@@ -99,15 +99,23 @@ def replay(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], where: st
     for name in ("user_N", "arm_N", "cost_NA", "allowed_NA"):
         if arrays[name].shape != ((users,) if name.endswith("_N") else (users, options)):
             raise UserError(f"{where}: {name} is {arrays[name].shape}, but value_NA {arrays['value_NA'].shape}")
-    if len(arrays["group_N"]) not in (0, users):
-        raise UserError(f"{where}: group_N is {arrays['group_N'].shape}, but there are {users} users")
+    if len(arrays["group_N"]) not in (0, users) or (arrays["group_N"] < 0).any():
+        raise UserError(
+            f"{where}: group_N is {arrays['group_N'].shape}, must be a number from 0 for each of {users} users"
+        )
     budget = facts.get("budget")
     if isinstance(budget, bool) or not isinstance(budget, int | float):
         raise UserError(f"{where}: budget is {budget!r}, must be a number")
     limits = dict(facts.get("limits", {}))
+    if version == 2 and arrays["limit_KNA"].shape != (len(limits), users, options):
+        raise UserError(f"{where}: limit_KNA is {arrays['limit_KNA'].shape}, but there are {len(limits)} limits, "
+                        f"{users} users and {options} strategies")  # fmt: skip
     limited = Limited(tuple(limits), arrays["limit_KNA"], np.array([*limits.values()])) if version == 2 else None
     own = Snapshot(**{name: arrays[name] for name in ARRAYS}, limited=limited)
-    arm_N = decide(own.value_NA, own.cost_NA, own.allowed_NA.astype(bool), own.group_N, float(budget), limited)
+    try:
+        arm_N = decide(own.value_NA, own.cost_NA, own.allowed_NA.astype(bool), own.group_N, float(budget), limited)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     wrong = int((arm_N != own.arm_N).sum())
     if wrong:
         raise UserError(f"{where}: {wrong} of {len(arm_N)} users get another strategy than the snapshot says")
