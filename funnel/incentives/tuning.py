@@ -8,7 +8,7 @@ against the menu that it began with. `decision` (decision.py): what effects of a
 is spent, by the doubly robust value on its train part, judged on its test part against two-stage.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -39,7 +39,7 @@ from funnel.tunable import HeldOut
 AIMS = ("gain",)
 
 
-DEFAULTS = {"world": lambda: WorldSettings(users=30_000), "effects": Learning}
+DEFAULTS: dict[str, Callable[[], Any]] = {"world": lambda: WorldSettings(users=30_000), "effects": Learning}
 
 
 @dataclass(frozen=True)
