@@ -67,11 +67,13 @@ def test_a_known_cause_lies_in_the_interval(strength: float, claimed: bool) -> N
     assert figures["exclusion.low"] < 0 < figures["exclusion.high"]
 
 
-def test_a_claim_needs_a_narrow_interval() -> None:
+def test_a_claim_needs_a_narrow_interval_or_three_errors() -> None:
     assert unclaimed(Z95 * WIDEST + 1e-9, WIDEST) == ""
     assert unclaimed(Z95 * WIDEST - 1e-9, WIDEST) == COVERED == unclaimed(-0.1, 0.2)
     assert unclaimed(-1.0, 0.2) == NEGATIVE
-    assert "known to ±0.65 only, and beyond ±0.49" in unclaimed(0.95, 0.33)
+    assert "known to ±0.65 only" in unclaimed(0.95, 0.33)
+    assert "known to" in unclaimed(3 * 0.26 - 1e-9, 0.26)
+    assert unclaimed(3 * 0.26 + 1e-9, 0.26) == ""
 
 
 def test_near_0_the_likelihood_has_one_slope() -> None:
