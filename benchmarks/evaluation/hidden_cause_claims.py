@@ -34,7 +34,7 @@ from distributed.context import CPU
 from distributed.finished_run import load_run
 from distributed.training.launch import run_training
 from funnel.network import BatchNetwork
-from funnel.ranking.hidden_cause import Z95, Clicks, clicks_of, decide, estimate
+from funnel.ranking.hidden_cause import PLAUSIBLE, Z95, Clicks, clicks_of, decide, estimate, unclaimed
 from funnel.ranking.presets import clicks
 from funnel.ranking.scored_part import score_part
 
@@ -144,7 +144,7 @@ def describe(runs: list[dict[str, Any]], arguments: Arguments) -> str:
             stated = [(one["theta.high"] - one["theta.low"]) / (2 * Z95) for one in seen]
             counts = [
                 len(here),
-                sum(run["decided"]["claimed"] for run in here),
+                sum(claimed(run) for run in here),
                 sum(not one["theta.low"] <= 0 <= one["theta.high"] for one in seen),
                 *(sum(refused(run[part]) for run in here) for part in ("test", "train")),
             ]
@@ -156,6 +156,14 @@ def describe(runs: list[dict[str, Any]], arguments: Arguments) -> str:
     head += ["by rows learnt from", "mean theta", "its spread", "stated error", "mean theta of unseen rows"]
     words = f"{arguments.rows:,} exposures a log; 95% intervals; spread: standard deviation over trainings."
     return f"{words}\n\n{markdown(head, rows)}"
+
+
+def claimed(run: dict[str, Any]) -> bool:
+    """By today's rule, whatever it was when the run was kept."""
+    told = run["train"]
+    if "theta" not in told or abs(told["theta"]) > PLAUSIBLE or refused(run["test"]):
+        return False
+    return not unclaimed(told["theta"], (told["theta.high"] - told["theta.low"]) / (2 * Z95))
 
 
 def refused(told: dict[str, Any]) -> bool:

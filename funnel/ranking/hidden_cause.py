@@ -244,10 +244,8 @@ def unclaimed(theta: float, error: float) -> str:
         return COVERED
     if theta < 0:
         return NEGATIVE
-    if error > WIDEST:
-        return (
-            f"theta is known to ±{Z95 * error:.2f} only, and beyond ±{Z95 * WIDEST:.2f} what stands out is exaggerated"
-        )
+    if error > WIDEST and theta < STRICT * error:
+        return f"theta is known to ±{Z95 * error:.2f} only, so that what just stands out from 0 is exaggerated"
     return ""
 
 
