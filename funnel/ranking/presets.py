@@ -38,8 +38,8 @@ def clicks() -> Settings:
 
 def instruments() -> Settings:
     """For a log whose schema declares instruments, beside `--given propensities=RUN`: that model weighs clicks, and a
-    hidden cause is modelled where one is claimed."""
-    return {"objective.name": "escm2_joint_ips", "objective.lambda_c": 1.0, "objective.theta": "estimated"}
+    hidden cause is modelled as far as its estimate is exact."""
+    return {"objective.name": "escm2_joint_ips", "objective.lambda_c": 1.0, "objective.theta": "shrunk"}
 
 
 def small() -> Settings:
