@@ -61,7 +61,7 @@ def settled(settings: Own, before: Given, log: Log, parts: Mapping[str, Part]) -
     theta = 0.0 if reason else figures["theta"]
     if settings.objective.theta == SHRUNK and reason in ("", COVERED):  # type: ignore[attr-defined]
         error = (figures["theta.high"] - figures["theta.low"]) / (2 * Z95)
-        theta = max(0.0, shrunk(figures["theta"], error)) if error <= WIDEST else 0.0
+        theta = max(0.0, shrunk(figures["theta"], error)) if not reason or error <= WIDEST else 0.0
     theta = round(theta, DIGITS)
     objective = dataclasses.replace(settings.objective, theta=theta)  # type: ignore[attr-defined]
     found = {f"{FIGURES}{name}": value for name, value in figures.items()}
