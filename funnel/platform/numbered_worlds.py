@@ -43,13 +43,19 @@ def check_worlds(settings: Worlds, weights: Iterable[str]) -> None:
             raise UserError(f"{name} is {getattr(settings, name)}, must be a finite number of at least 0")
 
 
+def numbers(seed: int, part: HeldOut, count: int) -> range:
+    """Of the worlds of a part, or of the seeds of its trainings (funnel/prerank/tuning.py)."""
+    first = (TEST if part == "test" else VALID) + 1000 * (seed % 1000)
+    return range(first, first + count)
+
+
 def mean(figures: Sequence[Figures]) -> dict[str, float]:
     """By figure, over worlds."""
     return {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
 
 
 def told(key: str, values: list[float]) -> dict[str, float]:
-    """{key, key.low, key.high}: the mean over worlds and its 95% interval."""
+    """{key, key.low, key.high}: the mean over worlds (or trainings) and its 95% interval by Student's t."""
     found = interval(values)
     return {key: found.mean, f"{key}.low": found.low, f"{key}.high": found.high}
 
@@ -153,8 +159,7 @@ class WorldTuning:
 
     def numbers(self, part: HeldOut) -> range:
         """Of the worlds of a part."""
-        first = (TEST if part == "test" else VALID) + 1000 * (self.seed % 1000)
-        return range(first, first + self.settings.held_out)
+        return numbers(self.seed, part, self.settings.held_out)
 
     def changes(self, tree: Mapping[str, Any], part: HeldOut) -> list[Figures]:
         return [self.objective.episodes.changes(tree, number) for number in self.numbers(part)]

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from scipy.stats import t as student
 
 from data.errors import UserError
 from data.log import open_log
 from es.policies import Box, Policy, Positive
 from funnel.panels import Glossary, Intervals, Panel, Record, Table
+from funnel.platform.numbered_worlds import VALID, mean, numbers, told
 from funnel.prerank.quick import Quick
 from funnel.prerank.settings import PreRankSettings
 from funnel.progress import evolution, evolution_cost
@@ -33,8 +33,6 @@ from funnel.tunable import HeldOut
 from models.two_tower import TowerConfig
 
 NUMBERS = ("exposure_weight", "click_weight", "ranked", "cut")
-VALID, TEST = 1_000_000, 2_000_000
-"""Numbers from which the seeds of held-out trainings are taken."""
 AIMS = ("return", "asph", "rows")
 SECTION = "Tuning"
 
@@ -189,8 +187,7 @@ class PreRankTuning:
         return {"problem": "prerank", "settings": self.objective.chosen(theta_D)}
 
     def runs(self, chosen: Mapping[str, Any], part: HeldOut) -> list[dict[str, float]]:
-        first = (TEST if part == "test" else VALID) + 1000 * (self.seed % 1000)
-        seeds = range(first, first + self.settings.trainings)
+        seeds = numbers(self.seed, part, self.settings.trainings)
         return [self.objective.figures(chosen, seed, part) for seed in seeds]
 
     def measure(self, theta_D: np.ndarray) -> dict[str, float]:
@@ -214,7 +211,7 @@ class PreRankTuning:
             for side, runs in sides.items():
                 found[f"prerank.{side}.{name}"] = float(np.mean([run[name] for run in runs]))
             gain = [a[name] - b[name] for a, b in zip(sides["tuned"], sides["start"], strict=True)]
-            found |= interval(f"prerank.gain.{name}", gain)
+            found |= told(f"prerank.gain.{name}", gain)
         found |= {f"prerank.{name}": value for name, value in self.objective.chosen(theta_D).items()}
         return found | {"prerank.significant": found["prerank.gain.return.low"] > 0, "message": sentence(found)}
 
@@ -244,17 +241,6 @@ class PreRankTuning:
 
 
 TERMS = (("rows a request", "what a training learns from: exposed rows, and those drawn of each stage"),)
-
-
-def mean(runs: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
-
-
-def interval(key: str, values: list[float]) -> dict[str, float]:
-    """The mean with its 95% interval by Student's t."""
-    middle, count = float(np.mean(values)), len(values)
-    half = float(student.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
-    return {key: middle, f"{key}.low": middle - half, f"{key}.high": middle + half}
 
 
 def sentence(found: Mapping[str, Any]) -> str:
